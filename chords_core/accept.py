@@ -1,0 +1,47 @@
+"""Which hit ends the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The authors' rule: accept a hit once the L2 norm of its difference from the hit before, divided by
+    the number of elements, is below ``threshold`` (> 0). The draft counts as a hit before; if no hit
+    passes, the slowest core's is taken."""
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise InvalidInput("accept", f"a residual threshold must be a positive number, not {self.threshold}")
+
+    def accepts(self, before: Tensor, after: Tensor) -> bool:
+        """Whether ``after`` is close enough to ``before`` (same shape)."""
+        return float((after - before).norm()) / after.numel() < self.threshold
+
+
+Accept = int | str | Residual
+
+
+def check_accept(accept: Accept, cores: int) -> int | Residual:
+    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a residual rule.
+
+    Raises:
+        InvalidInput: for anything else, or a number out of range.
+    """
+    if isinstance(accept, Residual):
+        return accept
+    if accept == "exact":
+        return cores
+    if isinstance(accept, bool) or not isinstance(accept, int):
+        raise InvalidInput("accept", f'must be a hit number, "exact" or Residual(threshold), not {accept!r}')
+    if not 1 <= accept <= cores:
+        raise InvalidInput("accept", f'{accept} is out of range: {cores} core(s) give hits 1 to {cores}, or "exact"')
+    return accept

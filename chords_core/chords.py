@@ -1,0 +1,230 @@
+"""CHORDS (arXiv 2507.15260) as a state machine without threads, devices or I/O.
+
+K cores integrate the same ODE from staggered start indices i_1 = 0 < ... < i_K. A core starts from one jump
+of its slower neighbour and takes over the neighbour's correction each time the neighbour has evaluated the
+index it was last corrected at (section 4, "rectification").
+
+What an evaluation depends on is fixed by the indices alone: core k producing index i_k + j*g, with
+g = i_k - i_{k-1}, waits for core k-1's evaluation at i_k + (j-1)*g, and for nothing else. The results are
+therefore the same whichever order the evaluations come back in.
+
+With one core it is the sequential sampler.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .accept import Residual
+from .events import Accepted, Event, Hit, Rectified, Step, Task
+from .solvers import Past, jump
+from .solvers import Step as SolverStep
+from .starts import hit_depth
+
+
+class _Core:
+    """One core's state: the evaluation it is at, the one it was last corrected at, and its history."""
+
+    def __init__(self, start: int, gap: int, last: int, x: Tensor, past: Past | None) -> None:
+        self.index = start
+        self.gap = gap
+        self.last = last  # the last index whose evaluation anyone needs
+        self.x = x
+        self.denoised: Tensor | None = None  # at (index, x), once it is there
+        self.past = past
+        self.base = start  # index of the last correction, with the state and evaluation there
+        self.base_x = x
+        self.base_denoised: Tensor | None = None
+
+
+class Chords:
+    """The method as ``ready`` / ``complete``: see the module docstring.
+
+    Args:
+        x: the state at ``sigmas[0]``, any shape.
+        sigmas: N+1 values, strictly descending, on x's device.
+        starts: i_1..i_K, valid by `chords_core.starts.check_starts`.
+        step: the fine solver.
+        accept: the number of the hit to end with (1..K), or a residual rule.
+
+    Attributes:
+        hits: the hits so far, the draft first.
+        accepted: the hit the run ended with, or None while it goes on.
+        depth: the most rounds the run can take.
+    """
+
+    def __init__(
+        self, x: Tensor, sigmas: Tensor, starts: Sequence[int], step: SolverStep, accept: int | Residual
+    ) -> None:
+        self._sigmas = sigmas
+        self._levels: list[float] = sigmas.tolist()
+        self._steps = len(sigmas) - 1
+        self._starts = tuple(starts)
+        self._step = step
+        self._accept = accept
+        last_core = 1 if isinstance(accept, Residual) else len(starts) - accept + 1
+        self._last_indices = needed_indices(self._steps, starts, last_core)
+        self.depth = hit_depth(self._steps, starts, last_core)
+        self._open = Counter(  # evaluations still to come, by round
+            self._round(core, index)
+            for core, last in enumerate(self._last_indices, start=1)
+            for index in range(starts[core - 1], last + 1)
+        )
+        self._rounds_done = 0
+        self._cores: list[_Core] = []
+        # Evaluations a faster neighbour has yet to be corrected with: (core, index) -> (x, denoised).
+        self._offered: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._ends: dict[int, Tensor] = {}
+        self._ready: list[Task] = []
+        self.hits: list[Hit] = []
+        self.accepted: Hit | None = None
+        self._start_core(x, None)
+
+    def ready(self) -> list[Task]:
+        """The evaluations that may start now and have not been handed out before, most urgent first."""
+        tasks = sorted(self._ready, key=lambda task: (task.depth, task.core))
+        self._ready = []
+        return tasks
+
+    def complete(self, task: Task, denoised: Tensor) -> list[Event]:
+        """Take the result of one evaluation; returns what became of it, in order.
+
+        Results may come in any order; each task of `ready` must be completed once.
+        """
+        if self.accepted is not None:
+            return []
+        core = self._cores[task.core - 1]
+        core.denoised = denoised
+        if core.index == core.base:
+            core.base_denoised = denoised
+        events: list[Event] = []
+        if core.index == self._starts[task.core - 1]:
+            self._jump_on(task.core, events)
+        if task.core < len(self._starts):
+            self._offer(task.core)
+        # This core may move on, and so may its faster neighbour, whether or not this one has to wait.
+        self._advance(task.core, events)
+        if task.core < len(self._cores):
+            self._advance(task.core + 1, events)
+        self._count(task.depth, events)
+        self._settle(events)
+        return events
+
+    def _round(self, core: int, index: int) -> int:
+        return index - self._starts[core - 1] + core
+
+    def _start_core(self, x: Tensor, past: Past | None) -> None:
+        number = len(self._cores) + 1
+        start = self._starts[number - 1]
+        gap = start - self._starts[number - 2] if number > 1 else 0
+        self._cores.append(_Core(start, gap, self._last_indices[number - 1], x, past))
+        self._request(number)
+
+    def _request(self, number: int) -> None:
+        core = self._cores[number - 1]
+        if core.index <= core.last:
+            depth = self._round(number, core.index)
+            self._ready.append(Task(number, core.index, depth, core.x, self._levels[core.index]))
+
+    def _jump_on(self, number: int, events: list[Event]) -> None:
+        """From a core's first evaluation, start the next faster core, or jump to the end: the draft."""
+        core = self._cores[number - 1]
+        assert core.denoised is not None
+        target = self._starts[number] if number < len(self._starts) else self._steps
+        sigma, sigma_target = self._sigmas[core.index], self._sigmas[target]
+        x = self._step(core.x, core.denoised, sigma, sigma_target, core.past)
+        if number < len(self._starts):
+            self._start_core(x, Past(sigma, core.denoised))
+        else:
+            draft = Hit(0, number, x)
+            self.hits.append(draft)
+            events.append(draft)
+
+    def _offer(self, number: int) -> None:
+        """Keep the evaluation just made if the faster neighbour will be corrected with it."""
+        core = self._cores[number - 1]
+        start = self._starts[number]
+        if core.index >= start and (core.index - start) % (start - self._starts[number - 1]) == 0:
+            assert core.denoised is not None
+            self._offered[number, core.index] = core.x, core.denoised
+
+    def _advance(self, number: int, events: list[Event]) -> None:
+        """Move a core one step on if everything it waits for is there."""
+        core = self._cores[number - 1]
+        if core.denoised is None:
+            return
+        following = core.index + 1
+        due = core.gap > 0 and following == core.base + core.gap
+        if due and (number - 1, core.base) not in self._offered:
+            return
+        sigma, sigma_next = self._sigmas[core.index], self._sigmas[following]
+        denoised = core.denoised
+        x = self._step(core.x, denoised, sigma, sigma_next, core.past)
+        if due:
+            x, denoised = self._rectify(number, x, denoised, sigma_next)
+            events.append(Rectified(number, following))
+            core.base, core.base_x, core.base_denoised = following, x, None
+        core.index, core.x, core.denoised = following, x, None
+        core.past = Past(sigma, denoised)
+        if following == self._steps:
+            self._ends[number] = x
+        else:
+            self._request(number)
+
+    def _rectify(self, number: int, x: Tensor, denoised: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+        """The state and the history of a core, moved by what its slower neighbour knows better.
+
+        The neighbour has evaluated ``base``, where this core was last corrected: the jump of the
+        difference there, in state and evaluation, is added. The evaluation kept as history moves along;
+        without that a multistep solver would mix two trajectories.
+        """
+        core = self._cores[number - 1]
+        assert core.base_denoised is not None
+        better_x, better_denoised = self._offered.pop((number - 1, core.base))
+        dx, ddenoised = better_x - core.base_x, better_denoised - core.base_denoised
+        return x + jump(dx, ddenoised, self._sigmas[core.base], sigma_next), denoised + ddenoised
+
+    def _count(self, depth: int, events: list[Event]) -> None:
+        self._open[depth] -= 1
+        done = self._rounds_done
+        while done < self.depth and self._open[done + 1] == 0:
+            done += 1
+        if done > self._rounds_done:
+            self._rounds_done = done
+            events.append(Step(done, self.depth))
+
+    def _settle(self, events: list[Event]) -> None:
+        """Report hits in their order, fastest core first, whichever core came in first; accept one."""
+        while self.hits and self.accepted is None:
+            number = len(self._starts) - len(self.hits) + 1
+            if number not in self._ends:
+                return
+            before = self.hits[-1]
+            hit = Hit(number, hit_depth(self._steps, self._starts, number), self._ends.pop(number))
+            self.hits.append(hit)
+            events.append(hit)
+            if isinstance(self._accept, Residual):
+                enough = number == 1 or self._accept.accepts(before.x, hit.x)
+            else:
+                enough = len(self.hits) > self._accept
+            if enough:
+                self.accepted = hit
+                events.append(Accepted(hit))
+
+
+def needed_indices(steps: int, starts: Sequence[int], last_core: int) -> tuple[int, ...]:
+    """For each core the last index whose evaluation the hits down to ``last_core`` depend on.
+
+    Cores slower than ``last_core`` go only as far as their faster neighbour is corrected from them.
+    """
+    last = [steps - 1] * len(starts)
+    arrival = steps  # the last index the faster neighbour has to arrive at
+    for k in range(last_core - 2, -1, -1):
+        start, gap = starts[k + 1], starts[k + 1] - starts[k]
+        corrections = (arrival - start) // gap
+        last[k] = start + (corrections - 1) * gap if corrections else starts[k]
+        arrival = last[k]
+    return tuple(last)

@@ -1,0 +1,91 @@
+"""Connects a method with a pool: keeps free lanes busy, reports, cancels, re-issues what a lost lane had."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import Cancelled, NonFiniteDenoised
+from .events import Evaluated, Event, Hit, LaneLost, Task
+from .pools import Outcome, Pool
+
+_POLL_SECONDS = 0.02  # how long a cancel may go unseen while every lane is busy
+
+
+class Method(Protocol):
+    """A sampling method as a state machine; see `chords_core.chords.Chords`."""
+
+    accepted: Hit | None
+
+    def ready(self) -> list[Task]: ...
+
+    def complete(self, task: Task, denoised: Tensor) -> list[Event]: ...
+
+
+def drive(
+    method: Method,
+    pool: Pool,
+    steps: int,
+    on_event: Callable[[Event], None],
+    cancelled: Callable[[], bool],
+) -> int:
+    """Run ``method`` on ``pool`` until it has accepted a hit. Returns the number of model calls made.
+
+    ``on_event`` and ``cancelled`` are called in the calling thread only, the latter at least every
+    20 ms. Whatever is raised, no evaluation is under way any more when it reaches the caller.
+
+    Raises:
+        Cancelled: once ``cancelled`` returns true.
+        NonFiniteDenoised: if the model returns NaN or infinity.
+        BaseException: what a lane raised, at once if it is no Exception (a host's interrupt), else when
+            the last lane has failed: the first failure is the one raised.
+    """
+    ticket = count()  # keeps the heap from comparing tasks
+    waiting: list[tuple[int, int, int, Task]] = []
+    idle = list(range(pool.lanes))
+    lanes_left = pool.lanes
+    first_failure: Exception | None = None
+    evaluations = 0
+    try:
+        while method.accepted is None:
+            if cancelled():
+                raise Cancelled("the run was cancelled")
+            for task in method.ready():
+                heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
+            while idle and waiting:
+                pool.submit(idle.pop(0), heapq.heappop(waiting)[-1])
+            outcome = pool.next(_POLL_SECONDS)
+            if outcome is None:
+                continue
+            if isinstance(outcome.error, Exception):
+                first_failure = first_failure or outcome.error
+                lanes_left -= 1
+                if lanes_left == 0:
+                    raise first_failure
+                task = outcome.task
+                heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
+                on_event(LaneLost(outcome.lane, outcome.error))
+                continue
+            evaluations += 1
+            idle.append(outcome.lane)
+            for event in _take(method, outcome, steps):
+                on_event(event)
+    finally:
+        pool.settle()
+    return evaluations
+
+
+def _take(method: Method, outcome: Outcome, steps: int) -> list[Event]:
+    if outcome.error is not None:
+        raise outcome.error
+    task, denoised = outcome.task, outcome.denoised
+    assert denoised is not None
+    if not torch.isfinite(denoised).all():
+        raise NonFiniteDenoised(task.core, task.index, steps, task.sigma)
+    evaluated = Evaluated(task.core, task.index, task.depth, outcome.lane, outcome.seconds, task.x, denoised)
+    return [evaluated, *method.complete(task, denoised)]

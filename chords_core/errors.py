@@ -1,0 +1,33 @@
+"""What can go wrong, as types a caller can tell apart."""
+
+from __future__ import annotations
+
+
+class InvalidInput(ValueError):
+    """An argument that cannot work. Raised before any model call; the message starts with its name."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.name = name
+
+
+class NonFiniteDenoised(ArithmeticError):
+    """The model returned NaN or infinity, so every later state would be lost.
+
+    Attributes name the evaluation: ``core`` (1 = slowest, most accurate), ``index`` (0-based step on
+    the sigma grid) and ``sigma``.
+    """
+
+    def __init__(self, core: int, index: int, steps: int, sigma: float) -> None:
+        super().__init__(
+            f"the model returned NaN or infinity in core {core} at step {index + 1} of {steps} "
+            f"(sigma {sigma:.6g}). Try a model precision of bf16 or fp32, a lower guidance, or check the "
+            "latent and the conditioning for NaN."
+        )
+        self.core = core
+        self.index = index
+        self.sigma = sigma
+
+
+class Cancelled(Exception):
+    """The run was cancelled; every lane has stopped."""

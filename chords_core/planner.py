@@ -1,0 +1,85 @@
+"""How many cores to run for given steps and lanes, and which hit to take: a choice with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InvalidInput
+from .starts import hit_depth, lattice_starts
+
+ACCEPTS = ("auto", "first", "second", "third", "exact")
+
+# With fewer steps each step matters so much that a parallel result differs visibly from the stock one.
+_FEWEST_STEPS = 10
+# Below this many times fewer sequential calls, lanes cost more than they bring.
+_LEAST_GAIN = 1.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``starts``: one index a core; ``accept``: number of the hit to take (1 = first); ``depth``:
+    sequential model calls until it; ``reason``: why, in words for the user."""
+
+    steps: int
+    starts: tuple[int, ...]
+    accept: int
+    depth: int
+    reason: str
+
+    @property
+    def cores(self) -> int:
+        return len(self.starts)
+
+    @property
+    def speedup(self) -> float:
+        """Sequential calls saved by a device a core: steps / depth, 1 or more."""
+        return self.steps / self.depth
+
+
+def one_core(steps: int, reason: str) -> Plan:
+    """The sequential run."""
+    return Plan(steps, (0,), 1, steps, reason)
+
+
+def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
+    """Choose cores, starts and hit.
+
+    ``cores`` = 0 chooses what is fastest on ``lanes`` devices, never more cores than lanes, and one core
+    where nothing is gained. An explicit number is kept whatever the devices, because it decides the
+    result; "auto" and "first" take the first hit.
+
+    Raises:
+        InvalidInput: for an unknown ``accept``, cores below 0 or no step.
+    """
+    if steps < 1:
+        raise InvalidInput("steps", f"need at least one step, not {steps}")
+    if cores < 0:
+        raise InvalidInput("cores", f"must be 0 (choose for me) or more, not {cores}")
+    if accept not in ACCEPTS:
+        raise InvalidInput("accept", f"unknown {accept!r}; there are {', '.join(ACCEPTS)}")
+    if cores == 1:
+        return one_core(steps, "one core was asked for")
+    if cores:
+        chosen = _plan_for(steps, lattice_starts(steps, cores), accept, f"{cores} cores were asked for")
+        return chosen if chosen.cores > 1 else one_core(steps, f"{steps} step(s) leave no room for more cores")
+    if lanes < 2:
+        return one_core(steps, "one device, so nothing could run in parallel")
+    if accept == "exact":
+        return one_core(steps, "the exact result takes every step in turn")
+    if steps < _FEWEST_STEPS:
+        return one_core(steps, f"at {steps} steps there is little to gain and each step matters")
+    plans = [
+        _plan_for(steps, lattice_starts(steps, k), accept, f"the fewest sequential calls on {lanes} devices")
+        for k in range(2, min(lanes, steps) + 1)
+    ]
+    best = min(plans, key=lambda candidate: (candidate.depth, -candidate.cores))
+    if best.speedup < _LEAST_GAIN:
+        return one_core(steps, f"{lanes} devices would save fewer than a fifth of the sequential calls")
+    return best
+
+
+def _plan_for(steps: int, starts: Sequence[int], accept: str, reason: str) -> Plan:
+    wanted = {"auto": 1, "first": 1, "second": 2, "third": 3, "exact": len(starts)}[accept]
+    hit = min(wanted, len(starts))
+    return Plan(steps, tuple(starts), hit, hit_depth(steps, starts, len(starts) - hit + 1), reason)

@@ -1,0 +1,162 @@
+"""Where evaluations run. A pool has numbered lanes; a lane does one evaluation at a time.
+
+The driver submits a task to an idle lane and asks for the next outcome. Pools know nothing of the method.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidInput
+from .events import Task
+
+Denoise = Callable[[Tensor, float], Tensor]
+"""``denoise(x, sigma) -> denoised``, of x's shape, device and dtype."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a lane came back with: ``denoised``, or the ``error`` it raised; ``seconds`` it took."""
+
+    lane: int
+    task: Task
+    seconds: float
+    denoised: Tensor | None = None
+    error: BaseException | None = None
+
+
+class Pool(Protocol):
+    """What the driver needs of a pool."""
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are, numbered from 0."""
+
+    def submit(self, lane: int, task: Task) -> None:
+        """Start ``task`` on an idle lane."""
+
+    def next(self, timeout: float) -> Outcome | None:
+        """The next outcome, or None after ``timeout`` seconds without one."""
+
+    def settle(self) -> None:
+        """Wait until no evaluation is under way, and drop what comes back."""
+
+
+def _evaluate(denoise: Denoise, lane: int, task: Task) -> Outcome:
+    began = time.perf_counter()
+    try:
+        denoised = denoise(task.x, task.sigma)
+    except BaseException as error:  # a host's interrupt may be no Exception; the driver tells them apart
+        return Outcome(lane, task, time.perf_counter() - began, error=error)
+    return Outcome(lane, task, time.perf_counter() - began, denoised)
+
+
+class InlinePool:
+    """One lane in the caller's own thread: the plain sequential case, without any thread."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self._task: Task | None = None
+
+    @property
+    def lanes(self) -> int:
+        return 1
+
+    def submit(self, lane: int, task: Task) -> None:
+        self._task = task
+
+    def next(self, timeout: float) -> Outcome | None:
+        task, self._task = self._task, None
+        return None if task is None else _evaluate(self._denoise, 0, task)
+
+    def settle(self) -> None:
+        self._task = None
+
+
+class ThreadPool:
+    """One thread a lane, each with a ``denoise`` of its own: one replica of the model a device.
+
+    A lane works in the gradient and inference mode of the thread that submits to it.
+
+    Args:
+        denoisers: one a lane.
+        lane_context: called with the lane's number in its thread; the lane works inside the context
+            manager it returns (to select a device, say).
+
+    Use it as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self,
+        denoisers: Sequence[Denoise],
+        lane_context: Callable[[int], AbstractContextManager[object]] = lambda lane: nullcontext(),
+    ) -> None:
+        if not denoisers:
+            raise InvalidInput("pool", "a ThreadPool needs at least one denoiser, one a lane")
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._busy = 0
+        self._inboxes: list[queue.SimpleQueue[tuple[Task, bool, bool] | None]] = [
+            queue.SimpleQueue() for _ in denoisers
+        ]
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(lane, denoise, lane_context), name=f"chords-lane-{lane}", daemon=True
+            )
+            for lane, denoise in enumerate(denoisers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, lane: int, denoise: Denoise, lane_context: Callable[[int], AbstractContextManager[object]]) -> None:
+        def in_context(x: Tensor, sigma: float) -> Tensor:
+            with lane_context(lane):
+                return denoise(x, sigma)
+
+        while (item := self._inboxes[lane].get()) is not None:
+            task, inference, grad = item
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+                self._outcomes.put(_evaluate(in_context, lane, task))
+            del item, task  # an idle lane must not keep a latent alive
+
+    @property
+    def lanes(self) -> int:
+        return len(self._threads)
+
+    def submit(self, lane: int, task: Task) -> None:
+        self._busy += 1
+        self._inboxes[lane].put((task, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+
+    def next(self, timeout: float) -> Outcome | None:
+        try:
+            outcome = self._outcomes.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        self._busy -= 1
+        return outcome
+
+    def settle(self) -> None:
+        while self._busy:
+            self._outcomes.get()
+            self._busy -= 1
+
+    def close(self) -> None:
+        """End the threads, each after the evaluation it is at. Closing again does nothing."""
+        for inbox in self._inboxes:
+            inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> ThreadPool:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,140 @@
+"""``sample``: the one call that checks its input, picks method, solver and pool, and runs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .accept import Accept, check_accept
+from .chords import Chords
+from .driver import drive
+from .errors import InvalidInput
+from .events import Event, Hit
+from .pools import Denoise, InlinePool, Pool
+from .solvers import SOLVERS
+from .starts import check_starts, lattice_starts
+
+METHODS = ("chords", "sequential")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run gave.
+
+    ``x``: the accepted state at the last sigma; ``hits``: every hit up to it, the draft first, then cores
+    from the fastest down; ``depth``: sequential model calls until the accepted hit; ``evaluations``: model
+    calls made in all.
+    """
+
+    x: Tensor
+    hits: tuple[Hit, ...]
+    depth: int
+    evaluations: int
+
+
+def sample(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    method: str = "chords",
+    cores: int = 1,
+    starts: Sequence[int] | None = None,
+    solver: str = "euler",
+    accept: Accept = 1,
+    rounds: int | None = None,
+    pool: Pool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    cancel: Callable[[], bool] | threading.Event | None = None,
+) -> Result:
+    """Integrate dx/dsigma = (x - denoised) / sigma from sigmas[0] to sigmas[-1].
+
+    The result depends on the arguments alone, bit for bit: not on the number of lanes, nor on their speed.
+
+    Args:
+        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. Not called if ``pool`` is given.
+        x: the state at sigmas[0], any shape, floating point.
+        sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
+        method: "chords" (arXiv 2507.15260) or "sequential" (the plain solver on one core).
+        cores: K >= 1. Where the steps leave no room for as many, fewer are used.
+        starts: increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
+        solver: "euler" (= DDIM), "dpmpp_2m" or "res_multistep".
+        accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
+            which is the sequential result; `Residual` when two hits agree.
+        rounds: for window methods; none of the present methods takes it.
+        pool: where evaluations run; None: in this thread.
+        on_event: called in this thread with each `chords_core.events` record, in order.
+        cancel: a function that returns true, or an event that is set, once the run shall stop.
+
+    Raises:
+        InvalidInput: before any model call, naming the argument.
+        NonFiniteDenoised: if the model returns NaN or infinity, naming the core and the step.
+        Cancelled: after ``cancel``, when all lanes have stopped.
+        BaseException: what ``denoise`` raised on the last lane left.
+    """
+    sigmas = check_sigmas(sigmas).to(x.device)
+    steps = len(sigmas) - 1
+    if not torch.is_floating_point(x):
+        raise InvalidInput("x", f"must be a floating-point tensor, not {x.dtype}")
+    if solver not in SOLVERS:
+        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
+    if rounds is not None:
+        raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
+    indices, accept = _check_cores(method, cores, starts, accept, steps)
+    run = Chords(x, sigmas, indices, SOLVERS[solver], check_accept(accept, len(indices)))
+    evaluations = drive(
+        run,
+        InlinePool(denoise) if pool is None else pool,
+        steps,
+        on_event or (lambda event: None),
+        _as_predicate(cancel),
+    )
+    assert run.accepted is not None
+    return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)
+
+
+def check_sigmas(sigmas: Tensor) -> Tensor:
+    """``sigmas`` if it is a usable schedule.
+
+    Raises:
+        InvalidInput: naming what is wrong.
+    """
+    if sigmas.ndim != 1:
+        raise InvalidInput("sigmas", f"must be one-dimensional, not of shape {tuple(sigmas.shape)}")
+    if len(sigmas) < 2:
+        raise InvalidInput("sigmas", f"need at least 2 values for one step, not {len(sigmas)} (zero steps)")
+    if not bool(torch.isfinite(sigmas).all()) or float(sigmas[-1]) < 0:
+        raise InvalidInput("sigmas", f"must be finite and not negative, not {sigmas.tolist()}")
+    if not bool((sigmas[1:] < sigmas[:-1]).all()):
+        raise InvalidInput("sigmas", f"must be strictly descending, not {sigmas.tolist()}")
+    return sigmas
+
+
+def _check_cores(
+    method: str, cores: int, starts: Sequence[int] | None, accept: Accept, steps: int
+) -> tuple[tuple[int, ...], Accept]:
+    """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
+    if method not in METHODS:
+        raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
+        raise InvalidInput("cores", f"must be a whole number of at least 1, not {cores!r}")
+    if method == "sequential" and (cores != 1 or starts is not None):
+        raise InvalidInput("cores" if starts is None else "starts", 'method "sequential" has one core; use "chords"')
+    if starts is not None:
+        indices = check_starts(starts, steps)
+        if cores not in (1, len(indices)):
+            raise InvalidInput("starts", f"{len(indices)} starts for {cores} cores; give one a core")
+        return indices, accept
+    check_accept(accept, cores)
+    indices = tuple(lattice_starts(steps, cores))
+    return indices, min(accept, len(indices)) if isinstance(accept, int) else accept
+
+
+def _as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:
+    if cancel is None:
+        return lambda: False
+    return cancel.is_set if isinstance(cancel, threading.Event) else cancel

@@ -1,0 +1,72 @@
+"""Fine solvers of the sampling ODE dx/dsigma = (x - denoised) / sigma.
+
+Each solver is one pure function, ``step``, from sigma to sigma_next. A multistep solver looks back at one
+earlier evaluation, which may lie at any higher sigma: a CHORDS core that has just been started looks back
+at the evaluation its slower neighbour was started from.
+
+The operations and their order are those of the samplers of the same name in k-diffusion and ComfyUI, so
+that one core alone reproduces them bit for bit. Sigmas are 0-dim tensors for the same reason: on some
+devices dividing by a number and dividing by a tensor round differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Past(NamedTuple):
+    """An earlier evaluation of a core: where it was made (0-dim ``sigma``) and what it gave."""
+
+    sigma: Tensor
+    denoised: Tensor
+
+
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, "Past | None"], Tensor]
+"""``step(x, denoised, sigma, sigma_next, past) -> x`` at ``sigma_next``; ``denoised`` belongs to ``x``."""
+
+
+def euler(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+    """First order: the exact solution for a constant ``denoised`` (DDIM). ``past`` is not used."""
+    drift = (x - denoised) / sigma
+    return x + drift * (sigma_next - sigma)
+
+
+def dpmpp_2m(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+    """DPM-Solver++(2M), arXiv 2211.01095: second order in t = -log sigma; first order without a past
+    and in the last step to sigma 0."""
+    t, t_next = -sigma.log(), -sigma_next.log()
+    h = t_next - t
+    if past is not None and sigma_next != 0:
+        r = (t + past.sigma.log()) / h
+        denoised = (1 + 1 / (2 * r)) * denoised - (1 / (2 * r)) * past.denoised
+    return ((-t_next).exp() / (-t).exp()) * x - torch.expm1(-h) * denoised
+
+
+def res_multistep(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+    """Refined exponential solver, two steps, arXiv 2308.02157 (deterministic); Euler without a past and
+    in the last step to sigma 0."""
+    if past is None or sigma_next == 0:
+        return euler(x, denoised, sigma, sigma_next)
+    t, t_next = -sigma.log(), -sigma_next.log()
+    h = t_next - t
+    # -log sigma of the earlier evaluation minus that of this one, in units of h: negative.
+    c2 = (-past.sigma.log() - t) / h
+    phi1 = torch.expm1(-h) / -h
+    phi2 = (phi1 - 1.0) / -h
+    b1 = torch.nan_to_num(phi1 - phi2 / c2, nan=0.0)
+    b2 = torch.nan_to_num(phi2 / c2, nan=0.0)
+    return (-h).exp() * x + h * (b1 * denoised + b2 * past.denoised)
+
+
+SOLVERS: dict[str, Step] = {"euler": euler, "dpmpp_2m": dpmpp_2m, "res_multistep": res_multistep}
+
+
+def jump(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """The first-order jump of any length as a map linear in (x, denoised): CHORDS' rectification applies
+    it to the difference between two cores (arXiv 2507.15260, section 4)."""
+    ratio = sigma_next / sigma
+    return ratio * x + (1 - ratio) * denoised

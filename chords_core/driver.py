@@ -59,6 +59,7 @@ def drive(
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
             while idle and waiting:
                 pool.submit(idle.pop(0), heapq.heappop(waiting)[-1])
+            assert len(idle) < lanes_left, "the method waits for an evaluation that it never asked for"
             outcome = pool.next(_POLL_SECONDS)
             if outcome is None:
                 continue

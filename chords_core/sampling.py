@@ -37,7 +37,7 @@ class Result:
 
 
 def sample(
-    denoise: Denoise,
+    denoise: Denoise | None,
     x: Tensor,
     sigmas: Tensor,
     *,
@@ -56,7 +56,7 @@ def sample(
     The result depends on the arguments alone, bit for bit: not on the number of lanes, nor on their speed.
 
     Args:
-        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. Not called if ``pool`` is given.
+        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only if ``pool`` is given, which then has its own.
         x: the state at sigmas[0], any shape, floating point.
         sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
         method: "chords" (arXiv 2507.15260) or "sequential" (the plain solver on one core).
@@ -84,11 +84,15 @@ def sample(
         raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
     if rounds is not None:
         raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
+    if pool is None:
+        if denoise is None:
+            raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
+        pool = InlinePool(denoise)
     indices, accept = _check_cores(method, cores, starts, accept, steps)
     run = Chords(x, sigmas, indices, SOLVERS[solver], check_accept(accept, len(indices)))
     evaluations = drive(
         run,
-        InlinePool(denoise) if pool is None else pool,
+        pool,
         steps,
         on_event or (lambda event: None),
         _as_predicate(cancel),

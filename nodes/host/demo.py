@@ -1,0 +1,38 @@
+"""The demo model as the host's own MODEL and VAE, from the files in ``models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_sampling
+import comfy.sd
+import comfy.utils
+
+_FOLDER = Path(__file__).resolve().parents[2] / "models"
+_FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_vae.safetensors"
+_SHIFT = 3.0  # what the model is trained to be sampled with
+
+
+class _FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    pass
+
+
+def load_demo_model() -> tuple[Any, Any]:
+    """MODEL and VAE, loaded as the stock loaders do, so that everything that works on those works on these.
+
+    Raises:
+        FileNotFoundError: if the pack came without its model files.
+    """
+    for path in (_FLOW, _VAE):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the demo model's file {path.name} is missing from the pack's models folder; "
+                "install the pack again, or make it with scripts/train_demo.py"
+            )
+    model = comfy.sd.load_diffusion_model(str(_FLOW))
+    sampling = _FlowSampling(model.model.model_config)
+    sampling.set_parameters(shift=_SHIFT, multiplier=1.0)
+    model.add_object_patch("model_sampling", sampling)
+    weights, metadata = comfy.utils.load_torch_file(str(_VAE), return_metadata=True)
+    return model, comfy.sd.VAE(sd=weights, metadata=metadata)

@@ -1,0 +1,96 @@
+"""What KSampler and KSampler Advanced do around a sampler: schedule, noise, mask, callback, latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from .devices import DeviceRequest
+from .report import ChordsRun, announce
+from .sampler import chords_sampler
+
+
+def ksample(
+    model: Any,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Any,
+    negative: Any,
+    latent: dict[str, Any],
+    *,
+    denoise: float = 1.0,
+    add_noise: bool = True,
+    start_step: int = 0,
+    last_step: int | None = None,
+    force_full_denoise: bool = False,
+    cores: int = 0,
+    accept: str = "auto",
+    devices: DeviceRequest | None = None,
+) -> tuple[dict[str, Any], ChordsRun]:
+    """The host's ``common_ksampler`` with CHORDS as its sampler. Returns the LATENT and the run's record."""
+    run = ChordsRun()
+    sampler = chords_sampler(sampler_name, cores, accept, devices, run)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model,
+        latent["samples"],
+        latent.get("downscale_ratio_spacial"),
+        latent.get("downscale_ratio_temporal"),
+    )
+    sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
+    if len(sigmas) > 0:
+        noise = (
+            comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)
+        )
+        samples = comfy.sample.sample_custom(
+            model,
+            noise,
+            cfg,
+            sampler,
+            sigmas,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, steps),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+    else:
+        announce(run, "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is")
+    out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
+    out["samples"] = samples
+    return out, run
+
+
+def schedule(
+    model: Any,
+    steps: int,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+    start_step: int,
+    last_step: int | None,
+    force_full_denoise: bool,
+) -> Tensor:
+    """The sigmas KSampler Advanced would use for these inputs; empty where it would change nothing."""
+    sigmas = comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+    ).sigmas
+    if last_step is not None and last_step < len(sigmas) - 1:
+        sigmas = sigmas[: last_step + 1].clone()
+        if force_full_denoise:
+            sigmas[-1] = 0
+    return sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
+
+
+def _no_noise(samples: Tensor) -> Tensor:
+    return torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")

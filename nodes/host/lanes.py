@@ -1,0 +1,95 @@
+"""One lane a device: the guider's model call, bound to a replica and to inputs on that device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...chords_core import Denoise
+
+
+def inline_denoiser(model: Any, extra_args: dict[str, Any]) -> Denoise:
+    """The sampler's model call as the host makes it, in its own thread."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
+
+    return denoise
+
+
+def lane_denoiser(
+    model: Any, extra_args: dict[str, Any], device: torch.device, replica: ModelPatcher | None
+) -> Denoise:
+    """The same call on ``device``, safe to make while other lanes make theirs.
+
+    ``replica`` is the model there; None stands for the guider's own. The lane has its own copies of what
+    the host changes during a call; conditioning and masks are moved once, here.
+    """
+    options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+    # With these the host would spread each call over the very devices that are our lanes.
+    options.pop("multigpu_clones", None)
+    options.pop("multigpu_thread_pool", None)
+    options["transformer_options"]["sample_sigmas"] = options["transformer_options"]["sample_sigmas"].to(device)
+    comfy.samplers.cast_transformer_options(options["transformer_options"], device=device)
+
+    guider = copy.copy(model.inner_model)
+    if replica is not None:
+        guider.model_patcher = replica
+        guider.inner_model = replica.model
+    guider.model_options = options
+    guider.conds = _moved(guider.conds, device)
+
+    lane_model = copy.copy(model)
+    lane_model.inner_model = guider
+    for name in ("sigmas", "latent_image", "noise"):
+        setattr(lane_model, name, _moved(getattr(model, name), device))
+    lane_args = {**_moved({**extra_args, "model_options": None}, device), "model_options": options}
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        home = x.device
+        x = x.to(device)
+        denoised = lane_model(x, x.new_full((x.shape[0],), sigma), **lane_args).to(home)
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+        return denoised
+
+    return denoise
+
+
+def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
+    """What a lane's thread needs around a call: the current device, and one intra-op thread on a CPU."""
+
+    @contextmanager
+    def context(lane: int) -> Iterator[None]:
+        device = devices[lane]
+        if device.type == "cpu":
+            if torch.get_num_threads() != 1:
+                torch.set_num_threads(1)
+        else:
+            comfy.model_management.set_torch_device(device)
+        yield
+
+    return context
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor in it on ``device``: containers are rebuilt, the rest is shared."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        moved = [_moved(item, device) for item in value]
+        return moved if isinstance(value, list) else tuple(moved)
+    if hasattr(value, "_copy_with"):  # a comfy.conds condition
+        return value._copy_with(_moved(value.cond, device))
+    return value

@@ -1,0 +1,99 @@
+"""What a run tells: its record, one line for the user, progress and preview."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+from ...chords_core import Evaluated, Event, LaneLost, Plan, Step
+
+_log = logging.getLogger("chords")
+
+
+@dataclass(frozen=True, eq=False)
+class RunHit:
+    """A hit as a LATENT's samples, on the CPU. ``core``: 0 = the draft, K = the fastest, 1 = the slowest."""
+
+    core: int
+    depth: int
+    samples: Tensor
+
+
+@dataclass
+class ChordsRun:
+    """The record of one run, CHORDS_RUN on the graph: filled while it goes, complete afterwards."""
+
+    message: str = ""
+    method: str = ""
+    solver: str = ""
+    plan: Plan | None = None
+    devices: tuple[str, ...] = ()
+    depth: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    lost_lanes: list[str] = field(default_factory=list)
+    hits: tuple[RunHit, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """The record without the pictures, as JSON."""
+        return {
+            "message": self.message,
+            "method": self.method,
+            "solver": self.solver,
+            "devices": list(self.devices),
+            "cores": self.plan.cores if self.plan else 1,
+            "starts": list(self.plan.starts) if self.plan else [0],
+            "steps": self.plan.steps if self.plan else 0,
+            "depth": self.depth,
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "hits": [{"core": hit.core, "depth": hit.depth} for hit in self.hits],
+            "lost_lanes": self.lost_lanes,
+        }
+
+
+def announce(run: ChordsRun, message: str) -> None:
+    """Show the choice and its reason: in the log, in the run's record and as text on the running node."""
+    run.message = message
+    _log.info("CHORDS: %s", message)
+    context = get_executing_context()
+    server = PromptServer.instance
+    if context is not None and server is not None and server.client_id is not None:
+        server.send_progress_text(message, context.node_id, server.client_id)
+
+
+class Progress:
+    """Turns core events into the host's sampler callback, whose steps are those of the stock sampler."""
+
+    def __init__(self, run: ChordsRun, steps: int, callback: Any, bar: Any, devices: tuple[str, ...]) -> None:
+        self._run = run
+        self._steps = steps
+        self._callback = callback
+        self._bar = bar
+        self._devices = devices
+        self._newest: Evaluated | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Evaluated):
+            if self._newest is None or event.index >= self._newest.index:
+                self._newest = event
+        elif isinstance(event, LaneLost):
+            lost = f"{self._devices[event.lane]}: {event.error}"
+            self._run.lost_lanes.append(lost)
+            _log.warning("CHORDS: lost a lane, the others go on: %s", lost)
+        elif isinstance(event, Step):
+            self._step(event)
+
+    def _step(self, event: Step) -> None:
+        assert self._newest is not None
+        step = math.ceil(event.depth * self._steps / event.of) - 1
+        self._bar.update(step + 1 - self._bar.n)
+        if self._callback is not None:
+            newest = self._newest
+            self._callback({"i": step, "x": newest.x, "denoised": newest.denoised})

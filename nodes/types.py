@@ -1,0 +1,42 @@
+"""The pack's own socket types and the inputs several nodes share."""
+
+from comfy_api.latest import io
+
+from ..chords_core import ACCEPTS
+
+CATEGORY = "CHORDS"
+
+Devices = io.Custom("CHORDS_DEVICES")
+Run = io.Custom("CHORDS_RUN")
+
+
+def parallel_inputs() -> list[io.Input]:
+    """What the CHORDS samplers take beyond the stock ones.
+
+    They are optional because the host refuses an API graph that lacks a required input, even one with a
+    default, and a graph made for the stock node has none of these.
+    """
+    return [
+        io.Int.Input(
+            "cores",
+            optional=True,
+            default=0,
+            min=0,
+            max=64,
+            tooltip="How many staggered solvers work on the picture. 0 chooses what is fastest on the devices "
+            "there are, one core where nothing is gained. A number fixes the picture on every machine.",
+        ),
+        io.Combo.Input(
+            "accept",
+            optional=True,
+            options=list(ACCEPTS),
+            default="auto",
+            tooltip="Which result ends the run: the first to arrive is the fastest, each later one is closer to "
+            "what one core gives, exact is that very result. auto takes the first.",
+        ),
+        Devices.Input(
+            "devices",
+            optional=True,
+            tooltip="From a CHORDS Devices node. Without it, all devices ComfyUI sees are used.",
+        ),
+    ]

@@ -1,0 +1,68 @@
+"""Tests against a live ComfyUI with tiny models; a failing test shows what the server wrote meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from _env import venv_python
+from _server import ComfyClient, ComfyServer, Run
+from safetensors.torch import load_file
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parent))
+
+from graphs import Graph
+
+LOG_LINES = 60
+RunGraph = Callable[[Graph], tuple[Run, dict[str, Tensor]]]
+
+
+@pytest.fixture(scope="session")
+def server(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One live ComfyUI with this pack and tiny models, on the CPU, one intra-op thread a call."""
+    models = tmp_path_factory.mktemp("models")
+    python = str(venv_python())
+    subprocess.run([python, str(Path(__file__).parent / "tiny_models.py"), str(comfy_host), str(models)], check=True)
+    folders = {"base_path": str(models), "diffusion_models": "diffusion_models", "loras": "loras"}
+    paths = models / "paths.yaml"
+    nodes = {"base_path": str(Path(__file__).parent), "custom_nodes": "pack"}
+    paths.write_text(json.dumps({"models": folders, "nodes": nodes}), encoding="utf-8")  # JSON is YAML
+    arguments = ["--extra-model-paths-config", str(paths)]
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=python, arguments=arguments) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def run_graph(server: ComfyServer, client: ComfyClient) -> RunGraph:
+    """Runs a graph; returns the run and its saved latents by name."""
+
+    def run_graph(graph: Graph) -> tuple[Run, dict[str, Tensor]]:
+        run = client.run(graph.nodes)
+        latents = {}
+        for key, node in graph.saved.items():
+            (file,) = run.outputs[node]["latents"]
+            latents[key] = load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+        return run, latents
+
+    return run_graph
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test(server: ComfyServer, request: pytest.FixtureRequest) -> None:
+    """Remember where the server's log stood when the test began."""
+    request.node.server_log = (server, len(server.log()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if report.failed and hasattr(item, "server_log"):
+        running, begin = item.server_log
+        lines = running.log()[begin:].splitlines()[-LOG_LINES:]
+        report.sections.append(("ComfyUI's log during this test", "\n".join(lines)))
+    return report

@@ -1,0 +1,68 @@
+"""Graphs in API form, built node by node, for the live tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Link = list[Any]
+
+PROMPT = "a big red circle on the left, blue background"
+STEPS = 12
+
+
+class Graph:
+    """An API workflow under construction: ``add`` returns a link maker, ``save`` keeps a latent by a name."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.saved: dict[str, str] = {}
+
+    def add(self, class_type: str, **inputs: Any) -> Node:
+        name = str(len(self.nodes) + 1)
+        links = {key: value[0] if isinstance(value, Node) else value for key, value in inputs.items()}
+        self.nodes[name] = {"class_type": class_type, "inputs": links}
+        return Node(name)
+
+    def save(self, key: str, latent: Node | Link) -> None:
+        self.saved[key] = self.add("SaveLatent", samples=latent, filename_prefix=f"latents/{key}").name
+
+
+class Node:
+    """A node in a graph; ``node[i]`` links to its i-th output."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getitem__(self, output: int) -> Link:
+        return [self.name, output]
+
+
+def demo(graph: Graph, text: str = PROMPT) -> dict[str, Any]:
+    """The demo model with its prompts: what a KSampler needs besides a latent and its settings."""
+    loader = graph.add("ChordsDemoModel")
+    return {
+        "model": loader[0],
+        "positive": graph.add("ChordsDemoPrompt", text=text),
+        "negative": graph.add("ChordsDemoPrompt", text=""),
+    }
+
+
+def empty_latent(graph: Graph, batch: int = 1) -> Node:
+    return graph.add("EmptyLatentImage", width=128, height=128, batch_size=batch)
+
+
+def lanes(graph: Graph, count: int) -> Node:
+    return graph.add("ChordsDevices", devices="auto", cpu_lanes=count)
+
+
+def settings(sampler: str = "euler", **changes: Any) -> dict[str, Any]:
+    """A KSampler's widgets."""
+    return {
+        "seed": 7,
+        "steps": STEPS,
+        "cfg": 3.5,
+        "sampler_name": sampler,
+        "scheduler": "simple",
+        "denoise": 1.0,
+        **changes,
+    }

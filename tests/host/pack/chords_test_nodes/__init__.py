@@ -1,0 +1,86 @@
+"""Nodes only the live tests load: models that are slow, that fail on a lane, or that cannot be copied.
+
+A lane is known by its thread's name; the host's own thread is not a lane.
+"""
+
+import random
+import threading
+import time
+
+from comfy_api.latest import ComfyExtension, io
+
+
+def _lane() -> int | None:
+    name = threading.current_thread().name
+    return int(name.rsplit("-", 1)[1]) if name.startswith("chords-lane-") else None
+
+
+class _ModelNode(io.ComfyNode):
+    """MODEL in, MODEL out."""
+
+    INPUTS: list[io.Input] = []
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), *cls.INPUTS]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+
+class TestRandomDelay(_ModelNode):
+    """Every call takes up to 20 ms longer, differently each time."""
+
+    INPUTS = [io.Int.Input("salt", default=0)]
+
+    @classmethod
+    def execute(cls, model, salt):
+        model = model.clone()
+        chance = random.Random(salt)
+
+        def delayed(apply_model, args):
+            time.sleep(chance.random() * 0.02)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(delayed)
+        return io.NodeOutput(model)
+
+
+class TestFailingLane(_ModelNode):
+    """Calls on the lanes of the list raise, from the given call of the lane on."""
+
+    INPUTS = [io.String.Input("lanes", default="1"), io.Int.Input("from_call", default=0)]
+
+    @classmethod
+    def execute(cls, model, lanes, from_call):
+        model = model.clone()
+        failing = {int(lane) for lane in lanes.split(",")}
+        calls = dict.fromkeys(failing, 0)
+
+        def failing_there(apply_model, args):
+            lane = _lane()
+            if lane in failing:
+                calls[lane] += 1
+                if calls[lane] > from_call:
+                    raise RuntimeError(f"lane {lane} is broken on purpose")
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(failing_there)
+        return io.NodeOutput(model)
+
+
+class TestNoFactory(_ModelNode):
+    """A model of a loader that registered no way to load it again."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+        model.cached_patcher_init = None
+        return io.NodeOutput(model)
+
+
+class TestNodes(ComfyExtension):
+    async def get_node_list(self):
+        return [TestRandomDelay, TestFailingLane, TestNoFactory]
+
+
+async def comfy_entrypoint():
+    return TestNodes()

@@ -1,0 +1,179 @@
+"""The nodes as users meet them: drop-in, honest about what they chose, clear about what is wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from graphs import Graph, Node, demo, empty_latent, lanes, settings
+
+CHORDS_NODES = {
+    "ChordsKSampler": ["LATENT", "CHORDS_RUN"],
+    "ChordsKSamplerAdvanced": ["LATENT", "CHORDS_RUN"],
+    "ChordsSampler": ["SAMPLER"],
+    "ChordsDevices": ["CHORDS_DEVICES"],
+    "ChordsDemoModel": ["MODEL", "VAE"],
+    "ChordsDemoPrompt": ["CONDITIONING"],
+}
+
+
+def _inputs(info: dict[str, Any]) -> dict[str, Any]:
+    return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+
+
+@pytest.mark.parametrize("name", CHORDS_NODES)
+def test_node_is_there_with_its_outputs_and_tooltips(client, name: str) -> None:
+    info = client.object_info(name)[name]
+    assert info["output"] == CHORDS_NODES[name]
+    assert info["category"].startswith("CHORDS")
+    assert info["description"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "stock"), [("ChordsKSampler", "KSampler"), ("ChordsKSamplerAdvanced", "KSamplerAdvanced")]
+)
+def test_every_stock_input_is_kept(client, ours: str, stock: str) -> None:
+    our_inputs = _inputs(client.object_info(ours)[ours])
+    stock_inputs = _inputs(client.object_info(stock)[stock])
+    assert list(our_inputs)[: len(stock_inputs)] == list(stock_inputs)
+    for name, (_, options) in ((name, (*spec, {})[:2]) for name, spec in stock_inputs.items()):
+        ours_options = our_inputs[name][1] if len(our_inputs[name]) > 1 else {}
+        for key in ("default", "min", "max", "step", "round", "control_after_generate"):
+            assert ours_options.get(key) == options.get(key), (name, key)
+
+
+def test_swapped_class_type_runs_with_no_other_change(run_graph, client) -> None:
+    graph = Graph()
+    latent = graph.add("KSampler", **demo(graph), **settings(), latent_image=empty_latent(graph))
+    graph.save("latent", latent)
+    _, stock = run_graph(graph)
+    graph.nodes[latent.name]["class_type"] = "ChordsKSampler"
+    run, swapped = run_graph(graph)
+    # One CPU device, nothing chosen: nothing to gain, so the very same latent.
+    assert torch.equal(swapped["latent"], stock["latent"])
+    assert "one core" in run.outputs[latent.name]["text"][0]
+
+
+def _run_one(run_graph, sampler: str = "euler", **chords: Any) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """Stock and CHORDS side by side: the run's summary and both latents."""
+    graph = Graph()
+    inputs = demo(graph) | settings(sampler) | {"latent_image": empty_latent(graph)}
+    node = graph.add("ChordsKSampler", **inputs, **chords, devices=lanes(graph, 4))
+    graph.save("ours", node)
+    graph.save("stock", graph.add("KSampler", **inputs))
+    run, latents = run_graph(graph)
+    return run.outputs[node.name]["chords"][0], latents["ours"], latents["stock"]
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "uni_pc", "dpmpp_2m_sde", "lcm", "heun"])
+def test_other_samplers_run_as_stock_and_say_so(run_graph, sampler: str) -> None:
+    summary, ours, stock = _run_one(run_graph, sampler, cores=4, accept="first")
+    assert torch.equal(ours, stock)
+    assert sampler in summary["message"]
+    assert "exactly as in KSampler" in summary["message"]
+
+
+def test_the_choice_is_told(run_graph) -> None:
+    summary, _, _ = _run_one(run_graph, cores=4, accept="first")
+    assert summary["method"] == "chords"
+    assert summary["cores"] == 4
+    assert summary["starts"] == [0, 4, 6, 8]
+    assert summary["depth"] == 7
+    assert len(summary["devices"]) == 4
+    assert "4 cores" in summary["message"] and "7 model calls instead of 12" in summary["message"]
+    assert [hit["core"] for hit in summary["hits"]] == [0, 4]
+
+
+def test_auto_uses_the_lanes_there_are(run_graph) -> None:
+    summary, ours, stock = _run_one(run_graph)
+    assert summary["cores"] > 1
+    assert summary["depth"] < summary["steps"]
+    assert not torch.equal(ours, stock)
+
+
+def test_stateful_patch_falls_back_to_one_core(run_graph) -> None:
+    graph = Graph()
+    inputs = demo(graph) | settings() | {"latent_image": empty_latent(graph)}
+    inputs["model"] = graph.add(
+        "EasyCache",
+        model=inputs["model"],
+        reuse_threshold=0.2,
+        start_percent=0.1,
+        end_percent=0.9,
+        verbose=False,
+    )
+    node = graph.add("ChordsKSampler", **inputs, cores=4, devices=lanes(graph, 4))
+    graph.save("ours", node)
+    graph.save("stock", graph.add("KSampler", **inputs))
+    run, latents = run_graph(graph)
+    assert torch.equal(latents["ours"], latents["stock"])
+    summary = run.outputs[node.name]["chords"][0]
+    assert summary["cores"] == 1
+    assert "cache" in summary["message"].lower()
+
+
+def test_harmless_patches_stay_parallel(run_graph) -> None:
+    graph = Graph()
+    inputs = demo(graph) | settings() | {"latent_image": empty_latent(graph)}
+    inputs["model"] = graph.add("RescaleCFG", model=inputs["model"], multiplier=0.7)
+    node = graph.add("ChordsKSampler", **inputs, cores=4, accept="exact", devices=lanes(graph, 4))
+    graph.save("ours", node)
+    graph.save("stock", graph.add("KSampler", **inputs))
+    run, latents = run_graph(graph)
+    assert run.outputs[node.name]["chords"][0]["cores"] == 4
+    assert torch.equal(latents["ours"], latents["stock"])
+
+
+def test_unknown_device_is_refused_before_any_call(run_graph) -> None:
+    graph = Graph()
+    devices = graph.add("ChordsDevices", devices="cuda:17", cpu_lanes=1)
+    node = graph.add("ChordsKSampler", **demo(graph), **settings(), latent_image=empty_latent(graph), devices=devices)
+    graph.save("latent", node)
+    with pytest.raises(Exception, match="devices.*no 'cuda:17'.*auto"):
+        run_graph(graph)
+
+
+def test_nan_names_core_and_step(run_graph) -> None:
+    for cores in (1, 4):
+        graph = Graph()
+        inputs = demo(graph) | settings(seed=cores) | {"latent_image": empty_latent(graph)}
+        inputs["model"] = graph.add("UNETLoader", unet_name="tiny_nan.safetensors", weight_dtype="default")
+        graph.save("latent", graph.add("ChordsKSampler", **inputs, cores=cores, devices=lanes(graph, 4)))
+        with pytest.raises(Exception, match="NaN or infinity in core 1 at step 1 of"):
+            run_graph(graph)
+
+
+def _long_run(seed: int) -> tuple[Graph, Node]:
+    graph = Graph()
+    inputs = demo(graph) | settings(seed=seed, steps=2000) | {"latent_image": empty_latent(graph)}
+    node = graph.add("ChordsKSampler", **inputs, cores=4, accept="exact", devices=lanes(graph, 4))
+    graph.save("latent", node)
+    return graph, node
+
+
+def test_interrupt_stops_at_once_and_the_next_run_works(run_graph, client, server) -> None:
+    graph, _ = _long_run(seed=1)
+    stop = threading.Timer(3.0, client.interrupt)
+    stop.start()
+    began = time.monotonic()
+    with pytest.raises(Exception, match="interrupted"):
+        run_graph(graph)
+    stop.join()
+    assert time.monotonic() - began < 60  # 2000 steps take minutes
+    summary, ours, stock = _run_one(run_graph, cores=4, accept="exact")
+    assert summary["cores"] == 4
+    assert torch.equal(ours, stock)
+
+
+def test_progress_reaches_the_end_in_stock_steps(run_graph) -> None:
+    graph = Graph()
+    inputs = demo(graph) | settings(seed=11) | {"latent_image": empty_latent(graph)}
+    node = graph.add("ChordsKSampler", **inputs, cores=4, accept="first", devices=lanes(graph, 4))
+    graph.save("latent", node)
+    run, _ = run_graph(graph)
+    progress = [(data["value"], data["max"]) for data in run.of_kind("progress") if data["node"] == node.name]
+    assert progress[-1] == (12, 12)
+    assert [value for value, _ in progress] == sorted(value for value, _ in progress)

@@ -1,0 +1,69 @@
+"""Writes the random model files the live tests use, with the host's own classes: run by its Python.
+
+    python tiny_models.py COMFYUI_FOLDER OUTPUT_FOLDER
+
+Untrained but not trivial: every weight is random, so that a wrong input anywhere changes the output.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+CONTEXT_WIDTH = 1024  # that of the stock LotusConditioning node, which needs no text encoder
+
+
+def main(host: Path, folder: Path) -> None:
+    sys.path.insert(0, str(host))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.ops
+    from comfy.ldm.wan.model import WanModel
+
+    wan = {"dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": CONTEXT_WIDTH, "ffn_dim": 64}
+    model = WanModel(operations=comfy.ops.disable_weight_init, device="cpu", dtype=torch.float32, **wan)
+    metadata = {"config": json.dumps({"transformer": wan})}
+    _save(_randomised(model.state_dict(), 1), folder / "diffusion_models" / "tiny_wan.safetensors", metadata)
+
+    demo = load_file(Path(__file__).resolve().parents[2] / "models" / "chords_demo_flow.safetensors")
+    broken = {name: weight.clone() for name, weight in demo.items()}
+    broken["final_layer.linear.bias"][0] = float("nan")
+    _save(broken, folder / "diffusion_models" / "tiny_nan.safetensors", None)
+    _save(demo, folder / "diffusion_models" / "demo_copy.safetensors", None)  # weights no other test has copied
+    _save(_lora(demo), folder / "loras" / "tiny_lora.safetensors", None)
+
+
+def _randomised(weights: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """Weights that keep activations near one: norm scales near 1, matrices by their fan-in."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for name, weight in sorted(weights.items()):
+        noise = torch.randn(weight.shape, generator=generator)
+        scale = 0.5 / max(weight[0].numel(), 1) ** 0.5 if weight.ndim > 1 else 0.1
+        out[name] = noise * scale + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return out
+
+
+def _lora(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rank-2 updates of all attention matrices of the demo model, strong enough to be seen."""
+    generator = torch.Generator().manual_seed(2)
+    lora = {}
+    for name, weight in sorted(weights.items()):
+        if name.endswith(("qkv.weight", "linear1.weight")):
+            key = f"diffusion_model.{name.removesuffix('.weight')}"
+            rows, columns = weight.shape
+            lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / columns**0.5
+            lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) * 0.3
+    return lora
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

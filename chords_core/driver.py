@@ -51,34 +51,42 @@ def drive(
     lanes_left = pool.lanes
     first_failure: Exception | None = None
     evaluations = 0
+    events: list[Event] = []
     try:
-        while method.accepted is None:
-            if cancelled():
-                raise Cancelled("the run was cancelled")
+        while True:
+            _check(cancelled)
             for task in method.ready():
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
             while idle and waiting:
                 pool.submit(idle.pop(0), heapq.heappop(waiting)[-1])
+            for event in events:  # only now: what a listener does must not keep a lane waiting
+                on_event(event)
+            if method.accepted is not None:
+                return evaluations
             assert len(idle) < lanes_left, "the method waits for an evaluation that it never asked for"
+            _check(cancelled)  # a listener may have cancelled
             outcome = pool.next(_POLL_SECONDS)
             if outcome is None:
-                continue
-            if isinstance(outcome.error, Exception):
+                events = []
+            elif isinstance(outcome.error, Exception):
                 first_failure = first_failure or outcome.error
                 lanes_left -= 1
                 if lanes_left == 0:
                     raise first_failure
                 task = outcome.task
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
-                on_event(LaneLost(outcome.lane, outcome.error))
-                continue
-            evaluations += 1
-            idle.append(outcome.lane)
-            for event in _take(method, outcome, steps):
-                on_event(event)
+                events = [LaneLost(outcome.lane, outcome.error)]
+            else:
+                evaluations += 1
+                idle.append(outcome.lane)
+                events = _take(method, outcome, steps)
     finally:
         pool.settle()
-    return evaluations
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("the run was cancelled")
 
 
 def _take(method: Method, outcome: Outcome, steps: int) -> list[Event]:
@@ -86,7 +94,8 @@ def _take(method: Method, outcome: Outcome, steps: int) -> list[Event]:
         raise outcome.error
     task, denoised = outcome.task, outcome.denoised
     assert denoised is not None
-    if not torch.isfinite(denoised).all():
+    # A finite sum proves every element finite in one cheap pass; one that overflowed proves nothing.
+    if not torch.isfinite(denoised.sum()) and not torch.isfinite(denoised).all():
         raise NonFiniteDenoised(task.core, task.index, steps, task.sigma)
     evaluated = Evaluated(task.core, task.index, task.depth, outcome.lane, outcome.seconds, task.x, denoised)
     return [evaluated, *method.complete(task, denoised)]

@@ -56,7 +56,7 @@ def sample(
     The result depends on the arguments alone, bit for bit: not on the number of lanes, nor on their speed.
 
     Args:
-        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only if ``pool`` is given, which then has its own.
+        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only with a ``pool``, which has its own.
         x: the state at sigmas[0], any shape, floating point.
         sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
         method: "chords" (arXiv 2507.15260) or "sequential" (the plain solver on one core).

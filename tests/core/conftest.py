@@ -1,0 +1,26 @@
+"""Shared by the tests of the host-independent core."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors: more intra-op threads would only fight over the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_lane_outlives_its_test() -> Iterator[None]:
+    """Every pool that a test opens is closed again, whatever happens to the run."""
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("chords-lane")]
+    assert not left, f"lanes still alive after the test: {left}"

@@ -1,0 +1,112 @@
+"""The set-up scripts: what they say when something is wrong, and how the pack gets into a host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import _env
+import host
+import pytest
+from _torch_parts import _companion, pinned
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that looks like a ComfyUI checkout."""
+    folder = tmp_path / "Comfy UI"
+    for name in host.HOST_FILES:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("") if path.suffix else path.mkdir()
+    return folder
+
+
+def test_a_path_that_is_no_comfyui_is_refused(repo: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "COMFYUI_PATH": str(tmp_path)}
+    command = [sys.executable, str(repo / "scripts" / "host.py"), "--path"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"COMFYUI_PATH={tmp_path} does not name a ComfyUI folder: it has no main.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_path_prints_the_folder_and_nothing_else(repo: Path, comfy_host: Path) -> None:
+    command = [sys.executable, str(repo / "scripts" / "host.py"), "--path"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repo.parent)
+    assert done.stdout == f"{comfy_host}\n"
+    packs = [entry.resolve() for entry in (comfy_host / "custom_nodes").iterdir()]
+    assert packs.count(repo) == 1
+
+
+def test_the_named_checkout_is_used(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(checkout))
+    assert host._named_host() == checkout
+    monkeypatch.setenv("COMFYUI_PATH", "")
+    assert host._named_host() is None
+
+
+def test_the_pack_is_linked_once(checkout: Path, repo: Path) -> None:
+    link = checkout / "custom_nodes" / host.PACK_NAME
+    host._ensure_pack(checkout)
+    assert link.resolve() == repo
+    host._ensure_pack(checkout)
+    link.rename(link.with_name("by-another-name"))
+    host._ensure_pack(checkout)
+    assert [path.name for path in link.parent.iterdir()] == ["by-another-name"]
+
+
+def test_a_link_to_elsewhere_is_replaced_and_a_copy_is_not(
+    checkout: Path, repo: Path, tmp_path: Path
+) -> None:
+    link = checkout / "custom_nodes" / host.PACK_NAME
+    host._link(link, tmp_path)
+    host._ensure_pack(checkout)
+    assert link.resolve() == repo
+    host._unlink(link)
+    link.mkdir()
+    with pytest.raises(_env.SetupError, match="holds another copy"):
+        host._ensure_pack(checkout)
+
+
+def test_removing_a_host_spares_what_it_links_to(checkout: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "pack" / "file"
+    precious.parent.mkdir()
+    precious.write_text("kept")
+    host._link(checkout / "custom_nodes" / host.PACK_NAME, precious.parent)
+    host._remove(checkout)
+    assert not checkout.exists()
+    assert precious.read_text() == "kept"
+
+
+def test_requirements_of_another_checkout_leave_torch_alone(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text(
+        "torch\ntorchsde\ntorchvision>=0.2\n# note\naiohttp>=3.11.8  # why\ncomfyui-embedded-docs==0.5\n"
+    )
+    assert host._own_requirements(file) == ["torchsde", "aiohttp>=3.11.8"]
+
+
+def test_companions_of_torch() -> None:
+    pins = pinned()
+    assert set(pins) == {"torch", "torchvision", "torchaudio"}
+    assert _companion("torchvision", pins["torch"], pins) == f"torchvision=={pins['torchvision']}"
+    assert _companion("torchvision", "2.9.1", pins) == "torchvision==0.24.*"
+    assert _companion("torchaudio", "2.9.1", pins) == "torchaudio==2.9.*"
+
+
+def test_stamps_are_whole_or_absent(tmp_path: Path) -> None:
+    stamp = tmp_path / "deep" / "stamp.json"
+    assert _env.read_stamp(stamp) == {}
+    _env.write_stamp(stamp, {"key": "a"})
+    assert _env.read_stamp(stamp) == {"key": "a"}
+    stamp.write_text("{broken")
+    assert _env.read_stamp(stamp) == {}
+
+
+def test_nothing_names_a_package_server(repo: Path) -> None:
+    for path in sorted((repo / "scripts").glob("requirements-*.txt")):
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        assert all("==" in line and "/" not in line and "--" not in line for line in lines), path.name

@@ -1,0 +1,56 @@
+"""Shared by all tests: the provisioned ComfyUI, a live server of it, and a client."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.append(str(REPO / "scripts"))
+
+from _env import venv_python  # noqa: E402
+from _server import ComfyClient, ComfyServer  # noqa: E402
+
+
+class _RootIsNoPackage:
+    """Keeps pytest from importing the clone's own __init__.py, which only ComfyUI can import."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == REPO else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_RootIsNoPackage())
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The clone's root folder."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def comfy_host() -> Path:
+    """The folder of the ready ComfyUI, prepared first if need be. Tests that need it fail without it."""
+    command = [sys.executable, str(REPO / "scripts" / "host.py"), "--path"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"ComfyUI could not be prepared:\n{done.stderr}", pytrace=False)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def server(comfy_host: Path):
+    """One live ComfyUI with this pack, on the CPU with one intra-op thread, for the whole session."""
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python())) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: ComfyServer) -> ComfyClient:
+    """A client of the live server."""
+    return server.client()

@@ -57,7 +57,7 @@ def drive(
             _check(cancelled)
             for task in method.ready():
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
-            while idle and waiting:
+            while idle and waiting and method.accepted is None:
                 pool.submit(idle.pop(0), heapq.heappop(waiting)[-1])
             for event in events:  # only now: what a listener does must not keep a lane waiting
                 on_event(event)

@@ -15,7 +15,7 @@ class ChordsDemoModel(io.ComfyNode):
         return io.Schema(
             node_id="ChordsDemoModel",
             display_name="CHORDS Demo Model",
-            category=f"{CATEGORY}/demo",
+            category=CATEGORY,
             description="A tiny text-to-image model of simple scenes, 128x128, that comes with the pack. It runs in "
             "seconds on a CPU. Prompt it with CHORDS Demo Prompt.",
             inputs=[],
@@ -33,7 +33,7 @@ class ChordsDemoPrompt(io.ComfyNode):
         return io.Schema(
             node_id="ChordsDemoPrompt",
             display_name="CHORDS Demo Prompt",
-            category=f"{CATEGORY}/demo",
+            category=CATEGORY,
             description="A prompt for the CHORDS Demo Model. It knows circle, square, triangle, star, ring and cross; "
             "red, orange, yellow, green, blue, purple, white and black; small and big; left, right, top, bottom and "
             "center; and a background colour. Empty text is the negative prompt.",

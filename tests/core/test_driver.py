@@ -289,6 +289,29 @@ def test_cancel_is_seen_while_all_lanes_are_busy() -> None:
     assert set(asked) == {threading.get_ident()}
 
 
+def test_events_are_told_once_however_long_a_call_takes() -> None:
+    """While the driver waits for a long evaluation, and looks for a cancel, it repeats nothing."""
+    asked = 0
+    seen: list[Event] = []
+
+    def cancel() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    def long(x: Tensor, sigma: float) -> Tensor:
+        before, began = asked, time.monotonic()
+        while asked < before + 4 and time.monotonic() < began + 30:
+            time.sleep(0.001)
+        return nonlinear(x, sigma)
+
+    with ThreadPool([long]) as pool:
+        result = run(pool, starts=[0, 6, 9], cancel=cancel, on_event=seen.append)
+    evaluated = [(event.core, event.index) for event in seen if isinstance(event, Evaluated)]
+    assert len(evaluated) == len(set(evaluated)) == result.evaluations
+    assert len({id(event) for event in seen}) == len(seen)
+
+
 def test_a_cancel_that_never_comes_changes_nothing() -> None:
     """A run that could be cancelled but is not gives the same result."""
     assert_same(run(cancel=threading.Event()), run())
@@ -480,6 +503,15 @@ def test_idle_lanes_do_nothing() -> None:
     with ThreadPool([model] * 8) as pool:
         result = run(pool, accept=2)
     assert result.evaluations == model.calls == run(accept=2).evaluations
+
+
+@pytest.mark.parametrize("threshold", [1e9, 1e-2, 1e-3])
+def test_nothing_begins_after_the_accepted_hit(threshold: float) -> None:
+    """Once the residual rule is content, evaluations that only slower cores would need are not begun."""
+    model = Counted()
+    with ThreadPool([model]) as pool:
+        result = run(pool, accept=Residual(threshold))
+    assert model.calls == result.evaluations == run(accept=Residual(threshold)).evaluations
 
 
 def test_the_caller_is_told_of_every_lane() -> None:

@@ -58,9 +58,7 @@ def test_the_pack_is_linked_once(checkout: Path, repo: Path) -> None:
     assert [path.name for path in link.parent.iterdir()] == ["by-another-name"]
 
 
-def test_a_link_to_elsewhere_is_replaced_and_a_copy_is_not(
-    checkout: Path, repo: Path, tmp_path: Path
-) -> None:
+def test_a_link_to_elsewhere_is_replaced_and_a_copy_is_not(checkout: Path, repo: Path, tmp_path: Path) -> None:
     link = checkout / "custom_nodes" / host.PACK_NAME
     host._link(link, tmp_path)
     host._ensure_pack(checkout)
@@ -83,9 +81,7 @@ def test_removing_a_host_spares_what_it_links_to(checkout: Path, tmp_path: Path)
 
 def test_requirements_of_another_checkout_leave_torch_alone(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
-    file.write_text(
-        "torch\ntorchsde\ntorchvision>=0.2\n# note\naiohttp>=3.11.8  # why\ncomfyui-embedded-docs==0.5\n"
-    )
+    file.write_text("torch\ntorchsde\ntorchvision>=0.2\n# note\naiohttp>=3.11.8  # why\ncomfyui-embedded-docs==0.5\n")
     assert host._own_requirements(file) == ["torchsde", "aiohttp>=3.11.8"]
 
 

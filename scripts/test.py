@@ -1,0 +1,40 @@
+"""Set everything up and run all tests.
+
+python scripts/test.py                  all tests
+python scripts/test.py --setup-only     only prepare .venv and the host
+python scripts/test.py tests/core -x    further arguments go to pytest
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
+    sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+
+import os
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from _env import REPO, SetupError, become, enter_venv, say
+from host import prepare
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        return 0
+    try:
+        enter_venv()
+        host = prepare()
+    except SetupError as error:
+        say(f"error: {error}")
+        return 1
+    if "--setup-only" in arguments:
+        say(f"ready: .venv, and ComfyUI in {host}")
+        return 0
+    os.chdir(REPO)
+    return become([sys.executable, "-m", "pytest", *arguments])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, NonFiniteDenoised
+from .errors import Cancelled, InvalidInput, NonFiniteDenoised
 from .events import Evaluated, Event, Hit, LaneLost, Task
 from .pools import Outcome, Pool
 
@@ -41,7 +41,8 @@ def drive(
 
     Raises:
         Cancelled: once ``cancelled`` returns true.
-        NonFiniteDenoised: if the model returns NaN or infinity.
+        InvalidInput: if the model returns another shape than x's.
+        NonFiniteDenoised: if it returns NaN or infinity.
         BaseException: what a lane raised, at once if it is no Exception (a host's interrupt), else when
             the last lane has failed: the first failure is the one raised.
     """
@@ -62,7 +63,7 @@ def drive(
             for event in events:  # only now: what a listener does must not keep a lane waiting
                 on_event(event)
             if method.accepted is not None:
-                return evaluations
+                break
             assert len(idle) < lanes_left, "the method waits for an evaluation that it never asked for"
             _check(cancelled)  # a listener may have cancelled
             outcome = pool.next(_POLL_SECONDS)
@@ -80,8 +81,10 @@ def drive(
                 evaluations += 1
                 idle.append(outcome.lane)
                 events = _take(method, outcome, steps)
-    finally:
+    except BaseException:
         pool.settle()
+        raise
+    return evaluations + pool.settle()
 
 
 def _check(cancelled: Callable[[], bool]) -> None:
@@ -94,6 +97,8 @@ def _take(method: Method, outcome: Outcome, steps: int) -> list[Event]:
         raise outcome.error
     task, denoised = outcome.task, outcome.denoised
     assert denoised is not None
+    if denoised.shape != task.x.shape:
+        raise InvalidInput("denoise", f"returned shape {tuple(denoised.shape)} for x of shape {tuple(task.x.shape)}")
     # A finite sum proves every element finite in one cheap pass; one that overflowed proves nothing.
     if not torch.isfinite(denoised.sum()) and not torch.isfinite(denoised).all():
         raise NonFiniteDenoised(task.core, task.index, steps, task.sigma)

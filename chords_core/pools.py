@@ -47,8 +47,8 @@ class Pool(Protocol):
     def next(self, timeout: float) -> Outcome | None:
         """The next outcome, or None after ``timeout`` seconds without one."""
 
-    def settle(self) -> None:
-        """Wait until no evaluation is under way, and drop what comes back."""
+    def settle(self) -> int:
+        """Wait until no evaluation is under way, drop what comes back, and say how many those were."""
 
 
 def _evaluate(denoise: Denoise, lane: int, task: Task) -> Outcome:
@@ -78,8 +78,9 @@ class InlinePool:
         task, self._task = self._task, None
         return None if task is None else _evaluate(self._denoise, 0, task)
 
-    def settle(self) -> None:
-        self._task = None
+    def settle(self) -> int:
+        self._task = None  # submitted, not begun
+        return 0
 
 
 class ThreadPool:
@@ -143,10 +144,12 @@ class ThreadPool:
         self._busy -= 1
         return outcome
 
-    def settle(self) -> None:
+    def settle(self) -> int:
+        dropped = self._busy
         while self._busy:
             self._outcomes.get()
             self._busy -= 1
+        return dropped
 
     def close(self) -> None:
         """End the threads, each after the evaluation it is at. Closing again does nothing."""

@@ -72,6 +72,7 @@ def sample(
 
     Raises:
         InvalidInput: before any model call, naming the argument.
+        InvalidInput: also if the model returns another shape than x's.
         NonFiniteDenoised: if the model returns NaN or infinity, naming the core and the step.
         Cancelled: after ``cancel``, when all lanes have stopped.
         BaseException: what ``denoise`` raised on the last lane left.
@@ -107,6 +108,8 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     Raises:
         InvalidInput: naming what is wrong.
     """
+    if not isinstance(sigmas, Tensor):
+        raise InvalidInput("sigmas", f"must be a tensor, not {type(sigmas).__name__}")
     if sigmas.ndim != 1:
         raise InvalidInput("sigmas", f"must be one-dimensional, not of shape {tuple(sigmas.shape)}")
     if len(sigmas) < 2:

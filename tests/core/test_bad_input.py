@@ -172,3 +172,12 @@ def test_a_broken_model_stops_all_lanes() -> None:
         assert model.active == 0
         sample(model, noise(4), grid[2:], starts=[0, 4, 8], pool=pool)
         assert model.calls > calls
+
+
+def test_denoise_of_another_shape_is_refused() -> None:
+    """A result that would broadcast is no result: it is named at once, not smeared over the state."""
+    x, sigmas = torch.ones(2, 3), torch.tensor([1.0, 0.5, 0.0])
+    with pytest.raises(InvalidInput, match=r"denoise: returned shape \(3,\) for x of shape \(2, 3\)"):
+        sample(lambda x, sigma: x[0], x, sigmas)
+    with pytest.raises(InvalidInput, match="sigmas: must be a tensor, not list"):
+        sample(lambda x, sigma: x, x, [1.0, 0.0])

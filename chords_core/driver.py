@@ -36,8 +36,9 @@ def drive(
 ) -> int:
     """Run ``method`` on ``pool`` until it has accepted a hit. Returns the number of model calls made.
 
-    ``on_event`` and ``cancelled`` are called in the calling thread only, the latter at least every
-    20 ms. Whatever is raised, no evaluation is under way any more when it reaches the caller.
+    ``on_event`` and ``cancelled`` are called in the calling thread only, the latter after every evaluation
+    and, while threads are busy, every 20 ms. Whatever is raised, no evaluation is under way any more when it
+    reaches the caller.
 
     Raises:
         Cancelled: once ``cancelled`` returns true.

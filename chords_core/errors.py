@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class InvalidInput(ValueError):
-    """An argument that cannot work. Raised before any model call; the message starts with its name."""
+    """An argument that cannot work; the message starts with its name. Raised before any model call, but for
+    what only a call can show of ``denoise``."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")

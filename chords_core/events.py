@@ -30,7 +30,7 @@ class Step:
     of: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluated:
     """A lane has answered: which evaluation, on which lane, and how many seconds it took there."""
 
@@ -62,14 +62,14 @@ class Hit:
     x: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accepted:
     """The run ends with this hit."""
 
     hit: Hit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LaneLost:
     """A lane raised ``error`` and gets no more work; its evaluation goes to another lane."""
 

@@ -82,4 +82,6 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
 def _plan_for(steps: int, starts: Sequence[int], accept: str, reason: str) -> Plan:
     wanted = {"auto": 1, "first": 1, "second": 2, "third": 3, "exact": len(starts)}[accept]
     hit = min(wanted, len(starts))
+    if hit < wanted:
+        reason += f"; {len(starts)} cores give no {accept} hit, so their last"
     return Plan(steps, tuple(starts), hit, hit_depth(steps, starts, len(starts) - hit + 1), reason)

@@ -16,7 +16,8 @@ class ChordsDevices(io.ComfyNode):
             display_name="CHORDS Devices",
             category=CATEGORY,
             description="The devices a CHORDS sampler works on. Only needed to use some of them, or several lanes "
-            "on a CPU; otherwise all devices ComfyUI sees are used.",
+            "on a CPU; otherwise all devices ComfyUI sees are used. With one core, the device is the one ComfyUI loads "
+            "the model to.",
             search_aliases=["multi gpu", "chords"],
             inputs=[
                 io.String.Input(
@@ -32,7 +33,7 @@ class ChordsDevices(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip="Only where ComfyUI runs on the CPU: how many model calls run side by side, one thread "
-                    "each. More than the processor has cores gains nothing.",
+                    "each and a copy of the model each. More than the processor has cores gains nothing.",
                 ),
             ],
             outputs=[Devices.Output(display_name="CHORDS_DEVICES")],

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .host.devices import DeviceRequest
 from .host.ksampler import ksample
 from .host.report import ChordsRun
-from .host.sampler import SAMPLER_NAMES, SCHEDULER_NAMES, chords_sampler
+from .host.sampler import chords_sampler, sampler_names, scheduler_names
 from .types import CATEGORY, Run, parallel_inputs
 
 _SEED_MAX = 0xFFFFFFFFFFFFFFFF
@@ -29,10 +29,10 @@ def _sampling_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "sampler_name",
-            options=SAMPLER_NAMES,
+            options=sampler_names(),
             tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel; any other runs as in KSampler.",
         ),
-        io.Combo.Input("scheduler", options=SCHEDULER_NAMES, tooltip="How noise is removed over the steps."),
+        io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How noise is removed over the steps."),
         io.Conditioning.Input("positive", tooltip="What the picture shall show."),
         io.Conditioning.Input("negative", tooltip="What it shall not show."),
         io.Latent.Input("latent_image", tooltip="The latent to denoise."),
@@ -207,7 +207,7 @@ class ChordsSampler(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sampler_name",
-                    options=SAMPLER_NAMES,
+                    options=sampler_names(),
                     tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel; any other runs unchanged.",
                 ),
                 *parallel_inputs(),
@@ -219,4 +219,4 @@ class ChordsSampler(io.ComfyNode):
     def execute(
         cls, sampler_name: str, cores: int = 0, accept: str = "auto", devices: DeviceRequest | None = None
     ) -> io.NodeOutput:
-        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices, ChordsRun()))
+        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices))

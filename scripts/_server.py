@@ -11,7 +11,6 @@ Standard library and websocket-client only.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import shutil
@@ -673,11 +672,3 @@ def _raise_if_failed(entry: dict) -> None:
             raise Interrupted(data)
     if status.get("status_str") == "error":
         raise ExecutionError("the run failed; the server gave no reason", {})
-
-
-def edited(workflow: dict, **changes: dict) -> dict:
-    """A copy of an API workflow with some inputs of some nodes changed: edited(w, n3={"steps": 4})."""
-    result = copy.deepcopy(workflow)
-    for name, inputs in changes.items():
-        result[name.removeprefix("n")]["inputs"].update(inputs)
-    return result

@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import statistics
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -66,12 +65,11 @@ def reseeded(workflow: dict, sampler: str, offset: int) -> dict:
 
 
 class Progress:
-    """Shows the sampler's progress: a bar on a terminal, else only what CHORDS reports."""
+    """Shows the sampler's progress: a bar on a terminal, else a line for each quarter."""
 
     def __init__(self, label: str, sampler: str):
         self.label = label
         self.sampler = sampler
-        self.started = time.monotonic()
         self.live = sys.stderr.isatty()
         self.width = 0
         self.quarters = 0
@@ -80,8 +78,6 @@ class Progress:
         """Take one event from the server's websocket."""
         if kind == "progress" and str(data.get("node")) == self.sampler:
             self._bar(data.get("value", 0), data.get("max", 1))
-        elif kind == "chords":
-            self._chords(data)
 
     def _bar(self, value: int, total: int) -> None:
         if not self.live:
@@ -98,15 +94,6 @@ class Progress:
         if 4 * value // max(total, 1) > self.quarters:
             self.quarters = 4 * value // max(total, 1)
             self._line(f"{value} of {total}")
-
-    def _chords(self, data: dict) -> None:
-        kind, seconds = data.get("kind"), time.monotonic() - self.started
-        if kind == "plan":
-            self._line(f"plan: {data.get('message') or data.get('method')}, starts {data.get('starts')}")
-        elif kind == "hit":
-            self._line(f"a picture after {data.get('depth')} sequential model calls ({seconds:.2f} s)")
-        elif kind == "lane":
-            self._line(f"lane: {data}")
 
     def _line(self, text: str) -> None:
         """Print a line that stays, over the bar."""

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from demo import SHIFT
 from demo.autoencoder import Autoencoder, taesd_state
 from demo.content import matches
 from demo.flow import Flow
@@ -33,7 +34,6 @@ from demo.scenes import PICTURE_SIZE, Scene, describe, draw, random_scene
 CROP = 64
 HELD_OUT = 256
 UNCONDITIONAL = 0.12  # share of training prompts left empty, for guidance
-SHIFT = 3.0  # of the schedule the model is sampled with
 CFG = 3.5
 SAMPLING_STEPS = 20
 

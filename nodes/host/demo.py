@@ -9,9 +9,10 @@ import comfy.model_sampling
 import comfy.sd
 import comfy.utils
 
+from ...demo import SHIFT
+
 _FOLDER = Path(__file__).resolve().parents[2] / "models"
 _FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_vae.safetensors"
-_SHIFT = 3.0  # what the model is trained to be sampled with
 
 
 class _FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -32,7 +33,7 @@ def load_demo_model() -> tuple[Any, Any]:
             )
     model = comfy.sd.load_diffusion_model(str(_FLOW))
     sampling = _FlowSampling(model.model.model_config)
-    sampling.set_parameters(shift=_SHIFT, multiplier=1.0)
+    sampling.set_parameters(shift=SHIFT, multiplier=1.0)
     model.add_object_patch("model_sampling", sampling)
     weights, metadata = comfy.utils.load_torch_file(str(_VAE), return_metadata=True)
     return model, comfy.sd.VAE(sd=weights, metadata=metadata)

@@ -13,34 +13,78 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import comfy.model_base
-import comfy.model_patcher
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 _CONDS = {
     "control": "a ControlNet keeps state between calls",
     "gligen": "GLIGEN keeps state between calls",
     "hooks": "conditioning hooks change the model's weights as sampling goes on",
 }
-_CACHE_WORDS = ("cache", "spectrum")
+_TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
+# Hooks that run around a whole sampling, not around a call.
+_NOT_PER_CALL = frozenset(
+    (
+        WrappersMP.OUTER_SAMPLE,
+        WrappersMP.PREPARE_SAMPLING,
+        WrappersMP.SAMPLER_SAMPLE,
+        *(value for name, value in vars(CallbacksMP).items() if name.startswith("ON_") and name != "ON_PREPARE_STATE"),
+    )
+)
 
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why this guider must see its steps in order, or None if it need not."""
+    """Why this guider must see its steps in order on one device, or None if it need not."""
+    return _reason_in_conds(guider) or _reason_in_model(guider, model_options) or _reason_in_hooks(model_options)
+
+
+def _reason_in_conds(guider: Any) -> str | None:
     for conds in guider.conds.values():
         for cond in conds or ():
             for key, reason in _CONDS.items():
                 if cond.get(key) is not None:
                     return reason
+    return None
+
+
+def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """What a copy of the model on another device would lack or share."""
+    patcher = guider.model_patcher
+    name = type(guider).__name__
+    if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
+        return f"the guider {name} uses a second model"
+    if keeps_state(type(guider).predict_noise):
+        return f"the guider {name} keeps state from call to call"
     if model_options.get("context_handler") is not None:
         return "context windows follow the step order"
-    for name, value in vars(guider).items():
-        if name not in ("model_patcher", "inner_model") and isinstance(
-            value, comfy.model_patcher.ModelPatcher | comfy.model_base.BaseModel
-        ):
-            return f"the guider {type(guider).__name__} uses a second model"
+    if "multigpu_clones" in model_options:
+        return "ComfyUI's own multi-GPU node already spreads each call over the devices"
+    if patcher.injections:
+        return "a patch is injected into the loaded model, and a copy of the model would lack it"
+    if patcher.model_patches_models() or patcher.get_nested_additional_models():
+        return "a patch of the model uses a model of its own"
+    for key, patch in patcher.object_patches.items():
+        if callable(patch) and key != "model_sampling":
+            return f"the part {key} of the model is replaced, by something that belongs to one device"
+    return None
+
+
+def _is_model(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_is_model, value))
+    if isinstance(value, dict):
+        return any(map(_is_model, value.values()))
+    return isinstance(value, ModelPatcher | BaseModel)
+
+
+def _reason_in_hooks(model_options: dict[str, Any]) -> str | None:
     for name, hook in _hooks(model_options):
-        if any(word in name.lower() for word in _CACHE_WORDS):
-            return f"{name} keeps results from step to step"
+        for word, reason in _TELLING_NAMES.items():
+            if word in name.lower():
+                return f"{name} {reason}"
+        if hasattr(hook, "to"):
+            return f"the model patch {name} holds tensors on one device"
         if keeps_state(hook):
             return f"the model patch {name} keeps state from call to call"
     return None
@@ -48,7 +92,8 @@ def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | Non
 
 def keeps_state(hook: Callable[..., Any]) -> bool:
     """Whether a hook's own code writes to anything that outlives the call: an attribute, a global or a
-    variable of an enclosing function. It sees the hook's code, not that of what it calls."""
+    variable of an enclosing function. It sees the hook's code, not that of what it calls, and not what is
+    put into a list or dict."""
     code = _code(hook)
     return code is not None and _writes_outside(code, frozenset(code.co_freevars))
 
@@ -73,10 +118,10 @@ def _code(hook: Callable[..., Any]) -> types.CodeType | None:
 
 
 def _hooks(options: Any, path: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Every callable in the nested model options, with a name a user may recognise."""
+    """Every callable in the nested model options that runs in a call, with a name a user may recognise."""
     if isinstance(options, dict):
         for key, value in options.items():
-            if not (isinstance(key, str) and key.startswith("multigpu")):
+            if key not in _NOT_PER_CALL:
                 yield from _hooks(value, f"{path}.{key}" if path else str(key))
     elif isinstance(options, list | tuple):
         for value in options:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -14,7 +14,32 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...chords_core import Denoise
+from ...chords_core import Denoise, InlinePool, Pool, ThreadPool
+
+
+def open_pool(
+    stack: ExitStack,
+    model: Any,
+    extra_args: dict[str, Any],
+    devices: Sequence[torch.device],
+    copies: Mapping[torch.device, ModelPatcher],
+    in_this_thread: bool,
+) -> Pool:
+    """A pool for one run of ``model``, the host's KSamplerX0Inpaint, closed by ``stack``.
+
+    ``in_this_thread``: call the model as the host does, without lanes. Otherwise one lane a device, also if
+    that is only one: a lane on a CPU computes with one thread, and sums depend on how many there are.
+    """
+    if in_this_thread:
+        return InlinePool(inline_denoiser(model, extra_args))
+    for replica in copies.values():
+        replica.pre_run()
+        stack.callback(replica.cleanup)
+    if devices[0].type == "cpu":
+        # A lane's choice of one thread becomes the process's default, so put back what it was.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+    denoisers = [lane_denoiser(model, extra_args, device, copies.get(device)) for device in devices]
+    return stack.enter_context(ThreadPool(denoisers, lane_context(devices)))
 
 
 def inline_denoiser(model: Any, extra_args: dict[str, Any]) -> Denoise:

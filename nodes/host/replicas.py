@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.model_management
+import comfy.sampler_helpers
 import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+Copies = dict[torch.device, ModelPatcher]
 
 _MODELS_KEPT = 2
 
 # By the primary's weights, so that they go when those go; the host moves their weights on and off a device.
-_replicas: weakref.WeakKeyDictionary[BaseModel, dict[torch.device, ModelPatcher]] = weakref.WeakKeyDictionary()
+_bases: weakref.WeakKeyDictionary[BaseModel, Copies] = weakref.WeakKeyDictionary()
 
 
-def load_replicas(
-    primary: ModelPatcher, devices: Sequence[torch.device], noise_shape: Sequence[int]
-) -> list[ModelPatcher]:
-    """Replicas of ``primary`` on ``devices``, patched as it is and loaded, ready for one run.
+def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[Copies, str | None]:
+    """The guider's model on each of ``devices`` but its own, patched as it is and loaded, for one run.
 
-    Raises:
-        RuntimeError: if the model's loader registered no way to load it again.
+    Returns no copy and the reason where there can be none: a loader that registered no way to load the model
+    again, or no room. The primary is loaded either way.
     """
-    bases = _replicas.pop(primary.model, {})
-    _replicas[primary.model] = bases  # last in order: the most recently used
-    for oldest in list(_replicas.keys())[:-_MODELS_KEPT]:
-        _replicas.pop(oldest, None)
+    primary = guider.model_patcher
+    others = [device for device in devices if device != primary.load_device]
+    if not others:
+        return {}, None
+    # With the conditioning, as the host does it: reference latents can take more than the picture.
+    memory, least = comfy.sampler_helpers.estimate_memory(primary, x.shape, guider.conds)
+    copies: Copies = {}
+    problem = None
+    try:
+        bases = _bases_of(primary, others)
+        copies = {device: _under_patches_of(primary, bases[device]) for device in others}
+        _load([primary, *copies.values()], memory, least)
+    except Exception as error:
+        problem = f"the model could not be copied to other devices ({error})"
+        logging.getLogger("chords").warning("CHORDS: %s", problem)
+        copies = {}
+        _load([primary], memory, least)  # the deep clone may have unloaded it
+    return copies, problem
+
+
+def _load(models: list[ModelPatcher], memory: float, least: float) -> None:
+    comfy.model_management.load_models_gpu(models, memory_required=memory, minimum_memory_required=least)
+
+
+def _bases_of(primary: ModelPatcher, devices: Sequence[torch.device]) -> Copies:
+    """The copies that are kept, made where there are none yet."""
+    bases = _bases.pop(primary.model, {})
+    _bases[primary.model] = bases  # last in order: the most recently used
+    for oldest in list(_bases.keys())[:-_MODELS_KEPT]:
+        _bases.pop(oldest, None)
     for device in devices:
         if device not in bases:
-            bases[device] = primary.deepclone_multigpu(new_load_device=device)
-            bases[device].parent = None  # it would keep the primary alive
-    replicas = [_under_patches_of(primary, bases[device]) for device in devices]
-    # The deep clone unloads the primary, so it is loaded again with its replicas.
-    memory = primary.memory_required([noise_shape[0] * 2, *noise_shape[1:]])
-    comfy.model_management.load_models_gpu([primary, *replicas], memory_required=memory)
-    return replicas
+            base = primary.deepclone_multigpu(new_load_device=device)
+            # What could keep the primary alive; each run brings its own.
+            base.parent = None
+            base.model_options = {"transformer_options": {}}
+            base.wrappers, base.callbacks = {}, {}
+            bases[device] = base
+    return bases
 
 
 def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher:
-    """The replica's weights with today's patches and options of the primary, for one run.
+    """The copy's weights with today's patches and options of the primary, for one run.
 
-    Its parent is the replica that is kept: the host goes on tracking the loaded weights by that one when
-    this one is gone.
+    Its parent is the copy that is kept: the host goes on tracking the loaded weights by that one when this
+    one is gone.
     """
     replica = primary.clone(model_override=base.get_clone_model_override())
     replica.load_device = base.load_device
     replica.hook_backup = base.hook_backup
     replica.remove_additional_models("multigpu")
+    # A patched-in module (a model_sampling, say) has buffers, which loading moves to the device.
+    replica.object_patches = {
+        name: copy.deepcopy(patch) if isinstance(patch, nn.Module) else patch
+        for name, patch in primary.object_patches.items()
+    }
     replica.parent = base
     return replica

@@ -22,7 +22,6 @@ from _server import (
     ServerError,
     ValidationError,
     decode,
-    edited,
 )
 
 STAND_IN = """
@@ -187,13 +186,12 @@ def test_messages_are_decoded() -> None:
     assert decode(b"\0\0\0\3text") is None
 
 
-def test_node_seconds_and_edited() -> None:
+def test_node_seconds() -> None:
     events = [("executing", {"node": "1"}), ("progress", {}), ("executing", {"node": "2"})]
     run = Run("p", {"outputs": {}}, events=events, times=[1.0, 2.0, 4.5])
     assert run.node_seconds("1") == 3.5
     assert run.node_seconds("2") is None
     workflow = {"6": {"class_type": "KSampler", "inputs": {"steps": 20, "cfg": 3.5}}}
-    assert edited(workflow, n6={"steps": 4})["6"]["inputs"] == {"steps": 4, "cfg": 3.5}
     assert workflow["6"]["inputs"]["steps"] == 20
 
 

@@ -142,6 +142,20 @@ def test_exact_equals_stock(run_graph, build: Callable[[Graph, str], Sampled], s
     assert torch.nn.functional.mse_loss(latents["first"], latents["stock"]) < 0.2 * latents["stock"].var()
 
 
+@pytest.mark.parametrize("cores", [2, 4])
+def test_second_output_of_custom_sampling_equals_stock(run_graph, cores: int) -> None:
+    """The last denoised latent, also where two cores reach the last step in the same round."""
+    graph = Graph()
+    sampled = _custom_guider(graph, "euler")
+    graph.save("stock", sampled({})[1])
+    for lane_count in (1, 4):
+        chords = {"cores": cores, "accept": "exact", "devices": lanes(graph, lane_count)}
+        graph.save(f"exact{lane_count}", sampled(chords)[1])
+    _, latents = run_graph(graph)
+    assert torch.equal(latents["exact1"], latents["stock"])
+    assert torch.equal(latents["exact4"], latents["stock"])
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_lanes_do_not_change_the_latent(run_graph, solver: str) -> None:
     graph = Graph()

@@ -7,6 +7,8 @@ import random
 import threading
 import time
 
+import comfy.model_management
+import torch
 from comfy_api.latest import ComfyExtension, io
 
 
@@ -77,9 +79,26 @@ class TestNoFactory(_ModelNode):
         return io.NodeOutput(model)
 
 
+class TestThreads(io.ComfyNode):
+    """What a run might leave behind in the host: threads, their intra-op setting, patchers in use."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestThreads", category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, salt):
+        loaded = comfy.model_management.loaded_models()
+        in_use = sum(getattr(patcher.model, "current_patcher", None) is not None for patcher in loaded)
+        names = [thread.name for thread in threading.enumerate()]
+        return io.NodeOutput(ui={"threads": names, "intra_op": [torch.get_num_threads()], "current_patchers": [in_use]})
+
+
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [TestRandomDelay, TestFailingLane, TestNoFactory]
+        return [TestRandomDelay, TestFailingLane, TestNoFactory, TestThreads]
 
 
 async def comfy_entrypoint():

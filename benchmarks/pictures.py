@@ -1,0 +1,98 @@
+"""The README's picture: the same prompts and seeds by the stock sampler and by CHORDS, on a live ComfyUI.
+
+    .venv/bin/python benchmarks/pictures.py
+
+Needs `python scripts/test.py --setup-only` once. Writes docs/images/demo.png.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests" / "host")]
+
+import host
+from _server import ComfyClient, ComfyServer
+from graphs import Graph, demo, empty_latent, lanes, settings
+
+TARGET = REPO / "docs" / "images" / "demo.png"
+STEPS = 20
+PROMPTS = (
+    "a big yellow star on the left, black background",
+    "a big blue ring at the top and a small white circle at the bottom, green background",
+    "a big red circle in the center, blue background",
+)
+COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (  # caption, CHORDS inputs (none: the stock sampler)
+    (f"KSampler,\n{STEPS} steps", {}),
+    ("CHORDS, 4 cores,\nfirst hit", {"cores": 4, "accept": "first"}),
+    ("CHORDS, 8 cores,\nfirst hit", {"cores": 8, "accept": "first"}),
+    ("CHORDS, 4 cores,\nexact", {"cores": 4, "accept": "exact"}),
+)
+TILE, GAP, CAPTION, LABEL = 168, 12, 46, 190
+INK, PAPER = "#1f2430", "white"
+
+
+def main() -> None:
+    with ComfyServer(host.prepare(), threads=1) as server:
+        client = server.client()
+        rows = [[_sample(client, prompt, seed, chords) for _, chords in COLUMNS] for seed, prompt in enumerate(PROMPTS)]
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    sheet = _sheet(rows)
+    sheet.save(TARGET, optimize=True)
+    print(f"{TARGET.relative_to(REPO)}: {sheet.width}x{sheet.height}")
+
+
+def _sample(client: ComfyClient, prompt: str, seed: int, chords: dict[str, Any]) -> tuple[Image.Image, int]:
+    """The picture and the model calls in a row it took."""
+    graph = Graph()
+    inputs = demo(graph, prompt)
+    shared = inputs | settings(seed=seed, steps=STEPS) | {"latent_image": empty_latent(graph)}
+    devices = {"devices": lanes(graph, 2)} if chords else {}
+    sampler = graph.add("ChordsKSampler" if chords else "KSampler", **shared, **chords, **devices)
+    decoded = graph.add("VAEDecode", samples=sampler, vae=[inputs["model"][0], 1])
+    shown = graph.add("PreviewImage", images=decoded)
+    run = client.run(graph.nodes)
+    depth = run.outputs[sampler.name]["chords"][0]["depth"] if chords else shared["steps"]
+    picture = Image.open(io.BytesIO(client.view(run.outputs[shown.name]["images"][0]))).convert("RGB")
+    return picture, depth
+
+
+def _sheet(rows: list[list[tuple[Image.Image, int]]]) -> Image.Image:
+    width = LABEL + len(COLUMNS) * (TILE + GAP)
+    sheet = Image.new("RGB", (width, CAPTION + len(rows) * (TILE + GAP)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    bold, plain = ImageFont.load_default(15), ImageFont.load_default(13)
+    for number, (caption, _) in enumerate(COLUMNS):
+        draw.multiline_text((LABEL + number * (TILE + GAP), 6), caption, INK, bold)
+    for number, (prompt, row) in enumerate(zip(PROMPTS, rows, strict=True)):
+        top = CAPTION + number * (TILE + GAP)
+        draw.multiline_text((GAP, top + 6), _wrapped(prompt, plain, LABEL - 2 * GAP), INK, plain)
+        for position, (picture, depth) in enumerate(row):
+            left = LABEL + position * (TILE + GAP)
+            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
+            calls = f"{depth} calls in a row"
+            box = draw.textbbox((left + 8, top + TILE - 24), calls, plain)
+            draw.rectangle((box[0] - 5, box[1] - 3, box[2] + 5, box[3] + 3), PAPER)
+            draw.text((left + 8, top + TILE - 24), calls, INK, plain)
+    return sheet
+
+
+def _wrapped(text: str, font: Any, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

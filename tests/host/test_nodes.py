@@ -137,39 +137,6 @@ def test_auto_uses_the_lanes_there_are(run_graph) -> None:
     assert not torch.equal(ours, stock)
 
 
-def test_stateful_patch_falls_back_to_one_core(run_graph) -> None:
-    graph = Graph()
-    inputs = demo(graph) | settings() | {"latent_image": empty_latent(graph)}
-    inputs["model"] = graph.add(
-        "EasyCache",
-        model=inputs["model"],
-        reuse_threshold=0.2,
-        start_percent=0.1,
-        end_percent=0.9,
-        verbose=False,
-    )
-    node = graph.add("ChordsKSampler", **inputs, cores=4, devices=lanes(graph, 4))
-    graph.save("ours", node)
-    graph.save("stock", graph.add("KSampler", **inputs))
-    run, latents = run_graph(graph)
-    assert torch.equal(latents["ours"], latents["stock"])
-    summary = run.outputs[node.name]["chords"][0]
-    assert summary["cores"] == 1
-    assert "cache" in summary["message"].lower()
-
-
-def test_harmless_patches_stay_parallel(run_graph) -> None:
-    graph = Graph()
-    inputs = demo(graph) | settings() | {"latent_image": empty_latent(graph)}
-    inputs["model"] = graph.add("RescaleCFG", model=inputs["model"], multiplier=0.7)
-    node = graph.add("ChordsKSampler", **inputs, cores=4, accept="exact", devices=lanes(graph, 4))
-    graph.save("ours", node)
-    graph.save("stock", graph.add("KSampler", **inputs))
-    run, latents = run_graph(graph)
-    assert run.outputs[node.name]["chords"][0]["cores"] == 4
-    assert torch.equal(latents["ours"], latents["stock"])
-
-
 def test_unknown_device_is_refused_before_any_call(run_graph) -> None:
     graph = Graph()
     devices = graph.add("ChordsDevices", devices="cuda:17", cpu_lanes=1)

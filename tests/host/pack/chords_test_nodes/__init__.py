@@ -3,11 +3,14 @@
 A lane is known by its thread's name; the host's own thread is not a lane.
 """
 
+import importlib
 import random
 import threading
 import time
 
+import comfy.k_diffusion.sampling
 import comfy.model_management
+import comfy.samplers
 import torch
 from comfy_api.latest import ComfyExtension, io
 
@@ -79,6 +82,92 @@ class TestNoFactory(_ModelNode):
         return io.NodeOutput(model)
 
 
+class _WithModel:
+    """A patch of the kind that carries a model of its own."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def models(self):
+        return [self._model]
+
+    def __call__(self, args):
+        return args
+
+
+class _WithTensor:
+    """A patch that holds a tensor and moves it in place."""
+
+    def __init__(self):
+        self.scale = torch.ones(1)
+
+    def to(self, device):
+        self.scale = self.scale.to(device)
+        return self
+
+    def __call__(self, args):
+        return args
+
+
+class TestSecondModel(_ModelNode):
+    """A patch with a model of its own."""
+
+    @classmethod
+    def execute(cls, model):
+        patched = model.clone()
+        patched.set_model_patch(_WithModel(model.clone()), "post_input")
+        return io.NodeOutput(patched)
+
+
+class TestTensorPatch(_ModelNode):
+    """A patch with a tensor on one device."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+        model.set_model_patch(_WithTensor(), "post_input")
+        return io.NodeOutput(model)
+
+
+class TestReplacedPart(_ModelNode):
+    """A method of the loaded network replaced by one bound to it."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+        model.add_object_patch("diffusion_model.forward", model.model.diffusion_model.forward)
+        return io.NodeOutput(model)
+
+
+class TestReloadSamplers(_ModelNode):
+    """Reloads the host's sampler functions, as some packs do."""
+
+    @classmethod
+    def execute(cls, model):
+        importlib.reload(comfy.k_diffusion.sampling)
+        return io.NodeOutput(model)
+
+
+class TestWrappedSampler(io.ComfyNode):
+    """A sampler that hands another one a model of its own making, as detail enhancers do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs, outputs = [io.Sampler.Input("sampler")], [io.Sampler.Output()]
+        return io.Schema(node_id="TestWrappedSampler", category="tests", inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, sampler):
+        def wrapped(model, x, sigmas, **kwargs):
+            def slightly_off(x, sigma, **extra_args):
+                return model(x, sigma * 0.99, **extra_args)
+
+            slightly_off.inner_model, slightly_off.sigmas = model.inner_model, sigmas
+            return sampler.sampler_function(slightly_off, x, sigmas, **kwargs)
+
+        return io.NodeOutput(comfy.samplers.KSAMPLER(wrapped))
+
+
 class TestThreads(io.ComfyNode):
     """What a run might leave behind in the host: threads, their intra-op setting, patchers in use."""
 
@@ -98,7 +187,17 @@ class TestThreads(io.ComfyNode):
 
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [TestRandomDelay, TestFailingLane, TestNoFactory, TestThreads]
+        return [
+            TestRandomDelay,
+            TestFailingLane,
+            TestNoFactory,
+            TestSecondModel,
+            TestTensorPatch,
+            TestReplacedPart,
+            TestReloadSamplers,
+            TestWrappedSampler,
+            TestThreads,
+        ]
 
 
 async def comfy_entrypoint():

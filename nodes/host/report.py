@@ -51,7 +51,7 @@ class ChordsRun:
             "devices": list(self.devices),
             "cores": self.plan.cores if self.plan else 1,
             "starts": list(self.plan.starts) if self.plan else [0],
-            "steps": self.plan.steps if self.plan else 0,
+            "steps": self.plan.steps if self.plan else self.depth,
             "depth": self.depth,
             "evaluations": self.evaluations,
             "seconds": self.seconds,

@@ -4,7 +4,7 @@ The mathematics lives in state machines that do no work themselves (`chords`), a
 (`pools`), and a driver connects the two (`driver`). `sample` puts them together.
 """
 
-from .accept import Accept, Residual
+from .accept import Accept, OnDemand, Residual
 from .chords import Chords
 from .errors import Cancelled, InvalidInput, NonFiniteDenoised
 from .events import Accepted, Evaluated, Event, Hit, LaneLost, Rectified, Step, Task
@@ -29,6 +29,7 @@ __all__ = [
     "InvalidInput",
     "LaneLost",
     "NonFiniteDenoised",
+    "OnDemand",
     "Outcome",
     "Plan",
     "Pool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,10 +28,22 @@ class Residual:
         return float((after - before).norm()) / after.numel() < self.threshold
 
 
-Accept = int | str | Residual
+@dataclass(frozen=True)
+class OnDemand:
+    """``otherwise`` (a hit's number, "exact" or `Residual`), unless ``asked()`` becomes true: then the newest hit, the
+    draft included, at once, or the first to come if there is none yet.
+
+    ``asked`` is called in the thread of `chords_core.sample`, as often as its ``cancel``.
+    """
+
+    otherwise: int | str | Residual
+    asked: Callable[[], bool]
 
 
-def check_accept(accept: Accept, cores: int) -> int | Residual:
+Accept = int | str | Residual | OnDemand
+
+
+def check_accept(accept: int | str | Residual, cores: int) -> int | Residual:
     """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a residual rule.
 
     Raises:

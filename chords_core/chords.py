@@ -81,6 +81,7 @@ class Chords:
         self._ready: list[Task] = []
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
+        self._newest_will_do = False
         self._start_core(x, None)
 
     def ready(self) -> list[Task]:
@@ -111,6 +112,14 @@ class Chords:
             self._advance(task.core + 1, events)
         self._count(task.depth, events)
         self._settle(events)
+        return events
+
+    def accept_newest(self) -> list[Event]:
+        """End with the newest hit, the draft included; if there is none yet, with the first to come."""
+        self._newest_will_do = True
+        events: list[Event] = []
+        if self.hits and self.accepted is None:
+            self._end_with(self.hits[-1], events)
         return events
 
     def _round(self, core: int, index: int) -> int:
@@ -198,6 +207,8 @@ class Chords:
 
     def _settle(self, events: list[Event]) -> None:
         """Report hits in their order, fastest core first, whichever core came in first; accept one."""
+        if self.hits and self.accepted is None and self._newest_will_do:
+            self._end_with(self.hits[-1], events)
         while self.hits and self.accepted is None:
             number = len(self._starts) - len(self.hits) + 1
             if number not in self._ends:
@@ -211,8 +222,11 @@ class Chords:
             else:
                 enough = len(self.hits) > self._accept
             if enough:
-                self.accepted = hit
-                events.append(Accepted(hit))
+                self._end_with(hit, events)
+
+    def _end_with(self, hit: Hit, events: list[Event]) -> None:
+        self.accepted = hit
+        events.append(Accepted(hit))
 
 
 def needed_indices(steps: int, starts: Sequence[int], last_core: int) -> tuple[int, ...]:

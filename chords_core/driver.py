@@ -26,6 +26,8 @@ class Method(Protocol):
 
     def complete(self, task: Task, denoised: Tensor) -> list[Event]: ...
 
+    def accept_newest(self) -> list[Event]: ...
+
 
 def drive(
     method: Method,
@@ -33,11 +35,13 @@ def drive(
     steps: int,
     on_event: Callable[[Event], None],
     cancelled: Callable[[], bool],
+    newest_will_do: Callable[[], bool],
 ) -> int:
     """Run ``method`` on ``pool`` until it has accepted a hit. Returns the number of model calls made.
 
-    ``on_event`` and ``cancelled`` are called in the calling thread only, the latter after every evaluation
-    and, while threads are busy, every 20 ms. Whatever is raised, no evaluation is under way any more when it
+    Once ``newest_will_do`` returns true, the run ends with the newest hit. ``on_event``, ``cancelled`` and
+    ``newest_will_do`` are called in the calling thread only, the latter two after every evaluation and, while
+    threads are busy, every 20 ms. Whatever is raised, no evaluation is under way any more when it
     reaches the caller.
 
     Raises:
@@ -57,6 +61,8 @@ def drive(
     try:
         while True:
             _check(cancelled)
+            if newest_will_do():
+                events = [*events, *method.accept_newest()]
             for task in method.ready():
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
             while idle and waiting and method.accepted is None:

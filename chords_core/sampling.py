@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .accept import Accept, check_accept
+from .accept import Accept, OnDemand, Residual, check_accept
 from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
@@ -64,7 +64,8 @@ def sample(
         starts: increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
         solver: "euler" (= DDIM), "dpmpp_2m" or "res_multistep".
         accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
-            which is the sequential result; `Residual` when two hits agree.
+            which is the sequential result; `Residual` when two hits agree; `OnDemand` with any of these or,
+            once it is asked to, with the newest hit.
         rounds: for window methods; none of the present methods takes it.
         pool: where evaluations run; None: in this thread.
         on_event: called in this thread with each `chords_core.events` record, in order.
@@ -89,14 +90,16 @@ def sample(
         if denoise is None:
             raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
         pool = InlinePool(denoise)
-    indices, accept = _check_cores(method, cores, starts, accept, steps)
-    run = Chords(x, sigmas, indices, SOLVERS[solver], check_accept(accept, len(indices)))
+    rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
+    indices, rule = _check_cores(method, cores, starts, rule, steps)
+    run = Chords(x, sigmas, indices, SOLVERS[solver], check_accept(rule, len(indices)))
     evaluations = drive(
         run,
         pool,
         steps,
         on_event or (lambda event: None),
         _as_predicate(cancel),
+        asked,
     )
     assert run.accepted is not None
     return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)
@@ -122,8 +125,8 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
 
 
 def _check_cores(
-    method: str, cores: int, starts: Sequence[int] | None, accept: Accept, steps: int
-) -> tuple[tuple[int, ...], Accept]:
+    method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual, steps: int
+) -> tuple[tuple[int, ...], int | str | Residual]:
     """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
     if method not in METHODS:
         raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")

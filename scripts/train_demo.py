@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; no more than are really free")
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--autoencoder-steps", type=int, default=850)
+    parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--scenes", type=int, default=14000, help="scenes the flow model learns from")
     parser.add_argument("--flow-steps", type=int, default=5000)
     arguments = parser.parse_args()
@@ -59,9 +59,7 @@ def main() -> None:
     save_file(taesd_state(autoencoder), arguments.out / "chords_demo_vae.safetensors")
     scenes = [random_scene(rng) for _ in range(arguments.scenes)]
     latents = encode(autoencoder, scenes, rng, device)
-    flow = train_flow(latents, scenes, arguments.flow_steps, rng, device)
-    weights = {name: value.half().cpu().contiguous() for name, value in flow.state_dict().items()}
-    save_file(weights, arguments.out / "chords_demo_flow.safetensors")
+    flow = train_flow(latents, scenes, arguments.flow_steps, rng, device, arguments.out / "chords_demo_flow.safetensors")
     prompts = [describe(random_scene(rng)) for _ in range(20)]
     shown = sum(
         matches(picture, prompt) for picture, prompt in zip(paint(flow, autoencoder, prompts), prompts, strict=True)
@@ -117,10 +115,13 @@ def encode(model: Autoencoder, scenes: list[Scene], rng: random.Random, device: 
     return latents
 
 
-def train_flow(latents: Tensor, scenes: list[Scene], steps: int, rng: random.Random, device: torch.device) -> Flow:
+def train_flow(
+    latents: Tensor, scenes: list[Scene], steps: int, rng: random.Random, device: torch.device, path: Path
+) -> Flow:
     """The flow model (an average over training): velocity at times that favour the noisy half.
 
-    Muon on the blocks' matrices needs about a fifth fewer steps than AdamW on everything.
+    Muon on the blocks' matrices needs about a fifth fewer steps than AdamW on everything. The file is written every
+    500 steps, so that a run cut short leaves a usable model.
     """
     model = Flow().to(device)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -155,6 +156,8 @@ def train_flow(latents: Tensor, scenes: list[Scene], steps: int, rng: random.Ran
             with torch.no_grad():
                 held_loss = _flow_loss(average, *held, device, torch.Generator().manual_seed(1)).item()
             print(f"flow {step}/{steps}  loss {loss.item():.4f}  held-out {held_loss:.4f}  {_since(began)}", flush=True)
+        if step % 500 == 0 or step == steps:
+            save_file({name: value.half().cpu().contiguous() for name, value in average.state_dict().items()}, path)
     return average.eval()
 
 

@@ -112,6 +112,17 @@ def taesd_state(autoencoder: Autoencoder, dtype: torch.dtype = torch.float16) ->
     return state
 
 
+@torch.no_grad()
+def latent_rgb(autoencoder: Autoencoder, pictures: Tensor) -> Tensor:
+    """The linear map [17, 3] from a latent pixel (and 1) to the mean colour there, -1..1, by least squares.
+
+    It gives the host's quick preview of a latent.
+    """
+    latents = autoencoder.encode(pictures).movedim(1, -1).flatten(0, 2)
+    colours = F.avg_pool2d(2 * pictures - 1, DOWNSCALE).movedim(1, -1).flatten(0, 2)
+    return torch.linalg.lstsq(F.pad(latents, (0, 1), value=1.0).double(), colours.double()).solution.float()
+
+
 def autoencoder_from_state(state: dict[str, Tensor]) -> Autoencoder:
     """The autoencoder of a TAESD file, in the stock layout (float32)."""
     autoencoder = Autoencoder((TAESD_WIDTH,) * 4, TAESD_BLOCKS, TAESD_BLOCKS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import random
 import sys
@@ -25,7 +26,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from demo import SHIFT
-from demo.autoencoder import Autoencoder, taesd_state
+from demo.autoencoder import Autoencoder, latent_rgb, taesd_state
 from demo.content import matches
 from demo.flow import Flow
 from demo.prompts import encode_prompt
@@ -56,10 +57,14 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     autoencoder = train_autoencoder(arguments.autoencoder_steps, rng, device)
-    save_file(taesd_state(autoencoder), arguments.out / "chords_demo_vae.safetensors")
+    pictures = _pictures([random_scene(rng) for _ in range(64)], rng).to(device)
+    metadata = {"latent_rgb": json.dumps(latent_rgb(autoencoder, pictures).tolist())}
+    save_file(taesd_state(autoencoder), arguments.out / "chords_demo_vae.safetensors", metadata)
     scenes = [random_scene(rng) for _ in range(arguments.scenes)]
     latents = encode(autoencoder, scenes, rng, device)
-    flow = train_flow(latents, scenes, arguments.flow_steps, rng, device, arguments.out / "chords_demo_flow.safetensors")
+    flow = train_flow(
+        latents, scenes, arguments.flow_steps, rng, device, arguments.out / "chords_demo_flow.safetensors"
+    )
     prompts = [describe(random_scene(rng)) for _ in range(20)]
     shown = sum(
         matches(picture, prompt) for picture, prompt in zip(paint(flow, autoencoder, prompts), prompts, strict=True)

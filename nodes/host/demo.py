@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import comfy.latent_formats
 import comfy.model_sampling
 import comfy.sd
 import comfy.utils
@@ -17,6 +19,15 @@ _FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_v
 
 class _FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
     pass
+
+
+class _DemoLatents(comfy.latent_formats.Flux):
+    """Flux's scale, and the demo autoencoder's own colours for quick previews."""
+
+    def __init__(self, rgb: list[list[float]]) -> None:
+        super().__init__()
+        *self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb
+        self.taesd_decoder_name = None
 
 
 def load_demo_model() -> tuple[Any, Any]:
@@ -36,4 +47,5 @@ def load_demo_model() -> tuple[Any, Any]:
     sampling.set_parameters(shift=SHIFT, multiplier=1.0)
     model.add_object_patch("model_sampling", sampling)
     weights, metadata = comfy.utils.load_torch_file(str(_VAE), return_metadata=True)
+    model.model.latent_format = _DemoLatents(json.loads(metadata["latent_rgb"]))
     return model, comfy.sd.VAE(sd=weights, metadata=metadata)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 import torch
-from _server import Interrupted
+from client import Interrupted
 from graphs import Graph, demo, empty_latent, lanes, settings
+
+from chords_core import plan
 
 CHORDS_NODES = {
     "ChordsKSampler": ["LATENT", "CHORDS_RUN"],
     "ChordsKSamplerAdvanced": ["LATENT", "CHORDS_RUN"],
     "ChordsSampler": ["SAMPLER"],
     "ChordsDevices": ["CHORDS_DEVICES"],
+    "ChordsStreamPreview": ["IMAGE", "LATENT"],
+    "ChordsReport": ["IMAGE", "STRING"],
     "ChordsDemoModel": ["MODEL", "VAE"],
     "ChordsDemoPrompt": ["CONDITIONING"],
 }
@@ -131,10 +136,12 @@ def test_the_choice_is_told(run_graph) -> None:
 
 
 def test_auto_uses_the_lanes_there_are(run_graph) -> None:
+    """On a CPU no more of them than the processor has cores: further ones would take turns."""
     summary, ours, stock = _run_one(run_graph)
-    assert summary["cores"] > 1
-    assert summary["depth"] < summary["steps"]
-    assert not torch.equal(ours, stock)
+    expected = plan(summary["steps"], min(4, os.cpu_count() or 1))
+    assert (summary["starts"], summary["depth"]) == (list(expected.starts), expected.depth)
+    assert expected.reason in summary["message"]
+    assert torch.equal(ours, stock) == (expected.cores == 1)
 
 
 def test_unknown_device_is_refused_before_any_call(run_graph) -> None:

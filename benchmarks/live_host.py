@@ -21,7 +21,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host")]
 
 import host
-from _server import ComfyClient, ComfyServer, Run
+from _server import ComfyServer
+from client import ComfyClient, Run
 from graphs import Graph, demo, empty_latent, lanes, settings
 
 from demo.scenes import describe, random_scene

@@ -18,7 +18,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests" / "host")]
 
 import host
-from _server import ComfyClient, ComfyServer
+from _server import ComfyServer
+from client import ComfyClient
 from graphs import Graph, demo, empty_latent, lanes, settings
 
 TARGET = REPO / "docs" / "images" / "demo.png"

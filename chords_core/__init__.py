@@ -13,6 +13,7 @@ from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .sampling import Result, check_sigmas, sample
 from .solvers import SOLVERS
 from .starts import authors_starts, check_starts, hit_depth, lattice_starts
+from .timeline import Evaluation, HitMark, LostMark, Recorder, RectificationMark, Timeline, relative_change
 
 __all__ = [
     "ACCEPTS",
@@ -23,22 +24,28 @@ __all__ = [
     "Chords",
     "Denoise",
     "Evaluated",
+    "Evaluation",
     "Event",
     "Hit",
+    "HitMark",
     "InlinePool",
     "InvalidInput",
     "LaneLost",
+    "LostMark",
     "NonFiniteDenoised",
     "OnDemand",
     "Outcome",
     "Plan",
     "Pool",
+    "Recorder",
+    "RectificationMark",
     "Rectified",
     "Residual",
     "Result",
     "Step",
     "Task",
     "ThreadPool",
+    "Timeline",
     "authors_starts",
     "check_sigmas",
     "check_starts",
@@ -46,5 +53,6 @@ __all__ = [
     "lattice_starts",
     "one_core",
     "plan",
+    "relative_change",
     "sample",
 ]

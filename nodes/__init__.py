@@ -4,7 +4,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .demo import ChordsDemoModel, ChordsDemoPrompt
 from .devices import ChordsDevices
+from .host import routes
+from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
+from .stream import ChordsStreamPreview
 
 
 class ChordsExtension(ComfyExtension):
@@ -14,10 +17,13 @@ class ChordsExtension(ComfyExtension):
             ChordsKSamplerAdvanced,
             ChordsSampler,
             ChordsDevices,
+            ChordsStreamPreview,
+            ChordsReport,
             ChordsDemoModel,
             ChordsDemoPrompt,
         ]
 
 
 async def comfy_entrypoint() -> ChordsExtension:
+    routes.register()
     return ChordsExtension()

@@ -112,6 +112,7 @@ class ChordsKSampler(io.ComfyNode):
         cores: int = 0,
         accept: str = "auto",
         devices: DeviceRequest | None = None,
+        preview_vae: Any = None,
     ) -> io.NodeOutput:
         latent, run = ksample(
             model,
@@ -127,6 +128,7 @@ class ChordsKSampler(io.ComfyNode):
             cores=cores,
             accept=accept,
             devices=devices,
+            preview_vae=preview_vae,
         )
         return _output(latent, run)
 
@@ -172,6 +174,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
         cores: int = 0,
         accept: str = "auto",
         devices: DeviceRequest | None = None,
+        preview_vae: Any = None,
     ) -> io.NodeOutput:
         latent, run = ksample(
             model,
@@ -190,6 +193,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
             cores=cores,
             accept=accept,
             devices=devices,
+            preview_vae=preview_vae,
         )
         return _output(latent, run)
 
@@ -217,6 +221,11 @@ class ChordsSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, sampler_name: str, cores: int = 0, accept: str = "auto", devices: DeviceRequest | None = None
+        cls,
+        sampler_name: str,
+        cores: int = 0,
+        accept: str = "auto",
+        devices: DeviceRequest | None = None,
+        preview_vae: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices))
+        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices, preview_vae))

@@ -39,4 +39,10 @@ def parallel_inputs() -> list[io.Input]:
             optional=True,
             tooltip="From a CHORDS Devices node. Without it, all devices ComfyUI sees are used.",
         ),
+        io.Vae.Input(
+            "preview_vae",
+            optional=True,
+            tooltip="Connected, this VAE decodes each result as it arrives, where there is memory for it, instead of "
+            "ComfyUI's quick preview. It works beside the sampling but on the same device.",
+        ),
     ]

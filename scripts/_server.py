@@ -1,38 +1,29 @@
-"""A ComfyUI server of our own for the demo, the tests and the benchmarks, and a small client for it.
+"""A ComfyUI server of our own for the demo, the tests and the benchmarks.
 
     with ComfyServer(host) as server:
-        client = ComfyClient(server.url)
-        run = client.run(workflow)            # raises ValidationError or ExecutionError
-        pictures = [client.view(image) for image in run.images]
+        run = server.client().run(workflow)
 
-Standard library and websocket-client only.
+Standard library only; the client is client.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from client import ComfyClient
+
 TAIL_LINES = 40
-PREVIEW_IMAGE = 1
-PREVIEW_IMAGE_WITH_METADATA = 4
 WATCHDOG = """
 import os, shutil, signal, subprocess, sys, time
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -52,45 +43,10 @@ for _ in range(50):
     shutil.rmtree(sys.argv[2], ignore_errors=True)
     time.sleep(0.1)
 """
-FEATURE_FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-OnEvent = Callable[[str, dict], None]
 
 
 class ServerError(RuntimeError):
     """ComfyUI did not start, or stopped; the message carries the end of its log."""
-
-
-class ValidationError(RuntimeError):
-    """The server refused a workflow. `node_errors` is what it said, `status` the HTTP status."""
-
-    def __init__(self, message: str, node_errors: dict, status: int):
-        super().__init__(message)
-        self.node_errors = node_errors
-        self.status = status
-
-
-class ExecutionError(RuntimeError):
-    """A node failed while the workflow ran. `details` is the server's execution_error message."""
-
-    def __init__(self, message: str, details: dict):
-        super().__init__(message)
-        self.details = details
-
-    @property
-    def traceback(self) -> str:
-        """The traceback inside the server."""
-        return "".join(self.details.get("traceback") or [])
-
-
-class Interrupted(RuntimeError):
-    """The run was interrupted. `details` is the server's execution_interrupted message."""
-
-    def __init__(self, details: dict):
-        super().__init__(f"the run was interrupted at node {details.get('node_id')}")
-        self.details = details
-
-
-# ---------------------------------------------------------------------------------------------- server
 
 
 class ComfyServer:
@@ -355,320 +311,3 @@ def _kill(process: subprocess.Popen) -> None:
     else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-# ---------------------------------------------------------------------------------------------- client
-
-
-@dataclass
-class Preview:
-    """A picture sent while a node was running."""
-
-    data: bytes
-    mime: str
-    node_id: str | None = None
-    metadata: dict = field(default_factory=dict)
-    time: float = 0.0
-
-
-@dataclass
-class Run:
-    """One finished workflow: its history entry, and what was streamed meanwhile."""
-
-    prompt_id: str
-    history: dict
-    events: list[tuple[str, dict]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    previews: list[Preview] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def outputs(self) -> dict:
-        """Node id -> what the node put into the history."""
-        return self.history.get("outputs", {})
-
-    @property
-    def images(self) -> list[dict]:
-        """Every picture of every node, as /view wants it: filename, subfolder, type."""
-        return [image for output in self.outputs.values() for image in output.get("images", [])]
-
-    def of_kind(self, kind: str) -> list[dict]:
-        """The data of all streamed events of one type, in order."""
-        return [data for name, data in self.events if name == kind]
-
-    def node_seconds(self, node_id: str) -> float | None:
-        """Seconds between the start of a node and of whatever came after it, from the socket's events."""
-        begun = None
-        for (kind, data), when in zip(self.events, self.times, strict=True):
-            if kind != "executing":
-                continue
-            if begun is not None:
-                return when - begun
-            if data.get("node") == node_id:
-                begun = when
-        return None
-
-
-class ComfyClient:
-    """Talks to one ComfyUI server over HTTP and its websocket."""
-
-    def __init__(self, url: str, client_id: str | None = None, timeout: float = 60.0):
-        self.url = url.rstrip("/")
-        self.client_id = client_id or uuid.uuid4().hex
-        self.timeout = timeout
-
-    # ---- HTTP
-
-    def get(self, path: str, **query: object) -> bytes:
-        """GET a path; the body."""
-        return self._request(self._address(path, query))
-
-    def get_json(self, path: str, **query: object):
-        """GET a path; the decoded JSON body."""
-        return json.loads(self.get(path, **query))
-
-    def post(self, path: str, body: object = None):
-        """POST JSON; the decoded body (None if it is empty)."""
-        data = json.dumps({} if body is None else body).encode()
-        request = urllib.request.Request(self._address(path, {}), data, {"Content-Type": "application/json"})
-        answer = self._request(request)
-        return json.loads(answer) if answer.strip() else None
-
-    def _address(self, path: str, query: dict) -> str:
-        """The full URL of a path with a query."""
-        return f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-
-    def _request(self, request: urllib.request.Request | str) -> bytes:
-        """Do one HTTP exchange."""
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-            return answer.read()
-
-    def object_info(self, node: str | None = None) -> dict:
-        """What the server says about all node classes, or about one ({} if it has no such class)."""
-        return self.get_json(f"/object_info/{node}" if node else "/object_info")
-
-    def queue(self, workflow: dict, extra: dict | None = None) -> str:
-        """Submit an API-format workflow; its prompt id. Raises ValidationError if it is refused."""
-        body = {"prompt": workflow, "client_id": self.client_id, **(extra or {})}
-        try:
-            return self.post("/prompt", body)["prompt_id"]
-        except urllib.error.HTTPError as error:
-            raise _validation_error(error, workflow) from None
-
-    def history(self, prompt_id: str) -> dict | None:
-        """The history entry of a finished prompt, else None."""
-        return self.get_json(f"/history/{prompt_id}").get(prompt_id)
-
-    def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop what is running (only if it is this prompt, where one is given)."""
-        self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
-
-    def view(self, image: dict) -> bytes:
-        """The bytes of a file that a node reported."""
-        query = {key: image[key] for key in ("filename", "subfolder", "type") if key in image}
-        return self.get("/view", **query)
-
-    def upload(self, data: bytes, name: str, *, subfolder: str = "", overwrite: bool = True) -> dict:
-        """Put a picture into the server's input folder."""
-        boundary = uuid.uuid4().hex
-        fields = {"type": "input", "subfolder": subfolder, "overwrite": "true" if overwrite else "false"}
-        body = b"".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
-            for key, value in fields.items()
-        )
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-        body += f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + data
-        body += f"\r\n--{boundary}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return json.loads(self._request(urllib.request.Request(f"{self.url}/upload/image", body, headers)))
-
-    def free(self) -> None:
-        """Ask the server to unload its models and to forget its cached results."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-
-    # ---- running
-
-    def run(
-        self,
-        workflow: dict,
-        *,
-        on_event: OnEvent | None = None,
-        on_preview: Callable[[Preview], None] | None = None,
-        time_limit: float = 300.0,
-        extra: dict | None = None,
-    ) -> Run:
-        """Submit a workflow, follow it over the websocket, and return it when it is done."""
-        with self.socket() as stream:
-            started = time.monotonic()
-            prompt_id = self.queue(workflow, extra)
-            run = Run(prompt_id, {})
-            self._follow(stream, run, on_event, on_preview, started + time_limit)
-            run.seconds = time.monotonic() - started
-        run.history = self.wait(prompt_id, time_limit=30.0)
-        return run
-
-    def run_polling(self, workflow: dict, *, time_limit: float = 300.0, extra: dict | None = None) -> Run:
-        """Submit a workflow and poll /history until it is done: no socket."""
-        started = time.monotonic()
-        prompt_id = self.queue(workflow, extra)
-        history = self.wait(prompt_id, time_limit=time_limit)
-        return Run(prompt_id, history, seconds=time.monotonic() - started)
-
-    def wait(self, prompt_id: str, *, time_limit: float = 300.0) -> dict:
-        """Poll /history until the prompt is in it; raise if it failed or was interrupted."""
-        limit = time.monotonic() + time_limit
-        while True:
-            entry = self.history(prompt_id)
-            if entry is not None:
-                _raise_if_failed(entry)
-                return entry
-            if time.monotonic() > limit:
-                raise TimeoutError(f"prompt {prompt_id} was not finished within {time_limit:.0f} s")
-            time.sleep(0.05)
-
-    @contextlib.contextmanager
-    def socket(self) -> Iterator[EventStream]:
-        """The server's event stream for this client; it is open, and heard, when this returns."""
-        import websocket
-
-        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
-        connection = websocket.create_connection(address, timeout=self.timeout)
-        try:
-            connection.send(json.dumps(FEATURE_FLAGS))
-            yield EventStream(connection)
-        finally:
-            _close(connection)
-
-    def _follow(self, stream: EventStream, run: Run, on_event, on_preview, limit: float) -> None:
-        """Collect events until this prompt is done; raise if it fails."""
-        while True:
-            item = stream.receive(limit - time.monotonic())
-            if item is None:
-                raise TimeoutError(f"prompt {run.prompt_id} was not finished in time")
-            if isinstance(item, Preview):
-                run.previews.append(item)
-                if on_preview is not None:
-                    on_preview(item)
-                continue
-            kind, data = item
-            if data.get("prompt_id") not in (None, run.prompt_id):
-                continue
-            run.events.append(item)
-            run.times.append(time.monotonic())
-            if on_event is not None:
-                on_event(kind, data)
-            if kind == "execution_error":
-                raise _execution_error(data)
-            if kind == "execution_interrupted":
-                raise Interrupted(data)
-            if kind == "executing" and data.get("node") is None and data.get("prompt_id") == run.prompt_id:
-                return
-
-
-class EventStream:
-    """Decoded messages of the server's websocket: ("type", data) pairs and Previews."""
-
-    def __init__(self, connection):
-        self._connection = connection
-
-    def receive(self, time_limit: float) -> tuple[str, dict] | Preview | None:
-        """The next message, or None if none came in time."""
-        import websocket
-
-        limit = time.monotonic() + time_limit
-        while (left := limit - time.monotonic()) > 0:
-            self._connection.settimeout(left)
-            try:
-                message = self._connection.recv()
-            except websocket.WebSocketTimeoutException:
-                return None
-            except (websocket.WebSocketException, OSError) as error:
-                raise ServerError(f"the server closed the connection: {error}") from error
-            if not message:
-                raise ServerError("the server closed the connection")
-            item = decode(message)
-            if item is not None:
-                return item
-        return None
-
-
-def _close(connection) -> None:
-    """Close a websocket and wait for the server's answer, after which its client id may be used again.
-
-    The library's own close() does that too, but takes a KeyboardInterrupt that comes meanwhile for an error.
-    """
-    import websocket
-
-    try:
-        connection.settimeout(3)
-        connection.send_close()
-        while connection.recv_frame().opcode != websocket.ABNF.OPCODE_CLOSE:
-            pass
-    except (websocket.WebSocketException, OSError):
-        pass  # the server is gone, or slow
-    finally:
-        connection.shutdown()
-
-
-def decode(message: str | bytes) -> tuple[str, dict] | Preview | None:
-    """Decode one websocket message; None for kinds of no use here."""
-    if isinstance(message, str):
-        value = json.loads(message)
-        return value.get("type", ""), value.get("data") or {}
-    (event,) = struct.unpack_from(">I", message)
-    if event == PREVIEW_IMAGE:
-        (kind,) = struct.unpack_from(">I", message, 4)
-        return Preview(message[8:], "image/png" if kind == 2 else "image/jpeg", time=time.monotonic())
-    if event == PREVIEW_IMAGE_WITH_METADATA:
-        (length,) = struct.unpack_from(">I", message, 4)
-        metadata = json.loads(message[8 : 8 + length])
-        mime = metadata.get("image_type", "image/jpeg")
-        return Preview(message[8 + length :], mime, metadata.get("node_id"), metadata, time.monotonic())
-    return None
-
-
-def _validation_error(error: urllib.error.HTTPError, workflow: dict) -> Exception:
-    """A readable exception from the server's refusal."""
-    raw = error.read().decode(errors="replace")
-    try:
-        answer = json.loads(raw)
-    except ValueError:
-        text = f"the server refused the workflow (HTTP {error.code}): {raw[:500]}"
-        return ValidationError(text, {}, error.code)
-    main = answer.get("error") or {}
-    if isinstance(main, str):
-        main = {"message": main}
-    node_errors = answer.get("node_errors") or {}
-    lines = [_sentence(main.get("message"), main.get("details"))]
-    for node_id, node in node_errors.items():
-        name = node.get("class_type") or workflow.get(node_id, {}).get("class_type", "?")
-        lines += [
-            f"  node {node_id} ({name}): {_sentence(item.get('message'), item.get('details'))}"
-            for item in node.get("errors", [])
-        ]
-    text = "the server refused the workflow: " + "\n".join(lines)
-    return ValidationError(text, node_errors, error.code)
-
-
-def _sentence(message: str | None, details: str | None) -> str:
-    """Message and details in one line."""
-    return ": ".join(part for part in (message, details) if part) or "no reason given"
-
-
-def _execution_error(data: dict) -> ExecutionError:
-    """A readable exception from an execution_error message."""
-    where = f"node {data.get('node_id')} ({data.get('node_type')})"
-    what = f"{data.get('exception_type')}: {str(data.get('exception_message', '')).strip()}"
-    return ExecutionError(f"{where} failed: {what}", data)
-
-
-def _raise_if_failed(entry: dict) -> None:
-    """Raise what a history entry reports as the reason of a failed run."""
-    status = entry.get("status") or {}
-    for kind, data in status.get("messages", []):
-        if kind == "execution_error":
-            raise _execution_error(data)
-        if kind == "execution_interrupted":
-            raise Interrupted(data)
-    if status.get("status_str") == "error":
-        raise ExecutionError("the run failed; the server gave no reason", {})

@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _env import REPO, SetupError, enter_venv, say
+from client import ClientError, Progress
 
 WORKFLOW = REPO / "workflows" / "api" / "chords_demo.json"
 OUTPUT = REPO / "output"
@@ -31,7 +32,6 @@ NEW_INPUTS = ("cores", "accept", "devices")  # what ChordsKSampler has beyond KS
 STOCK, FIRST, EXACT = "stock", "chords_first", "chords_exact"
 NAMES = {STOCK: "KSampler (stock)", FIRST: "CHORDS, first hit", EXACT: "CHORDS, exact"}
 SAVE_LATENT = "save_latent"
-BAR_WIDTH = 24
 
 
 def find_node(workflow: dict, class_type: str) -> str:
@@ -64,56 +64,13 @@ def reseeded(workflow: dict, sampler: str, offset: int) -> dict:
     return result
 
 
-class Progress:
-    """Shows the sampler's progress: a bar on a terminal, else a line for each quarter."""
-
-    def __init__(self, label: str, sampler: str):
-        self.label = label
-        self.sampler = sampler
-        self.live = sys.stderr.isatty()
-        self.width = 0
-        self.quarters = 0
-
-    def __call__(self, kind: str, data: dict) -> None:
-        """Take one event from the server's websocket."""
-        if kind == "progress" and str(data.get("node")) == self.sampler:
-            self._bar(data.get("value", 0), data.get("max", 1))
-
-    def _bar(self, value: int, total: int) -> None:
-        if not self.live:
-            self._quarter(value, total)
-        else:
-            filled = round(BAR_WIDTH * value / max(total, 1))
-            text = f"  {self.label}: [{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {value}/{total}"
-            self.width = max(self.width, len(text))
-            sys.stderr.write(f"\r{text:<{self.width}}")
-            sys.stderr.flush()
-
-    def _quarter(self, value: int, total: int) -> None:
-        """Where nobody sees a bar, say only when another quarter is done."""
-        if 4 * value // max(total, 1) > self.quarters:
-            self.quarters = 4 * value // max(total, 1)
-            self._line(f"{value} of {total}")
-
-    def _line(self, text: str) -> None:
-        """Print a line that stays, over the bar."""
-        self.clear()
-        print(f"  {self.label}: {text}", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self.live and self.width:
-            sys.stderr.write("\r" + " " * self.width + "\r")
-            sys.stderr.flush()
-
-
 def sample_variant(client, server, name: str, graph: dict, repeats: int) -> dict:
     """Warm up, run the variant for its picture, then again for its time; what goes into the table."""
     sampler = find_node(graph, graph_sampler(graph))
     client.run(reseeded(graph, sampler, 1))
     seconds, first = [], None
     for offset in (0, *range(2, repeats + 1)):
-        progress = Progress(NAMES[name], sampler) if offset == 0 else None
+        progress = Progress(lambda _node: NAMES[name]) if offset == 0 else None
         run = client.run(reseeded(graph, sampler, offset), on_event=progress)
         if progress is not None:
             progress.clear()
@@ -261,11 +218,11 @@ def main() -> int:
         parser.error("--repeats must be at least 1")
     try:
         enter_venv()
-        from _server import ExecutionError, ServerError, ValidationError
+        from _server import ServerError
 
         try:
             demo(options)
-        except (ServerError, ValidationError, ExecutionError) as error:
+        except (ServerError, ClientError) as error:
             raise SetupError(f"{error}\nThe server's log, if it started: {LOG}") from error
     except SetupError as error:
         say(f"error: {error}")

@@ -12,7 +12,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
 
 from _env import venv_python  # noqa: E402
-from _server import ComfyClient, ComfyServer  # noqa: E402
+from _server import ComfyServer  # noqa: E402
+from client import ComfyClient  # noqa: E402
 
 
 class _RootIsNoPackage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.sample
@@ -9,10 +10,12 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.nested_tensor import NestedTensor
+from comfy.utils import unpack_latents
 from torch import Tensor
 
 from .devices import DeviceRequest
-from .report import ChordsRun, announce
+from .report import ChordsRun, RunHit, announce
 from .sampler import chords_sampler
 
 
@@ -35,10 +38,10 @@ def ksample(
     cores: int = 0,
     accept: str = "auto",
     devices: DeviceRequest | None = None,
+    preview_vae: Any = None,
 ) -> tuple[dict[str, Any], ChordsRun]:
     """The host's ``common_ksampler`` with CHORDS as its sampler. Returns the LATENT and the run's record."""
     run = ChordsRun()
-    sampler = chords_sampler(sampler_name, cores, accept, devices, run)
     samples = comfy.sample.fix_empty_latent_channels(
         model,
         latent["samples"],
@@ -47,6 +50,8 @@ def ksample(
     )
     sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
     if len(sigmas) > 0:
+        nested = samples.is_nested  # the sampler sees such a latent packed flat, its callback does not
+        sampler = chords_sampler(sampler_name, cores, accept, devices, preview_vae, run=run, step_previews=not nested)
         noise = (
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)
         )
@@ -60,15 +65,35 @@ def ksample(
             negative,
             samples,
             noise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, steps),
+            callback=latent_preview.prepare_callback(model, steps) if nested else _progress(steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
     else:
         announce(run, "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is")
+    run.hits = _unpacked(run.hits, latent["samples"]) or (RunHit(1, run.depth, samples.cpu()),)
+    run.latent_format = model.model.latent_format
     out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     out["samples"] = samples
     return out, run
+
+
+def _unpacked(hits: tuple[RunHit, ...], latent: Tensor) -> tuple[RunHit, ...]:
+    """The hits in the shape of the latent: one of several parts (video and sound) is sampled packed flat."""
+    if not latent.is_nested:
+        return hits
+    shapes = [part.shape for part in latent.unbind()]
+    return tuple(replace(hit, samples=NestedTensor(unpack_latents(hit.samples, shapes))) for hit in hits)
+
+
+def _progress(steps: int) -> Any:
+    """The host's progress bar without its preview, which would keep the lanes waiting."""
+    bar = comfy.utils.ProgressBar(steps)
+
+    def callback(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> None:
+        bar.update_absolute(step + 1, total_steps)
+
+    return callback
 
 
 def schedule(

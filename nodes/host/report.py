@@ -1,19 +1,23 @@
-"""What a run tells: its record, one line for the user, progress and preview."""
+"""What a run tells: its record, one line for the user, progress and events."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ...chords_core import Evaluated, Event, LaneLost, Plan, Result, Step
+from ...chords_core import Accepted, Evaluated, Event, Hit, LaneLost, Plan, Recorder, Step, Timeline, one_core
+from .previews import Previews
+from .stream import RUNS, RunStream
 
 _log = logging.getLogger("chords")
 
@@ -34,13 +38,15 @@ class ChordsRun:
     message: str = ""
     method: str = ""
     solver: str = ""
-    plan: Plan | None = None
+    plan: Plan = one_core(0, "nothing was sampled")
     devices: tuple[str, ...] = ()
     depth: int = 0
     evaluations: int = 0
     seconds: float = 0.0
     lost_lanes: list[str] = field(default_factory=list)
     hits: tuple[RunHit, ...] = ()
+    timeline: Timeline | None = None  # of what the host's own sampler does, nothing is known
+    latent_format: Any = None
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""
@@ -49,13 +55,14 @@ class ChordsRun:
             "method": self.method,
             "solver": self.solver,
             "devices": list(self.devices),
-            "cores": self.plan.cores if self.plan else 1,
-            "starts": list(self.plan.starts) if self.plan else [0],
-            "steps": self.plan.steps if self.plan else self.depth,
+            "cores": self.plan.cores,
+            "starts": list(self.plan.starts),
+            "steps": self.plan.steps,
             "depth": self.depth,
             "evaluations": self.evaluations,
             "seconds": self.seconds,
             "hits": [{"core": hit.core, "depth": hit.depth} for hit in self.hits],
+            "change": self.timeline.accuracy_estimate if self.timeline else None,
             "lost_lanes": self.lost_lanes,
         }
 
@@ -90,50 +97,99 @@ def describe(chosen: Plan, devices: Sequence[torch.device]) -> str:
     )
 
 
-def record(run: ChordsRun, result: Result, model: Any, sigmas: Tensor) -> None:
-    """Complete the record of a run that has ended well; ``model`` is the host's BaseModel."""
-    run.depth, run.evaluations = result.depth, result.evaluations
-    run.hits = tuple(
-        RunHit(
-            hit.core,
-            hit.depth,
-            model.process_latent_out(
-                model.model_sampling.inverse_noise_scaling(sigmas[-1], hit.x).to(torch.float32)
-            ).cpu(),
-        )
-        for hit in result.hits
-    )
-    if run.lost_lanes:
-        announce(run, f"{run.message}; it took longer, because of lost devices: {'; '.join(run.lost_lanes)}")
+def plan_fields(run: ChordsRun) -> dict[str, Any]:
+    """The fields of the stream's ``plan`` event."""
+    chosen = run.plan
+    return {
+        "method": run.method,
+        "solver": run.solver,
+        "steps": chosen.steps,
+        "cores": chosen.cores,
+        "starts": list(chosen.starts),
+        "accept": chosen.accept,
+        "depth": chosen.depth,
+        "devices": list(run.devices),
+        "message": run.message,
+    }
+
+
+@contextmanager
+def streaming(run: ChordsRun) -> Iterator[RunStream]:
+    """The stream of a run, which ends with it however that ends."""
+    stream = RUNS.begin()
+    try:
+        yield stream
+    except BaseException as error:
+        interrupted = isinstance(error, comfy.model_management.InterruptProcessingException)
+        run.seconds = stream.seconds
+        _done(stream, run, "interrupted" if interrupted else "error", None if interrupted else str(error))
+        raise
+    run.seconds = stream.seconds
+    _done(stream, run, "success", None)
+
+
+def _done(stream: RunStream, run: ChordsRun, status: str, error: str | None) -> None:
+    figures = {"seconds": run.seconds, "depth": run.depth, "evaluations": run.evaluations}
+    stream.send("done", status=status, **figures, error=error)
 
 
 class Progress:
-    """Turns core events into the host's sampler callback, whose steps are those of the stock sampler."""
+    """Turns core events into the stream's, and into the host's sampler callback with the stock sampler's steps."""
 
-    def __init__(self, run: ChordsRun, sigmas: Tensor, callback: Any, bar: Any) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: ChordsRun,
+        recorder: Recorder,
+        stream: RunStream,
+        previews: Previews,
+        sigmas: Tensor,
+        callback: Any,
+        bar: Any,
+    ) -> None:
+        self._run, self._recorder, self._stream, self._previews = run, recorder, stream, previews
         self._sigmas = sigmas
         self._callback = callback
         self._bar = bar
         self._newest: Evaluated | None = None
 
     def __call__(self, event: Event) -> None:
+        self._recorder(event)
         if isinstance(event, Evaluated):
             # The furthest along; of two cores there, the slower is the more accurate, whichever came first.
             if self._newest is None or (event.index, -event.core) >= (self._newest.index, -self._newest.core):
                 self._newest = event
-        elif isinstance(event, LaneLost):
-            lost = f"{self._run.devices[event.lane]} ({event.error})"
-            self._run.lost_lanes.append(lost)
-            _log.warning("CHORDS: lost a lane, the others go on: %s", lost)
         elif isinstance(event, Step):
             self._step(event)
+        elif isinstance(event, Hit):
+            self._hit(event)
+        elif isinstance(event, Accepted):
+            self._accepted(event.hit)
+        elif isinstance(event, LaneLost):
+            self._lost(event)
 
     def _step(self, event: Step) -> None:
         newest = self._newest
         assert newest is not None
         step = math.ceil(event.depth * (len(self._sigmas) - 1) / event.of) - 1
+        self._stream.send("step", depth=event.depth, of=event.of)
         self._bar.update(step + 1 - self._bar.n)
         if self._callback is not None:
             sigma = self._sigmas[newest.index]
             self._callback({"i": step, "x": newest.x, "denoised": newest.denoised, "sigma": sigma, "sigma_hat": sigma})
+
+    def _hit(self, hit: Hit) -> None:
+        mark = self._recorder.hits[-1]
+        fields = {"core": mark.core, "depth": mark.depth, "seconds": mark.seconds, "change": mark.change}
+        self._stream.send("hit", index=mark.index, **fields)
+        self._previews.offer_hit(mark.index, hit.x)
+
+    def _accepted(self, hit: Hit) -> None:
+        index = self._recorder.hits[-1].index
+        by = "plan" if index == self._run.plan.accept else "request"
+        self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)
+
+    def _lost(self, event: LaneLost) -> None:
+        device = self._run.devices[event.lane]
+        self._run.lost_lanes.append(f"{device} ({event.error})")
+        _log.warning("CHORDS: lost a lane, the others go on: %s", self._run.lost_lanes[-1])
+        self._stream.send("lane", lane=event.lane, device=device, state="lost", error=str(event.error))

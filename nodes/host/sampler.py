@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -14,12 +13,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...chords_core import InvalidInput, Plan, check_sigmas, one_core, plan, sample
+from ...chords_core import InvalidInput, OnDemand, Plan, Recorder, Result, check_sigmas, one_core, plan, sample
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_one_core
 from .lanes import open_pool
+from .previews import Previews, previewing
 from .replicas import copies_on
-from .report import ChordsRun, Progress, announce, describe, record
+from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
+from .stream import RunStream
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
@@ -36,15 +37,57 @@ def scheduler_names() -> list[str]:
 
 
 def chords_sampler(
-    sampler_name: str, cores: int, accept: str, request: DeviceRequest | None, run: ChordsRun | None = None
+    sampler_name: str,
+    cores: int,
+    accept: str,
+    request: DeviceRequest | None,
+    preview_vae: Any = None,
+    run: ChordsRun | None = None,
+    step_previews: bool = False,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that runs ``sampler_name`` on several cores where that is possible and gains anything.
 
-    Otherwise it does what the host's sampler of that name does, and says so. ``run`` takes the record.
+    Otherwise it does what the host's sampler of that name does, and says so. ``preview_vae`` decodes the hits
+    while it runs; ``run`` takes the record; ``step_previews``: show the steps, because the callback does not.
     """
     stock = comfy.samplers.sampler_object(sampler_name)
-    function = _SamplerFunction(sampler_name, cores, accept, request or DeviceRequest(), run)
+    function = _SamplerFunction(
+        sampler_name, cores, accept, request or DeviceRequest(), preview_vae, run or ChordsRun(), step_previews
+    )
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the host hands a sampler function. ``model``: its KSamplerX0Inpaint, or what another node made of it."""
+
+    model: Any
+    x: Tensor
+    sigmas: Tensor
+    extra_args: dict[str, Any]
+    callback: Any
+    disable: bool | None
+    options: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        return max(0, len(self.sigmas) - 1)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is as the host's own nodes make it."""
+        return type(self.model) is comfy.samplers.KSamplerX0Inpaint and "model_options" in self.extra_args
+
+    @property
+    def base_model(self) -> Any:
+        """The host's BaseModel, of a plain call."""
+        return self.model.inner_model.inner_model
+
+    def to_latent(self, x: Tensor) -> Tensor:
+        """A state at the last sigma as a LATENT's samples: what the host does with a sampler's result."""
+        model = self.base_model
+        x = model.model_sampling.inverse_noise_scaling(self.sigmas[-1], x)
+        return model.process_latent_out(x.to(torch.float32)).cpu()
 
 
 @dataclass(frozen=True)
@@ -55,7 +98,9 @@ class _SamplerFunction:
     cores: int
     accept: str
     request: DeviceRequest
-    run: ChordsRun | None
+    preview_vae: Any
+    run: ChordsRun
+    step_previews: bool
 
     @torch.no_grad()
     def __call__(
@@ -68,47 +113,56 @@ class _SamplerFunction:
         disable: bool | None = None,
         **options: Any,
     ) -> Tensor:
-        run = self.run or ChordsRun()
-        extra_args = extra_args or {}
-        began = time.perf_counter()
-        reason = self._reason_for_stock(model, sigmas, extra_args)
-        if reason is None:
-            samples = self._sample(run, model, x, sigmas, extra_args, callback, disable)
-        else:
-            run.method, run.solver, run.depth = "stock", self.sampler_name, max(0, len(sigmas) - 1)
-            announce(run, f"one core, exactly as in KSampler: {reason}")
-            stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
-            arguments = {"extra_args": extra_args, "callback": callback, "disable": disable}
-            samples = stock(model, x, sigmas, **arguments, **options)
-        run.seconds = time.perf_counter() - began
-        return samples
+        call = _Call(model, x, sigmas, extra_args or {}, callback, disable, options)
+        reason = self._reason_for_stock(call)
+        with streaming(self.run) as stream:
+            if not call.plain:
+                return self._sample_stock(call, stream, reason)
+            with previewing(stream, call.base_model, x.device, call.to_latent, self.preview_vae) as previews:
+                if self.step_previews:
+                    call = replace(call, callback=_shown(callback, previews))
+                if reason is None:
+                    return self._sample(call, stream, previews)
+                samples = self._sample_stock(call, stream, reason)
+                self._record_stock(call, stream, previews, samples)
+                return samples
 
-    def _reason_for_stock(self, model: Any, sigmas: Tensor, extra_args: dict[str, Any]) -> str | None:
+    def _reason_for_stock(self, call: _Call) -> str | None:
         if self.sampler_name not in SOLVERS:
             return f"{self.sampler_name} is not one of the samplers that run in parallel ({', '.join(SOLVERS)})"
-        if type(model) is not comfy.samplers.KSamplerX0Inpaint or "model_options" not in extra_args:
+        if not call.plain:
             return "another node wraps the sampler and expects its steps in order"
         try:
-            check_sigmas(sigmas)
+            check_sigmas(call.sigmas)
         except InvalidInput as error:
             return f"the schedule is none that can be run in parallel ({error})"
         return None
 
-    def _sample(
-        self,
-        run: ChordsRun,
-        model: Any,
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        disable: bool | None,
-    ) -> Tensor:
-        guider = model.inner_model
-        chosen, devices = self._choose(guider, extra_args, len(sigmas) - 1)
+    def _sample_stock(self, call: _Call, stream: RunStream, reason: str | None) -> Tensor:
+        run = self.run
+        run.method, run.solver, run.plan = "stock", self.sampler_name, one_core(call.steps, str(reason))
+        run.devices = (str(call.x.device),)
+        announce(run, f"one core, exactly as in KSampler: {reason}")
+        stream.send("plan", **plan_fields(run))
+        stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
+        arguments = {"extra_args": call.extra_args, "callback": call.callback, "disable": call.disable}
+        samples = stock(call.model, call.x, call.sigmas, **arguments, **call.options)
+        run.depth = call.steps
+        return samples
+
+    def _record_stock(self, call: _Call, stream: RunStream, previews: Previews, samples: Tensor) -> None:
+        run, depth = self.run, self.run.depth
+        run.hits = (RunHit(1, depth, call.to_latent(samples)),)
+        stream.send("hit", index=1, core=1, depth=depth, seconds=stream.seconds, change=None)
+        previews.offer_hit(1, samples)
+        stream.send("accepted", index=1, core=1, depth=depth, by="plan")
+
+    def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
+        run, guider = self.run, call.model.inner_model
+        chosen, devices = self._choose(guider, call.extra_args, call.steps)
         run.solver = SOLVERS[self.sampler_name]
         announce(run, describe(chosen, devices))
-        copies, problem = copies_on(guider, devices, x)
+        copies, problem = copies_on(guider, devices, call.x)
         if problem is not None:
             devices = [guider.model_patcher.load_device]
             if self.cores == 0:
@@ -116,21 +170,30 @@ class _SamplerFunction:
             announce(run, describe(chosen, devices))
         run.method = "chords" if chosen.cores > 1 else "sequential"
         run.plan, run.devices = chosen, tuple(map(str, devices))
+        stream.send("plan", **plan_fields(run))
+        recorder = Recorder()
         with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=chosen.steps, disable=disable))
+            bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
             result = sample(
                 None,
-                x,
-                sigmas,
+                call.x,
+                call.sigmas,
                 starts=chosen.starts,
                 solver=run.solver,
-                accept=chosen.accept,
-                pool=open_pool(stack, model, extra_args, devices, copies, in_this_thread=chosen.cores == 1),
-                on_event=Progress(run, sigmas, callback, bar),
+                accept=OnDemand(chosen.accept, stream.accept.is_set),
+                pool=open_pool(stack, call.model, call.extra_args, devices, copies, in_this_thread=chosen.cores == 1),
+                on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
                 cancel=_check_interrupt,
             )
-        record(run, result, guider.inner_model, sigmas)
+        self._record(call, result, recorder)
         return result.x
+
+    def _record(self, call: _Call, result: Result, recorder: Recorder) -> None:
+        run = self.run
+        run.depth, run.evaluations, run.timeline = result.depth, result.evaluations, recorder.timeline()
+        run.hits = tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits)
+        if run.lost_lanes:
+            announce(run, f"{run.message}; it took longer, because of lost devices: {'; '.join(run.lost_lanes)}")
 
     def _choose(self, guider: Any, extra_args: dict[str, Any], steps: int) -> tuple[Plan, list[torch.device]]:
         """The plan, and the devices it uses: the model's own for one core, at most one a core else."""
@@ -145,6 +208,17 @@ class _SamplerFunction:
             if reason is not None:
                 chosen = one_core(steps, reason)
         return chosen, devices[: chosen.cores] if chosen.cores > 1 else [primary]
+
+
+def _shown(callback: Any, previews: Previews) -> Any:
+    """The host's callback, and the step's estimate as a preview."""
+
+    def shown(state: dict[str, Any]) -> None:
+        previews.offer_step(state["denoised"])
+        if callback is not None:
+            callback(state)
+
+    return shown
 
 
 def _check_interrupt() -> bool:

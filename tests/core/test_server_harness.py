@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,16 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from _server import (
-    ComfyServer,
-    ExecutionError,
-    Interrupted,
-    Preview,
-    Run,
-    ServerError,
-    ValidationError,
-    decode,
-)
+from _server import ComfyServer, ServerError
+from client import ExecutionError, Interrupted, ValidationError
 
 STAND_IN = """
 import http.server, json, os, subprocess, sys, time
@@ -174,25 +165,6 @@ def test_errors_become_readable_exceptions(stand_in: Path) -> None:
         with pytest.raises(TimeoutError):
             client.wait("unknown", time_limit=0.1)
         assert client.wait("good")["outputs"]["9"]["images"]
-
-
-def test_messages_are_decoded() -> None:
-    assert decode(json.dumps({"type": "progress", "data": {"value": 3}})) == ("progress", {"value": 3})
-    assert decode(b"\0\0\0\1\0\0\0\2PNG").mime == "image/png"
-    head = json.dumps({"node_id": "6", "image_type": "image/png"}).encode()
-    preview = decode(b"\0\0\0\4" + len(head).to_bytes(4, "big") + head + b"PNG")
-    assert isinstance(preview, Preview)
-    assert (preview.data, preview.node_id, preview.mime) == (b"PNG", "6", "image/png")
-    assert decode(b"\0\0\0\3text") is None
-
-
-def test_node_seconds() -> None:
-    events = [("executing", {"node": "1"}), ("progress", {}), ("executing", {"node": "2"})]
-    run = Run("p", {"outputs": {}}, events=events, times=[1.0, 2.0, 4.5])
-    assert run.node_seconds("1") == 3.5
-    assert run.node_seconds("2") is None
-    workflow = {"6": {"class_type": "KSampler", "inputs": {"steps": 20, "cfg": 3.5}}}
-    assert workflow["6"]["inputs"]["steps"] == 20
 
 
 def test_the_free_port_is_ours(stand_in: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from _env import venv_python
-from _server import ComfyClient, ComfyServer, Run
+from _server import ComfyServer
+from client import ComfyClient, Run
 from safetensors.torch import load_file
 from torch import Tensor
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from _server import ComfyClient, ComfyServer, ValidationError
+from _server import ComfyServer
+from client import ComfyClient, ValidationError
 from PIL import Image
 
 GREY = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 0x808080}}

@@ -49,6 +49,23 @@ class TestRandomDelay(_ModelNode):
         return io.NodeOutput(model)
 
 
+class TestSleepingModel(_ModelNode):
+    """Every call takes the given time and no processor: a stand-in for a model on a device of its own."""
+
+    INPUTS = [io.Float.Input("milliseconds", default=20.0)]
+
+    @classmethod
+    def execute(cls, model, milliseconds):
+        model = model.clone()
+
+        def asleep(apply_model, args):
+            time.sleep(milliseconds / 1000)
+            return 0.5 * args["input"]
+
+        model.set_model_unet_function_wrapper(asleep)
+        return io.NodeOutput(model)
+
+
 class TestFailingLane(_ModelNode):
     """Calls on the lanes of the list raise, from the given call of the lane on."""
 
@@ -189,6 +206,7 @@ class TestNodes(ComfyExtension):
     async def get_node_list(self):
         return [
             TestRandomDelay,
+            TestSleepingModel,
             TestFailingLane,
             TestNoFactory,
             TestSecondModel,

@@ -1,0 +1,169 @@
+"""The event stream of a run, sent to the clients as it goes and kept for those who ask: see docs/headless.md."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import folder_paths
+from comfy_api import feature_flags
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+from PIL import Image, ImageOps
+from protocol import BinaryEventTypes
+from server import PromptServer
+
+PREVIEW_NODE = "ChordsStreamPreview"
+RUN_OUTPUT = 1  # of the sampler nodes: the run's record
+TEMP_SUBFOLDER = "chords"
+PROMPTS_KEPT = 64
+
+Frame = tuple[str, Image.Image, int | None]
+"""A preview as the host's previewers make it: format, picture, longest side."""
+
+
+class RunStream:
+    """One run of one sampler node. Events are sent from any thread; ``accept`` is set to end the run early."""
+
+    def __init__(self, prompt_id: str | None, node_id: str | None, viewers: tuple[str, ...]) -> None:
+        self.prompt_id, self.node_id = prompt_id, node_id
+        self.accept = threading.Event()
+        self._viewers = viewers
+        self._server = PromptServer.instance if prompt_id is not None else None
+        self._client = self._server.client_id if self._server is not None else None
+        self._lock = threading.Lock()
+        self._events: list[dict[str, Any]] = []
+        self._files: list[str] = []
+        self._name = uuid.uuid4().hex[:12]
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._began
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Report an event."""
+        event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
+        with self._lock:
+            if kind == "step":  # of these only the newest matters
+                self._events = [kept for kept in self._events if kept["kind"] != "step"]
+            self._events.append(event)
+        if self._server is not None:
+            self._server.send_sync("chords", event, self._client)
+
+    def send_frame(self, frame: Frame) -> None:
+        """Show a preview on the sampler node, as the host's own samplers do."""
+        self._send_frame(frame, ())
+
+    def send_picture(self, index: int, frame: Frame) -> None:
+        """Show a hit on the sampler node and on the preview nodes it feeds, and leave it in the temp folder."""
+        self._send_frame(frame, self._viewers)
+        image = self._save(index, frame)
+        with self._lock:
+            for event in self._events:
+                if event["kind"] == "hit" and event["index"] == index:
+                    event["image"] = image
+        self.send("picture", index=index, image=image)
+
+    @property
+    def running(self) -> bool:
+        with self._lock:
+            return not any(event["kind"] == "done" for event in self._events)
+
+    @property
+    def newest_hit(self) -> int | None:
+        with self._lock:
+            return max((event["index"] for event in self._events if event["kind"] == "hit"), default=None)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events so far, of the steps only the newest."""
+        with self._lock:
+            return [dict(event) for event in self._events]
+
+    def discard(self) -> None:
+        """Remove the pictures from the temp folder."""
+        for path in self._files:
+            try:
+                os.remove(path)
+            except OSError:
+                pass  # the host empties the folder at its own times
+
+    def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
+        server, client = self._server, self._client
+        if server is None:
+            return
+        if not feature_flags.supports_feature(server.sockets_metadata, client, "supports_preview_metadata"):
+            server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, frame, client)
+            return
+        prompt = get_progress_state().dynprompt
+        for node_id in (self.node_id, *viewers):
+            where = {
+                "node_id": node_id,
+                "prompt_id": self.prompt_id,
+                "display_node_id": prompt.get_display_node_id(node_id),
+                "parent_node_id": prompt.get_parent_node_id(node_id),
+                "real_node_id": prompt.get_real_node_id(node_id),
+            }
+            server.send_sync(BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA, (frame, where), client)
+
+    def _save(self, index: int, frame: Frame) -> dict[str, str]:
+        kind, picture, size = frame
+        folder = os.path.join(folder_paths.get_temp_directory(), TEMP_SUBFOLDER)
+        os.makedirs(folder, exist_ok=True)
+        name = f"{self._name}_{index}.{'png' if kind == 'PNG' else 'jpg'}"
+        path = os.path.join(folder, name)
+        (picture if size is None else ImageOps.contain(picture, (size, size))).save(path, quality=95)
+        self._files.append(path)
+        return {"filename": name, "subfolder": TEMP_SUBFOLDER, "type": "temp"}
+
+
+class Runs:
+    """The runs of the newest prompts, by prompt and node."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._prompts: OrderedDict[str, dict[str, RunStream]] = OrderedDict()
+
+    def begin(self) -> RunStream:
+        """The stream of the node that is executing; of nobody where the host executes none."""
+        context = get_executing_context()
+        if context is None:
+            return RunStream(None, None, ())
+        stream = RunStream(context.prompt_id, context.node_id, _viewers(context.node_id))
+        with self._lock:
+            runs = self._prompts.setdefault(context.prompt_id, {})
+            replaced = [runs[context.node_id]] if context.node_id in runs else []  # a node that maps over a list
+            runs[context.node_id] = stream
+            self._prompts.move_to_end(context.prompt_id)
+            while len(self._prompts) > PROMPTS_KEPT:
+                replaced += self._prompts.popitem(last=False)[1].values()
+        for old in replaced:
+            old.discard()
+        return stream
+
+    def of(self, prompt_id: str) -> Mapping[str, RunStream]:
+        """The runs of a prompt by node, in the order they began; empty for an unknown one."""
+        with self._lock:
+            return dict(self._prompts.get(prompt_id, {}))
+
+
+RUNS = Runs()
+
+
+def _viewers(sampler: str) -> tuple[str, ...]:
+    """The preview nodes that take the record of a sampler node."""
+    prompt = get_progress_state().dynprompt
+    nodes = {name: prompt.get_node(name) for name in prompt.all_node_ids()}
+    return tuple(
+        sorted(
+            name
+            for name, node in nodes.items()
+            if node["class_type"] == PREVIEW_NODE and node["inputs"].get("run") == [sampler, RUN_OUTPUT]
+        )
+    )

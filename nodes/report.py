@@ -1,0 +1,90 @@
+"""A run told as a picture and as figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
+
+from ..chords_core import Timeline
+from .host.report import ChordsRun
+from .timeline import draw_timeline
+from .types import CATEGORY, Run
+
+
+class ChordsReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ChordsReport",
+            display_name="CHORDS Report",
+            category=CATEGORY,
+            description="Shows what the devices did in a run: which core evaluated which step when, where cores were "
+            "started and corrected, when results came, and what it brought. The same as JSON, for scripts.",
+            search_aliases=["chords", "timeline", "profile", "benchmark", "speed"],
+            is_output_node=True,
+            inputs=[Run.Input("run", tooltip="From a CHORDS sampler.")],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The timeline of the run."),
+                io.String.Output(display_name="JSON", tooltip="The figures of the run, and the timeline in numbers."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, run: ChordsRun) -> io.NodeOutput:
+        image = _as_image(draw_timeline(run))
+        text = json.dumps(report(run), indent=2, allow_nan=False)
+        return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls))
+
+
+def report(run: ChordsRun) -> dict[str, Any]:
+    """The record of a run as JSON: its `ChordsRun.summary`, and with it
+
+    - ``sampling_seconds``: without what came before the first evaluation and after the last;
+    - ``speedup``: how many times longer one core would have taken at this run's pace a call. Lanes that share a
+      processor slow each other down, so that one of them alone, faster than in this run, may have taken less;
+    - ``accuracy_estimate``: the change of the last hit from the one before, relative to its RMS;
+    - ``lanes``: for each its ``device``, its number of ``evaluations``, the mean ``seconds_per_evaluation``, the share
+      of the run it was ``busy``, and what it said when it was ``lost``;
+    - ``hits``, ``rectifications`` and ``timeline`` (the evaluations), as in `chords_core.Timeline`.
+
+    Where the host's own sampler ran, nothing is known of its evaluations: then the figures are null, the lists empty.
+    """
+    timeline, summary = run.timeline or Timeline(), run.summary()
+    return {
+        **summary,
+        "sampling_seconds": run.timeline.seconds if run.timeline else None,
+        "speedup": timeline.speedup(run.plan.steps),
+        "accuracy_estimate": timeline.accuracy_estimate,
+        "lanes": _lanes(run.devices, timeline),
+        "hits": [asdict(hit) for hit in timeline.hits] or summary["hits"],
+        "rectifications": [asdict(mark) for mark in timeline.rectified],
+        "timeline": [asdict(evaluation) for evaluation in timeline.evaluations],
+    }
+
+
+def _lanes(devices: tuple[str, ...], timeline: Timeline) -> list[dict[str, Any]]:
+    pace, busy = timeline.seconds_per_evaluation(), timeline.busy()
+    lost = {mark.lane: mark.error for mark in timeline.lost}
+    return [
+        {
+            "lane": lane,
+            "device": device,
+            "evaluations": sum(evaluation.lane == lane for evaluation in timeline.evaluations),
+            "seconds_per_evaluation": pace.get(lane),
+            "busy": busy.get(lane),
+            "lost": lost.get(lane),
+        }
+        for lane, device in enumerate(devices)
+    ]
+
+
+def _as_image(picture: Image.Image) -> Tensor:
+    """An RGB picture as the host's IMAGE: [1, height, width, 3], 0 to 1."""
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, picture.height, picture.width, 3).float() / 255

@@ -1,0 +1,418 @@
+"""Diffusion streaming as a headless client meets it: events, pictures, accept, cancel; docs/headless.md."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graphs import Graph, Node, demo, empty_latent, lanes, settings
+from PIL import Image
+from safetensors.torch import load_file
+
+DEMO_VAE = ["1", 1]  # the demo's loader is the first node of each graph
+CORES = 4
+STEPS = 24
+SEEDS = iter(range(1000, 10_000))  # the host does not run again what it has run
+
+
+def _graph(seed: int | None = None, slow: bool = True, **changes: Any) -> tuple[Graph, Node]:
+    """A run to the exact result on four lanes, with a stream preview."""
+    graph = Graph()
+    inputs = demo(graph) | settings(seed=next(SEEDS) if seed is None else seed, steps=STEPS)
+    if slow:
+        inputs["model"] = graph.add("TestRandomDelay", model=inputs["model"], salt=1)
+    inputs |= {"latent_image": empty_latent(graph), "cores": CORES, "accept": "exact", "devices": lanes(graph, CORES)}
+    sampler = graph.add("ChordsKSampler", **{**inputs, **changes})
+    graph.save("latent", sampler)
+    graph.save("hits", graph.add("ChordsStreamPreview", run=sampler[1], vae=DEMO_VAE)[1])
+    return graph, sampler
+
+
+def _saved(server, run, graph: Graph, key: str) -> torch.Tensor:
+    (file,) = run.outputs[graph.saved[key]]["latents"]
+    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def _previewer(graph: Graph) -> str:
+    (name,) = [name for name, node in graph.nodes.items() if node["class_type"] == "ChordsStreamPreview"]
+    return name
+
+
+def _chords(run, kind: str) -> list[dict[str, Any]]:
+    return [event for event in run.of_kind("chords") if event["kind"] == kind]
+
+
+def _post(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(f"{url}/chords/accept", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def _accept(client, prompt_id: str, **more: str) -> tuple[int, dict[str, Any]]:
+    return _post(client.url, json.dumps({"prompt_id": prompt_id, **more}).encode())
+
+
+def _on_hit(index: int, action: Callable[[str], Any]) -> Callable[[str, dict[str, Any]], None]:
+    """Calls ``action`` with the prompt's id when the hit of that index arrives."""
+
+    def listen(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords" and data["kind"] == "hit" and data["index"] == index:
+            action(data["prompt_id"])
+
+    return listen
+
+
+def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(client) -> None:
+    graph, sampler = _graph()
+    order: list[tuple[str, Any]] = []
+    run = client.run(
+        graph.nodes,
+        on_event=lambda kind, data: order.append(
+            (data["kind"], data.get("index")) if kind == "chords" else (kind, data.get("node"))
+        ),
+        on_preview=lambda preview: order.append(("preview", preview.node_id)),
+    )
+    events = run.of_kind("chords")
+    assert {event["prompt_id"] for event in events} == {run.prompt_id}
+    assert {event["node_id"] for event in events} == {sampler.name}
+    assert [event["kind"] for event in events if event["kind"] not in ("step", "picture")] == [
+        "plan", *["hit"] * (CORES + 1), "accepted", "done",
+    ]  # fmt: skip
+    (plan,) = _chords(run, "plan")
+    assert (plan["method"], plan["steps"], plan["cores"], plan["depth"]) == ("chords", STEPS, CORES, STEPS)
+    assert len(plan["devices"]) == CORES
+    hits = _chords(run, "hit")
+    assert [hit["index"] for hit in hits] == list(range(CORES + 1))
+    assert [hit["core"] for hit in hits] == [0, 4, 3, 2, 1]
+    assert [hit["depth"] for hit in hits] == sorted(hit["depth"] for hit in hits)
+    assert [hit["seconds"] for hit in hits] == sorted(hit["seconds"] for hit in hits)
+    assert hits[0]["change"] is None and all(hit["change"] > 0 for hit in hits[1:4])
+    assert [picture["index"] for picture in _chords(run, "picture")] == list(range(CORES + 1))
+    shown = [preview for preview in run.previews if preview.node_id == _previewer(graph)]
+    assert len(shown) == CORES + 1
+    assert {preview.metadata["prompt_id"] for preview in run.previews} == {run.prompt_id}
+    assert order.index(("picture", CORES)) < order.index(("executing", _previewer(graph)))  # the sampler still runs
+    assert [preview.node_id for preview in run.previews].count(sampler.name) >= CORES + 1
+
+
+def test_pictures_are_those_of_the_hits(client, server) -> None:
+    """The quick preview of the last hit has the colours of the decoded result."""
+    graph, _ = _graph()
+    run = client.run(graph.nodes)
+    quick = client.view(_chords(run, "picture")[-1]["image"])
+    full = client.view(run.outputs[_previewer(graph)]["images"][-1])
+    small = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((16, 16)), float) for data in (quick, full)]
+    assert np.corrcoef(small[0].ravel(), small[1].ravel())[0, 1] > 0.5
+    assert Image.open(io.BytesIO(quick)).size == (512, 512)
+
+
+def test_the_preview_puts_out_every_hit_best_last(client, server) -> None:
+    graph, _ = _graph()
+    run = client.run(graph.nodes)
+    hits = _saved(server, run, graph, "hits")
+    assert hits.shape[0] == CORES + 1 == len(run.outputs[_previewer(graph)]["images"])
+    assert torch.equal(hits[-1:], _saved(server, run, graph, "latent"))
+    assert not torch.equal(hits[0], hits[1])
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_accept_ends_the_run_with_the_hit_shown(client, server, index: int) -> None:
+    graph, sampler = _graph()
+    answers: list[tuple[int, dict[str, Any]]] = []
+    run = client.run(graph.nodes, on_event=_on_hit(index, lambda prompt: answers.append(_accept(client, prompt))))
+    complete_graph, _ = _graph(seed=graph.nodes[sampler.name]["inputs"]["seed"])
+    complete = client.run(complete_graph.nodes)
+    ((status, answer),) = answers
+    (accepted,) = _chords(run, "accepted")
+    assert (status, answer["node_id"]) == (200, sampler.name)
+    assert accepted["index"] == answer["index"] >= index
+    assert accepted["by"] == "request"
+    latent = _saved(server, run, graph, "latent")
+    assert torch.equal(latent, _saved(server, complete, complete_graph, "hits")[answer["index"]][None])
+    steps = [event["depth"] for event in _chords(run, "step")]
+    assert steps[-1] <= accepted["depth"] + 3  # what was under way, and what began before the request came
+
+
+def test_accept_before_any_hit_takes_the_first_to_come(client) -> None:
+    graph, _ = _graph()
+
+    def at_plan(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords" and data["kind"] == "plan":
+            assert _accept(client, data["prompt_id"], node_id=data["node_id"]) == (
+                200, {"prompt_id": data["prompt_id"], "node_id": data["node_id"], "index": None},
+            )  # fmt: skip
+
+    run = client.run(graph.nodes, on_event=at_plan)
+    assert [hit["index"] for hit in _chords(run, "hit")] == [0]
+    assert _chords(run, "done")[0]["status"] == "success"
+
+
+def test_accepting_what_is_over_or_unknown(client) -> None:
+    graph, sampler = _graph(slow=False)
+    run = client.run(graph.nodes)
+    status, answer = _accept(client, run.prompt_id)
+    assert status == 409 and "over" in answer["error"]
+    status, answer = _accept(client, "no such prompt")
+    assert status == 404 and "no CHORDS run" in answer["error"]
+    status, _ = _accept(client, run.prompt_id, node_id="no such node")
+    assert status == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"{}", b'{"prompt_id": 1}', b'{"prompt_id": ""}', b'{"prompt_id": "a", "node_id": 3}',
+     b'{"prompt_id": "' + b"a" * 300 + b'"}', b'{"prompt_id": "a", "x": "' + b"a" * 5000 + b'"}', b"\xff\xfe"],
+    ids=range(10),
+)  # fmt: skip
+def test_bad_accept_bodies_are_refused(client, body: bytes) -> None:
+    status, answer = _post(client.url, body)
+    assert status == 400 and "prompt_id" in answer["error"]
+
+
+def test_accept_changes_nothing_for_another_prompt(client, server) -> None:
+    """A prompt that waits in the queue cannot be accepted, and is not by what another one is told."""
+    graph, _ = _graph()
+    other, _ = _graph()
+    waiting = client.queue(graph.nodes), client.queue(other.nodes)
+    assert _accept(client, waiting[1])[0] == 404
+    for _ in range(200):
+        if _accept(client, waiting[0])[0] == 200:
+            break
+        time.sleep(0.02)
+    for prompt, hits in zip(waiting, (1, CORES + 1), strict=True):
+        client.wait(prompt)
+        events = client.get_json(f"/chords/runs/{prompt}")["events"]
+        assert len([event for event in events if event["kind"] == "hit"]) in ((1, 2) if hits == 1 else (hits,))
+
+
+def test_polling_gives_the_same_events_and_pictures(client) -> None:
+    graph, sampler = _graph()
+    prompt = client.queue(graph.nodes)
+    seen_running = False
+    while client.history(prompt) is None:
+        try:
+            record = client.get_json(f"/chords/runs/{prompt}")
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+            continue
+        hits = [event for event in record["events"] if event["kind"] == "hit"]
+        seen_running |= record["running"] and 0 < len(hits) <= CORES
+        time.sleep(0.02)
+    assert seen_running
+    record = client.get_json(f"/chords/runs/{prompt}")
+    assert not record["running"]
+    kinds = [event["kind"] for event in record["events"]]
+    assert kinds[0] == "plan" and kinds[-1] == "done" and kinds.count("step") == 1
+    for event in record["events"]:
+        assert (event["prompt_id"], event["node_id"]) == (prompt, sampler.name)
+        if event["kind"] == "hit":
+            assert event["image"]["type"] == "temp"
+            assert client.view(event["image"]).startswith(b"\xff\xd8")
+
+
+def test_unknown_run_is_404(client) -> None:
+    for name in ("nothing", "..%2f..%2fmain.py", "a" * 3000):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            client.get_json(f"/chords/runs/{name}")
+        assert error.value.code == 404
+
+
+def test_two_prompts_in_the_queue_never_mix(client) -> None:
+    graphs = [_graph()[0] for _ in range(2)]
+    prompts: list[str] = []
+    events: list[tuple[str, str]] = []
+    with client.socket() as stream:
+        prompts += [client.queue(graph.nodes) for graph in graphs]
+        while True:
+            item = stream.receive(60)
+            assert item is not None
+            if isinstance(item, tuple) and item[0] == "chords":
+                events.append((item[1]["prompt_id"], item[1]["kind"]))
+            if (
+                isinstance(item, tuple)
+                and item[0] == "executing"
+                and item[1] == {"node": None, "prompt_id": prompts[1]}
+            ):
+                break
+    order = [prompt for prompt, _ in events]
+    assert order == sorted(order, key=prompts.index)
+    for prompt in prompts:
+        kinds = [kind for name, kind in events if name == prompt]
+        assert kinds[0] == "plan" and kinds[-1] == "done" and kinds.count("hit") == CORES + 1
+
+
+def test_clients_see_only_their_own(client, server) -> None:
+    other = server.client()
+    mine, theirs = _graph()[0], _graph()[0]
+    runs: dict[str, Any] = {}
+    threads = [
+        threading.Thread(target=lambda c=c, g=g: runs.update({c.client_id: c.run(g.nodes)}))
+        for c, g in ((client, mine), (other, theirs))
+    ]
+    heard: list[str] = []
+    with server.client().socket() as bystander:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        while (item := bystander.receive(0.5)) is not None:
+            if isinstance(item, tuple):
+                heard.append(item[0])
+            else:
+                heard.append("preview")
+    assert "chords" not in heard and "preview" not in heard
+    for run in runs.values():
+        assert {event["prompt_id"] for event in run.of_kind("chords")} == {run.prompt_id}
+        assert len(_chords(run, "hit")) == CORES + 1
+
+
+def test_without_a_client_id_all_hear_it(client, server) -> None:
+    """As the host does with progress and previews."""
+    graph, _ = _graph(slow=False)
+    with client.socket() as stream:
+        prompt = server.client().post("/prompt", {"prompt": graph.nodes})["prompt_id"]
+        kinds = []
+        while not kinds or kinds[-1] != "done":
+            item = stream.receive(60)
+            assert item is not None
+            if isinstance(item, tuple) and item[0] == "chords":
+                assert item[1]["prompt_id"] == prompt
+                kinds.append(item[1]["kind"])
+    assert kinds.count("hit") == CORES + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "cores"),
+    [({"cores": 1}, [0, 1]), ({"sampler_name": "euler_ancestral"}, [1])],
+    ids=["one core", "stock"],
+)
+def test_one_core_streams_what_there_is(client, server, changes: dict[str, Any], cores: list[int]) -> None:
+    graph, _ = _graph(slow=False, **changes)
+    run = client.run(graph.nodes)
+    assert [hit["core"] for hit in _chords(run, "hit")] == cores
+    assert _chords(run, "plan")[0]["method"] == ("sequential" if len(cores) == 2 else "stock")
+    assert torch.equal(_saved(server, run, graph, "hits")[-1:], _saved(server, run, graph, "latent"))
+
+
+def test_nothing_to_sample_gives_the_latent(client, server) -> None:
+    graph, _ = _graph(slow=False, denoise=0.0)
+    run = client.run(graph.nodes)
+    assert torch.equal(_saved(server, run, graph, "hits"), _saved(server, run, graph, "latent"))
+
+
+def test_without_a_vae_it_shows_rough_colours(client, server) -> None:
+    graph, _ = _graph(slow=False)
+    del graph.nodes[_previewer(graph)]["inputs"]["vae"]
+    run = client.run(graph.nodes)
+    images = run.outputs[_previewer(graph)]["images"]
+    assert len(images) == CORES + 1
+    picture = Image.open(io.BytesIO(client.view(images[-1])))
+    assert picture.size == (128, 128)
+    assert np.asarray(picture).std() > 5
+
+
+def test_video_latents_stream(client, server) -> None:
+    """5-D: previews show the first frame; the outputs hold all."""
+    graph = Graph()
+    model = graph.add("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default")
+    text = graph.add("LotusConditioning")
+    inputs = {"model": model, "positive": text, "negative": graph.add("ConditioningZeroOut", conditioning=text)}
+    latent = graph.add("EmptyHunyuanLatentVideo", width=128, height=128, length=9, batch_size=1)
+    sampler = graph.add(
+        "ChordsKSampler", **inputs, **settings(), latent_image=latent, cores=4, accept="exact", devices=lanes(graph, 4)
+    )
+    preview = graph.add("ChordsStreamPreview", run=sampler[1])
+    graph.save("latent", sampler)
+    graph.save("hits", preview[1])
+    run = client.run(graph.nodes)
+    hits = _saved(server, run, graph, "hits")
+    assert hits.ndim == 5 and hits.shape[0] == CORES + 1
+    assert torch.equal(hits[-1:], _saved(server, run, graph, "latent"))
+    assert len(_chords(run, "picture")) == CORES + 1
+    assert len(run.outputs[preview.name]["images"]) == CORES + 1
+
+
+def test_a_vae_at_the_sampler_decodes_while_it_runs(client, server) -> None:
+    graph, _ = _graph(preview_vae=DEMO_VAE)
+    run = client.run(graph.nodes)
+    pictures = _chords(run, "picture")
+    assert pictures[-1]["index"] == CORES
+    running = Image.open(io.BytesIO(client.view(pictures[-1]["image"]))).convert("RGB").resize((128, 128))
+    final = Image.open(io.BytesIO(client.view(run.outputs[_previewer(graph)]["images"][-1]))).convert("RGB")
+    assert np.abs(np.asarray(running, float) - np.asarray(final, float)).mean() < 4  # JPEG, enlarged and back
+
+
+def test_preview_setting_none_keeps_the_steps_unseen(client) -> None:
+    """The host's default shows no steps; hits show all the same, because they are what was asked for."""
+    graph, sampler = _graph()
+    run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
+    assert [preview.node_id for preview in run.previews].count(sampler.name) == CORES + 1
+    graph, sampler = _graph()
+    run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "latent2rgb"}})
+    assert [preview.node_id for preview in run.previews].count(sampler.name) > CORES + 4
+    graph, _ = _graph()
+    client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
+
+
+def test_interrupted_run_says_so(client) -> None:
+    graph, _ = _graph()
+    events: list[dict[str, Any]] = []
+
+    def listen(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords":
+            events.append(data)
+            if data["kind"] == "hit" and data["index"] == 1:
+                client.interrupt(data["prompt_id"])
+
+    with pytest.raises(Exception, match="(?i)interrupt"):
+        client.run(graph.nodes, on_event=listen)
+    assert events[-1]["kind"] == "done" and events[-1]["status"] == "interrupted"
+    assert _accept(client, events[-1]["prompt_id"])[0] == 409
+
+
+def test_fifty_cancelled_runs_leave_nothing_behind(client, server) -> None:
+    """Threads, run records and memory of the server stay as they are, and the next prompt runs."""
+
+    def threads(salt: int) -> list[str]:
+        graph = Graph()
+        node = graph.add("TestThreads", salt=salt)
+        return client.run(graph.nodes).outputs[node.name]["threads"]
+
+    def cancel_at(index: int) -> None:
+        graph, _ = _graph()
+        with pytest.raises(Exception, match="(?i)interrupt"):
+            client.run(graph.nodes, on_event=_on_hit(index, client.interrupt))
+
+    for index in range(5):
+        cancel_at(index % 3)
+    memory = _resident_bytes(server.pid)
+    for run in range(50):
+        cancel_at(run % 3)
+        if run % 10 == 0:
+            graph, _ = _graph(slow=False)
+            assert _chords(client.run(graph.nodes), "done")[0]["status"] == "success"
+    assert not [name for name in threads(77) if "chords" in name]
+    assert _resident_bytes(server.pid) - memory < 50e6  # a copy of the demo model is 28 MB; a leak would be 50 of it
+
+
+def _resident_bytes(pid: int) -> int:
+    """Memory a process holds; 0 where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    (line,) = [line for line in text.splitlines() if line.startswith("VmRSS")]
+    return 1024 * int(line.split()[1])

@@ -37,13 +37,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-try:
-    import websocket
-
-    websocket.create_connection  # noqa: B018 - the package "websocket" has it not
-except (ImportError, AttributeError):
-    websocket = None
-
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 PREVIEW_IMAGE = 1
 PREVIEW_IMAGE_WITH_METADATA = 4
@@ -348,7 +341,7 @@ class ComfyClient:
     def listening(self) -> Iterator[tuple[EventStream | None, str]]:
         """The event stream, or None where there cannot be one; and which it is, in words."""
         with contextlib.ExitStack() as stack:
-            if websocket is None:
+            if _websocket() is None:
                 yield None, "following by polling: the package websocket-client is not installed"
                 return
             try:
@@ -362,6 +355,7 @@ class ComfyClient:
     @contextlib.contextmanager
     def socket(self) -> Iterator[EventStream]:
         """The server's event stream for this client; it is open, and heard, when this returns."""
+        websocket = _websocket()
         address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.client_id}"
         try:
             connection = websocket.create_connection(address, timeout=self.timeout)
@@ -372,6 +366,17 @@ class ComfyClient:
             yield EventStream(connection)
         finally:
             _close(connection)
+
+
+def _websocket() -> Any:
+    """The package websocket-client, or None. Looked for when it is used: a script may install it meanwhile."""
+    try:
+        import websocket
+
+        websocket.create_connection  # noqa: B018 - an unrelated package of that name has it not
+    except (ImportError, AttributeError):
+        return None
+    return websocket
 
 
 def _view_query(image: dict) -> dict:
@@ -387,6 +392,7 @@ class EventStream:
 
     def receive(self, time_limit: float) -> tuple[str, dict] | Preview | None:
         """The next message, or None if none came in time."""
+        websocket = _websocket()
         limit = time.monotonic() + time_limit
         while (left := limit - time.monotonic()) > 0:
             try:
@@ -409,6 +415,7 @@ def _close(connection) -> None:
 
     The library's own close() does that too, but takes a KeyboardInterrupt that comes meanwhile for an error.
     """
+    websocket = _websocket()
     try:
         connection.settimeout(3)
         connection.send_close()

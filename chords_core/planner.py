@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from .errors import InvalidInput
 from .starts import hit_depth, lattice_starts
@@ -66,7 +66,7 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
     if cores == 1:
         return one_core(steps, "one core was asked for")
     if cores:
-        chosen = _plan_for(steps, lattice_starts(steps, cores), accept, f"{cores} cores were asked for")
+        chosen = _plan_for(steps, _starts_for(steps, cores), accept, f"{cores} cores were asked for")
         return chosen if chosen.cores > 1 else one_core(steps, f"{steps} step(s) leave no room for more cores")
     if lanes < 2:
         return one_core(steps, "one device, so nothing could run in parallel")
@@ -75,25 +75,37 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
     if steps < _FEWEST_STEPS:
         return one_core(steps, f"at {steps} steps there is little to gain and each step matters")
     reason = f"the fewest sequential calls on {lanes} devices that stay close to the result of one core"
-    plans = [_plan_for(steps, starts, accept, reason) for starts in _close_starts(steps, lanes)]
+    lattices = chain.from_iterable(_close_starts(steps, cores) for cores in range(2, min(lanes, steps) + 1))
+    plans = [_plan_for(steps, starts, accept, reason) for starts in lattices]
     best = min(plans, key=lambda candidate: (candidate.depth, _longest_jump(candidate.starts)), default=None)
     if best is None or best.speedup < _LEAST_GAIN:
         return one_core(steps, f"{lanes} devices would save fewer than a fifth of the sequential calls")
     return best
 
 
-def _close_starts(steps: int, lanes: int) -> Iterator[tuple[int, ...]]:
+def _starts_for(steps: int, cores: int) -> Sequence[int]:
+    """The close starts of so many cores with the earliest first hit; the lattice rule's where these gain nothing."""
+
+    def order(starts: Sequence[int]) -> tuple[int, int]:
+        return hit_depth(steps, starts, cores), _longest_jump(starts)
+
+    worth_it = (s for s in _close_starts(steps, cores) if steps / hit_depth(steps, s, cores) >= _LEAST_GAIN)
+    return min(worth_it, key=order, default=None) or lattice_starts(steps, cores)
+
+
+def _close_starts(steps: int, cores: int) -> Iterator[tuple[int, ...]]:
     """Evenly spaced starts without a long jump, as `lattice_starts` has them but of any gap.
 
-    From three cores up: two, with so short a jump, gain less than is worth a difference.
+    There are none for two cores: with so short a jump they gain less than is worth a difference.
     """
     longest = int(_LONGEST_JUMP * steps)
-    for cores in range(3, min(lanes, steps) + 1):
-        for q in _RECTIFICATIONS:
-            for gap in range(1, longest + 1):
-                first = steps - (cores - 2 + q) * gap
-                if 1 <= first <= longest:
-                    yield 0, *range(first, steps - q * gap + 1, gap)
+    if cores < 3:
+        return
+    for q in _RECTIFICATIONS:
+        for gap in range(1, longest + 1):
+            first = steps - (cores - 2 + q) * gap
+            if 1 <= first <= longest:
+                yield 0, *range(first, steps - q * gap + 1, gap)
 
 
 def _longest_jump(starts: Sequence[int]) -> int:

@@ -15,7 +15,19 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ...chords_core import Accepted, Evaluated, Event, Hit, LaneLost, Plan, Recorder, Step, Timeline, one_core
+from ...chords_core import (
+    Accepted,
+    Evaluated,
+    Event,
+    Hit,
+    LaneLost,
+    Plan,
+    Recorder,
+    Step,
+    Timeline,
+    hit_depth,
+    one_core,
+)
 from .previews import Previews
 from .stream import RUNS, RunStream
 
@@ -87,6 +99,9 @@ def describe(chosen: Plan, devices: Sequence[torch.device]) -> str:
             f"on {len(devices)} device(s) ({names}) the cores take turns, which is slower than one core; "
             "set cores to 0 for the fastest choice"
         )
+    elif chosen.depth == chosen.steps:
+        first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
+        pace = f"no sooner than with one core, but the first hit comes after {first}; on {names}"
     else:
         pace = f"{chosen.speedup:.1f}x fewer calls in a row on {names}"
     which = "exact result" if chosen.accept == chosen.cores else f"hit {chosen.accept} of {chosen.cores}"

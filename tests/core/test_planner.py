@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from chords_core import ACCEPTS, InvalidInput, Plan, check_starts, hit_depth, one_core, plan, sample
+from chords_core import ACCEPTS, InvalidInput, Plan, check_starts, hit_depth, lattice_starts, one_core, plan, sample
 from tests.core.problems import geometric, linear
 
 
@@ -61,6 +61,15 @@ def test_common_choices(steps: int, lanes: int, starts: tuple[int, ...], depth: 
     """Two devices gain too little to be worth a difference; more cores than needed only cost accuracy."""
     chosen = plan(steps, lanes)
     assert (chosen.starts, chosen.depth) == (starts, depth)
+
+
+def test_cores_asked_for_start_close_too() -> None:
+    """A core that starts far from its neighbour spoils its own hit, so an explicit number avoids that where it can."""
+    assert plan(30, 1, 4).starts == (0, 6, 12, 18)
+    assert plan(20, 1, 4).starts == (0, 4, 8, 12)
+    assert plan(50, 1, 8).starts == (0, 10, 15, 20, 25, 30, 35, 40)
+    for steps, cores in ((50, 2), (5, 4), (7, 4), (12, 8)):
+        assert plan(steps, 1, cores).starts == tuple(lattice_starts(steps, cores))
 
 
 @pytest.mark.parametrize("lanes", [0, 1])

@@ -128,10 +128,10 @@ def test_the_choice_is_told(run_graph) -> None:
     summary, _, _ = _run_one(run_graph, cores=4, accept="first")
     assert summary["method"] == "chords"
     assert summary["cores"] == 4
-    assert summary["starts"] == [0, 4, 6, 8]
-    assert summary["depth"] == 7
+    assert summary["starts"] == [0, 2, 4, 6]
+    assert summary["depth"] == 9
     assert len(summary["devices"]) == 4
-    assert "4 cores" in summary["message"] and "7 model calls instead of 12" in summary["message"]
+    assert "4 cores" in summary["message"] and "9 model calls instead of 12" in summary["message"]
     assert [hit["core"] for hit in summary["hits"]] == [0, 4]
 
 

@@ -92,7 +92,7 @@ def test_of_four_lanes(run_graph, client, accept: str, hits: list[int]) -> None:
     figures = reported.figures
     _check(reported)
     _check_timeline(figures)
-    assert figures["method"] == "chords" and figures["solver"] == "euler" and figures["starts"] == [0, 4, 6, 8]
+    assert figures["method"] == "chords" and figures["solver"] == "euler" and figures["starts"] == [0, 2, 4, 6]
     assert len(figures["lanes"]) == 4 and not any(lane["lost"] for lane in figures["lanes"])
     assert [hit["core"] for hit in figures["hits"]] == hits
     assert figures["hits"][0]["change"] is None and 0 < figures["accuracy_estimate"] < 1

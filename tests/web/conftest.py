@@ -1,0 +1,98 @@
+"""Tests in a live browser: a real ComfyUI with this pack, its frontend, and a headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from _browser import NoBrowser, ensure_chromium
+from _env import say, venv_python
+from _server import ComfyServer
+from client import ComfyClient
+
+sys.path.append(str(Path(__file__).parent))
+
+from frontend import Frontend
+from playwright.sync_api import Browser, sync_playwright
+
+LOG_LINES = 40
+VIEWPORT = {"width": 1680, "height": 960}
+
+
+@pytest.fixture(scope="session")
+def server(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """One live ComfyUI with this pack and the nodes for tests, on the CPU."""
+    paths = tmp_path_factory.mktemp("nodes") / "paths.yaml"
+    nodes = {"base_path": str(repo / "tests" / "host"), "custom_nodes": "pack"}
+    paths.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")  # JSON is YAML
+    arguments = ["--extra-model-paths-config", str(paths)]
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; without one these tests are skipped, and say so as they go."""
+    try:
+        program = ensure_chromium()
+    except NoBrowser as error:
+        say(f"THE BROWSER TESTS ARE SKIPPED: {error}")
+        pytest.skip(f"THE BROWSER TESTS DID NOT RUN: {error}")
+    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    arguments = ["--no-sandbox"] if as_root else []
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(program), args=arguments)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_frontend(
+    browser: Browser, server: ComfyServer, client: ComfyClient, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Frontend]]:
+    """Opens the frontend in a profile of its own, with settings of the frontend by name."""
+    contexts = []
+    opened: list[Frontend] = []
+
+    def open_frontend(**settings: object) -> Frontend:
+        for name, value in {"Comfy.TutorialCompleted": True, **settings}.items():
+            client.post(f"/settings/{name}", value)
+        contexts.append(browser.new_context(viewport=VIEWPORT))
+        opened.append(Frontend(contexts[-1].new_page(), server.url))
+        return opened[-1]
+
+    request.node.server_log = (server, len(server.log()))
+    yield open_frontend
+    client.post("/interrupt", {})
+    faults = [fault for frontend in opened for fault in frontend.faults]
+    for context in contexts:
+        context.close()
+    assert not faults, f"our script failed in the page: {faults}"
+
+
+@pytest.fixture
+def frontend(open_frontend: Callable[..., Frontend]) -> Frontend:
+    """The frontend with the classic canvas."""
+    return open_frontend(**{"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if report.failed and hasattr(item, "server_log"):
+        running, begin = item.server_log
+        lines = running.log()[begin:].splitlines()[-LOG_LINES:]
+        report.sections.append(("ComfyUI's log during this test", "\n".join(lines)))
+        frontend = item.funcargs.get("frontend")
+        if frontend is not None:
+            name = re.sub(r"\W+", "_", item.name)
+            path = Path(item.config.rootpath) / "output" / f"browser_{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            frontend.page.screenshot(path=path)
+            report.sections.append(("The page", f"{path}\n{frontend.page.evaluate('document.body.innerText')[:2000]}"))
+    return report

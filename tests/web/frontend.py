@@ -1,0 +1,151 @@
+"""The ComfyUI frontend as its user meets it: buttons, nodes and the panel on a CHORDS Stream Preview."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Locator, Page
+
+READY = """() => {
+  const app = window.comfyAPI?.app?.app;
+  return Boolean(app?.canvas?.graph && globalThis.LiteGraph?.registered_node_types?.ChordsStreamPreview);
+}"""
+OURS = "/extensions/ComfyUI-CHORDS/"
+
+
+class Frontend:
+    """One page of the frontend. ``faults``: what our own script threw in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.faults: list[str] = []
+        page.set_default_timeout(30_000)
+        page.on("pageerror", self._note)
+        page.goto(url)
+        self.wait_until_ready()
+
+    def _note(self, error: Any) -> None:
+        text = f"{error.message}\n{error.stack}"
+        if OURS in text:
+            self.faults.append(text)
+
+    def wait_until_ready(self) -> None:
+        self.page.wait_for_function(READY)
+        self.page.get_by_test_id("queue-button").wait_for()
+
+    # ---- the workflow
+
+    def open_file(self, path: Path) -> None:
+        """Open a workflow file as the menu's Open does."""
+        marker = "() => { window.comfyAPI.app.app.rootGraph.extra.notYetReplaced = true }"
+        self.page.evaluate(marker)
+        self.page.locator("#comfy-file-input").set_input_files(path)
+        replaced = "() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced"
+        self.page.wait_for_function(replaced)
+        self.panel().element.wait_for()
+
+    def open_graph(self, workflow: dict[str, Any], path: Path) -> None:
+        """Open a workflow by way of a file."""
+        path.write_text(json.dumps(workflow), encoding="utf-8")
+        self.open_file(path)
+
+    def evaluate(self, body: str, argument: object = None) -> Any:
+        """The value of an expression over `app`, `graph` and `argument`."""
+        code = f"async (argument) => {{ const {{ app }} = window.comfyAPI.app; const graph = app.rootGraph; {body} }}"
+        return self.page.evaluate(code, argument)
+
+    def set_widget(self, node: int, name: str, value: object) -> None:
+        """Turn a widget of a node, as the user does in its field."""
+        self.evaluate(
+            "const w = graph.getNodeById(argument[0]).widgets.find((w) => w.name === argument[1]);"
+            "w.value = argument[2]; w.callback?.(argument[2]);",
+            [node, name, value],
+        )
+
+    # ---- running
+
+    def run(self) -> None:
+        """Press Run."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def cancel(self) -> None:
+        """Press the frontend's own button for that."""
+        self.page.get_by_role("button", name="Cancel current run").click()
+
+    def panel(self, which: int = 0) -> Panel:
+        return Panel(self, self.page.locator(".chords-stream").nth(which))
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+        """Wait until a condition holds, and return its value."""
+        limit = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < limit, f"not within {seconds:.0f} s: {what}"
+            self.page.wait_for_timeout(20)
+        return value
+
+    def screenshot(self, locator: Locator | None = None) -> np.ndarray:
+        """What is drawn, [height, width, 3]."""
+        data = locator.screenshot() if locator is not None else self.page.screenshot()
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32)
+
+
+class Panel:
+    """The widget of one CHORDS Stream Preview node."""
+
+    def __init__(self, frontend: Frontend, element: Locator) -> None:
+        self.frontend = frontend
+        self.element = element
+        self.thumbs = element.locator(".chords-thumb")
+        self.picture = element.locator(".chords-picture img")
+        self.button = element.locator(".chords-accept")
+
+    @property
+    def state(self) -> str:
+        return self.element.get_attribute("data-state")
+
+    @property
+    def caption(self) -> str:
+        return self.element.locator(".chords-caption").text_content().replace("\u00a0", " ")
+
+    @property
+    def status(self) -> str:
+        return self.element.locator(".chords-status").text_content()
+
+    @property
+    def labels(self) -> list[str]:
+        """What is written under the thumbnails."""
+        return [text.removeprefix("✓ ") for text in self.thumbs.locator("span").all_text_contents()]
+
+    def drawn(self) -> list[str]:
+        """The addresses of the thumbnails' pictures that the browser has loaded and laid out."""
+        return self.element.evaluate(
+            """(panel) => [...panel.querySelectorAll(".chords-thumb img")]
+              .filter((i) => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0)
+              .map((i) => i.src)"""
+        )
+
+    def pixels(self) -> list[np.ndarray]:
+        """What is on the screen where the thumbnails are."""
+        return [self.frontend.screenshot(thumb.locator(".chords-frame")) for thumb in self.thumbs.all()]
+
+    def click(self, locator: Locator) -> None:
+        """Move the mouse there and click."""
+        box = locator.bounding_box()
+        self.frontend.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def wait_for_state(self, *states: str) -> str:
+        return self.frontend.until(lambda: self.state in states and self.state, f"the panel is {states}")
+
+
+def call_count(text: str) -> int:
+    """The model calls of a caption."""
+    return int(re.search(r"(\d+) calls?", text)[1])

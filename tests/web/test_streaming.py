@@ -1,0 +1,449 @@
+"""CHORDS Stream Preview in the browser: the strip grows while the sampler runs, Accept ends it by a click."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from client import ComfyClient
+from frontend import Frontend, Panel, call_count
+from PIL import Image
+
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
+CORES = 4
+SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
+LONG = 80  # steps: some seconds, in which the tests look and click
+VERY_LONG = 400  # the page is loaded anew meanwhile
+DELAY = """
+const sampler = graph.getNodeById(argument);
+const delay = LiteGraph.createNode("TestRandomDelay");
+graph.add(delay);
+delay.pos = [sampler.pos[0], sampler.pos[1] - 200];
+sampler.getInputNode(0).connect(0, delay, "model");
+delay.connect(0, sampler, "model");
+"""  # each model call takes longer, on any machine
+SEEDS = iter(range(1000, 10_000))
+STRIP = ["draft", "hit 1", "hit 2", "hit 3", "hit 4"]
+
+
+def _open(frontend: Frontend, steps: int | None = None) -> Panel:
+    """Open the workflow file. The host does not run again what it has run, so each test has a seed of its own."""
+    frontend.open_file(WORKFLOW)
+    frontend.set_widget(SAMPLER, "seed", next(SEEDS))
+    if steps is not None:
+        frontend.set_widget(SAMPLER, "steps", steps)
+        frontend.evaluate(DELAY, SAMPLER)
+    return frontend.panel()
+
+
+def _running(client: ComfyClient) -> str | None:
+    """The prompt that is running."""
+    return next((item[1] for item in client.get_json("/queue")["queue_running"]), None)
+
+
+def _events(client: ComfyClient, prompt_id: str, kind: str) -> list[dict[str, Any]]:
+    return [event for event in client.get_json(f"/chords/runs/{prompt_id}")["events"] if event["kind"] == kind]
+
+
+def _pictures(client: ComfyClient, history: dict[str, Any], node: int) -> list[np.ndarray]:
+    images = history["outputs"][str(node)]["images"]
+    return [np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB")) for image in images]
+
+
+def _differ(pictures: list[np.ndarray]) -> bool:
+    """Whether each of these shows something, and each something else."""
+    pictures = [picture[:40, :40] for picture in pictures]  # on the screen their sizes differ by a rounding
+    pairs = zip(pictures, pictures[1:], strict=False)
+    return all(picture.std() > 5 for picture in pictures) and all(np.abs(a - b).mean() > 0.2 for a, b in pairs)
+
+
+def _start(frontend: Frontend, client: ComfyClient) -> str:
+    frontend.run()
+    return frontend.until(lambda: _running(client), "a prompt is running")
+
+
+def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend, LONG)
+    assert panel.button.is_disabled() and panel.state == "idle"
+    prompt = _start(frontend, client)
+    for number, name in enumerate(STRIP[:3], start=1):
+        frontend.until(lambda number=number: len(panel.drawn()) >= number, f"{number} thumbnails are drawn")
+        assert panel.labels[number - 1] == name
+        assert client.history(prompt) is None  # still running
+    assert len(set(panel.drawn())) == len(panel.drawn())
+    assert _differ(panel.pixels()[:3])
+    assert panel.caption.startswith(("hit 2 of 4 · core 3", "hit 3 of 4 · core 2"))
+    panel.click(panel.button)
+    history = client.wait(prompt)
+    panel.wait_for_state("success")
+    (accepted,) = _events(client, prompt, "accepted")
+    name = STRIP[accepted["index"]]
+    assert accepted["by"] == "request" and accepted["index"] in (2, 3)
+    assert panel.button.text_content() == f"Accepted {name}" and panel.button.is_disabled()
+    assert panel.caption.startswith(f"{name} of 4")
+    assert call_count(panel.caption) == accepted["depth"] < LONG
+    assert panel.labels == STRIP[: accepted["index"] + 1]
+    (saved,) = _pictures(client, history, SAVED)
+    assert np.array_equal(saved, _pictures(client, history, PREVIEW)[accepted["index"]])
+    _latent_is_the_hit(client, prompt, accepted["index"], saved)
+
+
+def _latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.ndarray) -> None:
+    """A run to the end with the same seed has the saved picture as its hit of that index."""
+    complete = copy.deepcopy(client.history(prompt)["prompt"][2])
+    complete["salt"] = {"class_type": "ChordsDemoPrompt", "inputs": {"text": ""}}  # else the host takes the run it has
+    complete[str(SAMPLER)]["inputs"]["negative"] = ["salt", 0]
+    history = client.run(complete).history
+    assert np.array_equal(saved, _pictures(client, history, PREVIEW)[index])
+
+
+def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
+    """The workflow file as it is."""
+    panel = _open(frontend)
+    prompt = _start(frontend, client)
+    panel.wait_for_state("success")
+    history = client.wait(prompt)
+    names = [image["filename"] for image in history["outputs"][str(PREVIEW)]["images"]]
+    frontend.until(lambda: len(panel.drawn()) == CORES + 1 and all(n in " ".join(panel.drawn()) for n in names), names)
+    assert panel.labels == STRIP
+    assert _differ(panel.pixels())
+    assert panel.caption.startswith("hit 4 of 4 · core 1 · 30 calls · ")
+    assert panel.status.startswith("accepted hit 4 · 30 calls in a row, ")
+    assert panel.picture.evaluate("(i) => i.naturalWidth") == 128
+    assert frontend.evaluate("return graph.getNodeById(argument).imgs[0].src", PREVIEW) == panel.drawn()[-1]
+
+
+def test_a_thumbnail_can_be_looked_at(frontend: Frontend, client: ComfyClient) -> None:
+    """Looking at an earlier result changes neither what comes nor what is accepted."""
+    panel = _open(frontend, LONG)
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
+    panel.click(panel.thumbs.first)
+    frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is looked at")
+    frontend.until(lambda: len(panel.drawn()) >= 3, "the next one comes")
+    assert panel.caption.startswith("draft · ")
+    frontend.until(lambda: panel.picture.evaluate("(i) => i.src") == panel.drawn()[0], "the draft is shown large")
+    assert panel.thumbs.first.get_attribute("aria-pressed") == "true"
+    panel.click(panel.button)
+    client.wait(prompt)
+    assert _events(client, prompt, "accepted")[0]["index"] >= 2
+
+
+def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend, LONG)
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
+    panel.thumbs.first.focus()
+    frontend.page.keyboard.press("Enter")
+    assert panel.caption.startswith("draft · ")
+    frontend.page.keyboard.press("ArrowRight")
+    assert panel.caption.startswith("hit 1 of 4 · ")
+    panel.button.focus()
+    frontend.page.keyboard.press("Space")
+    client.wait(prompt)
+    assert _events(client, prompt, "accepted")[0]["by"] == "request"
+
+
+def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend, LONG)
+    first = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
+    frontend.cancel()
+    panel.wait_for_state("interrupted")
+    assert panel.status.startswith("cancelled") and panel.button.is_disabled()
+    assert len(panel.drawn()) >= 2  # they stay to be looked at
+    frontend.until(lambda: client.history(first), "the first prompt is over")
+    old = set(panel.drawn())
+    frontend.set_widget(SAMPLER, "steps", 30)
+    frontend.run()
+    panel.wait_for_state("success")
+    frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
+    assert not old & set(panel.drawn())  # cleared
+    assert panel.labels == STRIP
+
+
+def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend, VERY_LONG)
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
+    frontend.page.reload()
+    frontend.wait_until_ready()
+    panel = frontend.panel()
+    panel.element.wait_for()
+    frontend.until(lambda: len(panel.drawn()) >= 1, "the strip is back")
+    assert panel.labels == STRIP[: len(panel.labels)]
+    assert panel.state == "running"
+    panel.click(panel.button)
+    panel.wait_for_state("success")
+    assert client.wait(prompt)["outputs"]
+
+
+def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: ComfyClient) -> None:
+    """Nothing runs anew then: all that comes is the node's output."""
+    _open(frontend)
+    frontend.set_widget(SAMPLER, "control_after_generate", "fixed")
+    panel = frontend.panel()
+    frontend.run()
+    panel.wait_for_state("success")
+    frontend.page.reload()
+    frontend.wait_until_ready()
+    panel = frontend.panel()
+    panel.element.wait_for()
+    frontend.run()
+    panel.wait_for_state("success")
+    frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
+    assert panel.labels == STRIP
+    assert panel.caption == "hit 4 of 4 · core 1 · 30 calls"
+
+
+def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
+    """The frontend hands over the outputs, and no run."""
+    graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    graph[str(SAMPLER)]["inputs"]["seed"] = next(SEEDS)
+    outputs = client.run(graph).outputs
+    panel = _open(frontend)
+    frontend.evaluate("app.nodeOutputs = argument", outputs)
+    frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
+    assert (panel.state, panel.labels) == ("success", STRIP)
+    assert panel.button.is_disabled()
+
+
+def test_a_picture_that_is_gone_is_said_in_words(frontend: Frontend) -> None:
+    panel = _open(frontend)
+    hits, images = [{"core": 0, "depth": 4}], [{"filename": "gone.png", "subfolder": "", "type": "temp"}]
+    record = {"method": "chords", "cores": 4, "message": "", "hits": hits}
+    frontend.evaluate("app.nodeOutputs = argument", {str(PREVIEW): {"chords": [record], "images": images}})
+    frontend.until(lambda: "no longer on the server" in panel.element.text_content(), "the hint")
+    assert panel.labels == ["draft"]
+
+
+def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
+    _open(frontend)
+    prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
+    assert prompt[str(PREVIEW)]["inputs"] == {"run": [str(SAMPLER), 1], "vae": ["1", 1]}
+    saved = frontend.evaluate("return graph.serialize()")
+    (node,) = [node for node in saved["nodes"] if node["id"] in (PREVIEW, str(PREVIEW))]
+    assert not node.get("widgets_values")
+    assert not frontend.evaluate("return graph.getNodeById(argument).widgets.some((w) => w.serialize)", PREVIEW)
+
+
+def test_the_api_twin_is_the_same_graph(frontend: Frontend) -> None:
+    frontend.open_file(WORKFLOW)
+    prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
+    twin = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    assert _bare(prompt) == _bare(twin)
+
+
+def _bare(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in prompt.items()}
+
+
+@pytest.mark.parametrize(
+    ("widget", "value", "labels"),
+    [("cores", 1, ["draft", "result"]), ("sampler_name", "euler_ancestral", ["result"])],
+    ids=["one core", "stock"],
+)
+def test_what_does_not_run_in_parallel_says_why(
+    frontend: Frontend, client: ComfyClient, widget: str, value: object, labels: list[str]
+) -> None:
+    _open(frontend)
+    frontend.set_widget(SAMPLER, widget, value)
+    panel = frontend.panel()
+    prompt = _start(frontend, client)
+    panel.wait_for_state("success")
+    frontend.until(lambda: len(panel.drawn()) == len(labels), "the thumbnails are drawn")
+    assert panel.labels == labels
+    (plan,) = _events(client, prompt, "plan")
+    assert plan["message"] in panel.status
+
+
+def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient, tmp_path) -> None:
+    """Two samplers with a preview each, and a second preview of the first one behind a reroute."""
+    _open(frontend)
+    frontend.evaluate(
+        """
+        const { LiteGraph } = globalThis;
+        const [sampler, preview] = [graph.getNodeById(argument[0]), graph.getNodeById(argument[1])];
+        const again = sampler.clone();
+        const [second, third] = [preview.clone(), preview.clone()];
+        const reroute = LiteGraph.createNode("Reroute");
+        for (const node of [again, second, third, reroute]) graph.add(node);
+        for (const [i, input] of sampler.inputs.entries()) {
+          const link = graph.getLink(input.link);
+          if (link) graph.getNodeById(link.origin_id).connect(link.origin_slot, again, i);
+        }
+        again.widgets.find((w) => w.name === "cores").value = 2;
+        again.connect(1, second, "run");
+        sampler.connect(1, reroute, 0);
+        reroute.connect(0, third, "run");
+        second.pos = [preview.pos[0], preview.pos[1] + 600];
+        third.pos = [preview.pos[0] + 400, preview.pos[1] + 600];
+        """,
+        [SAMPLER, PREVIEW],
+    )
+    frontend.run()
+    panels = [frontend.panel(i) for i in range(3)]
+    for panel in panels:
+        panel.wait_for_state("success")
+        frontend.until(lambda panel=panel: len(panel.drawn()) == len(panel.labels), "the thumbnails are drawn")
+    assert sorted(len(panel.labels) for panel in panels) == [3, 5, 5]
+    assert panels[0].labels == STRIP
+    assert {panel.caption.split(" · ")[0] for panel in panels} == {"hit 4 of 4", "hit 2 of 2"}
+
+
+def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> None:
+    _open(frontend)
+    frontend.evaluate(
+        "graph.convertToSubgraph(new Set(argument.map((id) => graph.getNodeById(id))))", [SAMPLER, PREVIEW]
+    )
+    prompt = _start(frontend, client)
+    client.wait(prompt)
+    assert ":" in _events(client, prompt, "plan")[0]["node_id"]
+    frontend.evaluate(
+        "const inside = graph.nodes.find((n) => n.subgraph).subgraph; app.canvas.setGraph(inside);"
+        "app.canvas.ds.reset(); app.canvas.draw(true, true)"
+    )
+    panel = frontend.panel()
+    panel.element.wait_for()
+    frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
+
+
+def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
+    """It has the same node ids, but is not the one that runs; that one, opened again, has its strip."""
+    panel = _open(frontend, LONG)
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
+    other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    other["id"] = "00000000-1111-4222-8333-444444444444"
+    frontend.open_graph(other, tmp_path / "other.json")
+    panel = frontend.panel()
+    frontend.page.wait_for_timeout(500)
+    assert (panel.state, panel.labels) == ("idle", [])
+    client.wait(prompt)
+    assert (panel.state, panel.labels) == ("idle", [])
+    frontend.page.get_by_text("chords_streaming", exact=False).first.click()
+    frontend.until(lambda: len(frontend.panel().drawn()) == CORES + 1, "the strip is back")
+
+
+def test_a_refused_accept_is_said_in_words(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend, LONG)
+    refusal = {"status": 409, "json": {"error": "the run is over"}}
+    frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
+    panel.click(panel.button)
+    frontend.until(lambda: "not accepted: the run is over" in panel.status, "the refusal is shown")
+    assert panel.button.is_enabled()
+    frontend.page.unroute("**/chords/accept")
+    panel.click(panel.button)
+    client.wait(prompt)
+    panel.wait_for_state("success")
+
+
+def test_nodes_2(open_frontend, client: ComfyClient) -> None:
+    """The frontend's newer way to draw nodes: the same panel, and no second picture below it."""
+    frontend = open_frontend(**{"Comfy.VueNodes.Enabled": True})
+    panel = _open(frontend, LONG)
+    prompt = _start(frontend, client)
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
+    node = frontend.page.locator(".lg-node", has=panel.element)
+    assert node.locator("img:visible").count() == len(panel.drawn()) + 1
+    panel.click(panel.button)
+    client.wait(prompt)
+    panel.wait_for_state("success")
+    frontend.until(lambda: len(panel.drawn()) == len(panel.labels), "the thumbnails are drawn")
+    assert node.locator("img:visible").count() == len(panel.drawn()) + 1
+    assert _events(client, prompt, "accepted")[0]["by"] == "request"
+
+
+def test_a_failed_run_says_why(frontend: Frontend, client: ComfyClient) -> None:
+    panel = _open(frontend)
+    frontend.evaluate(
+        """
+        const [sampler, failing] = [graph.getNodeById(argument), LiteGraph.createNode("TestFailingLane")];
+        graph.add(failing);
+        failing.widgets[0].value = "0,1,2,3";
+        failing.widgets[1].value = 5;
+        sampler.getInputNode(0).connect(0, failing, "model");
+        failing.connect(0, sampler, "model");
+        """,
+        SAMPLER,
+    )
+    frontend.run()
+    panel.wait_for_state("error")
+    assert panel.status.startswith("failed: ") and "is broken on purpose" in panel.status
+    assert panel.button.is_disabled()
+
+
+def test_the_canvas_is_zoomed_and_panned_over_the_panel(frontend: Frontend) -> None:
+    panel = _open(frontend)
+    box = panel.element.bounding_box()
+    mouse = frontend.page.mouse
+    mouse.move(box["x"] + 100, box["y"] + 100)
+    view = "return [app.canvas.ds.scale, ...app.canvas.ds.offset]"
+    before = frontend.evaluate(view)
+    mouse.wheel(0, 240)
+    frontend.until(lambda: frontend.evaluate(view)[0] != before[0], "the wheel zooms")
+    scale, *offset = frontend.evaluate(view)
+    mouse.down(button="middle")
+    mouse.move(box["x"] + 160, box["y"] + 130, steps=5)
+    mouse.up(button="middle")
+    after = frontend.evaluate(view)
+    assert after[0] == scale
+    assert np.allclose((np.array(after[1:]) - offset) * scale, [60, 30], atol=2)
+
+
+WORDS = """async () => {
+  const { Run, Runs } = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
+  const words = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
+  const run = new Run("p", "1");
+  const said = [words.acceptLabel(null), words.acceptLabel(run)];
+  const tell = (kind, fields) => run.apply({ kind, ...fields });
+  tell("plan", { method: "chords", cores: 4, message: "four cores" });
+  said.push(words.acceptLabel(run));
+  tell("step", { depth: 3, of: 30 });
+  said.push(words.describeRun(run));
+  tell("hit", { index: 0, core: 0, depth: 1, seconds: 0.04, change: null });
+  said.push(words.acceptLabel(run), words.describeHit(run.newest, run).join(" · "));
+  tell("hit", { index: 2, core: 3, depth: 21, seconds: 1.84, change: 0.0132 });
+  tell("picture", { index: 1, image: {} });
+  tell("hit", { index: 1, core: 4, depth: 15, seconds: 12.3, change: 0.254 });
+  said.push(run.hits.map((hit) => hit.index).join(), words.describeHit(run.newest, run).join(" · "));
+  said.push(words.describeHit(run.hit(1), run).join(" · "));
+  tell("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
+  tell("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
+  said.push(words.describeRun(run));
+  tell("done", { status: "error", error: "no lanes left", seconds: 2.5, depth: 0 });
+  said.push(words.describeRun(run), words.acceptLabel(run));
+  const runs = new Runs();
+  for (let i = 0; i < 100; i++) runs.live({ kind: "plan", prompt_id: `${i}`, node_id: "1" });
+  said.push(`${runs.all.length} ${runs.all.at(-1).promptId}`);
+  const again = runs.live({ kind: "plan", prompt_id: "99", node_id: "1" });
+  runs.replay([{ kind: "plan", prompt_id: "99", node_id: "1" }]);
+  said.push(String(runs.of("99").length === 1 && runs.of("99")[0] === again));
+  return said;
+}"""
+
+
+def test_the_words(frontend: Frontend) -> None:
+    assert frontend.page.evaluate(WORDS) == [
+        "Accept",
+        "Accept",
+        "Accept the first",
+        "3 of 30 calls",
+        "Accept draft",
+        "draft · 1 call · 0.04 s",
+        "0,1,2",
+        "hit 2 of 4 · core 3 · 21 calls · 1.8 s · changed 1.3 %",
+        "hit 1 of 4 · core 4 · 15 calls · 12 s · changed 25 %",
+        "3 of 30 calls · lost cuda:1: out of memory",
+        "failed: no lanes left · 2.5 s · lost cuda:1: out of memory",
+        "Accept",
+        "64 99",
+        "true",
+    ]

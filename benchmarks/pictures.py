@@ -1,14 +1,17 @@
-"""The README's picture: the same prompts and seeds by the stock sampler and by CHORDS, on a live ComfyUI.
+"""The README's pictures, from a live ComfyUI: stock and CHORDS side by side, and the timeline of a run.
 
     .venv/bin/python benchmarks/pictures.py
 
-Needs `python scripts/test.py --setup-only` once. Writes docs/images/demo.png.
+Needs `python scripts/test.py --setup-only` once. Writes docs/images/demo.png and docs/images/report.png; the timeline
+is that of a model which sleeps 40 ms a call, as one on devices of its own would look to the host.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from _server import ComfyServer
 from client import ComfyClient
 from graphs import Graph, demo, empty_latent, lanes, settings
 
-TARGET = REPO / "docs" / "images" / "demo.png"
+IMAGES = REPO / "docs" / "images"
 STEPS = 20
 PROMPTS = (
     "a big yellow star on the left, black background",
@@ -40,13 +43,32 @@ INK, PAPER = "#1f2430", "white"
 
 
 def main() -> None:
-    with ComfyServer(host.prepare(), threads=1) as server:
-        client = server.client()
-        rows = [[_sample(client, prompt, seed, chords) for _, chords in COLUMNS] for seed, prompt in enumerate(PROMPTS)]
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    sheet = _sheet(rows)
-    sheet.save(TARGET, optimize=True)
-    print(f"{TARGET.relative_to(REPO)}: {sheet.width}x{sheet.height}")
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "paths.yaml"
+        nodes = {"base_path": str(REPO / "tests" / "host"), "custom_nodes": "pack"}
+        paths.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")  # JSON is YAML
+        with ComfyServer(host.prepare(), threads=1, arguments=["--extra-model-paths-config", str(paths)]) as server:
+            client = server.client()
+            rows = [
+                [_sample(client, prompt, seed, chords) for _, chords in COLUMNS] for seed, prompt in enumerate(PROMPTS)
+            ]
+            report = _report(client)
+    _sheet(rows).save(IMAGES / "demo.png", optimize=True)
+    report.save(IMAGES / "report.png", optimize=True)
+
+
+def _report(client: ComfyClient) -> Image.Image:
+    """The timeline of a run on eight lanes, the second of its kind: the first makes the lanes."""
+    for seed in range(2):
+        graph = Graph()
+        inputs = demo(graph) | settings(seed=seed, steps=50) | {"latent_image": empty_latent(graph)}
+        inputs["model"] = graph.add("TestSleepingModel", model=inputs["model"], milliseconds=40.0)
+        sampler = graph.add("ChordsKSampler", **inputs, cores=8, accept="second", devices=lanes(graph, 8))
+        report = graph.add("ChordsReport", run=sampler[1])
+        run = client.run(graph.nodes)
+    picture = Image.open(io.BytesIO(client.view(run.outputs[report.name]["images"][0]))).convert("RGB")
+    return picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.LANCZOS)
 
 
 def _sample(client: ComfyClient, prompt: str, seed: int, chords: dict[str, Any]) -> tuple[Image.Image, int]:

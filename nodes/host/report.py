@@ -33,6 +33,8 @@ from .stream import RUNS, RunStream
 
 _log = logging.getLogger("chords")
 
+_STEP_SECONDS = 0.1  # between two step events: each wakes the server's thread, which the sampling has to wait for
+
 
 @dataclass(frozen=True, eq=False)
 class RunHit:
@@ -166,6 +168,7 @@ class Progress:
         self._callback = callback
         self._bar = bar
         self._newest: Evaluated | None = None
+        self._told = 0.0
 
     def __call__(self, event: Event) -> None:
         self._recorder(event)
@@ -186,7 +189,9 @@ class Progress:
         newest = self._newest
         assert newest is not None
         step = math.ceil(event.depth * (len(self._sigmas) - 1) / event.of) - 1
-        self._stream.send("step", depth=event.depth, of=event.of)
+        if event.depth == event.of or self._stream.seconds - self._told >= _STEP_SECONDS:
+            self._told = self._stream.seconds
+            self._stream.send("step", depth=event.depth, of=event.of)
         self._bar.update(step + 1 - self._bar.n)
         if self._callback is not None:
             sigma = self._sigmas[newest.index]
@@ -196,7 +201,8 @@ class Progress:
         mark = self._recorder.hits[-1]
         fields = {"core": mark.core, "depth": mark.depth, "seconds": mark.seconds, "change": mark.change}
         self._stream.send("hit", index=mark.index, **fields)
-        self._previews.offer_hit(mark.index, hit.x)
+        if self._run.plan.cores > 1 or self._stream.viewed:  # else it would cost KSampler's users a little for nothing
+            self._previews.offer_hit(mark.index, hit.x)
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index

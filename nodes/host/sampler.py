@@ -154,7 +154,8 @@ class _SamplerFunction:
         run, depth = self.run, self.run.depth
         run.hits = (RunHit(1, depth, call.to_latent(samples)),)
         stream.send("hit", index=1, core=1, depth=depth, seconds=stream.seconds, change=None)
-        previews.offer_hit(1, samples)
+        if stream.viewed:
+            previews.offer_hit(1, samples)
         stream.send("accepted", index=1, core=1, depth=depth, by="plan")
 
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:

@@ -72,6 +72,11 @@ class RunStream:
         self.send("picture", index=index, image=image)
 
     @property
+    def viewed(self) -> bool:
+        """Whether a preview node takes the record of this run."""
+        return bool(self._viewers)
+
+    @property
     def running(self) -> bool:
         with self._lock:
             return not any(event["kind"] == "done" for event in self._events)

@@ -104,7 +104,7 @@ def _pseudo_code(denoise: Denoise, x0: Tensor, sigmas: Tensor, starts: list[int]
     """All hits, draft first, by the published pseudo-code: synchronous rounds, every core at once.
 
     Written from the paper's text alone, with no regard to cost: the states, evaluations and histories of
-    all cores lie in dictionaries by index.
+    all cores lie in dictionaries by index. For multistep solvers ours is the choice that jumps have no history.
     """
     steps, cores = len(sigmas) - 1, len(starts)
     s = [float(v) for v in sigmas]
@@ -133,7 +133,7 @@ def _pseudo_code(denoise: Denoise, x0: Tensor, sigmas: Tensor, starts: list[int]
         start = starts[newest - 1]
         if at.get(newest) == start:
             onward = starts[newest] if newest < cores else steps
-            jumped = step(start, onward, X[newest][start], D[newest][start], history[newest])
+            jumped = step(start, onward, X[newest][start], D[newest][start], None)  # to first order
             if newest == cores:
                 hits.append(jumped)
         else:
@@ -221,11 +221,11 @@ def test_even_gaps_are_parareal(denoise: Denoise, cores: int, gap: int, q: int) 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_draft_is_a_run_over_the_starts(solver: str) -> None:
-    """Nothing is rectified before the draft: it is the one-core run on the grid of the starts and the end."""
+    """Nothing is rectified before the draft, and jumps have no history: it is Euler over the starts and the end."""
     sigmas, starts, x = karras(20), [0, 5, 8, 11], noise(6, scale=10.0)
     result = sample(nonlinear, x, sigmas, starts=starts, solver=solver)
-    on_starts = sample(nonlinear, x, sigmas[[*starts, 20]], solver=solver)
-    assert torch.equal(result.hits[0].x, on_starts.x)
+    on_starts = sample(nonlinear, x, sigmas[[*starts, 20]], solver="euler")
+    torch.testing.assert_close(result.hits[0].x, on_starts.x, rtol=1e-12, atol=1e-12)
 
 
 class _HistoryLeftBehind(Chords):

@@ -61,8 +61,6 @@ def drive(
     try:
         while True:
             _check(cancelled)
-            if newest_will_do():
-                events = [*events, *method.accept_newest()]
             for task in method.ready():
                 heapq.heappush(waiting, (task.depth, task.core, next(ticket), task))
             while idle and waiting and method.accepted is None:
@@ -72,7 +70,9 @@ def drive(
             if method.accepted is not None:
                 break
             assert len(idle) < lanes_left, "the method waits for an evaluation that it never asked for"
-            _check(cancelled)  # a listener may have cancelled
+            _check(cancelled)  # a listener may have cancelled, or asked for the newest hit
+            if newest_will_do() and (events := method.accept_newest()):
+                continue
             outcome = pool.next(_POLL_SECONDS)
             if outcome is None:
                 events = []

@@ -16,7 +16,8 @@ _FEWEST_STEPS = 10
 # Below this many times fewer sequential calls, lanes cost more than they bring.
 _LEAST_GAIN = 1.25
 # A core that starts further from its neighbour than this share of the steps starts from too coarse a guess: on the demo
-# model (benchmarks/results/starts.md) first hits are then 5 to 15 % off the sequential result, below it 0 to 3 %.
+# model (benchmarks/results/starts.md) such first hits are up to 26 % off the sequential result, others 0 to 6 % (at 12
+# steps 8 %).
 _LONGEST_JUMP = 0.2
 _RECTIFICATIONS = (2, 3, 4)
 

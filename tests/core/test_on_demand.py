@@ -36,7 +36,7 @@ def test_the_newest_hit_is_taken(hits: int) -> None:
     complete = sample(nonlinear, X, SIGMAS, starts=STARTS, accept="exact").hits
     result, _ = run_asking_after(hits)
     assert result.x is result.hits[-1].x
-    assert len(result.hits) in (hits, hits + 1)  # another may have come with the evaluation that was under way
+    assert len(result.hits) >= hits  # more, if faster cores' lanes were late and several hits came at once
     for ours, theirs in zip(result.hits, complete, strict=False):
         assert (ours.core, ours.depth) == (theirs.core, theirs.depth)
         assert ours.x.equal(theirs.x)

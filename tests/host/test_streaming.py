@@ -138,10 +138,10 @@ def test_accept_ends_the_run_with_the_hit_shown(client, server, index: int) -> N
     ((status, answer),) = answers
     (accepted,) = _chords(run, "accepted")
     assert (status, answer["node_id"]) == (200, sampler.name)
-    assert accepted["index"] == answer["index"] >= index
+    assert accepted["index"] >= answer["index"] >= index  # another hit may come while the request is on its way
     assert accepted["by"] == "request"
     latent = _saved(server, run, graph, "latent")
-    assert torch.equal(latent, _saved(server, complete, complete_graph, "hits")[answer["index"]][None])
+    assert torch.equal(latent, _saved(server, complete, complete_graph, "hits")[accepted["index"]][None])
     steps = [event["depth"] for event in _chords(run, "step")]
     assert steps[-1] <= accepted["depth"] + 3  # what was under way, and what began before the request came
 

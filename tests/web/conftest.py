@@ -36,6 +36,12 @@ def server(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def client(server: ComfyServer) -> ComfyClient:
+    """A client of this server: the one of the other tests, made before, is of theirs."""
+    return server.client()
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium; without one these tests are skipped, and say so as they go."""
     try:

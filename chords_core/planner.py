@@ -80,7 +80,7 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
     plans = [_plan_for(steps, starts, accept, reason) for starts in lattices]
     best = min(plans, key=lambda candidate: (candidate.depth, _longest_jump(candidate.starts)), default=None)
     if best is None or best.speedup < _LEAST_GAIN:
-        return one_core(steps, f"{lanes} devices would save fewer than a fifth of the sequential calls")
+        return one_core(steps, f"on {lanes} devices a result close to that of one core would come hardly sooner")
     return best
 
 

@@ -52,15 +52,17 @@ def chords_sampler(
     """
     stock = comfy.samplers.sampler_object(sampler_name)
     function = _SamplerFunction(
-        sampler_name, cores, accept, request or DeviceRequest(), preview_vae, run or ChordsRun(), step_previews
+        sampler_name, cores, accept, request or DeviceRequest(), preview_vae, run, step_previews
     )
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What the host hands a sampler function. ``model``: its KSamplerX0Inpaint, or what another node made of it."""
+    """What the host hands a sampler function, and the record to keep. ``model``: its KSamplerX0Inpaint, or what
+    another node made of it."""
 
+    run: ChordsRun
     model: Any
     x: Tensor
     sigmas: Tensor
@@ -99,7 +101,7 @@ class _SamplerFunction:
     accept: str
     request: DeviceRequest
     preview_vae: Any
-    run: ChordsRun
+    run: ChordsRun | None  # None: a record for each call, since a SAMPLER may be used several times
     step_previews: bool
 
     @torch.no_grad()
@@ -113,9 +115,9 @@ class _SamplerFunction:
         disable: bool | None = None,
         **options: Any,
     ) -> Tensor:
-        call = _Call(model, x, sigmas, extra_args or {}, callback, disable, options)
+        call = _Call(self.run or ChordsRun(), model, x, sigmas, extra_args or {}, callback, disable, options)
         reason = self._reason_for_stock(call)
-        with streaming(self.run) as stream:
+        with streaming(call.run) as stream:
             if not call.plain:
                 return self._sample_stock(call, stream, reason)
             with previewing(stream, call.base_model, x.device, call.to_latent, self.preview_vae) as previews:
@@ -139,7 +141,7 @@ class _SamplerFunction:
         return None
 
     def _sample_stock(self, call: _Call, stream: RunStream, reason: str | None) -> Tensor:
-        run = self.run
+        run = call.run
         run.method, run.solver, run.plan = "stock", self.sampler_name, one_core(call.steps, str(reason))
         run.devices = (str(call.x.device),)
         announce(run, f"one core, exactly as in KSampler: {reason}")
@@ -151,7 +153,7 @@ class _SamplerFunction:
         return samples
 
     def _record_stock(self, call: _Call, stream: RunStream, previews: Previews, samples: Tensor) -> None:
-        run, depth = self.run, self.run.depth
+        run, depth = call.run, call.run.depth
         run.hits = (RunHit(1, depth, call.to_latent(samples)),)
         stream.send("hit", index=1, core=1, depth=depth, seconds=stream.seconds, change=None)
         if stream.viewed:
@@ -159,7 +161,7 @@ class _SamplerFunction:
         stream.send("accepted", index=1, core=1, depth=depth, by="plan")
 
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
-        run, guider = self.run, call.model.inner_model
+        run, guider = call.run, call.model.inner_model
         chosen, devices = self._choose(guider, call.extra_args, call.steps)
         run.solver = SOLVERS[self.sampler_name]
         announce(run, describe(chosen, devices))
@@ -190,7 +192,7 @@ class _SamplerFunction:
         return result.x
 
     def _record(self, call: _Call, result: Result, recorder: Recorder) -> None:
-        run = self.run
+        run = call.run
         run.depth, run.evaluations, run.timeline = result.depth, result.evaluations, recorder.timeline()
         run.hits = tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits)
         if run.lost_lanes:

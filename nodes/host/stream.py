@@ -55,7 +55,8 @@ class RunStream:
                 self._events = [kept for kept in self._events if kept["kind"] != "step"]
             self._events.append(event)
         if self._server is not None:
-            self._server.send_sync("chords", event, self._client)
+            # A copy: the server writes it later, when a picture may have been added to the one kept here.
+            self._server.send_sync("chords", dict(event), self._client)
 
     def send_frame(self, frame: Frame) -> None:
         """Show a preview on the sampler node, as the host's own samplers do."""

@@ -73,3 +73,21 @@ def test_model_that_cannot_be_copied_is_not_slower_when_the_choice_is_ours(run_g
     summary, _ = _uncopyable(run_graph, count=4, cores=0)
     assert summary["cores"] == 1
     assert "could not be copied" in summary["message"]
+
+
+def test_a_sampler_used_twice_keeps_its_runs_apart(run_graph, server) -> None:
+    """One SAMPLER for a model whose lane fails and then for a sound one: the second run has lost nothing."""
+    graph = Graph()
+    inputs = demo(graph)
+    sampler = graph.add("ChordsSampler", sampler_name="euler", cores=4, accept="first", devices=lanes(graph, 4))
+    failing = graph.add("TestFailingLane", model=inputs["model"], lanes="1", from_call=0)
+    latent = empty_latent(graph)
+    sigmas = graph.add("BasicScheduler", model=inputs["model"], scheduler="simple", steps=12, denoise=1.0)
+    for model in (failing, inputs["model"]):
+        shared = inputs | {"model": model, "add_noise": True, "noise_seed": 5, "cfg": 3.5}
+        latent = graph.add("SamplerCustom", **shared, sampler=sampler, sigmas=sigmas, latent_image=latent)
+        graph.save(str(len(graph.saved)), latent)
+    before = len(server.log())
+    run, _ = run_graph(graph)
+    assert len([event for event in run.of_kind("chords") if event["kind"] == "lane"]) == 1
+    assert server.log()[before:].count("it took longer") == 1

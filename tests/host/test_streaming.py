@@ -363,8 +363,6 @@ def test_preview_setting_none_keeps_the_steps_unseen(client) -> None:
     graph, sampler = _graph()
     run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "latent2rgb"}})
     assert [preview.node_id for preview in run.previews].count(sampler.name) > CORES + 4
-    graph, _ = _graph()
-    client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
 
 
 def test_interrupted_run_says_so(client) -> None:

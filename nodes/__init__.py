@@ -2,11 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import objectives
 from .demo import ChordsDemoModel, ChordsDemoPrompt
 from .devices import ChordsDevices
 from .host import routes
 from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
+from .sdo import SDOLatentOptimizer
 from .stream import ChordsStreamPreview
 
 
@@ -21,6 +23,17 @@ class ChordsExtension(ComfyExtension):
             ChordsReport,
             ChordsDemoModel,
             ChordsDemoPrompt,
+            SDOLatentOptimizer,
+            objectives.SDOObjectiveReference,
+            objectives.SDOObjectiveSimilarity,
+            objectives.SDOObjectiveText,
+            objectives.SDOObjectiveStyle,
+            objectives.SDOObjectiveColour,
+            objectives.SDOObjectiveBrightness,
+            objectives.SDOObjectiveContrast,
+            objectives.SDOObjectiveSharpness,
+            objectives.SDOObjectiveAesthetic,
+            objectives.SDOObjectiveCombine,
         ]
 
 

@@ -6,13 +6,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
-from PIL import Image
-from torch import Tensor
 
 from ..chords_core import Timeline
 from .host.report import ChordsRun
+from .images import as_image
 from .timeline import draw_timeline
 from .types import CATEGORY, Run
 
@@ -37,7 +35,7 @@ class ChordsReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, run: ChordsRun) -> io.NodeOutput:
-        image = _as_image(draw_timeline(run))
+        image = as_image(draw_timeline(run))
         text = json.dumps(report(run), indent=2, allow_nan=False)
         return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls))
 
@@ -82,9 +80,3 @@ def _lanes(devices: tuple[str, ...], timeline: Timeline) -> list[dict[str, Any]]
         }
         for lane, device in enumerate(devices)
     ]
-
-
-def _as_image(picture: Image.Image) -> Tensor:
-    """An RGB picture as the host's IMAGE: [1, height, width, 3], 0 to 1."""
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, picture.height, picture.width, 3).float() / 255

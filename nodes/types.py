@@ -8,6 +8,7 @@ CATEGORY = "CHORDS"
 
 Devices = io.Custom("CHORDS_DEVICES")
 Run = io.Custom("CHORDS_RUN")
+Objective = io.Custom("SDO_OBJECTIVE")
 
 
 def parallel_inputs() -> list[io.Input]:

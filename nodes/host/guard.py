@@ -39,6 +39,17 @@ def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | Non
     return _reason_in_conds(guider) or _reason_in_model(guider, model_options) or _reason_in_hooks(model_options)
 
 
+def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """Why this guider's model must not be evaluated again and again at one step of the schedule, or None if it may."""
+    if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
+        return _CONDS["hooks"]
+    if model_options.get("context_handler") is not None:
+        return "context windows follow the step order"
+    if guider.model_patcher.injections:
+        return "a patch is injected into the loaded model"
+    return _reason_in_hooks(model_options)
+
+
 def _reason_in_conds(guider: Any) -> str | None:
     for conds in guider.conds.values():
         for cond in conds or ():

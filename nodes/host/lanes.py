@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import Denoise, InlinePool, Pool, ThreadPool
+from .tensors import mapped
 
 
 def open_pool(
@@ -107,14 +108,5 @@ def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """``value`` with every tensor in it on ``device``: containers are rebuilt, the rest is shared."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        moved = [_moved(item, device) for item in value]
-        return moved if isinstance(value, list) else tuple(moved)
-    if hasattr(value, "_copy_with"):  # a comfy.conds condition
-        return value._copy_with(_moved(value.cond, device))
-    return value
+    """``value`` with every tensor in it on ``device``."""
+    return mapped(value, lambda tensor: tensor.to(device))

@@ -22,6 +22,7 @@ PREVIEW_NODE = "ChordsStreamPreview"
 RUN_OUTPUT = 1  # of the sampler nodes: the run's record
 TEMP_SUBFOLDER = "chords"
 PROMPTS_KEPT = 64
+_PROGRESS = ("step", "iteration")  # of these only the newest matters
 
 Frame = tuple[str, Image.Image, int | None]
 """A preview as the host's previewers make it: format, picture, longest side."""
@@ -51,8 +52,8 @@ class RunStream:
         """Report an event."""
         event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
         with self._lock:
-            if kind == "step":  # of these only the newest matters
-                self._events = [kept for kept in self._events if kept["kind"] != "step"]
+            if kind in _PROGRESS:
+                self._events = [kept for kept in self._events if kept["kind"] != kind]
             self._events.append(event)
         if self._server is not None:
             # A copy: the server writes it later, when a picture may have been added to the one kept here.
@@ -88,7 +89,7 @@ class RunStream:
             return max((event["index"] for event in self._events if event["kind"] == "hit"), default=None)
 
     def events(self) -> list[dict[str, Any]]:
-        """The events so far, of the steps only the newest."""
+        """The events so far, of steps and iterations only the newest."""
         with self._lock:
             return [dict(event) for event in self._events]
 

@@ -22,6 +22,7 @@ CHORDS_NODES = {
     "ChordsReport": ["IMAGE", "STRING"],
     "ChordsDemoModel": ["MODEL", "VAE"],
     "ChordsDemoPrompt": ["CONDITIONING"],
+    "SDOLatentOptimizer": ["LATENT", "LATENT", "IMAGE", "STRING", "MODEL", "CONDITIONING"],
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import json
 import sys
@@ -139,13 +139,11 @@ def test_of_a_lost_lane(run_graph, client) -> None:
 
 @pytest.fixture(scope="module")
 def timeline(repo: Path) -> ModuleType:
-    """The module that draws; it needs no host."""
-    spec = importlib.util.spec_from_file_location("chords_timeline", repo / "nodes" / "timeline.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module that draws, without the other nodes, which need a host."""
+    package = ModuleType("chords_pictures")
+    package.__path__ = [str(repo / "nodes")]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module("chords_pictures.timeline")
 
 
 def _broken(x: Any, sigma: float) -> Any:
@@ -247,10 +245,10 @@ def test_the_picture_tells_what_was_lost(timeline: ModuleType) -> None:
         return colour in {found for _, found in picture.getcolors(maxcolors=1 << 24)}
 
     whole, lost = timeline.draw_timeline(_run(20, 4)), timeline.draw_timeline(_run(20, 4, lose=True))
-    assert not has(whole, timeline._RED) and has(lost, timeline._RED)
-    assert has(whole, timeline._GOLD)
+    assert not has(whole, timeline.RED) and has(lost, timeline.RED)
+    assert has(whole, timeline.GOLD)
 
 
 def test_lanes_are_told_apart(timeline: ModuleType) -> None:
     for count in range(1, 65):
-        assert len(set(timeline._lane_colours(count))) == count
+        assert len(set(timeline.distinct_colours(count))) == count

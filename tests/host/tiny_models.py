@@ -34,6 +34,9 @@ def main(host: Path, folder: Path) -> None:
     _save(broken, folder / "diffusion_models" / "tiny_nan.safetensors", None)
     _save(demo, folder / "diffusion_models" / "demo_copy.safetensors", None)  # weights no other test has copied
     _save(_lora(demo), folder / "loras" / "tiny_lora.safetensors", None)
+    _save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.safetensors", None)
+    torch.save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.pth")  # as LAION's come
+    _save({"table": torch.ones(2, 2, 2)}, folder / "classifiers" / "no_head.safetensors", None)
 
 
 def _randomised(weights: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
@@ -58,6 +61,17 @@ def _lora(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / columns**0.5
             lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) * 0.3
     return lora
+
+
+def _aesthetic_head() -> dict[str, torch.Tensor]:
+    """Two linear layers on embeddings of 16 values, with the names of LAION's heads."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "layers.0.weight": torch.randn(8, 16, generator=generator) / 4,
+        "layers.0.bias": torch.randn(8, generator=generator) * 0.1,
+        "layers.2.weight": torch.randn(1, 8, generator=generator) / 3,
+        "layers.2.bias": torch.full((1,), 5.0),
+    }
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:

@@ -5,14 +5,22 @@ A lane is known by its thread's name; the host's own thread is not a lane.
 
 import importlib
 import random
+import sys
 import threading
 import time
 
+import comfy.clip_vision
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
+
+from . import sdo
 
 
 def _lane() -> int | None:
@@ -202,6 +210,162 @@ class TestThreads(io.ComfyNode):
         return io.NodeOutput(ui={"threads": names, "intra_op": [torch.get_num_threads()], "current_patchers": [in_use]})
 
 
+# Models for objectives: the host's own classes, tiny, with random weights.
+
+
+def _randomised(network, seed):
+    """Every weight random, near what training would leave: activations stay near one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in sorted(network.named_parameters()):
+            noise = torch.randn(weight.shape, generator=generator)
+            scale = 1 / max(weight[0].numel(), 1) ** 0.5 if weight.ndim > 1 and "embedding" not in name else 0.1
+            ones = weight.ndim == 1 and "norm" in name and name.endswith("weight")
+            weight.copy_(noise * scale + (1.0 if ones else 0.0))
+
+
+class TestTinyClipVision(io.ComfyNode):
+    """A CLIP-Vision model of 32x32 pixels in patches of 8, two layers deep, with embeddings of ``width`` values."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTinyClipVision",
+            category="tests",
+            inputs=[io.Int.Input("width", default=16), io.Int.Input("seed", default=0)],
+            outputs=[io.ClipVision.Output()],
+        )
+
+    @classmethod
+    def execute(cls, width, seed):
+        config = {
+            "model_type": "clip_vision_model",
+            "image_size": 32,
+            "patch_size": 8,
+            "num_channels": 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "hidden_act": "quick_gelu",
+            "projection_dim": width,
+        }
+        model = comfy.clip_vision.ClipVisionModel(config)
+        _randomised(model.model, seed)
+        return io.NodeOutput(model)
+
+
+class TestTinyClip(io.ComfyNode):
+    """A CLIP of three layers: SD1's class with embeddings of ``width`` values, or SDXL's with ``width`` and
+    ``width_g``.
+
+    ``projection`` scales the part that takes the text into the space of pictures: at 0 it is as in checkpoints of SD1,
+    which come without it; -1 turns every embedding round.
+    """
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [
+            io.Int.Input("width", default=16),
+            io.Int.Input("width_g", default=0),
+            io.Float.Input("projection", default=1.0),
+            io.Int.Input("seed", default=0),
+        ]
+        return io.Schema(node_id="TestTinyClip", category="tests", inputs=inputs, outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls, width, width_g, projection, seed):
+        small = {"intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
+        options = {
+            "clip_l_model_config": {**small, "hidden_size": width},
+            "clip_g_model_config": {**small, "hidden_size": width_g},
+        }
+        sdxl = (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
+        classes = sdxl if width_g else (comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+        clip = comfy.sd.CLIP(comfy.supported_models_base.ClipTarget(*classes), model_options=options)
+        _randomised(clip.cond_stage_model, seed)
+        with torch.no_grad():
+            clip.cond_stage_model.clip_l.transformer.text_projection.weight.mul_(projection)
+        return io.NodeOutput(clip)
+
+
+class TestImage(io.ComfyNode):
+    """A picture of one colour with a brighter half, or, with ``broken``, one with a NaN."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [
+            io.Float.Input("red", default=0.5),
+            io.Float.Input("green", default=0.5),
+            io.Float.Input("blue", default=0.5),
+            io.Boolean.Input("broken", default=False),
+        ]
+        return io.Schema(node_id="TestImage", category="tests", inputs=inputs, outputs=[io.Image.Output()])
+
+    @classmethod
+    def execute(cls, red, green, blue, broken):
+        image = torch.tensor([red, green, blue]).repeat(1, 64, 64, 1)
+        image[:, :, 32:] = 0.5 + image[:, :, 32:] / 2
+        if broken:
+            image[0, 0, 0, 0] = float("nan")
+        return io.NodeOutput(image)
+
+
+class TestMask(io.ComfyNode):
+    """A mask with ``value`` in the left half and 0 in the right one."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Float.Input("value", default=1.0)]
+        return io.Schema(node_id="TestMask", category="tests", inputs=inputs, outputs=[io.Mask.Output()])
+
+    @classmethod
+    def execute(cls, value):
+        mask = torch.zeros(1, 64, 64)
+        mask[:, :, :32] = value
+        return io.NodeOutput(mask)
+
+
+class TestObjective(io.ComfyNode):
+    """Takes an objective and tells its kind."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Custom("SDO_OBJECTIVE").Input("objective")]
+        return io.Schema(node_id="TestObjective", category="tests", inputs=inputs, outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, objective):
+        return io.NodeOutput(ui={"kind": [type(objective).__name__]})
+
+
+class TestSlope(io.ComfyNode):
+    """An objective at a latent, and along its gradient there: the slope it should have, and the one measured."""
+
+    STEP = 0.02
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Custom("SDO_OBJECTIVE").Input("objective"), io.Vae.Input("vae"), io.Latent.Input("latent")]
+        return io.Schema(node_id="TestSlope", category="tests", inputs=inputs, outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, objective, vae, latent):
+        pack = type(objective).__module__.rpartition(".")[0]  # its name is the path it was loaded from
+        scene, studio = sys.modules[f"{pack}.studio"].Scene, sys.modules[f"{pack}.studio"].Studio(objective, vae)
+        comfy.model_management.load_models_gpu(studio.patchers)
+        with sys.modules[f"{pack}.gradients"].differentiable([patcher.model for patcher in studio.patchers]):
+            look = objective.bind(studio)
+            here = latent["samples"].clone().requires_grad_()
+            values = look(scene(here, studio.decode))
+            (gradient,) = torch.autograd.grad(values.sum(), here)
+            direction = gradient / gradient.norm()
+            with torch.no_grad():
+                ahead, behind = (look(scene(here + side * cls.STEP * direction, studio.decode)) for side in (1, -1))
+        measured = float((ahead - behind).sum()) / (2 * cls.STEP)
+        return io.NodeOutput(ui={"values": values.tolist(), "slope": [float(gradient.norm())], "measured": [measured]})
+
+
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -215,6 +379,13 @@ class TestNodes(ComfyExtension):
             TestReloadSamplers,
             TestWrappedSampler,
             TestThreads,
+            TestTinyClipVision,
+            TestTinyClip,
+            TestImage,
+            TestMask,
+            TestObjective,
+            TestSlope,
+            *sdo.NODES,
         ]
 
 

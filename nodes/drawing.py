@@ -1,0 +1,251 @@
+"""What the pack's pictures are drawn with: their colours, figures and cards, and text that fits.
+
+Needs no host: Pillow and the standard library alone.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom"""
+
+# All lengths are in pixels of the finished picture; it is drawn larger and reduced, which smooths every edge.
+SCALE = 2
+WIDTH = 1400
+MARGIN = 32
+EDGE = MARGIN + 22  # of what stands in a card
+
+BACKGROUND: Colour = (15, 18, 24)
+CARD: Colour = (24, 28, 37)
+GRID: Colour = (46, 53, 67)
+DIM: Colour = (148, 157, 175)
+TEXT: Colour = (232, 235, 242)
+GOLD: Colour = (255, 201, 77)  # what it ended with
+RED: Colour = (255, 107, 107)  # what was lost
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number to read first."""
+
+    value: str
+    meaning: str
+    colour: Colour = TEXT
+
+
+def stack(sections: Sequence[Sheet]) -> Image.Image:
+    """The finished RGB picture: the sections below each other."""
+    picture = Image.new("RGB", (WIDTH * SCALE, sum(section.image.height for section in sections)), BACKGROUND)
+    top = 0
+    for section in sections:
+        picture.paste(section.image, (0, top))
+        top += section.image.height
+    return picture.reduce(SCALE)
+
+
+def header(title: str, message: str = "", figures: Sequence[Figure] = ()) -> Sheet:
+    """The top of a picture: its title, at most two lines of message, and a row of figures (about five fit)."""
+    lines = wrap(message, 15, WIDTH - 2 * MARGIN, most=2)
+    top = 92 + 22 * len(lines)
+    sheet = Sheet(top + (84 if figures else 0))
+    sheet.text((MARGIN, 46), fit(title, 30, WIDTH - 2 * MARGIN), 30, TEXT, bold=True)
+    for line, text in enumerate(lines):
+        sheet.text((MARGIN, 86 + 22 * line), text, 15, DIM)
+    column = (WIDTH - 2 * MARGIN) / max(len(figures), 3)
+    for place, figure in enumerate(figures):
+        left, room = MARGIN + place * column, column - 17 - 8
+        sheet.box((left, top + 5, left + 3, top + 61), figure.colour, radius=1.5)
+        sheet.text((left + 17, top + 20), fit(figure.value, 28, room), 28, figure.colour, bold=True)
+        sheet.text((left + 17, top + 51), fit(figure.meaning, 15, room), 15, DIM)
+    return sheet
+
+
+def words(message: str, note: str) -> Sheet:
+    """A card with what there is to say, in place of a plot: at most eight lines of message, then a line of note."""
+    lines = wrap(message, 20, WIDTH - 2 * EDGE, most=8)
+    sheet = Sheet(124 + 30 * len(lines))
+    sheet.box((MARGIN, 8, WIDTH - MARGIN, sheet.height - MARGIN), CARD, radius=12)
+    for line, text in enumerate(lines):
+        sheet.text((EDGE, 42 + 30 * line), text, 20, TEXT)
+    sheet.text((EDGE, 52 + 30 * len(lines)), note, 16, DIM)
+    return sheet
+
+
+def draw_signs(sheet: Sheet, y: float, signs: Sequence[Sign]) -> None:
+    """A row of signs with their meanings."""
+    left = float(MARGIN)
+    for draw, meaning in signs:
+        draw(sheet, (left + 8, y))
+        sheet.text((left + 24, y), meaning, 14, DIM)
+        left += 24 + text_width(meaning, 14) + 30
+
+
+class Sheet:
+    """A strip of the picture to draw on, as wide as the picture, ``height`` pixels high."""
+
+    def __init__(self, height: float) -> None:
+        self.height = height
+        self.image = Image.new("RGB", (WIDTH * SCALE, round(height) * SCALE), BACKGROUND)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def card(self, title: str, unit: str) -> None:
+        """The ground of a section."""
+        self.box((MARGIN, 8, WIDTH - MARGIN, self.height - 10), CARD, radius=12)
+        self.text((EDGE, 38), title, 19, TEXT, bold=True)
+        self.text((EDGE + text_width(title, 19) + 14, 39), unit, 15, DIM)
+
+    def text(
+        self, at: Point, text: str, size: float, colour: Colour, anchor: str = "lm", *, bold: bool = False
+    ) -> None:
+        place = at[0] * SCALE, at[1] * SCALE
+        self._draw.text(place, plain(text), colour, font(size), anchor, stroke_width=round(size / 30) if bold else 0)
+
+    def box(self, box: Box, colour: Colour, radius: float = 0.0) -> None:
+        left, top, right, bottom = (round(length * SCALE) for length in box)
+        corners = left, top, max(left, right - 1), max(top, bottom - 1)  # the last pixel counts
+        if radius >= 1:
+            self._draw.rounded_rectangle(corners, radius * SCALE, colour)
+        else:
+            self._draw.rectangle(corners, colour)
+
+    def hatch(self, box: Box, colour: Colour) -> None:
+        left, top, right, bottom = (round(length * SCALE) for length in box)
+        if right <= left:
+            return
+        mask = Image.new("1", (right - left, bottom - top))
+        draw = ImageDraw.Draw(mask)
+        for x in range(-mask.height, mask.width, 6 * SCALE):
+            draw.line([(x, mask.height), (x + mask.height, 0)], 1, SCALE)
+        self.image.paste(colour, (left, top), mask)
+
+    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
+        self._draw.line([(x * SCALE, y * SCALE) for x, y in points], colour, round(width * SCALE), "curve")
+
+    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
+        self._draw.polygon([(x * SCALE, y * SCALE) for x, y in points], colour)
+
+    def dashes(self, x: float, top: float, bottom: float, colour: Colour) -> None:
+        for y in range(round(top), round(bottom), 9):
+            self.line([(x, y), (x, min(y + 5, bottom))], colour, 1.5)
+
+    def dot(self, at: Point, radius: float, colour: Colour) -> None:
+        (x, y), reach = at, radius * SCALE
+        self._draw.ellipse((x * SCALE - reach, y * SCALE - reach, x * SCALE + reach, y * SCALE + reach), colour)
+
+    def picture(self, at: Point, picture: Image.Image, width: float, height: float) -> None:
+        """``picture``, resized, with its left top corner ``at``."""
+        size = max(1, round(width * SCALE)), max(1, round(height * SCALE))
+        resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        self.image.paste(resized, (round(at[0] * SCALE), round(at[1] * SCALE)))
+
+    def diamond(self, at: Point, radius: float, colour: Colour) -> None:
+        x, y = at
+        self.polygon([(x - radius, y), (x, y - radius), (x + radius, y), (x, y + radius)], colour)
+
+    def cross(self, at: Point, radius: float, colour: Colour) -> None:
+        x, y = at
+        self.line([(x - radius, y - radius), (x + radius, y + radius)], colour, 2.5)
+        self.line([(x - radius, y + radius), (x + radius, y - radius)], colour, 2.5)
+
+    def wedge(self, at: Point, radius: float, colour: Colour) -> None:
+        """Points down."""
+        x, y = at
+        self.polygon([(x - radius, y - 0.6 * radius), (x + radius, y - 0.6 * radius), (x, y + 0.7 * radius)], colour)
+
+    def elbow(self, begin: Point, end: Point, colour: Colour) -> None:
+        """An arrow down from ``begin``, then right to ``end``."""
+        (x, y), (right, bottom) = begin, end
+        head = min(6.0, 0.6 * (right - x))
+        self.line([(x, y), (x, bottom), (right - head, bottom)], colour, 1.5)
+        self.polygon(
+            [(right - head, bottom - 0.7 * head), (right, bottom), (right - head, bottom + 0.7 * head)], colour
+        )
+
+
+Sign = tuple[Callable[[Sheet, Point], None], str]
+"""draws itself about a point, at most 8 pixels to either side; its meaning"""
+
+
+@lru_cache(maxsize=32)
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size * SCALE)
+
+
+def text_width(text: str, size: float) -> float:
+    return font(size).getlength(plain(text)) / SCALE
+
+
+def plain(text: str) -> str:
+    """``text`` in letters that the font has: accents dropped, other scripts as question marks, on one line."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() or letter == "·" else "?" for letter in letters)
+
+
+def fit(text: str, size: float, width: float) -> str:
+    """``text``, cut with an ellipsis where it is wider than ``width``."""
+    if text_width(text, size) <= width:
+        return text
+    ends = range(1, len(text))
+    fitting = bisect_right(ends, width, key=lambda end: text_width(text[:end] + "…", size))
+    return text[:fitting].rstrip() + "…"
+
+
+def wrap(text: str, size: float, width: float, most: int) -> list[str]:
+    """``text`` in at most so many lines of ``width``; the last is cut where that is too few."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and (len(lines) == most or text_width(f"{lines[-1]} {word}", size) <= width):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [fit(line, size, width) for line in lines]
+
+
+def mix(colour: Colour, ground: Colour, share: float) -> Colour:
+    red, green, blue = (round(share * c + (1 - share) * g) for c, g in zip(colour, ground, strict=True))
+    return red, green, blue
+
+
+def distinct_colours(lanes: int) -> list[Colour]:
+    """One a lane: from green over blue to pink, as far from gold and red as they go; neighbours differ in lightness
+    too where there are many."""
+    hues = [235.0] if lanes == 1 else [150 + 190 * lane / (lanes - 1) for lane in range(lanes)]
+    return [_oklch(0.78 - 0.1 * (lane % 2) * (lanes > 4), 0.125, hue) for lane, hue in enumerate(hues)]
+
+
+def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
+    """The sRGB colour nearest to an OKLCH one (Ottosson 2020); ``hue`` in degrees."""
+    a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    linear = (
+        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    )
+    red, green, blue = (
+        round(255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055))
+        for c in (min(1.0, max(0.0, c)) for c in linear)
+    )
+    return red, green, blue
+
+
+def ticks(limit: float, whole: bool = False) -> list[float]:
+    """Round values from 0 to ``limit``, at most eleven, whole ones if they must be."""
+    magnitude = 10.0 ** math.floor(math.log10(limit / 10))
+    step = next(step * magnitude for step in (1, 2, 5, 10) if limit / (step * magnitude) <= 10)
+    if whole:
+        step = max(1.0, step)
+    return [round(step * tick, 9) for tick in range(math.floor(limit / step + 1e-9) + 1)]

@@ -1,0 +1,106 @@
+"""The course of an optimisation: shown while it goes, and recorded for the picture and the figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.utils
+import latent_preview
+import torch
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+from torch import Tensor
+
+from ...chords_core import Improved, Iterated, OptimizationEvent, RolledBack, Stopped
+from .previews import rough_previewer, to_picture
+from .stream import RunStream
+
+_log = logging.getLogger("chords")
+
+_PREVIEW_SECONDS = 0.25  # between two pictures of the current sample
+
+
+class Course:
+    """Takes the events of `optimize_latent`, tells the user, and keeps what happened.
+
+    Args:
+        stream: where events and pictures go.
+        iterations: how many there will be at most.
+        latent_format: of the model, for previews where no objective decodes.
+        seen: the pictures an objective looked at last, or None.
+    """
+
+    def __init__(
+        self, stream: RunStream, iterations: int, latent_format: Any, seen: Callable[[], Tensor | None]
+    ) -> None:
+        self.history: list[Tensor] = []  # [B] each
+        self.sampled: list[bool] = []
+        self.marks: list[tuple[int, str]] = []
+        self.best: Improved | None = None
+        self.first_picture: Tensor | None = None  # [H, W, 3]
+        self.evaluations = 0
+        self.stopped: str | None = None
+        self._stream, self._iterations, self._format, self._seen = stream, iterations, latent_format, seen
+        self._bar = comfy.utils.ProgressBar(iterations)
+        self._shown = -_PREVIEW_SECONDS
+
+    def __call__(self, event: OptimizationEvent) -> None:
+        if isinstance(event, Iterated):
+            self._iterated(event)
+        elif isinstance(event, Improved):
+            self.best = event
+        elif isinstance(event, RolledBack):
+            items = f" (items {', '.join(map(str, event.items))})" if len(self.history[0]) > 1 else ""
+            self.marks.append((event.iteration, f"rolled back{items}: {event.reason}"))
+            _log.warning("SDO: iteration %d %s", event.iteration, self.marks[-1][1])
+        elif isinstance(event, Stopped):
+            self.stopped = event.reason
+
+    @property
+    def message(self) -> str:
+        """Where it stands, in a line."""
+        assert self.best is not None
+        first, best = (float(values.mean()) for values in (self.history[0], self.best.objective))
+        return f"iteration {len(self.history)} of {self._iterations}: objective {best:.4g}, from {first:.4g}"
+
+    def _iterated(self, event: Iterated) -> None:
+        self.history.append(event.objective.cpu())
+        self.sampled.append(event.sampled)
+        self.evaluations = event.evaluations
+        if event.iteration == 0 and (pictures := self._seen()) is not None:
+            self.first_picture = pictures[0].clamp(0, 1).cpu()
+        self._bar.update_absolute(event.iteration + 1, event.of)
+        values = {"objective": numbers(event.objective), "best": numbers(event.best)}
+        self._stream.send(
+            "iteration",
+            iteration=event.iteration + 1,
+            of=event.of,
+            **values,
+            sampled=event.sampled,
+            evaluations=event.evaluations,
+        )
+        if self._stream.seconds - self._shown >= _PREVIEW_SECONDS:
+            self._shown = self._stream.seconds
+            tell(self.message)
+            self._show(event.sample)
+
+    def _show(self, sample: Tensor) -> None:
+        pictures = self._seen()
+        if pictures is not None:
+            self._stream.send_frame(("JPEG", to_picture(pictures), latent_preview.MAX_PREVIEW_RESOLUTION))
+        elif (previewer := rough_previewer(self._format)) is not None:
+            self._stream.send_frame(previewer.decode_latent_to_preview_image("JPEG", sample[:1]))
+
+
+def tell(message: str) -> None:
+    """Show a line on the running node."""
+    context = get_executing_context()
+    if context is not None and (server := PromptServer.instance).client_id is not None:
+        server.send_progress_text(message, context.node_id, server.client_id)
+
+
+def numbers(values: Tensor) -> list[float | None]:
+    """Values as JSON takes them: NaN and infinity are null."""
+    return [float(value) if bool(torch.isfinite(value)) else None for value in values]

@@ -1,10 +1,12 @@
 """Parallel diffusion sampling, independent of any host: CHORDS and what it needs.
 
 The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
-(`pools`), and a driver connects the two (`driver`). `sample` puts them together.
+(`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
+the start whose sample fulfils an objective.
 """
 
 from .accept import Accept, OnDemand, Residual
+from .candidates import Chosen, choose_start
 from .chords import Chords
 from .errors import Cancelled, InvalidInput, NonFiniteDenoised
 from .events import Accepted, Evaluated, Event, Hit, LaneLost, Rectified, Step, Task
@@ -50,6 +52,7 @@ __all__ = [
     "Aesthetic",
     "Cancelled",
     "Chords",
+    "Chosen",
     "Combine",
     "Contrast",
     "Denoise",
@@ -96,6 +99,7 @@ __all__ = [
     "authors_starts",
     "check_sigmas",
     "check_starts",
+    "choose_start",
     "hit_depth",
     "in_the_style_of",
     "lattice_starts",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as _checkpoint
 
+from .descent import per_item, precise, rms
 from .errors import InvalidInput
 from .pools import Denoise
 from .solvers import Past, Step
@@ -43,6 +44,8 @@ FULL_COST = 3
 
 CHECKPOINTED_COST = 4
 """The same with checkpointing, which runs each step's forward a second time."""
+
+_HALF_SCALE = 1024  # far from the largest number of half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +188,15 @@ def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
     values = evaluate(objective, sample)
     gradient: Tensor | None = None
     if values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        at_sample = _at_sample(values, sample)
+        if at_sample is not None:
+            # In two parts, the second with a gradient of RMS 1: that of a mean over a large picture, times a small
+            # step, would vanish among the smallest numbers of half precision.
+            size = rms(at_sample)
+            size = torch.where(size > 0, size, 1)
+            unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
+            (gradient,) = torch.autograd.grad(sample, leaf, unit, allow_unused=True)
+            gradient = None if gradient is None else _times(gradient, size)
     if gradient is None:
         raise InvalidInput(
             "objective",
@@ -193,3 +204,18 @@ def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
             "a comparison or a rounding in between?)",
         )
     return Gradient(values.detach(), gradient, sample.detach())
+
+
+def _at_sample(values: Tensor, sample: Tensor) -> Tensor | None:
+    """dJ/dx_N [B, ...], or None where the objective has none. Of an item's sum, not its mean, on the way through the
+    objective's own networks, for the same reason."""
+    scale = sample.numel() // len(sample)
+    if values.dtype == torch.float16:
+        scale = min(scale, _HALF_SCALE)
+    (found,) = torch.autograd.grad(values, sample, torch.full_like(values, scale), allow_unused=True)
+    return None if found is None else precise(found) / scale
+
+
+def _times(gradient: Tensor, size: Tensor) -> Tensor:
+    """Each item's gradient times ``size`` [B], in at least float32."""
+    return precise(gradient) * per_item(size, gradient)

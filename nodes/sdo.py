@@ -12,7 +12,8 @@ from .curve import Course, draw_curve
 from .host.course import numbers
 from .host.previews import to_picture
 from .host.sampler import SOLVERS, scheduler_names
-from .host.sdo import Found, Settings, optimise
+from .host.sdo import Found, optimise
+from .host.search import Settings
 from .images import as_image
 from .types import CATEGORY, Objective
 
@@ -106,6 +107,15 @@ class SDOLatentOptimizer(io.ComfyNode):
                     step=0.01,
                     tooltip="How much of the latent is replaced; below 1 keeps the structure of the picture put in.",
                 ),
+                io.Int.Input(
+                    "candidates",
+                    optional=True,
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="Seeds to try, from the given one on; the search begins with the best of them. Take some "
+                    "where the wish is one of several things the model may draw, to which no gradient leads.",
+                ),
                 io.Combo.Input(
                     "optimize",
                     optional=True,
@@ -117,12 +127,12 @@ class SDOLatentOptimizer(io.ComfyNode):
                 io.Int.Input(
                     "refresh",
                     optional=True,
-                    default=10,
+                    default=0,
                     min=0,
                     max=1000,
                     advanced=True,
-                    tooltip="All steps are sampled anew every that many iterations: 1 is slow and precise, 0 decides "
-                    "by how well the predictions in between come true.",
+                    tooltip="All steps are sampled anew every that many iterations, and predicted in between: 1 is "
+                    "slow and precise. 0 decides by how well the predictions come true.",
                 ),
                 io.Combo.Input(
                     "keep",
@@ -131,7 +141,8 @@ class SDOLatentOptimizer(io.ComfyNode):
                     default="auto",
                     advanced=True,
                     tooltip="Which step the gradient goes through: the last, or another each time, which is better at "
-                    "large changes and worse at details. auto: the last for the noise, spread for the prompt.",
+                    "large changes, such as another background, and worse at details. auto: the last for the noise, "
+                    "spread for the prompt.",
                 ),
                 io.Combo.Input(
                     "regularise",
@@ -202,8 +213,9 @@ class SDOLatentOptimizer(io.ComfyNode):
         sampler_name: str = "euler",
         scheduler: str = "simple",
         denoise: float = 1.0,
+        candidates: int = 1,
         optimize: str = _START,
-        refresh: int = 10,
+        refresh: int = 0,
         keep: str = "auto",
         regularise: str = "norm",
         patience: int = 20,
@@ -219,6 +231,7 @@ class SDOLatentOptimizer(io.ComfyNode):
             denoise=denoise,
             cfg=cfg,
             seed=seed,
+            candidates=candidates,
             gradient=gradient,
             refresh=refresh or "adaptive",
             keep=None if keep == "auto" else keep,
@@ -244,20 +257,24 @@ def report(found: Found, settings: Settings) -> dict[str, Any]:
     """An optimisation as JSON:
 
     - ``message``: the outcome in a line;
-    - ``objective``: of each item of the batch, ``first`` and ``best`` (of the sample put out);
+    - ``objective``: of each item of the batch, ``first`` (of the seed given) and ``best`` (of the sample put out);
+    - ``candidates``: the objective of each seed tried [candidates][batch], and ``seeds``: the one taken of each item;
+      empty and null where there was one;
     - ``history`` [iterations][batch]: before each iteration's change, null where it was NaN; ``sampled``: whether of a
       sampled trajectory, or as predicted from the last;
     - ``marks``: what went wrong on the way and was mended, with its iteration; ``stopped``: why it ended early;
     - ``evaluations``: model calls, one with a gradient counted as the forward calls that cost as much; ``seconds``;
     - ``settings``: as they were given.
     """
-    course = found.course
+    record = found.record
     return {
-        "message": _message(found),
-        "objective": {"first": numbers(course.history[0]), "best": numbers(found.objective)},
-        "history": [numbers(values) for values in course.history],
-        "sampled": course.sampled,
-        "marks": [{"iteration": iteration, "text": text} for iteration, text in course.marks],
+        "message": found.message,
+        "objective": {"first": numbers(record.first), "best": numbers(found.objective)},
+        "candidates": [numbers(values) for values in record.candidates],
+        "seeds": record.chosen,
+        "history": [numbers(values) for values in record.history],
+        "sampled": record.sampled,
+        "marks": [{"iteration": iteration, "text": text} for iteration, text in record.marks],
         "stopped": found.stopped,
         "evaluations": found.evaluations,
         "seconds": found.seconds,
@@ -265,19 +282,12 @@ def report(found: Found, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _message(found: Found) -> str:
-    first, best = float(found.course.history[0].mean()), float(found.objective.mean())
-    done = len(found.course.history)
-    ended = f"; {found.stopped}" if found.stopped else ""
-    return f"objective {best:.4g}, from {first:.4g}, in {done} iteration{'s' if done != 1 else ''}{ended}"
-
-
 def _course(found: Found, settings: Settings) -> Course:
     """What the curve is drawn of."""
-    course = found.course
-    first, best = float(course.history[0].mean()), float(found.objective.mean())
+    record = found.record
+    first, best = float(record.first.mean()), float(found.objective.mean())
     figures = (
-        ("iterations", str(len(course.history))),
+        ("iterations", str(len(record.history))),
         ("model calls", str(found.evaluations)),
         ("seconds", f"{found.seconds:.1f}"),
         ("at first", f"{first:.4g}"),
@@ -285,11 +295,11 @@ def _course(found: Found, settings: Settings) -> Course:
     )
     return Course(
         title="SDO: " + ("the prompt's embedding" if settings.condition else "the start") + " optimised",
-        history=tuple(tuple(values.tolist()) for values in course.history),
-        sampled=tuple(course.sampled),
+        history=tuple(tuple(values.tolist()) for values in record.history),
+        sampled=tuple(record.sampled),
         best=tuple(found.objective.tolist()),
         iterations=settings.iterations,
-        marks=tuple(course.marks),
+        marks=tuple(record.marks),
         stopped=found.stopped,
         figures=figures,
         pictures=tuple(

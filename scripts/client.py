@@ -837,12 +837,14 @@ class Acceptance:
         self._after = math.inf if after is None else after
         self._hit = math.inf if hit is None else hit
         self._note = note
+        self._begun: set[str] = set()
         self._due: dict[str, float] = {}  # node -> when to accept
 
     def event(self, data: dict) -> None:
         """Take an event of a CHORDS run."""
         node = data["node_id"]
-        if data["kind"] == "plan":
+        if data["kind"] == "plan" or (data["kind"] == "iteration" and node not in self._begun):
+            self._begun.add(node)
             self._due[node] = time.monotonic() + self._after
         elif data["kind"] == "hit" and data["index"] >= self._hit and node in self._due:
             self._due[node] = time.monotonic()

@@ -8,14 +8,16 @@ block beside the states between the blocks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -24,10 +26,15 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 def plain(patcher: ModelPatcher) -> ModelPatcher:
     """The model with all its weights in the device's memory, as gradients need them: loaded anew where the host
-    streams them to the device while the model runs (its dynamic VRAM) and knows how to load it."""
-    if patcher.is_dynamic() and patcher.cached_patcher_init is not None:
+    streams them to the device while the model runs (its dynamic VRAM) and knows how to load it, or a copy of a small
+    network (CLIP-Vision), which no loader knows how to load again."""
+    if not patcher.is_dynamic():
+        return patcher
+    if patcher.cached_patcher_init is not None:
         return patcher.clone(disable_dynamic=True)
-    return patcher
+    if isinstance(patcher.model, BaseModel):
+        return patcher
+    return ModelPatcher(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
 
 
 def reason_against(patcher: ModelPatcher) -> str | None:
@@ -37,7 +44,7 @@ def reason_against(patcher: ModelPatcher) -> str | None:
             "its weights are streamed to the device while it runs, and its loader left no way to load it otherwise; "
             "start ComfyUI with --disable-dynamic-vram"
         )
-    if any(isinstance(weight, QuantizedTensor) for weight in patcher.model.parameters()):
+    if not all(type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() for weight in _weights(patcher)):
         return "its weights are quantised; take a file in fp16, bf16 or plain fp8"
     return None
 
@@ -52,6 +59,11 @@ def reason_against_loaded(patcher: ModelPatcher) -> str | None:
     return None
 
 
+def _weights(patcher: ModelPatcher) -> Iterator[Tensor]:
+    network = patcher.model
+    return network.parameters() if isinstance(network, nn.Module) else iter(())
+
+
 @contextmanager
 def differentiable(networks: Iterable[nn.Module]) -> Iterator[None]:
     """Within, gradients of ``networks`` with respect to their inputs can be taken, outside inference mode.
@@ -64,7 +76,8 @@ def differentiable(networks: Iterable[nn.Module]) -> Iterator[None]:
         memory: set[int] = set()
         for network in networks:
             stack.enter_context(_lent_weights(network, memory))
-            stack.enter_context(_checkpointed_blocks(network, memory))
+            if not _remembers(network):
+                stack.enter_context(_checkpointed_blocks(network, memory))
         stack.enter_context(_copies_saved(memory))
         yield
 
@@ -73,6 +86,8 @@ def normal(tensor: Tensor) -> Tensor:
     """``tensor`` as one that can be part of a graph, on the same memory."""
     if not tensor.is_inference():
         return tensor
+    if tensor.is_conj() or tensor.is_neg():  # views that say how to read the memory, which the alias would not
+        return tensor.clone()
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
 
@@ -91,20 +106,22 @@ def _training_arithmetic() -> Iterator[None]:
 @contextmanager
 def _lent_weights(network: nn.Module, memory: set[int]) -> Iterator[None]:
     """Parameters and other tensors that can be part of a graph. ``memory`` gets where they are."""
-    lent: list[tuple[dict[str, Any], str, Tensor]] = []
+    lent: list[tuple[dict[str, Any], str, Tensor, Tensor]] = []
     try:
         for slots in _slots(network):
             for name, tensor in slots.items():
                 if isinstance(tensor, Tensor):
-                    lent.append((slots, name, tensor))
                     alias = normal(tensor.data)
-                    weight = isinstance(tensor, nn.Parameter)
-                    slots[name] = nn.Parameter(alias, requires_grad=False) if weight else alias
+                    if isinstance(tensor, nn.Parameter):
+                        alias = nn.Parameter(alias, requires_grad=False)
+                    slots[name] = alias
+                    lent.append((slots, name, tensor, alias))
                     memory.add(alias.untyped_storage().data_ptr())
         yield
     finally:
-        for slots, name, tensor in lent:
-            slots[name] = tensor
+        for slots, name, tensor, alias in lent:
+            if slots.get(name) is alias:  # else the host has moved the network meanwhile, and put its own there
+                slots[name] = tensor
 
 
 def _slots(network: nn.Module) -> Iterator[dict[str, Any]]:
@@ -123,6 +140,11 @@ def _copies_saved(memory: set[int]) -> saved_tensors_hooks:
         return tensor if tensor.untyped_storage().data_ptr() in memory else tensor.clone()
 
     return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _remembers(network: nn.Module) -> bool:
+    """Whether a network keeps something from one frame to the next in its modules, as a video's VAE may."""
+    return any(hasattr(module, "temporal_cache_state") for module in network.modules())
 
 
 @contextmanager
@@ -162,23 +184,65 @@ class _Outermost:
 
 
 def _checkpointed(forward: Callable[..., Any], memory: set[int], outermost: _Outermost) -> Callable[..., Any]:
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if outermost.inside or not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        names = tuple(kwargs)
-        values = (*args, *kwargs.values())
-        places = tuple(place for place, value in enumerate(values) if isinstance(value, Tensor))
+    """``forward`` that keeps its arguments and, in the backward pass, runs again on them as they were.
 
-        def run(*tensors: Tensor) -> Any:
-            given = list(values)
+    Only what it can tell apart is checkpointed: tensors, and settings that go with them. Where lists are handed round
+    (the caches of a video's VAE) or tensors that take part in the graph are put away in containers, or come back in
+    some, ``forward`` keeps its graph.
+    """
+    plain_calls = False
+
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal plain_calls
+        names, values = tuple(kwargs), (*args, *kwargs.values())
+        if plain_calls or outermost.inside or not torch.is_grad_enabled() or not all(map(_is_setting, values)):
+            return forward(*args, **kwargs)
+        places = tuple(place for place, value in enumerate(values) if isinstance(value, Tensor))
+        before = _snapshot(values)  # the host notes in its options which block is at work
+
+        def run(*tensors: Tensor, again: bool) -> Any:
+            given = list(_snapshot(before) if again else values)
             for place, tensor in zip(places, tensors, strict=True):
                 given[place] = tensor.clone()  # it may be written to
             with outermost():
                 return forward(*given[: len(args)], **dict(zip(names, given[len(args) :], strict=True)))
 
-        return _Block.apply(run, memory, *(values[place] for place in places))
+        try:
+            return _Block.apply(run, memory, *(values[place] for place in places))
+        except _NoTensors:
+            plain_calls = True
+            given = _snapshot(before)
+            return forward(*given[: len(args)], **dict(zip(names, given[len(args) :], strict=True)))
 
     return checkpointed
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether an argument is a tensor or holds none that takes part in the graph, and is no list that is written to."""
+    return isinstance(value, Tensor) or not (isinstance(value, list) or _holds_graph(value))
+
+
+def _holds_graph(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    if isinstance(value, dict):
+        return any(map(_holds_graph, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_graph, value))
+    return is_dataclass(value) and any(map(_holds_graph, vars(value).values()))
+
+
+def _snapshot(value: Any) -> Any:
+    """``value`` with its containers copied, and what they hold as it is."""
+    if isinstance(value, dict):
+        return {key: _snapshot(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_snapshot(item) for item in value]
+    return tuple(map(_snapshot, value)) if type(value) is tuple else value
+
+
+class _NoTensors(TypeError):
+    """A block returned something else than a tensor or a tuple of tensors and None."""
 
 
 class _Block(torch.autograd.Function):
@@ -188,17 +252,25 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, run: Callable[..., Any], memory: set[int], *tensors: Tensor) -> Any:
         ctx.run, ctx.memory = run, memory
         ctx.save_for_backward(*tensors)
-        return run(*tensors)
+        found = run(*tensors, again=False)
+        parts = found if type(found) is tuple else (found,)
+        if not all(part is None or isinstance(part, Tensor) for part in parts):
+            raise _NoTensors
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[2:]
         leaves = [t.detach().requires_grad_(w) for t, w in zip(ctx.saved_tensors, wanted, strict=True)]
         with torch.enable_grad(), _copies_saved(ctx.memory):
-            found = ctx.run(*leaves)
+            found = ctx.run(*leaves, again=True)
             outputs = found if isinstance(found, tuple) else (found,)
             # Of outputs that have a graph, those that the loss depends on.
-            pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
+            pairs = [
+                (output, gradient)
+                for output, gradient in zip(outputs, gradients, strict=True)
+                if gradient is not None and output is not None and output.requires_grad
+            ]
             inputs = [leaf for leaf in leaves if leaf.requires_grad]
             found_gradients = iter(
                 torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True)

@@ -47,7 +47,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
         return "context windows follow the step order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return _reason_in_hooks(model_options)
+    return next(_stateful(model_options), None)
 
 
 def _reason_in_conds(guider: Any) -> str | None:
@@ -91,14 +91,19 @@ def _is_model(value: Any) -> bool:
 
 def _reason_in_hooks(model_options: dict[str, Any]) -> str | None:
     for name, hook in _hooks(model_options):
-        for word, reason in _TELLING_NAMES.items():
-            if word in name.lower():
-                return f"{name} {reason}"
         if hasattr(hook, "to"):
             return f"the model patch {name} holds tensors on one device"
+    return next(_stateful(model_options), None)
+
+
+def _stateful(model_options: dict[str, Any]) -> Iterator[str]:
+    """Of each hook that is not the same at every call, what it is."""
+    for name, hook in _hooks(model_options):
+        for word, reason in _TELLING_NAMES.items():
+            if word in name.lower():
+                yield f"{name} {reason}"
         if keeps_state(hook):
-            return f"the model patch {name} keeps state from call to call"
-    return None
+            yield f"the model patch {name} keeps state from call to call"
 
 
 def keeps_state(hook: Callable[..., Any]) -> bool:

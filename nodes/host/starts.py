@@ -21,7 +21,7 @@ class TakesStarts:
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
         if bool((sigma >= 1).all()) and torch.count_nonzero(noise) == 0:
-            return latent_image
+            return latent_image.clone()  # which a sampler may write into
         return super().noise_scaling(sigma, noise, latent_image, max_denoise)  # type: ignore[misc]
 
 

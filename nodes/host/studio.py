@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -46,7 +46,7 @@ class Wish(Protocol):
     """An objective as it travels through a graph (SDO_OBJECTIVE): a recipe, with the host's models as they are."""
 
     def bind(self, studio: Studio) -> Look:
-        """The objective, for one optimisation.
+        """The objective, for one optimisation. Called in the host's inference mode, with the studio's models loaded.
 
         Raises:
             InvalidInput: naming the node's input.
@@ -62,12 +62,14 @@ class Studio:
     Args:
         wish: the objective, whose fields called ``clip_vision`` (its terms' too) are the models it needs.
         vae: decodes samples; None where no objective looks at pictures.
+        latent_shape: of the samples.
 
     Raises:
         InvalidInput: naming ``vae`` or ``clip_vision``, for a model through which no gradient can be taken.
     """
 
-    def __init__(self, wish: Wish, vae: Any) -> None:
+    def __init__(self, wish: Wish, vae: Any, latent_shape: Sequence[int]) -> None:
+        self.latent_shape = tuple(latent_shape)
         self._vae = vae
         self._vae_patcher = None if vae is None else _differentiable_patcher("vae", vae.patcher)
         self._vision = {
@@ -110,7 +112,7 @@ class Studio:
         if self._vae is None:
             raise InvalidInput("vae", "is needed: the objective compares latents; connect the model's VAE")
         with torch.no_grad():
-            return self._vae.encode(image).clone()
+            return self._vae.encode(image)
 
     def embedder(self, clip_vision: Any) -> Callable[[Tensor], Tensor]:
         """``embed(pictures [B, H, W, 3]) -> [B, D]``: CLIP-Vision's embedding, in the space of CLIP's texts."""

@@ -64,7 +64,7 @@ class ReferenceWish:
         image, p = _pictures(self.image), DISTANCES[self.distance]
         if self.space == "pixels":
             return _of_pictures(Reference(image, p), reference="image")
-        return _LikeLatent(studio, image, p)
+        return _of_latent(Reference(_latent_of(studio, image), p), reference="image")
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,39 +301,32 @@ def aesthetic_wish(clip_vision: Any, file: str, activation: str) -> AestheticWis
     return AestheticWish(clip_vision, layers, activation)
 
 
-class _LikeLatent:
-    """`Reference` to an image's latent. Its size is that of the sample, which only the first scene shows."""
+def _latent_of(studio: Studio, image: Tensor) -> Tensor:
+    """An image's latent in the size of the samples.
 
-    def __init__(self, studio: Studio, image: Tensor, p: int) -> None:
-        self._studio, self._image, self._p = studio, image, p
-        # A first time at a size every VAE takes whole: it tells the ratio, and is often the sample's own size.
-        height, width = (max(1, round(size / _WHOLE)) * _WHOLE for size in image.shape[1:3])
-        self._encoded = self._encode(height, width)
-        self._ratio = height // self._encoded.shape[-2]
-        self._objective: Reference | None = None
+    Raises:
+        InvalidInput: if it has another shape than theirs.
+    """
+    wanted = studio.latent_shape
+    # A first time at a size every VAE takes whole: it tells the ratio, and is often the samples' own size.
+    height, width = (max(1, round(size / _WHOLE)) * _WHOLE for size in image.shape[1:3])
+    encoded = _encoded(studio, _stretched(image, height, width))
+    if encoded.shape[-2:] != wanted[-2:]:
+        ratio = height // encoded.shape[-2]
+        encoded = _encoded(studio, _stretched(image, ratio * wanted[-2], ratio * wanted[-1]))
+    if len(wanted) == 5 and encoded.ndim == 4:
+        encoded = encoded.unsqueeze(2)
+    if encoded.shape[1:] != wanted[1:]:
+        raise InvalidInput(
+            "image",
+            f"its latent has the shape {tuple(encoded.shape)}, the result's is {wanted}; choose "
+            'the space "pixels"' + (", as for every video" if len(wanted) == 5 else ""),
+        )
+    return encoded
 
-    def __call__(self, scene: Scene) -> Tensor:
-        if self._objective is None:
-            self._objective = Reference(self._fitting(scene.latent), self._p)
-        with _named(reference="image"):
-            return evaluate(self._objective, scene.latent)
 
-    def _fitting(self, latent: Tensor) -> Tensor:
-        encoded = self._encoded
-        if encoded.shape[-2:] != latent.shape[-2:]:
-            encoded = self._encode(self._ratio * latent.shape[-2], self._ratio * latent.shape[-1])
-        if latent.ndim == 5 and encoded.ndim == 4:
-            encoded = encoded.unsqueeze(2)
-        if encoded.shape[1:] != latent.shape[1:]:
-            raise InvalidInput(
-                "image",
-                f"its latent has the shape {tuple(encoded.shape)}, the result's is {tuple(latent.shape)}; choose "
-                'the space "pixels"' + (", as for every video" if latent.ndim == 5 else ""),
-            )
-        return encoded
-
-    def _encode(self, height: int, width: int) -> Tensor:
-        return _encoded(self._studio, resized(self._image.movedim(-1, 1), height, width).movedim(1, -1))
+def _stretched(image: Tensor, height: int, width: int) -> Tensor:
+    return resized(image.movedim(-1, 1), height, width).movedim(1, -1)
 
 
 def _encoded(studio: Studio, image: Tensor) -> Tensor:

@@ -543,3 +543,23 @@ def test_unusable_models_are_named(gradient: str) -> None:
         small(denoise=lambda x, s: x[:1], gradient=gradient)
     with pytest.raises(NonFiniteDenoised, match="step 1 of 8"):
         small(denoise=lambda x, s: x * float("nan"), gradient=gradient)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_gradients_in_half_precision_survive_small_objectives(size: float) -> None:
+    """A mean over a large picture times a small last step is below what half precision can tell from zero."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 64, generator=generator) / 8
+    x = torch.randn(2, 64, generator=generator)
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        def denoise(state: Tensor, sigma: float) -> Tensor:
+            hidden = torch.tanh(state.to(dtype) @ weight.to(dtype))
+            return (hidden @ weight.to(dtype)).to(state)
+
+        kept = Kept(x, torch.tensor(0.03), torch.tensor(0.0))
+        step = SOLVERS["euler"]
+        return shortcut(denoise, kept, step, lambda sample: size * (sample - 1).square().mean(1)).gradient
+
+    wanted, found = gradient(torch.float32), gradient(torch.float16)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02

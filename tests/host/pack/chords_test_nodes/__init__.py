@@ -352,10 +352,11 @@ class TestSlope(io.ComfyNode):
     @classmethod
     def execute(cls, objective, vae, latent):
         pack = type(objective).__module__.rpartition(".")[0]  # its name is the path it was loaded from
-        scene, studio = sys.modules[f"{pack}.studio"].Scene, sys.modules[f"{pack}.studio"].Studio(objective, vae)
+        scene = sys.modules[f"{pack}.studio"].Scene
+        studio = sys.modules[f"{pack}.studio"].Studio(objective, vae, latent["samples"].shape)
         comfy.model_management.load_models_gpu(studio.patchers)
+        look = objective.bind(studio)
         with sys.modules[f"{pack}.gradients"].differentiable([patcher.model for patcher in studio.patchers]):
-            look = objective.bind(studio)
             here = latent["samples"].clone().requires_grad_()
             values = look(scene(here, studio.decode))
             (gradient,) = torch.autograd.grad(values.sum(), here)

@@ -31,7 +31,7 @@ class _Objective:
                 return values.detach()
             if self._kind == "one value":
                 return values.mean()
-            if self._kind == "nan" or (self._kind == "nan later" and self._calls == 4):
+            if self._kind == "nan" or (self._kind == "nan later" and self._calls == 5):
                 return values * float("nan")
             return values
 
@@ -98,13 +98,13 @@ class TestGradient(io.ComfyNode):
 
 
 def _by_the_pack(model, positive, negative, cfg, sigma, x, weight):
-    gradients, sdo = _pack("host.gradients"), _pack("host.sdo")
+    gradients, search = _pack("host.gradients"), _pack("host.search")
     found = []
 
     def sampler(wrapped, state, sigmas, extra_args, **_):
         with gradients.differentiable([wrapped.inner_model.inner_model]), torch.enable_grad():
             leaf = x.clone().requires_grad_()
-            value = (sdo._Call.of(wrapped, extra_args)(leaf, sigma) * weight.clone()).sum()
+            value = (search.Call.of(wrapped, extra_args)(leaf, sigma) * weight.clone()).sum()
             found.extend(torch.autograd.grad(value, leaf))
         return state
 
@@ -137,4 +137,143 @@ def _by_the_network(positive, negative, cfg, sigma, x, weight):
         return torch.autograd.grad((denoised * weight.clone()).sum(), leaf)[0]
 
 
-NODES = [TestOddObjective, TestLatentObjective, TestGradient]
+class _HandsRoundALists(torch.nn.Module):
+    """Blocks as a video's VAE has them: with a list that each takes from and puts into."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(_Part() for _ in range(3))
+
+    def forward(self, x, options):
+        cache = []
+        for number, block in enumerate(self.blocks):
+            options["block"] = number
+            x = block(x, cache, options)
+        return x
+
+
+class _NotesItsBlock(torch.nn.Module):
+    """Blocks that look up in shared options, written between them, which one they are; and write into their input."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(_Part() for _ in range(3))
+
+    def forward(self, x, options):
+        for number, block in enumerate(self.blocks):
+            options["block"] = number
+            x = block(x * 1, None, options)
+        return x
+
+
+class _TensorsInContainers(torch.nn.Module):
+    """Blocks that take and give tensors in dicts and lists."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(_Wrapped() for _ in range(3))
+
+    def forward(self, x, options):
+        state = {"x": x}
+        for block in self.blocks:
+            state = block(state)
+        return state["x"]
+
+
+class _Wrapped(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.Linear(8, 8)
+
+    def forward(self, state):
+        return {"x": torch.tanh(self.part(state["x"]))}
+
+
+class _Part(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.Linear(8, 8)
+
+    def forward(self, x, cache, options):
+        x += torch.tanh(self.part(x)) * (1 + options["block"])
+        if cache is not None:
+            x = x + cache.pop(0) if cache else x
+            cache.append(x)
+        return x
+
+
+class TestBlocks(io.ComfyNode):
+    """Gradients of networks that hand things round between their blocks: by the pack, against plain autograd."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Int.Input("salt")]
+        return io.Schema(node_id="TestBlocks", category="tests", inputs=inputs, outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, salt):
+        errors = {kind.__name__: cls._error(kind) for kind in (_HandsRoundALists, _NotesItsBlock, _TensorsInContainers)}
+        return io.NodeOutput(ui={"errors": [errors]})
+
+    @classmethod
+    def _error(cls, kind):
+        torch.manual_seed(0)
+        network = kind()  # in inference mode, as the host's loaders make theirs
+        weights = list(network.parameters())
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.randn(2, 8)
+            plain = kind()
+            plain.load_state_dict({name: value.clone() for name, value in network.state_dict().items()})
+            leaf = x.clone().requires_grad_()
+            # Without writing into inputs, plain autograd is the truth; with it, it must not be a leaf.
+            (wanted,) = torch.autograd.grad(_cloning(plain, leaf).square().sum(), leaf)
+        with _pack("host.gradients").differentiable([network]), torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            (found,) = torch.autograd.grad(network(leaf * 1, {}).square().sum(), leaf)
+        assert all(a is b for a, b in zip(weights, network.parameters(), strict=True))
+        assert not any("forward" in vars(module) for module in network.modules())
+        return float((found - wanted).norm() / wanted.norm())
+
+
+def _cloning(network, leaf):
+    """The network's value with everything saved for the backward pass copied, which writing cannot spoil."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor):
+        return network(leaf * 1, {})
+
+
+class TestOtherPatch(io.ComfyNode):
+    """A MODEL with a post-CFG function that changes what it gives, by ``scale``."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), io.Float.Input("scale"), io.Boolean.Input("detach", default=False)]
+        return io.Schema(node_id="TestOtherPatch", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, scale, detach=False):
+        model = model.clone()
+
+        def scaled(args):
+            denoised = args["denoised"].detach() if detach else args["denoised"]
+            return denoised * scale
+
+        model.set_model_sampler_post_cfg_function(scaled)
+        return io.NodeOutput(model)
+
+
+class TestQuantised(io.ComfyNode):
+    """A MODEL with a weight in whole numbers, as packs for quantised files have them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model")]
+        return io.Schema(node_id="TestQuantised", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model):
+        network = model.model.diffusion_model
+        network.quantised = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+        return io.NodeOutput(model)
+
+
+NODES = [TestBlocks, TestOtherPatch, TestQuantised, TestOddObjective, TestLatentObjective, TestGradient]

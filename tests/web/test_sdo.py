@@ -1,0 +1,96 @@
+"""The SDO workflows in the browser: they load whole, keep their values, and the optimizer shows what it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client import ComfyClient
+from frontend import OURS, Frontend
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords"]
+SEEDS = iter(range(1000, 10_000))
+WIDGETS = """
+return Object.fromEntries(graph.nodes.map((node) => [
+  node.id, (node.widgets ?? []).filter((w) => w.serialize !== false).map((w) => [w.name, w.value]),
+]));
+"""
+OPTIMIZER = "const node = graph.nodes.find((node) => node.type === 'SDOLatentOptimizer');"
+
+
+def _open(frontend: Frontend, path: Path) -> None:
+    """As `Frontend.open_file`, for workflows without a stream preview."""
+    frontend.evaluate("graph.extra.notYetReplaced = true")
+    frontend.page.locator("#comfy-file-input").set_input_files(path)
+    frontend.page.wait_for_function("() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced")
+
+
+def _bare(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in prompt.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Path, name: str) -> None:
+    errors: list[str] = []
+
+    def note(message: Any) -> None:
+        if message.type == "error" and OURS in f"{message.location.get('url')} {message.text}":
+            errors.append(message.text)
+
+    frontend.page.on("console", note)
+    path = FOLDER / f"{name}.json"
+    _open(frontend, path)
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert frontend.evaluate("return graph.nodes.length") == len(saved["nodes"])
+    unknown = "return graph.nodes.filter((n) => n.has_errors || !(n.type in LiteGraph.registered_node_types)).length"
+    assert frontend.evaluate(unknown) == 0
+    twin = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    assert _bare(frontend.evaluate("return (await app.graphToPrompt()).output")) == _bare(twin)
+
+    values = frontend.evaluate(WIDGETS)
+    again = tmp_path / f"{name}.json"
+    again.write_text(json.dumps(frontend.evaluate("return graph.serialize()")), encoding="utf-8")
+    frontend.page.reload()
+    frontend.wait_until_ready()
+    _open(frontend, again)
+    assert frontend.evaluate(WIDGETS) == values
+    assert _bare(frontend.evaluate("return (await app.graphToPrompt()).output")) == _bare(twin)
+    assert not errors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_covers_another(frontend: Frontend, name: str) -> None:
+    _open(frontend, FOLDER / f"{name}.json")
+    boxes = frontend.evaluate("return graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30])")
+    for i, (x, y, width, height) in enumerate(boxes):
+        for left, top, wide, high in boxes[:i]:
+            apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
+            assert apart, ((x, y, width, height), (left, top, wide, high))
+
+
+def test_the_optimizer_shows_its_picture_and_its_words(frontend: Frontend, client: ComfyClient) -> None:
+    _open(frontend, FOLDER / "sdo_blue_background.json")
+    node = frontend.evaluate(f"{OPTIMIZER} return node.id")
+    frontend.set_widget(node, "seed", next(SEEDS))
+    frontend.set_widget(node, "iterations", 2)
+    frontend.run()
+
+    def text() -> str:
+        shown = "node.widgets.filter((w) => w.name.includes('text-preview')).map((w) => String(w.value)).join(' ')"
+        return frontend.evaluate(f"{OPTIMIZER} return {shown}")
+
+    frontend.until(text, "the optimizer says something")
+    frontend.until(
+        lambda: frontend.evaluate(f"{OPTIMIZER} return node.imgs?.[0]?.naturalWidth ?? 0") > 0, "it shows a picture"
+    )
+    curve = "return graph.nodes.find((n) => n.title === 'Curve').imgs?.[0]?.naturalWidth ?? 0"
+    frontend.until(lambda: frontend.evaluate(curve) > 0, "the curve is shown")
+    assert text()
+    (history,) = frontend.until(
+        lambda: [h for h in client.get_json("/history").values() if str(node) in h["outputs"]], "the prompt is over"
+    )
+    assert history["status"]["status_str"] == "success"
+    assert history["outputs"][str(node)]["sdo"][0]["objective"]["best"]

@@ -8,8 +8,8 @@ the start whose sample fulfils an objective.
 from .accept import Accept, OnDemand, Residual
 from .candidates import Chosen, choose_start
 from .chords import Chords
-from .errors import Cancelled, InvalidInput, NonFiniteDenoised
-from .events import Accepted, Evaluated, Event, Hit, LaneLost, Rectified, Step, Task
+from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised
+from .events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified, Step, Task
 from .gradient import Objective
 from .objectives import (
     Aesthetic,
@@ -37,6 +37,7 @@ from .optimize import (
     Stopped,
     optimize_latent,
 )
+from .patience import Patience
 from .planner import ACCEPTS, Plan, one_core, plan
 from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .sampling import Result, check_sigmas, sample
@@ -65,7 +66,10 @@ __all__ = [
     "InlinePool",
     "InvalidInput",
     "Iterated",
+    "LaneBack",
     "LaneLost",
+    "LaneSlow",
+    "LaneStuck",
     "LostMark",
     "NonFiniteDenoised",
     "Objective",
@@ -74,6 +78,7 @@ __all__ = [
     "OptimizationEvent",
     "Optimized",
     "Outcome",
+    "Patience",
     "Plan",
     "Pool",
     "Recorder",

@@ -30,5 +30,13 @@ class NonFiniteDenoised(ArithmeticError):
         self.sigma = sigma
 
 
+class LaneStuck(RuntimeError):
+    """A lane is still at an evaluation that an earlier run has given up."""
+
+    def __init__(self, lane: int) -> None:
+        super().__init__(f"lane {lane} has not come back from an evaluation of an earlier run")
+        self.lane = lane
+
+
 class Cancelled(Exception):
-    """The run was cancelled; every lane has stopped."""
+    """The run was cancelled; every lane has stopped, but for those that hang."""

@@ -77,4 +77,21 @@ class LaneLost:
     error: Exception
 
 
-Event = Step | Evaluated | Rectified | Hit | Accepted | LaneLost
+@dataclass(frozen=True)
+class LaneSlow:
+    """A lane has been at an evaluation for ``seconds``, too long; it goes to another lane as well, if there is one.
+    The lane gets no more work until it is back."""
+
+    lane: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LaneBack:
+    """A lane that was slow has answered after all, ``seconds`` after it began, and gets work again."""
+
+    lane: int
+    seconds: float
+
+
+Event = Step | Evaluated | Rectified | Hit | Accepted | LaneLost | LaneSlow | LaneBack

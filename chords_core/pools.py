@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import InvalidInput
+from .errors import InvalidInput, LaneStuck
 from .events import Task
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -42,13 +42,16 @@ class Pool(Protocol):
         """How many lanes there are, numbered from 0."""
 
     def submit(self, lane: int, task: Task) -> None:
-        """Start ``task`` on an idle lane."""
+        """Start ``task`` on an idle lane. A lane that is gone answers with an error."""
 
     def next(self, timeout: float) -> Outcome | None:
         """The next outcome, or None after ``timeout`` seconds without one."""
 
-    def settle(self) -> int:
-        """Wait until no evaluation is under way, drop what comes back, and say how many those were."""
+    def settle(self, within: float | None = None) -> int:
+        """Wait until no evaluation is under way, drop what comes back, and say how many those were.
+
+        After ``within`` seconds (None: never) give up what is still under way: it must not come out of `next` later.
+        """
 
 
 def _evaluate(denoise: Denoise, lane: int, task: Task) -> Outcome:
@@ -78,7 +81,7 @@ class InlinePool:
         task, self._task = self._task, None
         return None if task is None else _evaluate(self._denoise, 0, task)
 
-    def settle(self) -> int:
+    def settle(self, within: float | None = None) -> int:
         self._task = None  # submitted, not begun
         return 0
 
@@ -87,6 +90,10 @@ class ThreadPool:
     """One thread a lane, each with a ``denoise`` of its own: one replica of the model a device.
 
     A lane works in the gradient and inference mode of the thread that submits to it.
+
+    A thread cannot be killed. One that hangs is left alone once `settle` has given it up: `close` does not wait for
+    it, what it comes back with is dropped, and the thread, a daemon, ends when its call returns. Until then its
+    lane is one of `hung` and answers every task with `LaneStuck`, for its denoiser may not be used twice at once.
 
     Args:
         denoisers: one a lane.
@@ -104,7 +111,9 @@ class ThreadPool:
         if not denoisers:
             raise InvalidInput("pool", "a ThreadPool needs at least one denoiser, one a lane")
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._busy = 0
+        self._busy: set[int] = set()
+        self._hung: set[int] = set()
+        self._lock = threading.Lock()  # a lane comes back, or is given up
         self._inboxes: list[queue.SimpleQueue[tuple[Task, bool, bool] | None]] = [
             queue.SimpleQueue() for _ in denoisers
         ]
@@ -125,38 +134,65 @@ class ThreadPool:
         while (item := self._inboxes[lane].get()) is not None:
             task, inference, grad = item
             with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-                self._outcomes.put(_evaluate(in_context, lane, task))
-            del item, task  # an idle lane must not keep a latent alive
+                outcome = _evaluate(in_context, lane, task)
+            with self._lock:
+                if lane in self._hung:
+                    self._hung.remove(lane)
+                else:
+                    self._outcomes.put(outcome)
+            del item, task, outcome  # an idle lane must not keep a latent alive
 
     @property
     def lanes(self) -> int:
         return len(self._threads)
 
     def submit(self, lane: int, task: Task) -> None:
-        self._busy += 1
-        self._inboxes[lane].put((task, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+        self._busy.add(lane)
+        if lane in self._hung:
+            self._outcomes.put(Outcome(lane, task, 0.0, error=LaneStuck(lane)))
+        else:
+            self._inboxes[lane].put((task, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
 
     def next(self, timeout: float) -> Outcome | None:
         try:
             outcome = self._outcomes.get(timeout=timeout)
         except queue.Empty:
             return None
-        self._busy -= 1
+        self._busy.remove(outcome.lane)
         return outcome
 
-    def settle(self) -> int:
-        dropped = self._busy
+    def settle(self, within: float | None = None) -> int:
+        under_way = len(self._busy)
+        end = None if within is None else time.monotonic() + min(within, threading.TIMEOUT_MAX)
         while self._busy:
-            self._outcomes.get()
-            self._busy -= 1
-        return dropped
+            try:
+                outcome = self._outcomes.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                break
+            self._busy.remove(outcome.lane)
+        with self._lock:
+            while not self._outcomes.empty():  # it came at the last moment
+                self._busy.remove(self._outcomes.get().lane)
+            self._hung |= self._busy
+        given_up = len(self._busy)
+        self._busy.clear()
+        return under_way - given_up
+
+    @property
+    def hung(self) -> tuple[int, ...]:
+        """The lanes still at an evaluation that was given up; also after `close`."""
+        with self._lock:
+            return tuple(sorted(self._hung))
 
     def close(self) -> None:
-        """End the threads, each after the evaluation it is at. Closing again does nothing."""
+        """End the threads, each after the evaluation it is at; those of `hung` lanes are not waited for. Closing
+        again does nothing."""
         for inbox in self._inboxes:
             inbox.put(None)
-        for thread in self._threads:
-            thread.join()
+        hung = self.hung
+        for lane, thread in enumerate(self._threads):
+            if lane not in hung:
+                thread.join()
 
     def __enter__(self) -> ThreadPool:
         return self

@@ -14,6 +14,7 @@ from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
 from .events import Event, Hit
+from .patience import Patience, Watch
 from .pools import Denoise, InlinePool, Pool
 from .solvers import SOLVERS
 from .starts import check_starts, lattice_starts
@@ -27,7 +28,7 @@ class Result:
 
     ``x``: the accepted state at the last sigma; ``hits``: every hit up to it, the draft first, then cores
     from the fastest down; ``depth``: sequential model calls until the accepted hit; ``evaluations``: model
-    calls made in all.
+    calls made in all, but those that failed or never came back.
     """
 
     x: Tensor
@@ -50,6 +51,7 @@ def sample(
     pool: Pool | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: Callable[[], bool] | threading.Event | None = None,
+    patience: Patience | None = None,
 ) -> Result:
     """Integrate dx/dsigma = (x - denoised) / sigma from sigmas[0] to sigmas[-1].
 
@@ -70,12 +72,13 @@ def sample(
         pool: where evaluations run; None: in this thread.
         on_event: called in this thread with each `chords_core.events` record, in order.
         cancel: a function that returns true, or an event that is set, once the run shall stop.
+        patience: how long an evaluation may take before another lane makes it, too; None: the usual `Patience`.
 
     Raises:
         InvalidInput: before any model call, naming the argument.
         InvalidInput: also if the model returns another shape than x's.
         NonFiniteDenoised: if the model returns NaN or infinity, naming the core and the step.
-        Cancelled: after ``cancel``, when all lanes have stopped.
+        Cancelled: after ``cancel``, when all lanes have stopped but those that hang.
         BaseException: what ``denoise`` raised on the last lane left.
     """
     sigmas = check_sigmas(sigmas).to(x.device)
@@ -100,6 +103,7 @@ def sample(
         on_event or (lambda event: None),
         _as_predicate(cancel),
         asked,
+        Watch(patience),
     )
     assert run.accepted is not None
     return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)

@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from .events import Evaluated, Event, Hit, LaneLost, Rectified
+from .events import Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RectificationMark:
 
 @dataclass(frozen=True)
 class LostMark:
-    """A lane that failed: what it said, and when."""
+    """A lane that failed: what it said, and when; or one that was slow and is not back: since when that is known."""
 
     lane: int
     error: str
@@ -141,7 +141,7 @@ class Recorder:
         self._evaluations: list[Evaluation] = []
         self._hits: list[HitMark] = []
         self._rectified: list[RectificationMark] = []
-        self._lost: list[LostMark] = []
+        self._lost: dict[int, LostMark] = {}
         self._newest_hit: Tensor | None = None
         self._rounds_ahead: dict[int, int] = {}  # of each core's index: depth - index, constant over a run
 
@@ -162,7 +162,15 @@ class Recorder:
             self._hits.append(HitMark(len(self._hits), event.core, event.depth, now, finite))
             self._newest_hit = x
         elif isinstance(event, LaneLost):
-            self._lost.append(LostMark(event.lane, f"{type(event.error).__name__}: {event.error}", now))
+            self._mark(event.lane, f"{type(event.error).__name__}: {event.error}")
+        elif isinstance(event, LaneSlow):
+            self._mark(event.lane, f"no answer for {event.seconds:.3g} s")
+        elif isinstance(event, LaneBack):
+            self._lost.pop(event.lane, None)
+
+    def _mark(self, lane: int, error: str) -> None:
+        self._lost.pop(lane, None)  # in the order of the marks that count
+        self._lost[lane] = LostMark(lane, error, self._seconds)
 
     @property
     def hits(self) -> tuple[HitMark, ...]:
@@ -172,7 +180,11 @@ class Recorder:
     def timeline(self) -> Timeline:
         """The record so far."""
         return Timeline(
-            tuple(self._evaluations), tuple(self._hits), tuple(self._rectified), tuple(self._lost), self._seconds
+            tuple(self._evaluations),
+            tuple(self._hits),
+            tuple(self._rectified),
+            tuple(self._lost.values()),
+            self._seconds,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from ...chords_core import Denoise, InlinePool, Pool, ThreadPool
 from .tensors import mapped
+
+_hung: list[tuple[ThreadPool, tuple[torch.device, ...]]] = []  # pools of earlier runs and the devices of their lanes
 
 
 def open_pool(
@@ -40,7 +43,20 @@ def open_pool(
         # A lane's choice of one thread becomes the process's default, so put back what it was.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
     denoisers = [lane_denoiser(model, extra_args, device, copies.get(device)) for device in devices]
-    return stack.enter_context(ThreadPool(denoisers, lane_context(devices)))
+    pool = ThreadPool(denoisers, lane_context(devices))
+    stack.callback(_hung.append, (pool, tuple(devices)))
+    return stack.enter_context(pool)
+
+
+def hung_devices() -> set[torch.device]:
+    """Devices on which a lane of an earlier run is still at work, given up: neither they nor the copies of models
+    there can be used before it comes back."""
+    _hung[:] = [(pool, devices) for pool, devices in _hung if pool.hung]
+    found = {devices[lane] for pool, devices in _hung for lane in pool.hung}
+    if found:
+        names = ", ".join(sorted(map(str, found)))
+        logging.getLogger("chords").warning("CHORDS: not back from an earlier run, which gave up waiting: %s", names)
+    return found
 
 
 def inline_denoiser(model: Any, extra_args: dict[str, Any]) -> Denoise:

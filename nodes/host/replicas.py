@@ -1,4 +1,4 @@
-"""Copies of a MODEL on other devices, made by the host's own deep clone and kept between runs."""
+"""Copies of a MODEL on other devices, made by the host's own deep clone where it can, and kept between runs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _bases: weakref.WeakKeyDictionary[BaseModel, Copies] = weakref.WeakKeyDictionary
 def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[Copies, str | None]:
     """The guider's model on each of ``devices`` but its own, patched as it is and loaded, for one run.
 
-    Returns no copy and the reason where there can be none: a loader that registered no way to load the model
-    again, or no room. The primary is loaded either way.
+    Returns no copy and the reason where there can be none: weights that cannot be copied, or no room. The primary is
+    loaded either way.
     """
     primary = guider.model_patcher
     others = [device for device in devices if device != primary.load_device]
@@ -61,13 +61,35 @@ def _bases_of(primary: ModelPatcher, devices: Sequence[torch.device]) -> Copies:
         _bases.pop(oldest, None)
     for device in devices:
         if device not in bases:
-            base = primary.deepclone_multigpu(new_load_device=device)
+            base = _copy_on(device, primary)
             # What could keep the primary alive; each run brings its own.
             base.parent = None
             base.model_options = {"transformer_options": {}}
             base.wrappers, base.callbacks = {}, {}
             bases[device] = base
     return bases
+
+
+def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
+    """The model loaded once more for ``device``; one whose loader left no way to do that is copied in memory.
+
+    Raises:
+        RuntimeError: if neither can be done.
+    """
+    if primary.cached_patcher_init is not None:
+        return primary.deepclone_multigpu(new_load_device=device)
+    if primary.is_dynamic():
+        raise RuntimeError("its weights are streamed to the device, and its loader left no way to load it again")
+    comfy.model_management.unload_model_and_clones(primary)  # which takes its patches off
+    model = copy.copy(primary.model)
+    # A copy of the whole would copy the model's configuration, which cannot be copied.
+    for parts in ("_modules", "_parameters", "_buffers"):
+        model.__dict__[parts] = {name: copy.deepcopy(part) for name, part in vars(primary.model)[parts].items()}
+    base = primary.clone(model_override=(model, ({}, {}, {}, set())))
+    base.hook_backup = {}  # else shared with the primary
+    base.load_device = device
+    base.remove_additional_models("multigpu")
+    return base
 
 
 def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher:

@@ -20,7 +20,9 @@ from ...chords_core import (
     Evaluated,
     Event,
     Hit,
+    LaneBack,
     LaneLost,
+    LaneSlow,
     Plan,
     Recorder,
     Step,
@@ -58,6 +60,7 @@ class ChordsRun:
     evaluations: int = 0
     seconds: float = 0.0
     lost_lanes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was asked for and could not be had; told with each message
     hits: tuple[RunHit, ...] = ()
     timeline: Timeline | None = None  # of what the host's own sampler does, nothing is known
     latent_format: Any = None
@@ -83,6 +86,7 @@ class ChordsRun:
 
 def announce(run: ChordsRun, message: str) -> None:
     """Show the choice and its reason: in the log, in the run's record and as text on the running node."""
+    message = "; ".join((message, *(note for note in run.notes if note not in message)))
     run.message = message
     _log.info("CHORDS: %s", message)
     context = get_executing_context()
@@ -91,7 +95,7 @@ def announce(run: ChordsRun, message: str) -> None:
         server.send_progress_text(message, context.node_id, server.client_id)
 
 
-def describe(chosen: Plan, devices: Sequence[torch.device]) -> str:
+def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
     """The choice, what it brings and why, in a line for the user."""
     if chosen.cores == 1:
         return f"one core: {chosen.reason}"
@@ -169,6 +173,7 @@ class Progress:
         self._bar = bar
         self._newest: Evaluated | None = None
         self._told = 0.0
+        self._gone: dict[int, str] = {}
 
     def __call__(self, event: Event) -> None:
         self._recorder(event)
@@ -183,7 +188,11 @@ class Progress:
         elif isinstance(event, Accepted):
             self._accepted(event.hit)
         elif isinstance(event, LaneLost):
-            self._lost(event)
+            self._lane(event.lane, "lost", str(event.error))
+        elif isinstance(event, LaneSlow):
+            self._lane(event.lane, "slow", f"no answer for {event.seconds:.3g} s")
+        elif isinstance(event, LaneBack):
+            self._lane(event.lane, "back", f"answered after {event.seconds:.3g} s")
 
     def _step(self, event: Step) -> None:
         newest = self._newest
@@ -209,8 +218,16 @@ class Progress:
         by = "plan" if index == self._run.plan.accept else "request"
         self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)
 
-    def _lost(self, event: LaneLost) -> None:
-        device = self._run.devices[event.lane]
-        self._run.lost_lanes.append(f"{device} ({event.error})")
-        _log.warning("CHORDS: lost a lane, the others go on: %s", self._run.lost_lanes[-1])
-        self._stream.send("lane", lane=event.lane, device=device, state="lost", error=str(event.error))
+    def _lane(self, lane: int, state: str, error: str) -> None:
+        """A lane is ``lost`` or ``slow``, or ``back`` after it was slow."""
+        device = self._run.devices[lane]
+        told = f"{device} ({error})"
+        if state == "back":
+            del self._gone[lane]
+            _log.info("CHORDS: a lane is back: %s", told)
+        else:
+            self._gone[lane] = told
+            what = "lost a lane" if state == "lost" else "a lane is slow"
+            _log.warning("CHORDS: %s, the others go on: %s", what, told)
+        self._run.lost_lanes = list(self._gone.values())
+        self._stream.send("lane", lane=lane, device=device, state=state, error=error)

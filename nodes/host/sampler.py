@@ -13,10 +13,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...chords_core import InvalidInput, OnDemand, Plan, Recorder, Result, check_sigmas, one_core, plan, sample
+from ...chords_core import (
+    InvalidInput,
+    OnDemand,
+    Patience,
+    Plan,
+    Recorder,
+    Result,
+    check_sigmas,
+    one_core,
+    plan,
+    sample,
+)
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_one_core
-from .lanes import open_pool
+from .lanes import hung_devices, open_pool
 from .previews import Previews, previewing
 from .replicas import copies_on
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
@@ -24,6 +35,8 @@ from .stream import RunStream
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
+
+PATIENCE = Patience()  # with a lane that does not answer
 
 
 def sampler_names() -> list[str]:
@@ -187,6 +200,7 @@ class _SamplerFunction:
                 pool=open_pool(stack, call.model, call.extra_args, devices, copies, in_this_thread=chosen.cores == 1),
                 on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
                 cancel=_check_interrupt,
+                patience=PATIENCE,
             )
         self._record(call, result, recorder)
         return result.x
@@ -201,7 +215,8 @@ class _SamplerFunction:
     def _choose(self, guider: Any, extra_args: dict[str, Any], steps: int) -> tuple[Plan, list[torch.device]]:
         """The plan, and the devices it uses: the model's own for one core, at most one a core else."""
         primary = guider.model_patcher.load_device
-        devices = lane_devices(self.request, primary)
+        hung = hung_devices() - {primary}  # there is no other place for what is not done in lanes
+        devices = [device for device in lane_devices(self.request, primary) if device not in hung] or [primary]
         lanes = len(devices)
         if primary.type == "cpu":
             lanes = min(lanes, os.cpu_count() or 1)  # further lanes would only take turns

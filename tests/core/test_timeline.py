@@ -103,8 +103,8 @@ def test_what_was_under_way_at_the_end_is_not_in_it(threshold: float) -> None:
     class Watched(ThreadPool):
         dropped = 0
 
-        def settle(self) -> int:
-            self.dropped += super().settle()
+        def settle(self, within: float | None = None) -> int:
+            self.dropped += super().settle(within)
             return self.dropped
 
     model = Counted(Slow(0))

@@ -33,6 +33,7 @@ def main(host: Path, folder: Path) -> None:
     broken["final_layer.linear.bias"][0] = float("nan")
     _save(broken, folder / "diffusion_models" / "tiny_nan.safetensors", None)
     _save(demo, folder / "diffusion_models" / "demo_copy.safetensors", None)  # weights no other test has copied
+    _save(demo, folder / "diffusion_models" / "uncopyable.safetensors", None)
     _save(_lora(demo), folder / "loras" / "tiny_lora.safetensors", None)
     _save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.safetensors", None)
     torch.save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.pth")  # as LAION's come

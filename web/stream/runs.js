@@ -54,7 +54,8 @@ export class Run {
         this.#merge({ index: event.index, image: event.image });
         break;
       case "lane":
-        if (!this.lost.some((lane) => lane.lane === event.lane)) this.lost.push(event);
+        this.lost = this.lost.filter((lane) => lane.lane !== event.lane);
+        if (event.state !== "back") this.lost.push(event);
         break;
       case "accepted":
         this.accepted = event;
@@ -156,7 +157,7 @@ export function describeRun(run) {
   const parts = [progressOf(run)];
   if (run.newest) parts.push(...reasonOf(run)); // before that it stands where the picture will be
   if (run.request?.error) parts.push(`not accepted: ${run.request.error}`);
-  for (const lane of run.lost) parts.push(`lost ${lane.device ?? "a device"}: ${lane.error}`);
+  for (const lane of run.lost) parts.push(`${lane.state} ${lane.device ?? "a device"}: ${lane.error}`);
   return parts.join(" · ");
 }
 

@@ -75,12 +75,17 @@ class TestSleepingModel(_ModelNode):
 
 
 class TestFailingLane(_ModelNode):
-    """Calls on the lanes of the list raise, from the given call of the lane on."""
+    """Calls on the lanes of the list raise, from the given call of the lane on; those of ``no_memory`` what the host
+    raises when a device has none left."""
 
-    INPUTS = [io.String.Input("lanes", default="1"), io.Int.Input("from_call", default=0)]
+    INPUTS = [
+        io.String.Input("lanes", default="1"),
+        io.Int.Input("from_call", default=0),
+        io.String.Input("no_memory", default="", optional=True),
+    ]
 
     @classmethod
-    def execute(cls, model, lanes, from_call):
+    def execute(cls, model, lanes, from_call, no_memory=""):
         model = model.clone()
         failing = {int(lane) for lane in lanes.split(",")}
         calls = dict.fromkeys(failing, 0)
@@ -90,11 +95,70 @@ class TestFailingLane(_ModelNode):
             if lane in failing:
                 calls[lane] += 1
                 if calls[lane] > from_call:
-                    raise RuntimeError(f"lane {lane} is broken on purpose")
+                    no_room = str(lane) in no_memory.split(",")
+                    error = comfy.model_management.OOM_EXCEPTION if no_room else RuntimeError
+                    raise error(f"lane {lane} is broken on purpose")
             return apply_model(args["input"], args["timestep"], **args["c"])
 
         model.set_model_unet_function_wrapper(failing_there)
         return io.NodeOutput(model)
+
+
+class _Hang:
+    """Calls that hang, the same for all runs."""
+
+    over = threading.Event()
+
+    @staticmethod
+    def patience(**seconds):
+        """With lanes that do not answer; the sampler's own without arguments."""
+        (sampler,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.sampler"))
+        sampler.PATIENCE = type(sampler.PATIENCE)(**seconds)
+
+
+class TestHangingLane(_ModelNode):
+    """One call on each lane of the list, after the given number of calls there, hangs until TestHangIsOver runs. Lanes
+    have a second to answer, and three the first time."""
+
+    INPUTS = [io.String.Input("lanes", default="1"), io.Int.Input("after_calls", default=0)]
+
+    @classmethod
+    def execute(cls, model, lanes, after_calls):
+        model = model.clone()
+        calls = dict.fromkeys((int(lane) for lane in lanes.split(",")), 0)
+        _Hang.over.clear()
+        _Hang.patience(floor=1.0, first=3.0)
+
+        def hanging_there(apply_model, args):
+            lane = _lane()
+            if lane in calls:
+                calls[lane] += 1
+                if calls[lane] == after_calls + 1:
+                    _Hang.over.wait(600)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(hanging_there)
+        return io.NodeOutput(model)
+
+
+class TestHangIsOver(io.ComfyNode):
+    """Lets every call go on, waits until the threads of the lanes have ended, and gives the usual patience back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, salt):
+        _Hang.over.set()
+        _Hang.patience()
+        for thread in threading.enumerate():
+            if thread.name.startswith("chords-lane-"):
+                thread.join(60)
+        names = [thread.name for thread in threading.enumerate()]
+        return io.NodeOutput(ui={"threads": names})
 
 
 class TestNoFactory(_ModelNode):
@@ -104,6 +168,24 @@ class TestNoFactory(_ModelNode):
     def execute(cls, model):
         model = model.clone()
         model.cached_patcher_init = None
+        return io.NodeOutput(model)
+
+
+class _Uncopyable(torch.nn.Module):
+    """A part of a network that cannot be copied, such as weights in a format of their own."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("this weight has a format of its own")
+
+
+class TestUncopyable(_ModelNode):
+    """A model that can be neither loaded again nor copied."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+        model.cached_patcher_init = None
+        model.model.diffusion_model.uncopyable = _Uncopyable()
         return io.NodeOutput(model)
 
 
@@ -373,7 +455,10 @@ class TestNodes(ComfyExtension):
             TestRandomDelay,
             TestSleepingModel,
             TestFailingLane,
+            TestHangingLane,
+            TestHangIsOver,
             TestNoFactory,
+            TestUncopyable,
             TestSecondModel,
             TestTensorPatch,
             TestReplacedPart,

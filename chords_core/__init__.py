@@ -8,7 +8,7 @@ the start whose sample fulfils an objective.
 from .accept import Accept, OnDemand, Residual
 from .candidates import Chosen, choose_start
 from .chords import Chords
-from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised
+from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified, Step, Task
 from .gradient import Objective
 from .objectives import (
@@ -40,6 +40,8 @@ from .optimize import (
 from .patience import Patience
 from .planner import ACCEPTS, Plan, one_core, plan
 from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
+from .ray_actor import Worker
+from .ray_pool import Parcel, RayPool, RayWorkers
 from .sampling import Result, check_sigmas, sample
 from .solvers import SOLVERS
 from .starts import authors_starts, check_starts, hit_depth, lattice_starts
@@ -78,9 +80,12 @@ __all__ = [
     "OptimizationEvent",
     "Optimized",
     "Outcome",
+    "Parcel",
     "Patience",
     "Plan",
     "Pool",
+    "RayPool",
+    "RayWorkers",
     "Recorder",
     "RectificationMark",
     "Rectified",
@@ -100,6 +105,8 @@ __all__ = [
     "ThreadPool",
     "Through",
     "Timeline",
+    "Worker",
+    "WorkersUnavailable",
     "aesthetic_layers",
     "authors_starts",
     "check_sigmas",

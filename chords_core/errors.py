@@ -40,3 +40,7 @@ class LaneStuck(RuntimeError):
 
 class Cancelled(Exception):
     """The run was cancelled; every lane has stopped, but for those that hang."""
+
+
+class WorkersUnavailable(RuntimeError):
+    """Workers on other machines that cannot be had, or one that was lost; the message says which and why."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.devices import parse_devices
+from .host.devices import SPLITS, parse_devices
 from .types import CATEGORY, Devices
 
 
@@ -35,10 +35,46 @@ class ChordsDevices(io.ComfyNode):
                     tooltip="Only where ComfyUI runs on the CPU: how many model calls run side by side, one thread "
                     "each and a copy of the model each. More than the processor has cores gains nothing.",
                 ),
+                io.Combo.Input(
+                    "cfg_split",
+                    optional=True,
+                    advanced=True,
+                    options=list(SPLITS),
+                    default="auto",
+                    tooltip="Whether two devices share each guided call, one the positive side and one the negative: "
+                    "twice as fast, and the same picture but for rounding. auto: on GPUs, except where the exact "
+                    "result is asked for.",
+                ),
+                io.String.Input(
+                    "ray_address",
+                    optional=True,
+                    advanced=True,
+                    default="",
+                    tooltip="Empty: this machine's devices. local: Ray workers on this machine. Or the address of a "
+                    "running Ray cluster, such as 192.168.1.10:6379. Needs the Python package ray; see "
+                    "docs/cluster.md.",
+                ),
+                io.Int.Input(
+                    "ray_workers",
+                    optional=True,
+                    advanced=True,
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="How many Ray workers at most. 0: one a GPU of the cluster, or without any, one a CPU core "
+                    "up to 8.",
+                ),
             ],
             outputs=[Devices.Output(display_name="CHORDS_DEVICES")],
         )
 
     @classmethod
-    def execute(cls, devices: str = "auto", cpu_lanes: int = 1) -> io.NodeOutput:
-        return io.NodeOutput(parse_devices(devices, cpu_lanes))
+    def execute(
+        cls,
+        devices: str = "auto",
+        cpu_lanes: int = 1,
+        cfg_split: str = "auto",
+        ray_address: str = "",
+        ray_workers: int = 0,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(parse_devices(devices, cpu_lanes, ray_address, ray_workers, cfg_split))

@@ -165,7 +165,7 @@ def _remove(path: Path) -> None:
 
 def _ensure_packages(host: Path) -> None:
     """Fill `.venv` with what this host, our scripts and our tests need, unless that was done before."""
-    ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev")]
+    ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev", "ray")]
     theirs = host / "requirements.txt"
     extra = _own_requirements(theirs) if host != PROVISIONED else []
     texts = [path.read_text(encoding="utf-8") for path in ours]

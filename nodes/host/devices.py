@@ -9,24 +9,34 @@ import torch
 
 from ...chords_core import InvalidInput
 
+SPLITS = ("auto", "on", "off")
+
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """What a CHORDS Devices node says: device names, or empty for all there are; lanes on a CPU host."""
+    """What a CHORDS Devices node says: device names, or empty for all there are; lanes on a CPU host; the address of a
+    Ray cluster to use instead, with how many of its workers (0: all), or an empty one; and whether two devices share
+    each guided call (one of `SPLITS`)."""
 
     names: tuple[str, ...] = ()
     cpu_lanes: int = 1
+    ray_address: str = ""
+    ray_workers: int = 0
+    cfg_split: str = "auto"
 
 
-def parse_devices(text: str, cpu_lanes: int) -> DeviceRequest:
+def parse_devices(
+    text: str, cpu_lanes: int, ray_address: str = "", ray_workers: int = 0, cfg_split: str = "auto"
+) -> DeviceRequest:
     """A request from the node's inputs: ``auto``, or names separated by commas.
 
     Raises:
         InvalidInput: for a device this host does not have, or one named twice.
     """
+    rest = ray_address.strip(), ray_workers, cfg_split
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     if names in ((), ("auto",)):
-        return DeviceRequest((), cpu_lanes)
+        return DeviceRequest((), cpu_lanes, *rest)
     known = {str(device): device for device in host_devices()}
     for position, name in enumerate(names):
         if name not in known:
@@ -37,7 +47,7 @@ def parse_devices(text: str, cpu_lanes: int) -> DeviceRequest:
             )
         if name in names[:position]:
             raise InvalidInput("devices", f"{name!r} is named twice; name each device once")
-    return DeviceRequest(names, cpu_lanes)
+    return DeviceRequest(names, cpu_lanes, *rest)
 
 
 def host_devices() -> list[torch.device]:

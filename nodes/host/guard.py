@@ -19,7 +19,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 _CONDS = {
     "control": "a ControlNet keeps state between calls",
-    "gligen": "GLIGEN keeps state between calls",
+    "gligen": "GLIGEN brings networks of its own, which are on one device",
     "hooks": "conditioning hooks change the model's weights as sampling goes on",
 }
 _TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}

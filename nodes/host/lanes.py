@@ -16,51 +16,73 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import Denoise, InlinePool, Pool, ThreadPool
+from .split import spread_over
 from .tensors import mapped
 
-_hung: list[tuple[ThreadPool, tuple[torch.device, ...]]] = []  # pools of earlier runs and the devices of their lanes
+Group = tuple[torch.device, ...]
+"""The devices of a lane, its own first; a second one shares the two sides of each guided call with it."""
+
+Spread = Callable[[dict[str, Any]], None]
+"""Changes a lane's model options so that its calls are shared by the devices of its group."""
+
+_hung: list[tuple[ThreadPool, tuple[Group, ...]]] = []  # pools of earlier runs and the devices of their lanes
 
 
 def open_pool(
     stack: ExitStack,
     model: Any,
     extra_args: dict[str, Any],
-    devices: Sequence[torch.device],
+    groups: Sequence[Group],
     copies: Mapping[torch.device, ModelPatcher],
     in_this_thread: bool,
 ) -> Pool:
     """A pool for one run of ``model``, the host's KSamplerX0Inpaint, closed by ``stack``.
 
-    ``in_this_thread``: call the model as the host does, without lanes. Otherwise one lane a device, also if
+    ``in_this_thread``: call the model as the host does, without lanes. Otherwise one lane a group, also if
     that is only one: a lane on a CPU computes with one thread, and sums depend on how many there are.
     """
-    if in_this_thread:
-        return InlinePool(inline_denoiser(model, extra_args))
     for replica in copies.values():
         replica.pre_run()
         stack.callback(replica.cleanup)
+    devices = [group[0] for group in groups]
     if devices[0].type == "cpu":
         # A lane's choice of one thread becomes the process's default, so put back what it was.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-    denoisers = [lane_denoiser(model, extra_args, device, copies.get(device)) for device in devices]
+
+    def spread(group: Group) -> Spread | None:
+        patchers = {device: copies.get(device, model.inner_model.model_patcher) for device in group}
+        return (lambda options: spread_over(stack, options, patchers)) if len(group) > 1 else None
+
+    if in_this_thread:
+        return InlinePool(inline_denoiser(model, extra_args, spread(groups[0])))
+    denoisers = [lane_denoiser(model, extra_args, group[0], copies.get(group[0]), spread(group)) for group in groups]
     pool = ThreadPool(denoisers, lane_context(devices))
-    stack.callback(_hung.append, (pool, tuple(devices)))
+    stack.callback(_hung.append, (pool, tuple(groups)))
     return stack.enter_context(pool)
+
+
+def names_of(groups: Sequence[Group]) -> tuple[str, ...]:
+    """The lanes' devices for the user."""
+    return tuple("+".join(map(str, group)) for group in groups)
 
 
 def hung_devices() -> set[torch.device]:
     """Devices on which a lane of an earlier run is still at work, given up: neither they nor the copies of models
     there can be used before it comes back."""
-    _hung[:] = [(pool, devices) for pool, devices in _hung if pool.hung]
-    found = {devices[lane] for pool, devices in _hung for lane in pool.hung}
+    _hung[:] = [(pool, groups) for pool, groups in _hung if pool.hung]
+    found = {device for pool, groups in _hung for lane in pool.hung for device in groups[lane]}
     if found:
         names = ", ".join(sorted(map(str, found)))
         logging.getLogger("chords").warning("CHORDS: not back from an earlier run, which gave up waiting: %s", names)
     return found
 
 
-def inline_denoiser(model: Any, extra_args: dict[str, Any]) -> Denoise:
+def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | None = None) -> Denoise:
     """The sampler's model call as the host makes it, in its own thread."""
+    if spread is not None:
+        options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+        spread(options)
+        extra_args = {**extra_args, "model_options": options}
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
@@ -69,7 +91,11 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any]) -> Denoise:
 
 
 def lane_denoiser(
-    model: Any, extra_args: dict[str, Any], device: torch.device, replica: ModelPatcher | None
+    model: Any,
+    extra_args: dict[str, Any],
+    device: torch.device,
+    replica: ModelPatcher | None,
+    spread: Spread | None = None,
 ) -> Denoise:
     """The same call on ``device``, safe to make while other lanes make theirs.
 
@@ -80,6 +106,8 @@ def lane_denoiser(
     # With these the host would spread each call over the very devices that are our lanes.
     options.pop("multigpu_clones", None)
     options.pop("multigpu_thread_pool", None)
+    if spread is not None:
+        spread(options)
     options["transformer_options"]["sample_sigmas"] = options["transformer_options"]["sample_sigmas"].to(device)
     comfy.samplers.cast_transformer_options(options["transformer_options"], device=device)
 

@@ -49,6 +49,12 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
     return copies, problem
 
 
+def short_of_memory(primary: ModelPatcher, copies: Copies) -> list[torch.device]:
+    """Devices with too little memory for the whole model, whose weights come and go while it runs."""
+    loaded = ((primary.load_device, primary), *copies.items())
+    return [device for device, patcher in loaded if patcher.model.model_lowvram]
+
+
 def _load(models: list[ModelPatcher], memory: float, least: float) -> None:
     comfy.model_management.load_models_gpu(models, memory_required=memory, minimum_memory_required=least)
 

@@ -18,6 +18,7 @@ from ...chords_core import (
     OnDemand,
     Patience,
     Plan,
+    Pool,
     Recorder,
     Result,
     check_sigmas,
@@ -25,12 +26,14 @@ from ...chords_core import (
     plan,
     sample,
 )
+from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_one_core
-from .lanes import hung_devices, open_pool
+from .lanes import Group, hung_devices, names_of, open_pool
 from .previews import Previews, previewing
-from .replicas import copies_on
+from .replicas import copies_on, short_of_memory
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
+from .split import SIDES, is_guided
 from .stream import RunStream
 
 # By name, not by function: other packs reload the module that holds the functions.
@@ -174,36 +177,66 @@ class _SamplerFunction:
         stream.send("accepted", index=1, core=1, depth=depth, by="plan")
 
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
-        run, guider = call.run, call.model.inner_model
-        chosen, devices = self._choose(guider, call.extra_args, call.steps)
+        run, recorder = call.run, Recorder()
         run.solver = SOLVERS[self.sampler_name]
-        announce(run, describe(chosen, devices))
-        copies, problem = copies_on(guider, devices, call.x)
-        if problem is not None:
-            devices = [guider.model_patcher.load_device]
-            if self.cores == 0:
-                chosen = one_core(chosen.steps, problem)
-            announce(run, describe(chosen, devices))
-        run.method = "chords" if chosen.cores > 1 else "sequential"
-        run.plan, run.devices = chosen, tuple(map(str, devices))
-        stream.send("plan", **plan_fields(run))
-        recorder = Recorder()
         with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
+            pool = self._cluster_pool(call, stack) or self._local_pool(call, stack)
+            run.method = "chords" if run.plan.cores > 1 else "sequential"
+            stream.send("plan", **plan_fields(run))
+            bar = stack.enter_context(tqdm(total=run.plan.steps, disable=call.disable))
             result = sample(
                 None,
                 call.x,
                 call.sigmas,
-                starts=chosen.starts,
+                starts=run.plan.starts,
                 solver=run.solver,
-                accept=OnDemand(chosen.accept, stream.accept.is_set),
-                pool=open_pool(stack, call.model, call.extra_args, devices, copies, in_this_thread=chosen.cores == 1),
+                accept=OnDemand(run.plan.accept, stream.accept.is_set),
+                pool=pool,
                 on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
                 cancel=_check_interrupt,
                 patience=PATIENCE,
             )
         self._record(call, result, recorder)
         return result.x
+
+    def _local_pool(self, call: _Call, stack: ExitStack) -> Pool:
+        """Lanes on this machine's devices; the plan for them goes into the record."""
+        run, guider = call.run, call.model.inner_model
+        chosen, groups = self._choose(call)
+        announce(run, describe(chosen, names_of(groups)))
+        copies, problem = copies_on(guider, [device for group in groups for device in group], call.x)
+        if problem is not None:
+            groups = [(guider.model_patcher.load_device,)]
+            if self.cores == 0 or chosen.cores == 1:
+                chosen = one_core(chosen.steps, problem)
+            announce(run, describe(chosen, names_of(groups)))
+        run.plan, run.devices = chosen, names_of(groups)
+        if copies and (short := short_of_memory(guider.model_patcher, copies)):
+            # Not of one device: there the host's own sampler is as slow.
+            run.notes.append(f"slow for want of memory, with parts of the model outside: {', '.join(map(str, short))}")
+            announce(run, run.message)
+        return open_pool(stack, call.model, call.extra_args, groups, copies, in_this_thread=chosen.cores == 1)
+
+    def _cluster_pool(self, call: _Call, stack: ExitStack) -> Pool | None:
+        """Lanes on the Ray cluster that is asked for, with the plan for them in the record; None if there are none to
+        be used, for one core, or for what cannot be sent there."""
+        if not self.request.ray_address or self.cores == 1:
+            return None
+        run = call.run
+        announce(run, f"looking for Ray workers ({self.request.ray_address})")
+        chosen = self._planned(call, cluster_lanes(self.request))
+        if chosen.cores == 1:
+            return None
+        announce(run, f"getting Ray workers ready ({self.request.ray_address})")
+        pool, problem = open_cluster_pool(
+            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, _check_interrupt
+        )
+        if pool is None:
+            run.notes.append(problem)
+            return None
+        run.plan, run.devices = chosen, pool.names
+        announce(run, describe(chosen, pool.names))
+        return pool
 
     def _record(self, call: _Call, result: Result, recorder: Recorder) -> None:
         run = call.run
@@ -212,20 +245,44 @@ class _SamplerFunction:
         if run.lost_lanes:
             announce(run, f"{run.message}; it took longer, because of lost devices: {'; '.join(run.lost_lanes)}")
 
-    def _choose(self, guider: Any, extra_args: dict[str, Any], steps: int) -> tuple[Plan, list[torch.device]]:
-        """The plan, and the devices it uses: the model's own for one core, at most one a core else."""
-        primary = guider.model_patcher.load_device
+    def _choose(self, call: _Call) -> tuple[Plan, list[Group]]:
+        """The plan, and the devices of each lane it uses: the model's own for one core, at most one lane a core."""
+        primary = call.model.inner_model.model_patcher.load_device
         hung = hung_devices() - {primary}  # there is no other place for what is not done in lanes
         devices = [device for device in lane_devices(self.request, primary) if device not in hung] or [primary]
-        lanes = len(devices)
+        groups = self._groups(call, devices)
+        lanes = len(groups)
         if primary.type == "cpu":
             lanes = min(lanes, os.cpu_count() or 1)  # further lanes would only take turns
-        chosen = plan(steps, lanes, self.cores, self.accept)
+        chosen = self._planned(call, lanes)
         if chosen.cores > 1:
-            reason = reason_for_one_core(guider, extra_args["model_options"])
+            return chosen, groups[: chosen.cores]
+        if len(groups[0]) == 1:
+            return chosen, [(primary,)]
+        names = " and ".join(map(str, groups[0]))
+        return replace(chosen, reason=f"{names} share each guided call, the same picture in half the time"), groups[:1]
+
+    def _groups(self, call: _Call, devices: list[torch.device]) -> list[Group]:
+        """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""
+        singles: list[Group] = [(device,) for device in devices]
+        split = self.request.cfg_split
+        if split == "off" or (split == "auto" and (devices[0].type == "cpu" or self.accept == "exact")):
+            return singles
+        if len(devices) < SIDES * max(1, self.cores):  # a core of its own does more for a device than half of one
+            return singles
+        guider, options = call.model.inner_model, call.extra_args["model_options"]
+        if not is_guided(guider, options) or reason_for_one_core(guider, options) is not None:
+            return singles
+        return [tuple(devices[i : i + SIDES]) for i in range(0, len(devices) - SIDES + 1, SIDES)]
+
+    def _planned(self, call: _Call, lanes: int) -> Plan:
+        """The plan for so many lanes, one core where this model must see its steps in order."""
+        chosen = plan(call.steps, lanes, self.cores, self.accept)
+        if chosen.cores > 1:
+            reason = reason_for_one_core(call.model.inner_model, call.extra_args["model_options"])
             if reason is not None:
-                chosen = one_core(steps, reason)
-        return chosen, devices[: chosen.cores] if chosen.cores > 1 else [primary]
+                chosen = one_core(call.steps, reason)
+        return chosen
 
 
 def _shown(callback: Any, previews: Previews) -> Any:

@@ -29,7 +29,7 @@ def server(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory):
     models = tmp_path_factory.mktemp("models")
     python = str(venv_python())
     subprocess.run([python, str(Path(__file__).parent / "tiny_models.py"), str(comfy_host), str(models)], check=True)
-    kinds = ("diffusion_models", "loras", "classifiers")
+    kinds = ("diffusion_models", "loras", "classifiers", "controlnet", "gligen")
     folders = {"base_path": str(models), **{kind: kind for kind in kinds}}
     paths = models / "paths.yaml"
     nodes = {"base_path": str(Path(__file__).parent), "custom_nodes": "pack"}

@@ -135,15 +135,26 @@ def test_a_model_of_a_loader_that_cannot_load_it_again_is_copied(run_graph) -> N
     model = graph.add("TestNoFactory", model=loaded)
     lora = graph.add("LoraLoaderModelOnly", model=model, lora_name="tiny_lora.safetensors", strength_model=1.0)
     for name, taken in (("plain", model), ("lora", lora)):
-        for count in (3, 1):
-            sampler = graph.add("ChordsKSampler", **{**inputs, "model": taken}, devices=lanes(graph, count))
-            graph.save(f"{name} {count}", sampler)
+        for there in (3, 1):
+            sampler = graph.add("ChordsKSampler", **{**inputs, "model": taken}, devices=lanes(graph, there))
+            graph.save(f"{name} {there}", sampler)
     run, latents = run_graph(graph)
     for name in ("plain", "lora"):
         assert torch.equal(latents[f"{name} 3"], latents[f"{name} 1"])
     assert not torch.equal(latents["plain 3"], latents["lora 3"])
     used = [output["chords"][0]["devices"] for output in run.outputs.values() if "chords" in output]
     assert sorted(map(len, used)) == [1, 1, 3, 3]
+
+
+def test_a_device_with_too_little_memory_is_named(run_graph) -> None:
+    graph = Graph()
+    inputs = demo(graph) | settings(seed=4) | {"latent_image": empty_latent(graph), "cores": 3, "accept": "first"}
+    loaded = graph.add("UNETLoader", unet_name="demo_copy.safetensors", weight_dtype="default")
+    inputs["model"] = graph.add("TestShortOfMemory", model=loaded, device="cpu:1")
+    sampler = graph.add("ChordsKSampler", **inputs, devices=lanes(graph, 3))
+    graph.save("latent", sampler)
+    run, _ = run_graph(graph)
+    assert "slow for want of memory, with parts of the model outside: cpu:1" in run.outputs[sampler.name]["text"][0]
 
 
 def test_model_that_cannot_be_copied_keeps_the_picture(run_graph) -> None:

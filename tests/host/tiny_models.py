@@ -21,6 +21,7 @@ def main(host: Path, folder: Path) -> None:
 
     args.cpu = True
     import comfy.ops
+    from comfy.ldm.flux.controlnet import ControlNetFlux
     from comfy.ldm.wan.model import WanModel
 
     wan = {"dim": 64, "num_heads": 2, "num_layers": 1, "text_dim": CONTEXT_WIDTH, "ffn_dim": 64}
@@ -34,6 +35,16 @@ def main(host: Path, folder: Path) -> None:
     _save(broken, folder / "diffusion_models" / "tiny_nan.safetensors", None)
     _save(demo, folder / "diffusion_models" / "demo_copy.safetensors", None)  # weights no other test has copied
     _save(demo, folder / "diffusion_models" / "uncopyable.safetensors", None)
+    other = {name: weight * (1.1 if name.endswith("qkv.weight") else 1.0) for name, weight in demo.items()}
+    _save(other, folder / "diffusion_models" / "demo_other.safetensors", None)  # another model of the same shape
+
+    flux = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 4, "context_in_dim": CONTEXT_WIDTH}
+    flux |= {"hidden_size": 256, "num_heads": 2, "mlp_ratio": 4.0, "depth": 1, "depth_single_blocks": 1}
+    flux |= {"axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False}
+    flux |= {"txt_ids_dims": [], "mistoline": True}
+    control = ControlNetFlux(operations=comfy.ops.disable_weight_init, device="cpu", dtype=torch.float32, **flux)
+    _save(_randomised(control.state_dict(), 4), folder / "controlnet" / "tiny_flux.safetensors", None)
+    _save(_gligen(), folder / "gligen" / "tiny_gligen.safetensors", None)
     _save(_lora(demo), folder / "loras" / "tiny_lora.safetensors", None)
     _save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.safetensors", None)
     torch.save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.pth")  # as LAION's come
@@ -62,6 +73,18 @@ def _lora(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             lora[f"{key}.lora_A.weight"] = torch.randn(2, columns, generator=generator) / columns**0.5
             lora[f"{key}.lora_B.weight"] = torch.randn(rows, 2, generator=generator) * 0.3
     return lora
+
+
+def _gligen() -> dict[str, torch.Tensor]:
+    """GLIGEN with embeddings of 16 values for a model of the demo model's width, with one attention block."""
+    from comfy.gligen import GatedSelfAttentionDense, PositionNet
+
+    block = _randomised(GatedSelfAttentionDense(256, 16, n_heads=4, d_head=64).state_dict(), 5)
+    block |= {"alpha_attn": torch.tensor(0.5), "alpha_dense": torch.tensor(0.5)}
+    weights = {
+        f"position_net.{name}": weight for name, weight in _randomised(PositionNet(16, 16).state_dict(), 6).items()
+    }
+    return weights | {f"middle_block.1.transformer_blocks.0.fuser.{name}": weight for name, weight in block.items()}
 
 
 def _aesthetic_head() -> dict[str, torch.Tensor]:

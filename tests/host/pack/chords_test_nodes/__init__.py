@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import sdo
+from . import compat, memory, sdo
 
 
 def _lane() -> int | None:
@@ -472,6 +472,8 @@ class TestNodes(ComfyExtension):
             TestObjective,
             TestSlope,
             *sdo.NODES,
+            *compat.NODES,
+            *memory.NODES,
         ]
 
 

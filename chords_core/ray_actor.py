@@ -1,0 +1,108 @@
+"""What runs in a Ray actor's process: it keeps a `Worker`, and answers one call at a time.
+
+Ray sends this module's class and functions by value, because the package may have another name there, or not
+be installed. So they use torch and the standard library only, nothing else of the package.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Packed = tuple[Any, str, tuple[int, ...]]
+"""A tensor on its way: its bytes (a uint8 array, which Ray does not copy into its message), dtype and shape."""
+
+Reply = tuple[Any, str | None]
+"""What a call gave, and None; or a traceback, and in a line what went wrong."""
+
+
+class Worker(Protocol):
+    """What an actor does. Made in its process; all calls but ``stop`` come from one thread, one after another.
+
+    What one of them raises reaches the driver as the text of the error.
+    """
+
+    def load(self, model: Any) -> None:
+        """Take the model that the following runs evaluate. Sent once per change, not once per run."""
+
+    def begin(self, run: Any) -> None:
+        """Take what all evaluations of the run that begins share."""
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        """One evaluation: ``x`` lies on the CPU; returns denoised, of x's shape and dtype, on any device."""
+
+    def end(self) -> None:
+        """The run is over: let go of what ``begin`` took."""
+
+    def stop(self) -> None:
+        """Make the evaluation under way, if there is one, end soon, by raising. Called from another thread;
+        the next ``begin`` forgets it."""
+
+
+def pack(x: Tensor) -> Packed:
+    """``x`` of any device, dtype and shape as plain bytes."""
+    flat = x.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy(), str(x.dtype).removeprefix("torch."), tuple(x.shape)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The tensor again, on the CPU, with memory of its own."""
+    data, dtype, shape = packed
+    return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).reshape(shape)
+
+
+class RayActor:
+    """The actor. Until ``make`` it costs next to nothing, so that where it runs is known early."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    def about(self) -> dict[str, Any]:
+        """Where this is: the node's address, the machine's name, the process."""
+        import ray
+
+        address: Any = ray.util.get_node_ip_address  # has no types
+        return {"address": address(), "machine": socket.gethostname(), "pid": os.getpid()}
+
+    def make(self, factory: Callable[[], Worker]) -> Reply:
+        """Make the worker, unless a former call did."""
+
+        def made() -> None:
+            if self._worker is None:
+                self._worker = factory()
+
+        return self._tried(made)
+
+    def load(self, model: Any) -> Reply:
+        return self._tried(lambda: self._made.load(model))
+
+    def begin(self, run: Any) -> Reply:
+        return self._tried(lambda: self._made.begin(run))
+
+    def denoise(self, packed: Packed, sigma: float) -> Reply:
+        return self._tried(lambda: pack(self._made.denoise(unpack(packed), sigma)))
+
+    def end(self) -> Reply:
+        return self._tried(lambda: self._made.end())
+
+    def stop(self) -> Reply:
+        return self._tried(lambda: self._made.stop())
+
+    @property
+    def _made(self) -> Worker:
+        assert self._worker is not None, "make comes first"
+        return self._worker
+
+    @staticmethod
+    def _tried(call: Callable[[], Any]) -> Reply:
+        try:
+            return call(), None
+        except BaseException as error:  # a host's interrupt may be no Exception, and Ray would end the process
+            text = str(error)
+            return traceback.format_exc(), f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,66 @@
+"""Lanes on a Ray cluster, for the sampler: workers kept from run to run, and what a run sends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import comfy.model_management
+from torch import Tensor
+
+from ...chords_core import Parcel, RayPool, RayWorkers
+from .devices import DeviceRequest
+from .parcels import NotShippable, model_parcel, run_parcel
+from .ray_worker import setup_here, worker_factory
+
+_kept: dict[tuple[str, int], RayWorkers] = {}  # at most one set: a process has one Ray
+
+
+def cluster_lanes(request: DeviceRequest) -> int:
+    """How many lanes the cluster has for this request. Starts or reaches Ray if that was not done yet.
+
+    Raises:
+        WorkersUnavailable: if Ray is not installed, or cannot be started or reached.
+    """
+    return _workers(request).lanes
+
+
+def open_cluster_pool(
+    stack: ExitStack,
+    request: DeviceRequest,
+    model: Any,
+    extra_args: dict[str, Any],
+    x: Tensor,
+    count: int,
+    cancelled: Callable[[], bool],
+) -> tuple[RayPool | None, str]:
+    """A pool of at most ``count`` Ray workers for one run, closed by ``stack``; or None and why this run cannot
+    be sent to other machines.
+
+    Raises:
+        WorkersUnavailable: if the cluster or a worker does not do what it should, naming the machine.
+    """
+    patcher = model.inner_model.model_patcher
+    try:
+        key, weights = model_parcel(patcher)
+        run = run_parcel(patcher, model, extra_args, x)
+        parcel = Parcel(key, weights)
+        pool = _workers(request).open(run, count, parcel, cancelled)
+    except NotShippable as problem:
+        return None, f"Ray's workers cannot be used: {problem}"
+    return stack.enter_context(pool), ""
+
+
+def _workers(request: DeviceRequest) -> RayWorkers:
+    wanted = request.ray_address, request.ray_workers
+    for other in [key for key in _kept if key != wanted]:
+        _kept.pop(other).close()
+    if wanted not in _kept:
+        logging.getLogger("chords").info("CHORDS: starting Ray's workers (%s)", request.ray_address)
+        on_cpu = comfy.model_management.get_torch_device().type == "cpu"
+        _kept[wanted] = RayWorkers(
+            worker_factory(setup_here()), request.ray_address, request.ray_workers, local_gpus=not on_cpu
+        )
+    return _kept[wanted]

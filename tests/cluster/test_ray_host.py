@@ -1,0 +1,210 @@
+"""Ray workers that load ComfyUI and the model themselves, under a live server: the latent of local CPU lanes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from _env import venv_python
+from _server import ComfyServer
+from client import ComfyClient, ExecutionError, Interrupted, Run
+from safetensors.torch import load_file
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
+
+from graphs import Graph, Node, demo, empty_latent, lanes, settings
+
+HOST_TESTS = Path(__file__).resolve().parents[1] / "host"
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture(scope="module")
+def server(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    models = tmp_path_factory.mktemp("models")
+    python = str(venv_python())
+    subprocess.run([python, str(HOST_TESTS / "tiny_models.py"), str(comfy_host), str(models)], check=True)
+    paths = models / "paths.yaml"
+    folders = {"base_path": str(models), "diffusion_models": "diffusion_models", "loras": "loras"}
+    nodes = {"base_path": str(HOST_TESTS), "custom_nodes": "pack"}
+    paths.write_text(json.dumps({"models": folders, "nodes": nodes}), encoding="utf-8")
+    arguments = ["--extra-model-paths-config", str(paths)]
+    with ComfyServer(comfy_host, cpu=True, python=python, arguments=arguments, environment=RAY) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: ComfyServer) -> ComfyClient:
+    return server.client()
+
+
+def _sampling(graph: Graph, devices: Node, model: Any = None, **changes: Any) -> Node:
+    inputs = demo(graph) | settings(**changes) | {"latent_image": empty_latent(graph)}
+    if model is not None:
+        inputs["model"] = model(graph, inputs["model"])
+    return graph.add("ChordsKSampler", **inputs, cores=4, accept="first", devices=devices)
+
+
+def _on_ray(graph: Graph, address: str = "local") -> Node:
+    return graph.add("ChordsDevices", ray_address=address, ray_workers=2)
+
+
+def _run(
+    server: ComfyServer, client: ComfyClient, devices: Callable[[Graph], Node], on_event: Any = None, **changes: Any
+) -> tuple[Run, dict[str, Any], Tensor]:
+    """The run, the node's summary and its latent."""
+    graph = Graph()
+    sampler = _sampling(graph, devices(graph), **changes)
+    graph.save("latent", sampler)
+    run = client.run(graph.nodes, on_event=on_event)
+    return run, run.outputs[sampler.name]["chords"][0], _latent(server, run, graph.saved["latent"])
+
+
+def _on_lanes(graph: Graph) -> Node:
+    return lanes(graph, 2)
+
+
+def _lora(strength: float) -> Callable[[Graph, Any], Node]:
+    name = "tiny_lora.safetensors"
+    return lambda graph, model: graph.add("LoraLoaderModelOnly", model=model, lora_name=name, strength_model=strength)
+
+
+def test_ray_changes_no_bit(server, client) -> None:
+    _, _, expected = _run(server, client, _on_lanes)
+    for seed in (None, 8):
+        changes = {} if seed is None else {"seed": seed}
+        run, summary, latent = _run(server, client, _on_ray, **changes)
+        if seed is None:
+            assert torch.equal(latent, expected)
+    assert len(summary["devices"]) == 2 and all(name.startswith("ray:") for name in summary["devices"])
+
+
+def _model_sampling(graph: Graph, model: Any) -> Node:
+    """A patch that replaces a part of the model, of a class made within a node's function."""
+    return graph.add("ModelSamplingSD3", model=model, shift=2.0)
+
+
+def _closure(graph: Graph, model: Any) -> Node:
+    """A patch that is a function within a function of another node pack."""
+    return graph.add("TestRandomDelay", model=model, salt=1)
+
+
+@pytest.mark.parametrize("model", [_lora(0.8), _model_sampling, _closure], ids=["lora", "model_sampling", "closure"])
+def test_patches_of_the_model_take_effect_there(server, client, model) -> None:
+    plain = _run(server, client, _on_lanes)[2]
+    for solver in ("euler", "dpmpp_2m"):
+        expected = _run(server, client, _on_lanes, model=model, sampler=solver)[2]
+        _, summary, latent = _run(server, client, _on_ray, model=model, sampler=solver)
+        assert summary["devices"][0].startswith("ray:")
+        assert torch.equal(latent, expected)
+        assert model is _closure or not torch.equal(latent, plain)
+
+
+def test_another_lora_is_sent_once(server, client) -> None:
+    before = len(server.log())
+    latents = []
+    for strength, seed in ((0.6, 1), (0.6, 2), (0.2, 1), (0.2, 2), (0.2, 3)):
+        latents.append(_run(server, client, _on_ray, model=_lora(strength), seed=seed)[2])
+    sent = [line for line in server.log()[before:].splitlines() if "sending the model" in line]
+    assert len(sent) == 2 and all(line.count("ray:") == 2 for line in sent)
+    assert torch.equal(latents[2], _run(server, client, _on_lanes, model=_lora(0.2), seed=1)[2])
+    assert torch.equal(_run(server, client, _on_ray, seed=9)[2], _run(server, client, _on_lanes, seed=9)[2])
+
+
+@pytest.mark.parametrize("build", ["_inpaint", "_custom_guider", "_two_stages", "_video", "_batch_of_two"])
+def test_whole_graphs(server, client, build: str) -> None:
+    """Masks, batches, a guider of another node, step ranges and five-dimensional latents."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("bit_identity", HOST_TESTS / "test_bit_identity.py")
+    graphs = module_from_spec(spec)
+    spec.loader.exec_module(graphs)
+    graph = Graph()
+    sampled = getattr(graphs, build)(graph, "euler")
+    for name, devices in (("here", lanes(graph, 2)), ("there", _on_ray(graph))):
+        graph.save(name, sampled({"cores": 4, "accept": "first", "devices": devices}))
+    run = client.run(graph.nodes)
+    here, there = (_latent(server, run, graph.saved[name]) for name in ("here", "there"))
+    plans = [event for event in run.of_kind("chords") if event["kind"] == "plan"]
+    assert any(device.startswith("ray:") for plan in plans for device in plan["devices"])
+    assert torch.equal(here, there)
+
+
+def _latent(server: ComfyServer, run: Run, node: str) -> Tensor:
+    (file,) = run.outputs[node]["latents"]
+    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def _actors(server: ComfyServer) -> list[psutil.Process]:
+    found = psutil.Process(server.pid).children(recursive=True)
+    return [process for process in found if "RayActor" in " ".join(process.cmdline())]
+
+
+def _when(kind: str, then: Callable[[], None]) -> Callable[[str, dict], None]:
+    """A listener that acts once, at the first event of that kind."""
+    done = threading.Event()
+
+    def listen(name: str, data: dict) -> None:
+        if name == "chords" and data["kind"] == kind and not done.is_set():
+            done.set()
+            then()
+
+    return listen
+
+
+def test_a_killed_worker_costs_time_only(server, client) -> None:
+    changes = {"model": _closure, "steps": 60, "seed": 4}
+    expected = _run(server, client, _on_lanes, **changes)[2]
+    _run(server, client, _on_ray, **{**changes, "seed": 5})
+    actors = _actors(server)
+    assert len(actors) == 2
+    kill = _when("step", lambda: os.kill(actors[0].pid, signal.SIGKILL))
+    run, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
+    assert len(summary["lost_lanes"]) == 1 and "was lost" in summary["lost_lanes"][0]
+    assert [event["device"] for event in run.of_kind("chords") if event["kind"] == "lane"][0].startswith("ray:")
+    assert torch.equal(latent, expected)
+    _, summary, _ = _run(server, client, _on_ray, **{**changes, "seed": 6})
+    assert len(summary["devices"]) == 2 and not summary["lost_lanes"]  # a new one in its place
+
+
+def test_a_model_that_cannot_be_sent_runs_here(server, client) -> None:
+    def without_recipe(graph: Graph, model: Any) -> Node:
+        return graph.add("TestNoFactory", model=model)
+
+    _, summary, latent = _run(server, client, _on_ray, model=without_recipe)
+    assert summary["devices"] == ["cpu"]
+    assert "left no way to load it again" in summary["message"]
+    assert torch.equal(latent, _run(server, client, _on_lanes)[2])
+
+
+def test_an_address_without_ray_is_told_at_once(server, client) -> None:
+    with pytest.raises(ExecutionError, match="nothing answers at 127.0.0.1:9"):
+        _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:9"))
+    assert _run(server, client, _on_ray, seed=11)[1]["devices"][0].startswith("ray:")
+
+
+def test_an_interrupt_stops_the_remote_work(server, client) -> None:
+    moments: dict[str, float] = {}
+
+    def interrupt() -> None:
+        moments["interrupted"] = time.monotonic()
+        client.interrupt()
+
+    with pytest.raises(Interrupted):
+        _run(server, client, _on_ray, model=_closure, steps=900, on_event=_when("step", interrupt))
+    assert time.monotonic() - moments["interrupted"] < 3.0  # of 20 s or more
+    busy = [sum(actor.cpu_times()[:2]) for actor in _actors(server)]
+    time.sleep(1.0)
+    assert [sum(actor.cpu_times()[:2]) for actor in _actors(server)] == pytest.approx(busy, abs=0.2)
+    assert torch.equal(_run(server, client, _on_ray, seed=21)[2], _run(server, client, _on_lanes, seed=21)[2])

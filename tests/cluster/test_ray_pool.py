@@ -1,0 +1,269 @@
+"""The Ray pool with a local Ray and two actors: the result of the inline pool, whatever happens to the actors."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chords_core import (
+    Cancelled,
+    Evaluated,
+    Event,
+    LaneLost,
+    LaneSlow,
+    Parcel,
+    Patience,
+    RayWorkers,
+    Result,
+    WorkersUnavailable,
+    sample,
+)
+
+sys.path.append(str(Path(__file__).parent))
+
+from workers import counting, factory, inline, killing, remote
+
+STEPS = 12
+SIGMAS = torch.cat([torch.linspace(8.0, 0.5, STEPS), torch.zeros(1)])
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[RayWorkers]:
+    with RayWorkers(factory(), count=2) as workers:
+        yield workers
+
+
+def _noise(dtype: torch.dtype = torch.float32, side: int = 8) -> Tensor:
+    return 8 * torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def _expected(x: Tensor, **options: Any) -> Result:
+    return sample(inline(), x, SIGMAS, cores=4, **options)
+
+
+def _sampled(workers: RayWorkers, run: Any, x: Tensor, model: Parcel | None = None, **options: Any) -> Result:
+    with workers.open(run, 2, model) as pool:
+        assert pool.lanes == 2
+        return sample(None, x, SIGMAS, cores=4, pool=pool, **options)
+
+
+def _same(result: Result, expected: Result) -> bool:
+    return (
+        [(hit.core, hit.depth) for hit in result.hits] == [(hit.core, hit.depth) for hit in expected.hits]
+        and all(torch.equal(a.x, b.x) for a, b in zip(result.hits, expected.hits, strict=True))
+        and result.x.dtype == expected.x.dtype
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_actors_change_no_bit(workers: RayWorkers, dtype: torch.dtype, solver: str) -> None:
+    x = _noise(dtype)
+    options = {"solver": solver, "accept": "exact"}
+    assert _same(_sampled(workers, remote(), x, **options), _expected(x, **options))
+
+
+def test_a_latent_that_is_a_view_and_large_crosses_as_it_is(workers: RayWorkers) -> None:
+    x = _noise(side=256).transpose(2, 3)[:, ::2]
+    assert _same(_sampled(workers, remote(), x), _expected(x))
+
+
+@pytest.mark.parametrize("call", [0, 1, 3, 8, 15])
+def test_a_killed_process_costs_time_only(workers: RayWorkers, tmp_path: Path, call: int) -> None:
+    x, events = _noise(), list[Event]()
+    result = _sampled(workers, killing(call, tmp_path), x, accept="exact", on_event=events.append)
+    assert _same(result, _expected(x, accept="exact"))
+    (lost,) = (event for event in events if isinstance(event, LaneLost))
+    assert "was lost" in str(lost.error) and "ray:" in str(lost.error)
+    assert len(os.listdir(tmp_path)) == result.evaluations + 1
+
+
+def test_a_killed_actor_is_back_in_the_next_run(workers: RayWorkers, tmp_path: Path) -> None:
+    x, lanes = _noise(), set[int]()
+    _sampled(workers, killing(0, tmp_path), x)
+    _sampled(workers, remote(0.02), x, on_event=lambda event: lanes.add(getattr(event, "lane", 0)))
+    assert lanes == {0, 1}
+
+
+def test_the_first_failure_is_told_when_no_worker_is_left(workers: RayWorkers) -> None:
+    def broken(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        raise ZeroDivisionError("broken on purpose")
+
+    with pytest.raises(WorkersUnavailable, match=r"ray:.*/\d+: ZeroDivisionError: broken on purpose"):
+        _sampled(workers, broken, _noise())
+
+
+def test_an_evaluation_may_raise_what_is_no_exception(workers: RayWorkers) -> None:
+    """As a host's interrupt is. The actor lives on."""
+
+    def leaving(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        raise SystemExit("left on purpose")
+
+    before = _processes(workers)
+    with pytest.raises(WorkersUnavailable, match="SystemExit: left on purpose"):
+        _sampled(workers, leaving, _noise())
+    assert _processes(workers) == before
+
+
+def _processes(workers: RayWorkers) -> set[float]:
+    def process(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        stopped.wait(0.02)
+        return torch.full_like(x, os.getpid())
+
+    seen = set[float]()
+
+    def note(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            seen.add(float(event.denoised.max()))
+
+    _sampled(workers, process, _noise(torch.float64), on_event=note)
+    return seen
+
+
+def test_a_cancel_stops_the_remote_work_at_once(workers: RayWorkers, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def begun() -> bool:  # the first evaluation, which is quick, and one on each lane
+        return log.exists() and log.read_text().count("began") == 3
+
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        _sampled(workers, counting(log, 60.0, below=float(SIGMAS[0])), _noise(), cancel=begun)
+    assert time.monotonic() - began < 20.0
+    lines = log.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("began")]) == 3
+    assert len([line for line in lines if line.startswith("ended")]) == 3
+    time.sleep(0.5)
+    assert log.read_text().splitlines() == lines
+    assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))
+
+
+def test_a_worker_that_hangs_is_left_behind_and_replaced(workers: RayWorkers, tmp_path: Path) -> None:
+    """One evaluation never ends and does not hear that it shall stop: another lane makes it, and the run ends."""
+    folder = str(tmp_path)
+
+    def hanging(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        if sigma < 4.0:
+            try:
+                os.close(os.open(f"{folder}/hangs", os.O_CREAT | os.O_EXCL))
+                time.sleep(600)
+            except FileExistsError:
+                pass
+        return torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
+
+    x, events, began = _noise(), list[Event](), time.monotonic()
+    patience = Patience(floor=1.0, factor=3.0, first=5.0)
+    result = _sampled(workers, hanging, x, accept="exact", patience=patience, on_event=events.append)
+    assert _same(result, _expected(x, accept="exact"))
+    assert [type(event) for event in events if isinstance(event, LaneSlow | LaneLost)] == [LaneSlow]
+    assert time.monotonic() - began < 60
+    assert _same(_sampled(workers, remote(), x), _expected(x))  # on two lanes again
+
+
+def test_a_cancel_is_heeded_while_workers_get_ready(workers: RayWorkers) -> None:
+    with pytest.raises(Cancelled):
+        workers.open(remote(), 2, Parcel("cancelled", lambda: b"1.0@/dev/null"), cancelled=lambda: True)
+    assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))
+
+
+def test_the_model_is_sent_once_per_change(workers: RayWorkers, tmp_path: Path) -> None:
+    log, x = tmp_path / "log", _noise()
+    first, other = (Parcel(key, f"{scale}@{log}".encode) for key, scale in (("a", 1.0), ("b", 0.5)))
+    for _ in range(2):
+        assert _same(_sampled(workers, remote(), x, first), _expected(x))
+    assert log.read_text().count("loaded") == 2  # once an actor
+    halved = sample(lambda x, sigma: 0.5 * inline()(x, sigma), x, SIGMAS, cores=4)
+    assert _same(_sampled(workers, remote(), x, other), halved)
+    assert log.read_text().count("loaded") == 4
+    (tmp_path / "calls").mkdir()
+    _sampled(workers, killing(2, tmp_path / "calls"), x, other)
+    assert _same(_sampled(workers, remote(), x, other), halved)
+    assert log.read_text().count("loaded") == 5  # the new actor alone
+    _sampled(workers, remote(), x, first)
+
+
+def test_what_crosses_the_network(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One latent each way per evaluation, and the conditioning once, counted where it enters and leaves Ray."""
+    import ray
+    from ray.actor import ActorMethod
+
+    x = _noise(side=64)
+    latent, conditioning = x.numel() * x.element_size(), 500_000
+    ballast = os.urandom(conditioning)  # stands for the conditioning
+
+    def run(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        return x * (len(ballast) / (len(ballast) + sigma))
+
+    sent: dict[str, list[int]] = {}
+    stored: list[int] = []
+    received: list[int] = []
+    call, put, get = ActorMethod._remote, ray.put, ray.get
+
+    def counted_call(method: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        sent.setdefault(method._method_name, []).append(_size(args))
+        return call(method, args, kwargs, **options)
+
+    def counted_put(value: Any) -> Any:
+        stored.append(_size(value))
+        return put(value)
+
+    def counted_get(refs: Any, **options: Any) -> Any:
+        value = get(refs, **options)
+        received.append(_size(value))
+        return value
+
+    monkeypatch.setattr(ActorMethod, "_remote", counted_call)
+    monkeypatch.setattr(ray, "put", counted_put)
+    monkeypatch.setattr(ray, "get", counted_get)
+    evaluations = _sampled(workers, run, x, accept="exact").evaluations
+    assert len(sent["denoise"]) == evaluations
+    assert max(sent["denoise"]) < latent + 1000
+    assert len(stored) == 1 and conditioning < stored[0] < conditioning + 10_000
+    assert len(sent["begin"]) == 2 and max(sent["begin"]) < 2000  # a reference: Ray fetches it once a machine
+    everything = sum(map(sum, sent.values())) + sum(received) + stored[0]
+    assert everything < 2 * evaluations * (latent + 1000) + conditioning + 100_000
+    assert sum(sent["denoise"]) > evaluations * latent and sum(received) > evaluations * latent
+
+
+def _size(value: Any) -> int:
+    import ray
+
+    return len(ray.cloudpickle.dumps(value))
+
+
+def test_a_worker_that_cannot_load_says_why_and_where(workers: RayWorkers) -> None:
+    with pytest.raises(WorkersUnavailable, match=r"worker ray:.*FileNotFoundError: no file missing.safetensors"):
+        workers.open(remote(), 2, Parcel("missing", lambda: b"missing.safetensors"))
+
+
+def test_a_ray_that_was_there_is_used_and_left_running(workers: RayWorkers) -> None:
+    """The fixture's own Ray is a foreign one to the second set of workers."""
+    import ray
+
+    assert ray.is_initialized()
+    with RayWorkers(factory(), address="192.0.2.1:6379", count=1) as second:
+        assert second.lanes == 1
+    assert ray.is_initialized()
+    assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))
+
+
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *arguments: Any) -> Any:
+        if name.split(".")[0] == "ray":
+            raise ModuleNotFoundError("No module named 'ray'")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(WorkersUnavailable, match="pip install ray"):
+        RayWorkers(factory())

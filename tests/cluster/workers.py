@@ -1,0 +1,107 @@
+"""Workers for the tests of the pool: the run that is sent to them is the very function they evaluate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chords_core import Denoise, Worker
+
+
+def factory() -> Callable[[], Worker]:
+    """Makes workers. Sent by value, as all functions within functions are: actors cannot import the tests."""
+
+    def make() -> Any:
+        import threading
+        from pathlib import Path
+
+        class FunctionWorker:
+            def __init__(self) -> None:
+                self.stopped = threading.Event()
+                self.scale = 1.0
+
+            def load(self, model: bytes) -> None:
+                if model.startswith(b"missing"):
+                    raise FileNotFoundError(f"no file {model.decode()}")
+                scale, log = model.decode().split("@")
+                self.scale = float(scale)
+                with Path(log).open("a") as lines:
+                    lines.write("loaded\n")
+
+            def begin(self, run: Callable[..., Tensor]) -> None:
+                self.run = run
+                self.stopped.clear()
+
+            def denoise(self, x: Tensor, sigma: float) -> Tensor:
+                return self.scale * self.run(x, sigma, self.stopped)
+
+            def end(self) -> None:
+                self.run = None
+
+            def stop(self) -> None:
+                self.stopped.set()
+
+        return FunctionWorker()
+
+    return make
+
+
+def inline() -> Denoise:
+    """A model that is not linear, the same bits in every process that computes with one thread."""
+    return lambda x, sigma: torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
+
+
+def remote(seconds: float = 0.0) -> Callable[..., Tensor]:
+    """The same model as a run to send, that takes its time, and leaves it early when told to stop."""
+
+    def run(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        if seconds and stopped.wait(seconds):
+            raise RuntimeError("told to stop")
+        return torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
+
+    return run
+
+
+def killing(call: int, folder: Path) -> Callable[..., Tensor]:
+    """The same model, but the process that makes the given call, counted over all, is killed in the middle of it."""
+    calls, run = str(folder), remote(0.01)
+
+    def killed(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        made = 0
+        while True:
+            try:
+                os.close(os.open(f"{calls}/{made}", os.O_CREAT | os.O_EXCL))
+                break
+            except FileExistsError:
+                made += 1
+        if made == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run(x, sigma, stopped)
+
+    return killed
+
+
+def counting(log: Path, seconds: float, below: float) -> Callable[..., Tensor]:
+    """The same model, which takes its time below that sigma; it writes when an evaluation begins, and when it ends,
+    stopped or not."""
+    path, quick, slow = str(log), remote(), remote(seconds)
+
+    def counted(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        def note(what: str) -> None:
+            with open(path, "a") as lines:
+                lines.write(f"{what} {time.time()}\n")
+
+        note("began")
+        try:
+            return (slow if sigma < below else quick)(x, sigma, stopped)
+        finally:
+            note("ended")
+
+    return counted

@@ -1,0 +1,157 @@
+"""Patches of kinds the host's own nodes have too, but that the tiny models give no place to; and what is loaded."""
+
+import gc
+
+import comfy.model_base
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+
+class _ModelNode(io.ComfyNode):
+    """MODEL in, MODEL out."""
+
+    INPUTS: list[io.Input] = []
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), *cls.INPUTS]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+
+def _blurred(latent: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(latent, 3, stride=1, padding=1)
+
+
+def _guided_away_from_blur(args, scale: float, strength: torch.Tensor | float) -> torch.Tensor:
+    """What SelfAttentionGuidance does: one more call of the model, at a degraded picture."""
+    degraded = args["uncond_denoised"] + strength * (_blurred(args["uncond_denoised"]) - args["uncond_denoised"])
+    noised = degraded + args["input"] - args["uncond_denoised"]
+    (again,) = comfy.samplers.calc_cond_batch(
+        args["model"], [args["uncond"]], noised, args["sigma"], args["model_options"]
+    )
+    return args["denoised"] + (degraded - again) * scale
+
+
+class TestCallsAgain(_ModelNode):
+    """A post-CFG function that calls the model once more, at another picture."""
+
+    INPUTS = [io.Float.Input("scale", default=0.5)]
+
+    @classmethod
+    def execute(cls, model, scale):
+        model = model.clone()
+        model.set_model_sampler_post_cfg_function(
+            lambda args: _guided_away_from_blur(args, scale, 1.0), disable_cfg1_optimization=True
+        )
+        return io.NodeOutput(model)
+
+
+class TestCallsAgainWithRecord(_ModelNode):
+    """The same, and like SelfAttentionGuidance with something recorded during the first call of the model."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+        recorded = None
+
+        def record(args):
+            nonlocal recorded
+            recorded = args["img"].std()
+            return args
+
+        def post_cfg(args):
+            return _guided_away_from_blur(args, 0.5, recorded.clamp(0, 1))
+
+        model.set_model_patch(record, "post_input")
+        model.set_model_sampler_post_cfg_function(post_cfg, disable_cfg1_optimization=True)
+        return io.NodeOutput(model)
+
+
+class TestPlaceForGligen(_ModelNode):
+    """Puts GLIGEN's attention, made for the middle of a UNet, at the beginning of a transformer."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+
+        def as_in_the_middle(args):
+            for patch in args["transformer_options"].get("patches", {}).get("middle_patch", []):
+                args["img"] = patch(args["img"], {"transformer_index": 0})
+            return args
+
+        model.set_model_patch(as_in_the_middle, "post_input")
+        return io.NodeOutput(model)
+
+
+class TestTwoParts(_ModelNode):
+    """A model for a latent of two parts, which the host samples packed flat: the given one for the first, and for the
+    second, of another shape, half its average added."""
+
+    @classmethod
+    def execute(cls, model):
+        model = model.clone()
+
+        def by_part(apply_model, args):
+            batch = args["input"].shape[0]
+            shapes = [(batch, 16, 16, 16), (batch, 16, 8)]
+            picture, sound = comfy.utils.unpack_latents(args["input"], shapes)
+            picture = apply_model(picture, args["timestep"], **args["c"])
+            sound = 0.5 * sound + 0.5 * picture.mean((2, 3), keepdim=False)[..., None]
+            return comfy.utils.pack_latents([picture, sound])[0]
+
+        model.set_model_unet_function_wrapper(by_part)
+        return io.NodeOutput(model)
+
+
+class TestSoundLatent(io.ComfyNode):
+    """An empty LATENT that is no picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=[], outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput({"samples": torch.zeros(1, 16, 8)})
+
+
+class TestEmptyPicture(io.ComfyNode):
+    """An empty LATENT of the demo model's own shape: the host does not fit one that is a part of several."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=[], outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput({"samples": torch.zeros(1, 16, 16, 16)})
+
+
+class TestLoadedModels(io.ComfyNode):
+    """How many models the host has loaded, and how many diffusion models there are in memory at all."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, salt):
+        gc.collect()
+        alive = sum(isinstance(found, comfy.model_base.BaseModel) for found in gc.get_objects())
+        return io.NodeOutput(ui={"loaded": [len(comfy.model_management.current_loaded_models)], "alive": [alive]})
+
+
+NODES = [
+    TestCallsAgain,
+    TestCallsAgainWithRecord,
+    TestPlaceForGligen,
+    TestTwoParts,
+    TestEmptyPicture,
+    TestSoundLatent,
+    TestLoadedModels,
+]

@@ -86,7 +86,14 @@ class RayActor:
         return self._tried(lambda: self._made.begin(run))
 
     def denoise(self, packed: Packed, sigma: float) -> Reply:
-        return self._tried(lambda: pack(self._made.denoise(unpack(packed), sigma)))
+        def evaluated() -> Packed:
+            # Sums on a CPU depend on how many threads share them. Not by the environment of the process: for that Ray
+            # starts it through a shell, which a Python in a folder with a space in its name does not survive.
+            if torch.get_num_threads() != 1:
+                torch.set_num_threads(1)
+            return pack(self._made.denoise(unpack(packed), sigma))
+
+        return self._tried(evaluated)
 
     def end(self) -> Reply:
         return self._tried(lambda: self._made.end())

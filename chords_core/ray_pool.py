@@ -209,7 +209,6 @@ class RayWorkers:
             num_gpus=1 if self.on_gpus else 0,
             max_restarts=0,
             concurrency_groups={"aside": 1},  # answers while the actor works
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
             scheduling_strategy="SPREAD",
         )(RayActor)
         handle = made.remote()

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import Denoise, InlinePool, Pool, ThreadPool
-from .split import spread_over
+from .split import spread_over, stuck_devices
 from .tensors import mapped
 
 Group = tuple[torch.device, ...]
@@ -70,7 +70,7 @@ def hung_devices() -> set[torch.device]:
     """Devices on which a lane of an earlier run is still at work, given up: neither they nor the copies of models
     there can be used before it comes back."""
     _hung[:] = [(pool, groups) for pool, groups in _hung if pool.hung]
-    found = {device for pool, groups in _hung for lane in pool.hung for device in groups[lane]}
+    found = {device for pool, groups in _hung for lane in pool.hung for device in groups[lane]} | stuck_devices()
     if found:
         names = ", ".join(sorted(map(str, found)))
         logging.getLogger("chords").warning("CHORDS: not back from an earlier run, which gave up waiting: %s", names)
@@ -78,16 +78,31 @@ def hung_devices() -> set[torch.device]:
 
 
 def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | None = None) -> Denoise:
-    """The sampler's model call as the host makes it, in its own thread."""
-    if spread is not None:
-        options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
-        spread(options)
-        extra_args = {**extra_args, "model_options": options}
+    """The sampler's model call as the host makes it, in its own thread.
+
+    With ``spread`` it is shared by several devices, until one of them fails: then the host's own call does the rest.
+    """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
 
-    return denoise
+    if spread is None:
+        return denoise
+    options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+    spread(options)
+    shared: dict[str, Any] | None = {**extra_args, "model_options": options}
+
+    def denoise_together(x: Tensor, sigma: float) -> Tensor:
+        nonlocal shared
+        if shared is not None:
+            try:
+                return model(x, x.new_full((x.shape[0],), sigma), **shared)
+            except Exception as error:
+                logging.getLogger("chords").warning("CHORDS: lost a device of two, the other goes on: %s", error)
+                shared = None
+        return denoise(x, sigma)
+
+    return denoise_together
 
 
 def lane_denoiser(

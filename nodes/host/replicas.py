@@ -45,6 +45,7 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
         problem = f"the model could not be copied to other devices ({error})"
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
+        _bases.pop(primary.model, None)  # copies there is no room for
         _load([primary], memory, least)  # the deep clone may have unloaded it
     return copies, problem
 
@@ -91,6 +92,7 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
     # A copy of the whole would copy the model's configuration, which cannot be copied.
     for parts in ("_modules", "_parameters", "_buffers"):
         model.__dict__[parts] = {name: copy.deepcopy(part) for name, part in vars(primary.model)[parts].items()}
+    model.current_patcher = None  # the copy's own is set for each run
     base = primary.clone(model_override=(model, ({}, {}, {}, set())))
     base.hook_backup = {}  # else shared with the primary
     base.load_device = device

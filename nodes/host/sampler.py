@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ...chords_core import (
     InvalidInput,
+    NonFiniteDenoised,
     OnDemand,
     Patience,
     Plan,
@@ -177,42 +178,63 @@ class _SamplerFunction:
         stream.send("accepted", index=1, core=1, depth=depth, by="plan")
 
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
-        run, recorder = call.run, Recorder()
+        run = call.run
         run.solver = SOLVERS[self.sampler_name]
         with ExitStack() as stack:
-            pool = self._cluster_pool(call, stack) or self._local_pool(call, stack)
-            run.method = "chords" if run.plan.cores > 1 else "sequential"
-            stream.send("plan", **plan_fields(run))
-            bar = stack.enter_context(tqdm(total=run.plan.steps, disable=call.disable))
-            result = sample(
-                None,
-                call.x,
-                call.sigmas,
-                starts=run.plan.starts,
-                solver=run.solver,
-                accept=OnDemand(run.plan.accept, stream.accept.is_set),
-                pool=pool,
-                on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
-                cancel=_check_interrupt,
-                patience=PATIENCE,
-            )
+            on_cluster = self._cluster_pool(call, stack)
+            if on_cluster is None:
+                return self._drive(call, stream, previews, self._local_pool(call, stack), stack)
+            try:
+                return self._drive(call, stream, previews, on_cluster, stack)
+            except (InvalidInput, NonFiniteDenoised):
+                raise
+            except Exception as error:  # the last worker is gone: the same starts give the same picture here
+                run.notes.append(f"all Ray workers were lost, so it was done here ({error})")
+                return self._drive(call, stream, previews, self._local_pool(call, stack, run.plan), stack)
+
+    def _drive(self, call: _Call, stream: RunStream, previews: Previews, pool: Pool, stack: ExitStack) -> Tensor:
+        """The run of the plan in the record on ``pool``."""
+        run, recorder = call.run, Recorder()
+        run.method = "chords" if run.plan.cores > 1 else "sequential"
+        stream.send("plan", **plan_fields(run))
+        bar = stack.enter_context(tqdm(total=run.plan.steps, disable=call.disable))
+        result = sample(
+            None,
+            call.x,
+            call.sigmas,
+            starts=run.plan.starts,
+            solver=run.solver,
+            accept=OnDemand(run.plan.accept, stream.accept.is_set),
+            pool=pool,
+            on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
+            cancel=_check_interrupt,
+            patience=PATIENCE,
+        )
         self._record(call, result, recorder)
         return result.x
 
-    def _local_pool(self, call: _Call, stack: ExitStack) -> Pool:
-        """Lanes on this machine's devices; the plan for them goes into the record."""
+    def _local_pool(self, call: _Call, stack: ExitStack, given: Plan | None = None) -> Pool:
+        """Lanes on this machine's devices; the plan for them (or that ``given``) goes into the record."""
         run, guider = call.run, call.model.inner_model
-        chosen, groups = self._choose(call)
+        if given is None:
+            chosen, groups = self._choose(call)
+        else:
+            devices = lane_devices(self.request, guider.model_patcher.load_device)
+            chosen, groups = given, [(device,) for device in devices[: given.cores]]
         announce(run, describe(chosen, names_of(groups)))
         copies, problem = copies_on(guider, [device for group in groups for device in group], call.x)
         if problem is not None:
             groups = [(guider.model_patcher.load_device,)]
-            if self.cores == 0 or chosen.cores == 1:
+            if given is None and (self.cores == 0 or chosen.cores == 1):
                 chosen = one_core(chosen.steps, problem)
             announce(run, describe(chosen, names_of(groups)))
+        short = short_of_memory(guider.model_patcher, copies) if copies else []  # alone, KSampler is as slow there
+        if short and chosen.cores == 1:  # the device that has room would wait for the other in every step
+            groups, copies, short = [(guider.model_patcher.load_device,)], {}, []
+            chosen = one_core(chosen.steps, "the second device has too little memory for the model")
+            announce(run, describe(chosen, names_of(groups)))
         run.plan, run.devices = chosen, names_of(groups)
-        if copies and (short := short_of_memory(guider.model_patcher, copies)):
-            # Not of one device: there the host's own sampler is as slow.
+        if short:
             run.notes.append(f"slow for want of memory, with parts of the model outside: {', '.join(map(str, short))}")
             announce(run, run.message)
         return open_pool(stack, call.model, call.extra_args, groups, copies, in_this_thread=chosen.cores == 1)
@@ -234,6 +256,11 @@ class _SamplerFunction:
         if pool is None:
             run.notes.append(problem)
             return None
+        if self.cores == 0 and pool.lanes < chosen.cores:
+            chosen = self._planned(call, pool.lanes)
+            if chosen.cores == 1:
+                run.notes.append(f"of Ray's workers only {pool.lanes} could be had")
+                return None
         run.plan, run.devices = chosen, pool.names
         announce(run, describe(chosen, pool.names))
         return pool
@@ -260,7 +287,9 @@ class _SamplerFunction:
         if len(groups[0]) == 1:
             return chosen, [(primary,)]
         names = " and ".join(map(str, groups[0]))
-        return replace(chosen, reason=f"{names} share each guided call, the same picture in half the time"), groups[:1]
+        return replace(
+            chosen, reason=f"{names} share each guided call, the same picture in as little as half the time"
+        ), groups[:1]
 
     def _groups(self, call: _Call, devices: list[torch.device]) -> list[Group]:
         """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""

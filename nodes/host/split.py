@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import queue
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.multigpu import MultiGPUThreadPool
@@ -14,6 +17,9 @@ from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
 
 SIDES = 2
+
+_POLL_SECONDS = 0.02  # how long a cancel may go unseen
+_FIRST_SECONDS, _LEAST_SECONDS, _TIMES_SLOWEST = 300.0, 20.0, 10.0  # patience with a device, as with a lane
 
 
 def is_guided(guider: Any, model_options: dict[str, Any]) -> bool:
@@ -34,11 +40,92 @@ def spread_over(stack: ExitStack, options: dict[str, Any], patchers: Mapping[tor
 
     ``patchers``: the model on each device, the lane's own first; loaded and prepared for the run.
     """
-    pool = MultiGPUThreadPool(list(patchers))
-    stack.callback(pool.shutdown)
+    devices = Devices(list(patchers))
+    stack.callback(devices.close)
     for device in patchers:
         if device.type == "cpu":  # as in a lane
-            pool.submit(device, torch.set_num_threads, 1)
-            pool.get_result(device)
+            devices.submit(device, torch.set_num_threads, 1)
+            devices.get_result(device)
     options["multigpu_clones"] = dict(patchers)
-    options["multigpu_thread_pool"] = pool
+    options["multigpu_thread_pool"] = devices
+
+
+class Devices(MultiGPUThreadPool):
+    """The host's threads, one a device, but waited for with patience, and with nothing left over.
+
+    After an error or a cancel the other devices are waited for as well. One that does not come back is given up: then
+    it is among `stuck_devices` until it does.
+    """
+
+    def __init__(self, devices: list[torch.device]) -> None:
+        super().__init__(devices)
+        self._asked: dict[torch.device, float] = {}  # devices at work, and since when
+        self._slowest: float | None = None
+
+    def submit(self, device: torch.device, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._asked[device] = time.monotonic()
+        super().submit(device, fn, *args, **kwargs)
+
+    def get_result(self, device: torch.device) -> tuple[Any, BaseException | None]:
+        """What ``device`` came back with: a result, or an error. A cancel of the prompt raises."""
+        result, error = self._wait_for(device)
+        if error is not None:
+            self._settle()
+        return result, error
+
+    def close(self) -> None:
+        """End the threads, but for those that are stuck."""
+        self._settle()
+        for work in self._work_queues.values():
+            work.put(None)
+        for device, thread in zip(self._work_queues, self._workers, strict=True):
+            if device not in self._asked:
+                thread.join()
+        if self._asked:
+            _stuck.append(self)
+
+    def stuck(self) -> set[torch.device]:
+        """The devices that were given up and have not come back."""
+        for device in [device for device in self._asked if not self._result_queues[device].empty()]:
+            del self._asked[device]
+        return set(self._asked)
+
+    def _wait_for(self, device: torch.device) -> tuple[Any, BaseException | None]:
+        began = self._asked[device]
+        while True:
+            try:
+                result = self._result_queues[device].get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                waited = time.monotonic() - began
+                if waited > self._patience:
+                    return None, TimeoutError(f"{device} has not answered for {waited:.0f} s")
+                if comfy.model_management.processing_interrupted():
+                    self._settle()
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                continue
+            del self._asked[device]
+            self._slowest = max(self._slowest or 0.0, time.monotonic() - began)
+            return result
+
+    def _settle(self) -> None:
+        """Take what the devices at work come back with, as far as they do in time."""
+        for device, began in list(self._asked.items()):
+            left = began + self._patience - time.monotonic()
+            try:
+                self._result_queues[device].get(timeout=max(0.0, left))
+                del self._asked[device]
+            except queue.Empty:
+                pass
+
+    @property
+    def _patience(self) -> float:
+        return _FIRST_SECONDS if self._slowest is None else max(_LEAST_SECONDS, _TIMES_SLOWEST * self._slowest)
+
+
+_stuck: list[Devices] = []
+
+
+def stuck_devices() -> set[torch.device]:
+    """Devices at work for a run that has given them up."""
+    _stuck[:] = [devices for devices in _stuck if devices.stuck()]
+    return {device for devices in _stuck for device in devices.stuck()}

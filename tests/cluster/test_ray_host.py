@@ -178,6 +178,18 @@ def test_a_killed_worker_costs_time_only(server, client) -> None:
     assert len(summary["devices"]) == 2 and not summary["lost_lanes"]  # a new one in its place
 
 
+def test_without_any_worker_left_the_run_is_done_here(server, client) -> None:
+    changes = {"model": _closure, "steps": 60, "seed": 14}
+    expected = _run(server, client, _on_lanes, **changes)[2]
+    _run(server, client, _on_ray, **{**changes, "seed": 15})
+    actors = _actors(server)
+    kill = _when("step", lambda: [os.kill(actor.pid, signal.SIGKILL) for actor in actors])
+    _, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
+    assert "all Ray workers were lost" in summary["message"]
+    assert all(device.startswith("cpu") for device in summary["devices"])
+    assert torch.equal(latent, expected)
+
+
 def test_a_model_that_cannot_be_sent_runs_here(server, client) -> None:
     def without_recipe(graph: Graph, model: Any) -> Node:
         return graph.add("TestNoFactory", model=model)

@@ -85,6 +85,31 @@ def test_patches_that_keep_state_are_not_split(run_graph) -> None:
     assert torch.equal(split, whole)
 
 
+@pytest.mark.parametrize("lanes", [2, 8])
+@pytest.mark.parametrize("device", ["cpu", "cpu:1"])
+def test_a_device_that_fails_costs_time_only(run_graph, lanes: int, device: str) -> None:
+    """Alone the host's own call goes on; of several cores the pair is lost, and the others do its work."""
+
+    def failing(graph: Graph, inputs: dict[str, Any]) -> Node:
+        return graph.add("TestFailingDevice", model=inputs["model"], device=device)
+
+    changes = {"cores": 4, "accept": "first"} if lanes == 8 else {}
+    summary, split, whole = _pair(run_graph, lanes, model=failing, **changes)
+    assert _error(split, whole) < ROUNDING
+    assert len(summary["lost_lanes"]) == (1 if lanes == 8 else 0)
+
+
+def test_one_core_is_not_split_with_a_device_short_of_memory(run_graph) -> None:
+    def short(graph: Graph, inputs: dict[str, Any]) -> Node:
+        loaded = graph.add("UNETLoader", unet_name="demo_copy.safetensors", weight_dtype="default")
+        return graph.add("TestShortOfMemory", model=loaded, device="cpu:1")
+
+    summary, split, whole = _pair(run_graph, 2, model=short)
+    assert summary["devices"] == ["cpu"]
+    assert "too little memory" in summary["message"]
+    assert torch.equal(split, whole)
+
+
 def test_no_threads_are_left(run_graph, client: ComfyClient) -> None:
     def threads(salt: int) -> list[str]:
         graph = Graph()

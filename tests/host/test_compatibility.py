@@ -332,7 +332,7 @@ def test_latents_of_several_parts_in_parallel(run_graph, by_ksampler: bool) -> N
 # Prompts in a row
 
 
-def _prompt(
+def _prompt_equals_stock(
     run_graph, loader: str = "demo_copy.safetensors", width: int = 128, height: int = 128, lora: float = 0.0
 ) -> torch.Tensor:
     """One prompt of its own, checked; the stock latent."""
@@ -372,36 +372,36 @@ def _memory(run_graph) -> tuple[int, int]:
 def test_other_models_in_a_row(run_graph) -> None:
     """Of the same shape and of another one, more than copies are kept of, and back again."""
     for loader in ("demo_copy", "demo_other", "tiny_wan", "demo_copy", "demo_other"):
-        _prompt(run_graph, f"{loader}.safetensors", width=64, height=64)
+        _prompt_equals_stock(run_graph, f"{loader}.safetensors", width=64, height=64)
 
 
 def test_other_weights_in_a_row(run_graph) -> None:
     """The same model with and without a LoRA, of other strengths."""
     for strength in (0.0, 0.5, -0.5, 0.0, 0.5):
-        _prompt(run_graph, lora=strength)
+        _prompt_equals_stock(run_graph, lora=strength)
 
 
 def test_other_sizes_in_a_row(run_graph) -> None:
     for width, height in ((128, 128), (64, 192), (256, 64), (128, 128)):
-        _prompt(run_graph, width=width, height=height)
+        _prompt_equals_stock(run_graph, width=width, height=height)
 
 
 @pytest.mark.parametrize("lora", [0.0, 0.5], ids=["plain", "lora"])
 def test_unloaded_by_the_host_in_between(run_graph, client, lora: float) -> None:
     """The host keeps the model object and takes its weights off the device, and those of the copies."""
-    _prompt(run_graph, lora=lora)
+    _prompt_equals_stock(run_graph, lora=lora)
     assert _memory(run_graph)[0] >= 4
     client.post("/free", {"unload_models": True})
     assert _memory(run_graph)[0] == 0
-    _prompt(run_graph, lora=lora)
-    _prompt(run_graph, lora=-lora)
+    _prompt_equals_stock(run_graph, lora=lora)
+    _prompt_equals_stock(run_graph, lora=-lora)
 
 
 def test_forgotten_by_the_host_in_between(run_graph, client) -> None:
     """Nothing of the model or its copies stays behind, and it is loaded anew."""
-    _prompt(run_graph, lora=0.5)
-    _prompt(run_graph, "demo_other.safetensors")
+    _prompt_equals_stock(run_graph, lora=0.5)
+    _prompt_equals_stock(run_graph, "demo_other.safetensors")
     client.post("/free", {"unload_models": True, "free_memory": True})
     assert _memory(run_graph) == (0, 0)
-    _prompt(run_graph, "demo_other.safetensors")
-    _prompt(run_graph, lora=0.5)
+    _prompt_equals_stock(run_graph, "demo_other.safetensors")
+    _prompt_equals_stock(run_graph, lora=0.5)

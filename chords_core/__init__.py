@@ -43,6 +43,7 @@ from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .ray_actor import Worker
 from .ray_pool import Parcel, RayPool, RayWorkers
 from .sampling import Result, check_sigmas, sample
+from .simulate import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
 from .solvers import SOLVERS
 from .starts import authors_starts, check_starts, hit_depth, lattice_starts
 from .timeline import Evaluation, HitMark, LostMark, Recorder, RectificationMark, Timeline, relative_change
@@ -53,12 +54,15 @@ __all__ = [
     "Accept",
     "Accepted",
     "Aesthetic",
+    "Barrier",
     "Cancelled",
     "Chords",
     "Chosen",
     "Combine",
     "Contrast",
     "Denoise",
+    "Device",
+    "DeviceLost",
     "Evaluated",
     "Evaluation",
     "Event",
@@ -72,6 +76,7 @@ __all__ = [
     "LaneLost",
     "LaneSlow",
     "LaneStuck",
+    "Link",
     "LostMark",
     "NonFiniteDenoised",
     "Objective",
@@ -98,6 +103,7 @@ __all__ = [
     "RolledBack",
     "Sharpness",
     "Similarity",
+    "Simulated",
     "Step",
     "Stopped",
     "Style",
@@ -112,6 +118,7 @@ __all__ = [
     "check_sigmas",
     "check_starts",
     "choose_start",
+    "expected_seconds",
     "hit_depth",
     "in_the_style_of",
     "lattice_starts",
@@ -121,4 +128,6 @@ __all__ = [
     "plan",
     "relative_change",
     "sample",
+    "simulate",
+    "skeleton",
 ]

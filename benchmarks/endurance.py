@@ -1,10 +1,12 @@
 """What a live ComfyUI holds after many runs: memory, threads, open files, models.
 
     .venv/bin/python benchmarks/endurance.py
+    .venv/bin/python benchmarks/endurance.py --ray
 
 Runs of KSampler (CHORDS) on four CPU lanes in one server, of other settings, of two models, with and without a LoRA;
-then the same with KSampler in another server, to compare with. Needs `python scripts/test.py --setup-only` once.
-Writes benchmarks/results/endurance.md.
+then the same with KSampler in another server, to compare with. With --ray, the same on two workers of a Ray that the
+server starts, and what Ray and the workers hold. Needs `python scripts/test.py --setup-only` once.
+Writes its part of benchmarks/results/endurance.md.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 REPO = Path(__file__).resolve().parent.parent
@@ -28,13 +32,19 @@ sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(TESTS)]
 import host
 from _server import ComfyServer
 from client import ComfyClient
-from graphs import Graph, demo, lanes, settings
+from graphs import Graph, Node, demo, lanes, settings
 
 RESULTS = Path(__file__).parent / "results" / "endurance.md"
-LANES = 4
+RAY_TITLE = "## The same runs on Ray workers"
+RAY_OPTIONS = {  # a Ray of the benchmark's own, that says every second what it holds
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_debug_dump_period_milliseconds": "1000",
+}
+LANES, WORKERS = 4, 2
 EVERY = 20
 WARM_UP = 40  # runs after which everything has been loaded once
-COUNTED = {"threads": "threads", "files": "open files", "loaded": "loaded models", "alive": "models in memory"}
+MEMORY = ("resident memory", "workers' memory", "Ray's memory")  # in bytes; the other figures are counts
 GROWTH = 0.05  # of the memory that still counts as flat
 CHORDS = [
     {"cores": 4, "accept": "first"},
@@ -48,33 +58,42 @@ CHORDS = [
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server holds after so many runs; memory in bytes."""
+    """What the server and its workers hold after so many runs."""
 
     runs: int
-    memory: int
-    threads: int
-    files: int
-    loaded: int
-    alive: int
+    figures: dict[str, int]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="how many runs of each sampler (default 200)")
-    runs = parser.parse_args().runs
+    parser.add_argument("--ray", action="store_true", help="on Ray workers")
+    options = parser.parse_args()
     if not Path("/proc/self/status").exists():
         parser.error("this reads /proc, which this system does not have")
     with tempfile.TemporaryDirectory() as folder:
         comfy = host.prepare()
         arguments = _tiny_models(comfy, Path(folder))
-        ours, seconds = _endure(comfy, arguments, runs, chords=True)
-        stock, _ = _endure(comfy, arguments, runs, chords=False)
+        report = (_on_ray if options.ray else _on_lanes)(comfy, arguments, options.runs)
+    RESULTS.parent.mkdir(exist_ok=True)
+    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    lanes_part, title, ray_part = before.partition(RAY_TITLE)
+    if options.ray:
+        title, ray_part = "", report
+    else:
+        lanes_part = report
+    RESULTS.write_text(f"{lanes_part.rstrip()}\n\n{title}{ray_part}".rstrip() + "\n", encoding="utf-8")
+    print(report)
+
+
+def _on_lanes(comfy: Path, arguments: list[str], runs: int) -> str:
+    ours, seconds = _endure(comfy, arguments, runs, lambda graph: lanes(graph, LANES))
+    stock, _ = _endure(comfy, arguments, runs, None)
     report = [
         "# Endurance",
-        f"`{' '.join(['python', *sys.argv])}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, one intra-op "
-        f"thread. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with {LANES} CPU lanes, 8 steps, "
-        f"pictures of 64x64 and 128x128, {len(CHORDS)} choices of `cores` and `accept` and three solvers in turn, two "
-        "models, by turns one of them or both, and a LoRA in every fifth run.",
+        f"{_circumstances()}. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with {LANES} CPU lanes, 8 "
+        f"steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `cores` and `accept` and three solvers in "
+        "turn, two models, by turns one of them or both, and a LoRA in every fifth run.",
         _table(ours),
         _verdict(ours),
         "## The same runs with KSampler",
@@ -84,9 +103,30 @@ def main() -> None:
         "Loaded: what the host counts as loaded, among it the copies on the lanes. In memory: all diffusion models "
         "that Python's collector can find, loaded or not.",
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n\n".join(report) + "\n", encoding="utf-8")
-    print("\n\n".join(report))
+    return "\n\n".join(report)
+
+
+def _on_ray(comfy: Path, arguments: list[str], runs: int) -> str:
+    def devices(graph: Graph) -> Node:
+        return graph.add("ChordsDevices", ray_address="local", ray_workers=WORKERS)
+
+    found, seconds = _endure(comfy, arguments, runs, devices)
+    report = [
+        RAY_TITLE,
+        f"{_circumstances()}. {runs} runs in one server, {seconds:.0f} s, the same choices on {WORKERS} workers of a "
+        "Ray that the server started; a choice of one core runs in the server.",
+        _table(found),
+        _verdict(found),
+        "Objects: entries in Ray's object store, as its node says. References: those of the server to Ray's objects "
+        "and actors. The workers' figures are sums over them; Ray's memory is that of its node and its directory "
+        "(raylet, gcs_server).",
+    ]
+    return "\n\n".join(report)
+
+
+def _circumstances() -> str:
+    command = " ".join(["python", *sys.argv])
+    return f"`{command}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, one intra-op thread"
 
 
 def _tiny_models(comfy: Path, folder: Path) -> list[str]:
@@ -99,27 +139,30 @@ def _tiny_models(comfy: Path, folder: Path) -> list[str]:
     return ["--extra-model-paths-config", str(paths)]
 
 
-def _endure(comfy: Path, arguments: list[str], runs: int, chords: bool) -> tuple[list[Sample], float]:
-    """What the server holds after every so many runs, and how many seconds they took."""
-    with ComfyServer(comfy, threads=1, cpu=True, arguments=arguments) as server:
+def _endure(
+    comfy: Path, arguments: list[str], runs: int, devices: Callable[[Graph], Node] | None
+) -> tuple[list[Sample], float]:
+    """What the server holds after every so many runs on these devices, and how many seconds they took. Without
+    devices: of KSampler."""
+    with ComfyServer(comfy, threads=1, cpu=True, arguments=arguments, environment=RAY_OPTIONS) as server:
         client = server.client()
         begin, samples = time.monotonic(), []
         for number in range(1, runs + 1):
-            client.run(_graph(number, chords).nodes)
+            client.run(_graph(number, devices).nodes)
             if number % EVERY == 0:
                 samples.append(_sample(server, client, number))
                 print(samples[-1], flush=True)
         return samples, time.monotonic() - begin
 
 
-def _graph(number: int, chords: bool) -> Graph:
+def _graph(number: int, devices: Callable[[Graph], Node] | None) -> Graph:
     """The graph of one run, or of one with each model: what the choices are by its number."""
     graph = Graph()
     sampling = demo(graph) | settings(("euler", "dpmpp_2m", "res_multistep")[number % 3], seed=number, steps=8)
     size = 64 if number % 7 else 128
     sampling["latent_image"] = graph.add("EmptyLatentImage", width=size, height=size, batch_size=1)
-    if chords:
-        sampling |= CHORDS[number % len(CHORDS)] | {"devices": lanes(graph, LANES)}
+    if devices is not None:
+        sampling |= CHORDS[number % len(CHORDS)] | {"devices": devices(graph)}
     models = [sampling["model"]]
     if number % 4:
         other = graph.add("UNETLoader", unet_name="demo_other.safetensors", weight_dtype="default")
@@ -128,30 +171,67 @@ def _graph(number: int, chords: bool) -> Graph:
         if number % 5 == 0:
             lora = {"lora_name": "tiny_lora.safetensors", "strength_model": 0.5}
             model = graph.add("LoraLoaderModelOnly", model=model, **lora)
-        node = graph.add("ChordsKSampler" if chords else "KSampler", **{**sampling, "model": model})
+        node = graph.add("ChordsKSampler" if devices is not None else "KSampler", **{**sampling, "model": model})
         graph.save(f"latent{len(graph.saved)}", node)
     return graph
 
 
 def _sample(server: ComfyServer, client: ComfyClient, runs: int) -> Sample:
+    counts = _asked(client, "TestLoadedModels", runs)
+    process = psutil.Process(server.pid)
+    figures = {
+        "resident memory": process.memory_info().rss,
+        "threads": process.num_threads(),
+        "open files": process.num_fds(),
+        "models loaded": counts["loaded"],
+        "diffusion models in memory": counts["alive"],
+    }
+    children = process.children(recursive=True)
+    raylet = next((child for child in children if child.name() == "raylet"), None)
+    return Sample(runs, figures | (_sample_ray(client, runs, children, raylet) if raylet else {}))
+
+
+def _sample_ray(
+    client: ComfyClient, runs: int, children: list[psutil.Process], raylet: psutil.Process
+) -> dict[str, int]:
+    workers = [child for child in children if "RayActor" in " ".join(child.cmdline())]
+    services = [child for child in children if child.name() in ("raylet", "gcs_server")]
+    return {
+        "objects": _objects_in_store(raylet),
+        "references": _asked(client, "TestRayReferences", runs)["references"],
+        "workers": len(workers),
+        "workers' memory": sum(worker.memory_info().rss for worker in workers),
+        "workers' threads": sum(worker.num_threads() for worker in workers),
+        "workers' open files": sum(worker.num_fds() for worker in workers),
+        "Ray's memory": sum(service.memory_info().rss for service in services),
+    }
+
+
+def _objects_in_store(raylet: psutil.Process) -> int:
+    """As the node itself writes down every second."""
+    (folder,) = (word.split("=", 1)[1] for word in raylet.cmdline() if word.startswith("--log_dir="))
+    said, asked = Path(folder) / "debug_state.txt", time.time()
+    while said.stat().st_mtime < asked + 1.0:  # not of a second that began before
+        time.sleep(0.1)
+    time.sleep(0.1)  # written to its end
+    (count,) = (line for line in said.read_text().splitlines() if "num local plasma objects" in line)
+    return int(count.rsplit(":", 1)[1])
+
+
+def _asked(client: ComfyClient, node: str, runs: int) -> dict[str, int]:
+    """What a node of the tests counts in the server."""
     graph = Graph()
-    node = graph.add("TestLoadedModels", salt=runs)
-    counts = client.run(graph.nodes).outputs[node.name]
-    process = Path(f"/proc/{server.pid}")
-    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    memory, threads = int(status["VmRSS"].split()[0]) * 1024, int(status["Threads"])
-    files = len(list((process / "fd").iterdir()))
-    return Sample(runs, memory, threads, files, counts["loaded"][0], counts["alive"][0])
+    counter = graph.add(node, salt=runs)
+    return {name: values[0] for name, values in client.run(graph.nodes).outputs[counter.name].items()}
 
 
 def _table(samples: list[Sample]) -> str:
-    rows = [
-        "| after runs | resident memory, MB | threads | open files | models loaded | diffusion models in memory |",
-        "|---|---|---|---|---|---|",
-    ]
+    names = list(samples[0].figures)
+    titles = [f"{name}, MB" if name in MEMORY else name for name in names]
+    rows = [f"| after runs | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
     for sample in samples:
-        counts = f"{sample.threads} | {sample.files} | {sample.loaded} | {sample.alive}"
-        rows.append(f"| {sample.runs} | {sample.memory / 1e6:.0f} | {counts} |")
+        values = [f"{value / 1e6:.0f}" if name in MEMORY else str(value) for name, value in sample.figures.items()]
+        rows.append(f"| {sample.runs} | {' | '.join(values)} |")
     return "\n".join(rows)
 
 
@@ -159,19 +239,20 @@ def _verdict(samples: list[Sample]) -> str:
     """Whether the second half of what came after the warm-up reached higher than the first, and by how much."""
     settled = [sample for sample in samples if sample.runs >= WARM_UP] or samples
     earlier, later = settled[: (len(settled) + 1) // 2], settled[len(settled) // 2 :]
-
-    def peaks(name: str) -> tuple[int, int]:
-        return max(getattr(sample, name) for sample in earlier), max(getattr(sample, name) for sample in later)
-
-    before, after = peaks("memory")
-    lowest = min(sample.memory for sample in settled)
-    facts = [
-        f"memory was between {lowest / 1e6:.0f} and {max(before, after) / 1e6:.0f} MB, its peak {before / 1e6:.0f} MB "
-        f"in the first half and {after / 1e6:.0f} MB in the second ({after / before - 1:+.1%})"
-    ]
-    counts = {said: peaks(name) for name, said in COUNTED.items()}
-    facts += [f"{said} at most {first}, then {second}" for said, (first, second) in counts.items()]
-    flat = after <= (1 + GROWTH) * before and all(second <= first for first, second in counts.values())
+    facts, flat = [], True
+    for name in settled[0].figures:
+        before, after = (max(sample.figures[name] for sample in half) for half in (earlier, later))
+        if name in MEMORY:
+            lowest = min(sample.figures[name] for sample in settled)
+            facts.append(
+                f"{name} was between {lowest / 1e6:.0f} and {max(before, after) / 1e6:.0f} MB, its peak "
+                f"{before / 1e6:.0f} MB in the first half and {after / 1e6:.0f} MB in the second "
+                f"({after / before - 1:+.1%})"
+            )
+            flat = flat and after <= (1 + GROWTH) * before
+        else:
+            facts.append(f"{name} at most {before}, then {after}")
+            flat = flat and after <= before
     span = f"from run {settled[0].runs} to run {settled[-1].runs}"
     return f"**{'Flat' if flat else 'Not flat'}** {span}: {'; '.join(facts)}."
 

@@ -18,14 +18,26 @@ from torch import Tensor
 Packed = tuple[Any, str, tuple[int, ...]]
 """A tensor on its way: its bytes (a uint8 array, which Ray does not copy into its message), dtype and shape."""
 
-Reply = tuple[Any, str | None]
-"""What a call gave, and None; or a traceback, and in a line what went wrong."""
+Problem = tuple[str, str, bool]
+"""What went wrong in a line, its traceback, and whether it is a `WrongSetup`."""
+
+Reply = tuple[Any, Problem | None]
+"""What a call gave, or what kept it from giving anything."""
+
+
+class WrongSetup(Exception):
+    """What a `Worker` raises where only a person can help: its machine lacks something, or has it in another version.
+
+    It ends the run, while any other error of a worker that gets ready only leaves that worker out.
+    """
+
+    is_wrong_setup = True  # known by this, not by its type: a worker imports it, the actor has it by value
 
 
 class Worker(Protocol):
     """What an actor does. Made in its process; all calls but ``stop`` come from one thread, one after another.
 
-    What one of them raises reaches the driver as the text of the error.
+    What one of them raises reaches the driver as the text of the error; see `WrongSetup`.
     """
 
     def load(self, model: Any) -> None:
@@ -111,5 +123,7 @@ class RayActor:
         try:
             return call(), None
         except BaseException as error:  # a host's interrupt may be no Exception, and Ray would end the process
-            text = str(error)
-            return traceback.format_exc(), f"{type(error).__name__}: {text}" if text else type(error).__name__
+            wrong_setup, text = getattr(error, "is_wrong_setup", False), str(error)
+            if not wrong_setup:
+                text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+            return None, (text, traceback.format_exc(), wrong_setup)

@@ -11,6 +11,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ...chords_core import Parcel, RayPool, RayWorkers
+from ...chords_core.ray_pool import NoWorker
 from .devices import DeviceRequest
 from .parcels import NotShippable, model_parcel, run_parcel
 from .ray_worker import setup_here, worker_factory
@@ -35,12 +36,12 @@ def open_cluster_pool(
     x: Tensor,
     count: int,
     cancelled: Callable[[], bool],
-) -> tuple[RayPool | None, str]:
-    """A pool of at most ``count`` Ray workers for one run, closed by ``stack``; or None and why this run cannot
-    be sent to other machines.
+) -> tuple[RayPool | None, list[str]]:
+    """A pool of at most ``count`` Ray workers for one run, closed by ``stack``, or None if there is none for it; with
+    it what the user should know: why not, or which workers are missing.
 
     Raises:
-        WorkersUnavailable: if the cluster or a worker does not do what it should, naming the machine.
+        WorkersUnavailable: if the cluster or a worker's machine is not set up as it has to be, naming the machine.
     """
     patcher = model.inner_model.model_patcher
     try:
@@ -49,8 +50,11 @@ def open_cluster_pool(
         parcel = Parcel(key, weights)
         pool = _workers(request).open(run, count, parcel, cancelled)
     except NotShippable as problem:
-        return None, f"Ray's workers cannot be used: {problem}"
-    return stack.enter_context(pool), ""
+        return None, [f"Ray's workers cannot be used: {problem}"]
+    except NoWorker as problem:
+        return None, [f"no Ray worker could be had, so it was done here ({problem})"]
+    stack.enter_context(pool)
+    return pool, [f"not all Ray workers could be had ({'; '.join(pool.left_out)})"] if pool.left_out else []
 
 
 def _workers(request: DeviceRequest) -> RayWorkers:

@@ -25,6 +25,8 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ...chords_core.ray_actor import WrongSetup
+
 PACK = Path(__file__).resolve().parents[2]
 PACK_NAME = __name__.removesuffix(".nodes.host.parcels")  # the host names a pack's module after its folder
 
@@ -56,8 +58,7 @@ class ModelFile:
         """The same file on this machine.
 
         Raises:
-            FileNotFoundError: if it is nowhere.
-            ValueError: if what is there is another file.
+            WrongSetup: if it is nowhere, or if what is there is another file.
         """
         places = [self.path]
         if self.kind == "pack":
@@ -67,11 +68,11 @@ class ModelFile:
         present = [place for place in places if Path(place).is_file()]
         if not present:
             where = f" nor {self.name} in its {self.kind} folders" if self.kind else ""
-            raise FileNotFoundError(f"this machine has no model file {self.path}{where}; copy it there")
+            raise WrongSetup(f"this machine has no model file {self.path}{where}; copy it there")
         for place in present:
             if self.digest in ("", digest(Path(place))):
                 return place
-        raise ValueError(f"the model file {present[0]} is another than {self.path} where the graph runs")
+        raise WrongSetup(f"the model file {present[0]} is another than {self.path} where the graph runs")
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class Modules:
         """The module.
 
         Raises:
-            ModuleNotFoundError: naming the file that is missing here.
+            WrongSetup: naming the file that is missing here.
         """
         if name in sys.modules:
             return sys.modules[name]
@@ -233,7 +234,7 @@ class Modules:
                 break
             root = root.rpartition(".")[0]
         if not root:
-            raise ModuleNotFoundError(f"this machine lacks the node pack {self._place(name)}; install it there too")
+            raise WrongSetup(f"this machine lacks the node pack {self._place(name)}; install it there too")
         return importlib.import_module(name)
 
     def _file(self, name: str) -> Path | None:

@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import Worker
+from ...chords_core.ray_actor import WrongSetup
 from .lanes import lane_context, lane_denoiser
 from .parcels import PACK, PACK_NAME, Modules, unpacked
 
@@ -60,7 +61,7 @@ _VERSIONS = _versions()  # of the code that was imported, also if the files chan
 def worker_factory(setup: Setup) -> Callable[[], Worker]:
     """What makes the worker in the actor's process, where at first there is neither ComfyUI nor this pack."""
 
-    def make() -> Worker:  # sent by value: it may use nothing of this module
+    def make() -> Worker:  # sent by value: of this module it may use nothing but what goes by value as well
         import importlib
         import os
         import socket
@@ -73,7 +74,7 @@ def worker_factory(setup: Setup) -> Callable[[], Worker]:
         folders = [setup["host"], os.environ.get("COMFYUI_PATH", "")]
         host = next((folder for folder in folders if folder and (Path(folder) / "comfy").is_dir()), None)
         if host is None:
-            raise FileNotFoundError(
+            raise WrongSetup(
                 f"the machine {socket.gethostname()} has no ComfyUI in {setup['host']}; install it there, or set "
                 "COMFYUI_PATH to where it is before Ray is started"
             )
@@ -94,7 +95,7 @@ def worker_factory(setup: Setup) -> Callable[[], Worker]:
         try:
             module = importlib.import_module(f"{name}.nodes.host.ray_worker")
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"the machine {socket.gethostname()} lacks {error.name}") from error
+            raise WrongSetup(f"the machine {socket.gethostname()} lacks {error.name}") from error
         return module.HostWorker(setup, host)
 
     return make
@@ -158,10 +159,10 @@ class HostWorker:
 
 
 def _check_versions(there: dict[str, str]) -> None:
-    """Raises RuntimeError naming what differs."""
+    """Raises WrongSetup naming what differs."""
     for name, here in _VERSIONS.items():
         if here != there[name]:
-            raise RuntimeError(
+            raise WrongSetup(
                 f"this machine has {name} {here}, but the graph runs with {there[name]}; install the same everywhere"
             )
 

@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 
 from ...chords_core import (
     InvalidInput,
-    NonFiniteDenoised,
     OnDemand,
     Patience,
     Plan,
     Pool,
     Recorder,
     Result,
+    WorkersUnavailable,
     check_sigmas,
     one_core,
     plan,
@@ -186,9 +186,7 @@ class _SamplerFunction:
                 return self._drive(call, stream, previews, self._local_pool(call, stack), stack)
             try:
                 return self._drive(call, stream, previews, on_cluster, stack)
-            except (InvalidInput, NonFiniteDenoised):
-                raise
-            except Exception as error:  # the last worker is gone: the same starts give the same picture here
+            except WorkersUnavailable as error:  # the last one is gone: the same starts give the same picture here
                 run.notes.append(f"all Ray workers were lost, so it was done here ({error})")
                 return self._drive(call, stream, previews, self._local_pool(call, stack, run.plan), stack)
 
@@ -250,11 +248,11 @@ class _SamplerFunction:
         if chosen.cores == 1:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
-        pool, problem = open_cluster_pool(
+        pool, notes = open_cluster_pool(
             stack, self.request, call.model, call.extra_args, call.x, chosen.cores, _check_interrupt
         )
+        run.notes += notes
         if pool is None:
-            run.notes.append(problem)
             return None
         if self.cores == 0 and pool.lanes < chosen.cores:
             chosen = self._planned(call, pool.lanes)

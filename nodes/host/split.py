@@ -16,10 +16,13 @@ from comfy.multigpu import MultiGPUThreadPool
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
 
+from ...chords_core import Patience
+
 SIDES = 2
 
+PATIENCE = Patience()  # with a device that does not answer, as with a lane
+
 _POLL_SECONDS = 0.02  # how long a cancel may go unseen
-_FIRST_SECONDS, _LEAST_SECONDS, _TIMES_SLOWEST = 300.0, 20.0, 10.0  # patience with a device, as with a lane
 
 
 def is_guided(guider: Any, model_options: dict[str, Any]) -> bool:
@@ -119,7 +122,7 @@ class Devices(MultiGPUThreadPool):
 
     @property
     def _patience(self) -> float:
-        return _FIRST_SECONDS if self._slowest is None else max(_LEAST_SECONDS, _TIMES_SLOWEST * self._slowest)
+        return PATIENCE.of_first(0.0) if self._slowest is None else PATIENCE.of_next(self._slowest, 0.0)
 
 
 _stuck: list[Devices] = []

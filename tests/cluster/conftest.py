@@ -11,6 +11,10 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # clusters of a test are its own, and leave no token in the home folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; -m 'not slow' leaves it out")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     try:
         import ray  # noqa: F401

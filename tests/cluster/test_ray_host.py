@@ -53,7 +53,7 @@ def _sampling(graph: Graph, devices: Node, model: Any = None, **changes: Any) ->
     inputs = demo(graph) | settings(**changes) | {"latent_image": empty_latent(graph)}
     if model is not None:
         inputs["model"] = model(graph, inputs["model"])
-    return graph.add("ChordsKSampler", **inputs, cores=4, accept="first", devices=devices)
+    return graph.add("ChordsKSampler", **{"cores": 4, "accept": "first", **inputs}, devices=devices)
 
 
 def _on_ray(graph: Graph, address: str = "local") -> Node:
@@ -190,6 +190,40 @@ def test_without_any_worker_left_the_run_is_done_here(server, client) -> None:
     assert torch.equal(latent, expected)
 
 
+def _without_memory(workers: int, file: Path) -> Callable[[Graph, Any], Node]:
+    return lambda graph, model: graph.add("TestNoMemoryOnWorkers", model=model, workers=workers, file=str(file))
+
+
+def test_a_worker_without_memory_is_left_out_with_a_note(server, client, tmp_path: Path) -> None:
+    expected = _run(server, client, _on_lanes)[2]
+    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
+    assert torch.equal(latent, expected)
+    assert len(summary["devices"]) == 1 and summary["devices"][0].startswith("ray:")
+    assert "not all Ray workers could be had (the worker ray:" in summary["message"]
+    assert "MemoryError: out of memory on purpose" in summary["message"]
+    assert not summary["lost_lanes"]
+
+
+def test_without_memory_on_any_worker_the_run_is_done_here(server, client, tmp_path: Path) -> None:
+    expected = _run(server, client, _on_lanes)[2]
+    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
+    assert torch.equal(latent, expected)
+    assert all(device.startswith("cpu") for device in summary["devices"])
+    assert "no Ray worker could be had, so it was done here" in summary["message"]
+    assert summary["message"].count("out of memory on purpose") == 2
+
+
+def test_an_error_of_a_listener_is_not_taken_for_lost_workers(server, client) -> None:
+    def raising(graph: Graph, model: Any) -> Node:
+        return graph.add("TestRaisingListener", model=model)
+
+    before = len(server.log())
+    with pytest.raises(ExecutionError, match="the listener raised on purpose"):
+        _run(server, client, _on_ray, model=raising)
+    assert "Ray workers were lost" not in server.log()[before:]
+    assert len(_run(server, client, _on_ray, seed=31)[1]["devices"]) == 2
+
+
 def test_a_model_that_cannot_be_sent_runs_here(server, client) -> None:
     def without_recipe(graph: Graph, model: Any) -> Node:
         return graph.add("TestNoFactory", model=model)
@@ -220,3 +254,15 @@ def test_an_interrupt_stops_the_remote_work(server, client) -> None:
     time.sleep(1.0)
     assert [sum(actor.cpu_times()[:2]) for actor in _actors(server)] == pytest.approx(busy, abs=0.2)
     assert torch.equal(_run(server, client, _on_ray, seed=21)[2], _run(server, client, _on_lanes, seed=21)[2])
+
+
+def test_with_fewer_workers_the_choice_of_cores_is_made_anew(server, client, tmp_path: Path) -> None:
+    def four(graph: Graph) -> Node:
+        return graph.add("ChordsDevices", ray_address="local", ray_workers=4)
+
+    for without, cores in ((1, 3), (2, 1), (0, 4)):
+        model = _without_memory(without, tmp_path / str(without))
+        _, summary, _ = _run(server, client, four, model=model, cores=0, accept="auto", steps=20)
+        assert summary["cores"] == len(summary["devices"]) == cores
+        assert summary["devices"][0].startswith("ray:" if cores > 1 else "cpu")  # one is no more than this machine is
+        assert summary["message"].count("out of memory on purpose") == without

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,9 +25,12 @@ from chords_core import (
     Patience,
     RayWorkers,
     Result,
+    Task,
     WorkersUnavailable,
+    ray_pool,
     sample,
 )
+from chords_core.ray_pool import NoWorker
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -77,7 +81,7 @@ def test_a_latent_that_is_a_view_and_large_crosses_as_it_is(workers: RayWorkers)
     assert _same(_sampled(workers, remote(), x), _expected(x))
 
 
-@pytest.mark.parametrize("call", [0, 1, 3, 8, 15])
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 5, 8, 11, 15, 20, 25])
 def test_a_killed_process_costs_time_only(workers: RayWorkers, tmp_path: Path, call: int) -> None:
     x, events = _noise(), list[Event]()
     result = _sampled(workers, killing(call, tmp_path), x, accept="exact", on_event=events.append)
@@ -240,9 +244,121 @@ def _size(value: Any) -> int:
     return len(ray.cloudpickle.dumps(value))
 
 
-def test_a_worker_that_cannot_load_says_why_and_where(workers: RayWorkers) -> None:
-    with pytest.raises(WorkersUnavailable, match=r"worker ray:.*FileNotFoundError: no file missing.safetensors"):
-        workers.open(remote(), 2, Parcel("missing", lambda: b"missing.safetensors"))
+def test_a_machine_that_is_not_set_up_ends_the_run_and_is_named(workers: RayWorkers) -> None:
+    """And once it is set up, its worker is a new process, which has read nothing of before."""
+    before = _processes(workers)
+    with pytest.raises(WorkersUnavailable, match=r"^the worker ray:[\d.]+/\d+: no file model.safetensors$") as raised:
+        workers.open(remote(), 2, Parcel("missing", lambda: b"missing:model.safetensors"))
+    assert not isinstance(raised.value, NoWorker)
+    assert len(_processes(workers) & before) == 1
+
+
+def test_a_worker_without_memory_for_the_model_is_left_out(workers: RayWorkers, tmp_path: Path) -> None:
+    """It is not asked again each time, but when there is another model."""
+    x, log = _noise(), tmp_path / "log"
+    big = Parcel(str(log), lambda: f"too big for one:{log}".encode())
+    for _ in range(2):
+        with workers.open(remote(), 2, big) as pool:
+            assert pool.lanes == 1
+            (why,) = pool.left_out
+            assert re.fullmatch(r"the worker ray:[\d.]+/\d+: MemoryError: no room", why)
+            assert why.split(": ")[0] != f"the worker {pool.names[0]}"
+            assert _same(sample(None, x, SIGMAS, cores=4, pool=pool), _expected(x))
+    assert log.read_text().count("asked") == 2  # once an actor
+    with workers.open(remote(), 2, Parcel("small", lambda: b"1.0@/dev/null")) as pool:
+        assert pool.lanes == 2 and not pool.left_out
+        assert _same(sample(None, x, SIGMAS, cores=4, pool=pool), _expected(x))
+
+
+def test_a_worker_that_was_left_out_is_tried_again_in_time(
+    workers: RayWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = Parcel(str(tmp_path), lambda: f"too big for one:{tmp_path}/log".encode())
+    with workers.open(remote(), 2, big) as pool:
+        assert pool.lanes == 1
+    monkeypatch.setattr(ray_pool, "_REST_SECONDS", 0.0)
+    assert _same(_sampled(workers, remote(), _noise(), big), _expected(_noise()))
+
+
+def test_a_run_that_cannot_begin_says_nothing_of_the_next(workers: RayWorkers) -> None:
+    """If it happens twice in a row it may lie in the processes, which are then replaced."""
+    before = _processes(workers)
+    for _ in range(2):
+        with pytest.raises(NoWorker, match="MemoryError: no room for the run"):
+            workers.open("too big", 2)
+        assert _processes(workers) == before
+    for _ in range(2):
+        with pytest.raises(NoWorker, match="MemoryError: no room for the run"):
+            workers.open("too big", 2)
+    assert not _processes(workers) & before
+
+
+def test_without_any_worker_that_can_load_the_error_says_so(workers: RayWorkers) -> None:
+    with pytest.raises(NoWorker, match=r"worker ray:.*MemoryError: no room for x.*; .*worker ray:.*MemoryError"):
+        workers.open(remote(), 2, Parcel("too big", lambda: b"too big:x"))
+
+
+def test_workers_that_find_no_room_are_given_up(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they wait on for room, which they would take from others later."""
+    import ray
+
+    _sampled(workers, remote(), _noise())  # both cores are taken
+    monkeypatch.setattr(ray_pool, "_NO_PLACE_SECONDS", 2.0)
+    with RayWorkers(factory(), count=2) as others:
+        with pytest.raises(NoWorker, match="has no room for a worker, which needs one CPU core"):
+            others.open(remote(), 2)
+        assert "PENDING_CREATION" not in {actor["State"] for actor in ray._private.state.actors().values()}
+    assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))
+
+
+def test_a_slow_worker_that_stops_when_told_is_kept(workers: RayWorkers, tmp_path: Path) -> None:
+    folder, quick = str(tmp_path), remote()
+
+    def dawdling(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        if sigma < 4.0:
+            try:
+                os.close(os.open(f"{folder}/dawdles", os.O_CREAT | os.O_EXCL))
+                stopped.wait(600)
+                time.sleep(0.5)
+            except FileExistsError:
+                pass
+        return quick(x, sigma, stopped)
+
+    before, events = _processes(workers), list[Event]()
+    patience = Patience(floor=1.0, factor=3.0, first=5.0)
+    _sampled(workers, dawdling, _noise(), accept="exact", patience=patience, on_event=events.append)
+    assert any(isinstance(event, LaneSlow) for event in events)
+    assert _processes(workers) == before
+
+
+def test_a_worker_within_its_time_is_waited_for(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that does not hear that it shall stop; after that time it is ended."""
+    monkeypatch.setattr(ray_pool, "_STOP_SECONDS", 0.1)
+
+    def deaf(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        time.sleep(2.0)
+        return x
+
+    task = Task(1, 0, 1, _noise(), 1.0)
+    before = _processes(workers)
+    for within, waited_for in ((60.0, 1), (0.0, 0)):
+        with workers.open(deaf, 2) as pool:
+            pool.submit(0, task)
+            began = time.monotonic()
+            assert pool.settle(within) == waited_for
+            assert time.monotonic() - began < 10.0
+            assert pool.next(0.0) is None
+        assert len(_processes(workers) & before) == 1 + waited_for
+
+
+def test_an_error_of_a_listener_is_told_as_it_is(workers: RayWorkers) -> None:
+    def listener(event: Event) -> None:
+        raise ZeroDivisionError("the listener's own")
+
+    before = _processes(workers)
+    with pytest.raises(ZeroDivisionError, match="the listener's own"):
+        _sampled(workers, remote(0.05), _noise(), on_event=listener)
+    assert _processes(workers) == before
 
 
 def test_a_ray_that_was_there_is_used_and_left_running(workers: RayWorkers) -> None:

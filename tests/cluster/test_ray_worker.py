@@ -57,7 +57,7 @@ def test_other_versions_are_refused(said) -> None:
     """)
     assert lines[0] == "fine"
     for name, line in zip(("ComfyUI", "torch", "ComfyUI-CHORDS"), lines[1:], strict=True):
-        assert line.startswith(f"RuntimeError: this machine has {name} ") and "but the graph runs with 0.1" in line
+        assert line.startswith(f"WrongSetup: this machine has {name} ") and "but the graph runs with 0.1" in line
 
 
 def test_model_files_are_found_or_named(said, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_model_files_are_found_or_named(said, tmp_path: Path) -> None:
     """)
     assert lines[0] == "diffusion_models sub/model.safetensors torch.float16"
     assert lines[1:3] == ["True", "True"]
-    assert lines[3].startswith("ValueError: the model file") and "is another than" in lines[3]
-    assert lines[4].startswith("FileNotFoundError: this machine has no model file") and "sub/model.safeten" in lines[4]
+    assert lines[3].startswith("WrongSetup: the model file") and "is another than" in lines[3]
+    assert lines[4].startswith("WrongSetup: this machine has no model file") and "sub/model.safeten" in lines[4]
     assert lines[5] == "pack models/chords_demo_flow.safetensors"
 
 
@@ -122,5 +122,5 @@ def test_modules_of_node_packs_are_found_under_this_machines_folder(said, tmp_pa
         problem(lambda: modules("/there/ComfyUI/custom_nodes/other-pack.part"))
     """)
     assert lines[0] == "Thing"
-    assert lines[1].startswith("ModuleNotFoundError: this machine lacks the node pack")
+    assert lines[1].startswith("WrongSetup: this machine lacks the node pack")
     assert "my.host/custom_nodes/other-pack" in lines[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Denoise, Worker
+from chords_core.ray_actor import WrongSetup
 
 
 def factory() -> Callable[[], Worker]:
@@ -28,14 +29,28 @@ def factory() -> Callable[[], Worker]:
                 self.scale = 1.0
 
             def load(self, model: bytes) -> None:
-                if model.startswith(b"missing"):
-                    raise FileNotFoundError(f"no file {model.decode()}")
+                kind, _, rest = model.decode().partition(":")
+                if kind == "missing":
+                    raise WrongSetup(f"no file {rest}")
+                if kind == "too big":
+                    raise MemoryError(f"no room for {rest}")
+                if kind == "too big for one":  # whoever asks first
+                    with Path(rest).open("a") as lines:
+                        lines.write("asked\n")
+                    try:
+                        Path(rest + ".one").touch(exist_ok=False)
+                    except FileExistsError:
+                        self.scale = 1.0
+                        return
+                    raise MemoryError("no room")
                 scale, log = model.decode().split("@")
                 self.scale = float(scale)
                 with Path(log).open("a") as lines:
                     lines.write("loaded\n")
 
-            def begin(self, run: Callable[..., Tensor]) -> None:
+            def begin(self, run: Callable[..., Tensor] | str) -> None:
+                if run == "too big":
+                    raise MemoryError("no room for the run")
                 self.run = run
                 self.stopped.clear()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 from client import ComfyClient
 from graphs import Graph, Node, demo, empty_latent, settings
 
+HANG_SECONDS = 60.0  # for a run in which a device hangs that has three seconds to answer
+_SALTS = itertools.count(7100)
 ROUNDING = 1e-4  # of the latent's norm, over some twelve steps in single precision
 
 
@@ -97,6 +102,47 @@ def test_a_device_that_fails_costs_time_only(run_graph, lanes: int, device: str)
     summary, split, whole = _pair(run_graph, lanes, model=failing, **changes)
     assert _error(split, whole) < ROUNDING
     assert len(summary["lost_lanes"]) == (1 if lanes == 8 else 0)
+
+
+@pytest.fixture
+def device_is_back(client: ComfyClient) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Ends the hanging call; the threads of devices that there were then, and that are left. Also after the test."""
+
+    def back() -> tuple[int, int]:
+        graph = Graph()
+        node = graph.add("TestDeviceIsBack", salt=next(_SALTS))
+        found = client.run(graph.nodes).outputs[node.name]
+        return found["hung"][0], found["left"][0]
+
+    yield back
+    back()
+
+
+@pytest.mark.parametrize("lanes", [2, 8])
+@pytest.mark.parametrize("device", ["cpu", "cpu:1"])
+def test_a_device_that_hangs_costs_time_only(run_graph, device_is_back, lanes: int, device: str) -> None:
+    """As one that fails. It has no part in the next run, and one in the run after that, when it is back; no thread is
+    left."""
+
+    def hanging(graph: Graph, inputs: dict[str, Any]) -> Node:
+        return graph.add("TestHangingDevice", model=inputs["model"], device=device)
+
+    changes = {"cores": 4, "accept": "first"} if lanes == 8 else {}
+    began = time.monotonic()
+    summary, split, whole = _pair(run_graph, lanes, model=hanging, seed=next(_SALTS), **changes)
+    assert time.monotonic() - began < HANG_SECONDS
+    assert _error(split, whole) < ROUNDING
+    assert len(summary["lost_lanes"]) == (1 if lanes == 8 else 0)
+
+    if device != "cpu":  # the model's own device has no substitute
+        summary, *_ = _pair(run_graph, lanes, seed=next(_SALTS), **changes)
+        assert not any("cpu:1" in name.split("+") for name in summary["devices"])
+
+    hung, left = device_is_back()
+    assert hung == 1 and left == 0
+    summary, split, whole = _pair(run_graph, lanes, seed=next(_SALTS), **changes)
+    assert len(summary["devices"]) == lanes // 2 and all("+" in name for name in summary["devices"])
+    assert _error(split, whole) < ROUNDING
 
 
 def test_one_core_is_not_split_with_a_device_short_of_memory(run_graph) -> None:

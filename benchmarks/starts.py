@@ -85,12 +85,13 @@ def sigmas(steps: int) -> Tensor:
 
 def guided(flow: Flow, prompts: list[str], cfg: float) -> Denoise:
     """The flow model's denoised estimate under classifier-free guidance, one prompt an item of the batch."""
-    context = torch.cat([encode_prompt(prompt) for prompt in prompts])
-    empty = encode_prompt("").expand(len(prompts), -1, -1)
+    device = next(flow.parameters()).device
+    context = torch.cat([encode_prompt(prompt) for prompt in prompts]).to(device)
+    empty = encode_prompt("").expand(len(prompts), -1, -1).to(device)
 
     @torch.no_grad()
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        time = torch.full((len(x),), sigma)
+        time = torch.full((len(x),), sigma, device=device)
         velocity = flow(x, time, context)
         if cfg != 1:
             unguided = flow(x, time, empty)

@@ -20,23 +20,24 @@ from torch import Tensor
 
 from .accept import Residual
 from .events import Accepted, Event, Hit, Rectified, Step, Task
-from .solvers import Past, jump
+from .solvers import State, Stepping
 from .solvers import Step as SolverStep
 from .starts import hit_depth
+from .unipc import UniPC
 
 
 class _Core:
-    """One core's state: the evaluation it is at, the one it was last corrected at, and its history."""
+    """One core: the evaluation it is at, and the one it was last corrected at."""
 
-    def __init__(self, start: int, gap: int, last: int, x: Tensor, past: Past | None) -> None:
+    def __init__(self, start: int, gap: int, last: int, state: State) -> None:
         self.index = start
         self.gap = gap
         self.last = last  # the last index whose evaluation anyone needs
-        self.x = x
+        self.state = state
+        self.x = state.x
         self.denoised: Tensor | None = None  # at (index, x), once it is there
-        self.past = past
         self.base = start  # index of the last correction, with the state and evaluation there
-        self.base_x = x
+        self.base_x = self.x
         self.base_denoised: Tensor | None = None
 
 
@@ -47,7 +48,7 @@ class Chords:
         x: the state at ``sigmas[0]``, any shape.
         sigmas: N+1 values, strictly descending, on x's device.
         starts: i_1..i_K, valid by `chords_core.starts.check_starts`.
-        step: the fine solver.
+        solver: the fine solver.
         accept: the number of the hit to end with (1..K), or a residual rule.
 
     Attributes:
@@ -57,13 +58,16 @@ class Chords:
     """
 
     def __init__(
-        self, x: Tensor, sigmas: Tensor, starts: Sequence[int], step: SolverStep, accept: int | Residual
+        self,
+        x: Tensor,
+        sigmas: Tensor,
+        starts: Sequence[int],
+        solver: SolverStep | UniPC,
+        accept: int | Residual,
     ) -> None:
-        self._sigmas = sigmas
         self._levels: list[float] = sigmas.tolist()
         self._steps = len(sigmas) - 1
         self._starts = tuple(starts)
-        self._step = step
         self._accept = accept
         last_core = 1 if isinstance(accept, Residual) else len(starts) - accept + 1
         self._last_indices = needed_indices(self._steps, starts, last_core)
@@ -82,7 +86,7 @@ class Chords:
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
         self._newest_will_do = False
-        self._start_core(x, None)
+        self._start_core(solver.begin(x, sigmas) if isinstance(solver, UniPC) else Stepping(solver, sigmas, 0, x))
 
     def ready(self) -> list[Task]:
         """The evaluations that may start now and have not been handed out before, most urgent first."""
@@ -125,11 +129,11 @@ class Chords:
     def _round(self, core: int, index: int) -> int:
         return index - self._starts[core - 1] + core
 
-    def _start_core(self, x: Tensor, past: Past | None) -> None:
+    def _start_core(self, state: State) -> None:
         number = len(self._cores) + 1
         start = self._starts[number - 1]
         gap = start - self._starts[number - 2] if number > 1 else 0
-        self._cores.append(_Core(start, gap, self._last_indices[number - 1], x, past))
+        self._cores.append(_Core(start, gap, self._last_indices[number - 1], state))
         self._request(number)
 
     def _request(self, number: int) -> None:
@@ -147,12 +151,11 @@ class Chords:
         core = self._cores[number - 1]
         assert core.denoised is not None
         target = self._starts[number] if number < len(self._starts) else self._steps
-        sigma, sigma_target = self._sigmas[core.index], self._sigmas[target]
-        x = self._step(core.x, core.denoised, sigma, sigma_target, None)
+        jumped = core.state.jump(core.denoised, target)
         if number < len(self._starts):
-            self._start_core(x, Past(sigma, core.denoised))
+            self._start_core(jumped)
         else:
-            draft = Hit(0, number, x)
+            draft = Hit(0, number, jumped.x)
             self.hits.append(draft)
             events.append(draft)
 
@@ -173,32 +176,28 @@ class Chords:
         due = core.gap > 0 and following == core.base + core.gap
         if due and (number - 1, core.base) not in self._offered:
             return
-        sigma, sigma_next = self._sigmas[core.index], self._sigmas[following]
-        denoised = core.denoised
-        x = self._step(core.x, denoised, sigma, sigma_next, core.past)
+        state = core.state.step(core.denoised)
         if due:
-            x, denoised = self._rectify(number, x, denoised, sigma_next)
+            state = self._rectify(number, state)
             events.append(Rectified(number, following))
-            core.base, core.base_x, core.base_denoised = following, x, None
-        core.index, core.x, core.denoised = following, x, None
-        core.past = Past(sigma, denoised)
+        core.index, core.state, core.x, core.denoised = following, state, state.x, None
+        if due:
+            core.base, core.base_x, core.base_denoised = following, core.x, None
         if following == self._steps:
-            self._ends[number] = x
+            self._ends[number] = core.x
         else:
             self._request(number)
 
-    def _rectify(self, number: int, x: Tensor, denoised: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-        """The state and the history of a core, moved by what its slower neighbour knows better.
+    def _rectify(self, number: int, state: State) -> State:
+        """The state of a core moved by what its slower neighbour knows better.
 
         The neighbour has evaluated ``base``, where this core was last corrected: the jump of the
-        difference there, in state and evaluation, is added. The evaluation kept as history moves along;
-        without that a multistep solver would mix two trajectories.
+        difference there, in state and evaluation, is added.
         """
         core = self._cores[number - 1]
         assert core.base_denoised is not None
         better_x, better_denoised = self._offered.pop((number - 1, core.base))
-        dx, ddenoised = better_x - core.base_x, better_denoised - core.base_denoised
-        return x + jump(dx, ddenoised, self._sigmas[core.base], sigma_next), denoised + ddenoised
+        return state.moved(better_x - core.base_x, better_denoised - core.base_denoised, core.base)
 
     def _count(self, depth: int, events: list[Event]) -> None:
         self._open[depth] -= 1

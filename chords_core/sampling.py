@@ -17,9 +17,12 @@ from .events import Event, Hit
 from .patience import Patience, Watch
 from .pools import Denoise, InlinePool, Pool
 from .solvers import SOLVERS
+from .solvers import Step as SolverStep
 from .starts import check_starts, lattice_starts
+from .unipc import PREDICTOR_CORRECTORS, UniPC
 
 METHODS = ("chords", "sequential")
+PARALLEL_SOLVERS: dict[str, SolverStep | UniPC] = {**SOLVERS, **PREDICTOR_CORRECTORS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ def sample(
         method: "chords" (arXiv 2507.15260) or "sequential" (the plain solver on one core).
         cores: K >= 1. Where the steps leave no room for as many, fewer are used.
         starts: increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
-        solver: "euler" (= DDIM), "dpmpp_2m" or "res_multistep".
+        solver: one of `PARALLEL_SOLVERS`; "euler" is DDIM, too.
         accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
             which is the sequential result; `Residual` when two hits agree; `OnDemand` with any of these or,
             once it is asked to, with the newest hit.
@@ -85,8 +88,8 @@ def sample(
     steps = len(sigmas) - 1
     if not torch.is_floating_point(x):
         raise InvalidInput("x", f"must be a floating-point tensor, not {x.dtype}")
-    if solver not in SOLVERS:
-        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
+    if solver not in PARALLEL_SOLVERS:
+        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(PARALLEL_SOLVERS)}")
     if rounds is not None:
         raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
     if pool is None:
@@ -95,7 +98,7 @@ def sample(
         pool = InlinePool(denoise)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
     indices, rule = _check_cores(method, cores, starts, rule, steps)
-    run = Chords(x, sigmas, indices, SOLVERS[solver], check_accept(rule, len(indices)))
+    run = Chords(x, sigmas, indices, PARALLEL_SOLVERS[solver], check_accept(rule, len(indices)))
     evaluations = drive(
         run,
         pool,

@@ -1,8 +1,11 @@
 """Fine solvers of the sampling ODE dx/dsigma = (x - denoised) / sigma.
 
-Each solver is one pure function, ``step``, from sigma to sigma_next. A multistep solver looks back at one
+Each solver here is one pure function, ``step``, from sigma to sigma_next. A multistep solver looks back at one
 earlier evaluation, which may lie at any higher sigma: a CHORDS core that has just been started looks back
 at the evaluation its slower neighbour was started from.
+
+Cores see a solver as a `State` that goes from index to index, which hides how far it looks back: `Stepping` for
+these, `chords_core.unipc.UniPCState` for a predictor-corrector.
 
 The operations and their order are those of the samplers of the same name in k-diffusion and ComfyUI, so
 that one core alone reproduces them bit for bit. Sigmas are 0-dim tensors for the same reason: on some
@@ -12,7 +15,8 @@ devices dividing by a number and dividing by a tensor round differently.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -70,3 +74,50 @@ def jump(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tens
     it to the difference between two cores (arXiv 2507.15260, section 4)."""
     ratio = sigma_next / sigma
     return ratio * x + (1 - ratio) * denoised
+
+
+class State(Protocol):
+    """A solver at one index of its schedule. Immutable: each method returns another."""
+
+    @property
+    def x(self) -> Tensor:
+        """What the model is to evaluate here; at the last index the result."""
+
+    def step(self, denoised: Tensor) -> State:
+        """To the next index; ``denoised`` is the evaluation at ``x``."""
+
+    def jump(self, denoised: Tensor, target: int) -> State:
+        """To first order to the index ``target``, looking back at this evaluation alone."""
+
+    def moved(self, dx: Tensor, ddenoised: Tensor, base: int) -> State:
+        """Onto the trajectory that differs from this one by ``dx`` and ``ddenoised`` at the index ``base``.
+
+        What the solver looks back at moves along; without that a multistep solver would mix two trajectories.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Stepping:
+    """A solver that is one function, at ``index`` of ``sigmas``."""
+
+    function: Step
+    sigmas: Tensor
+    index: int
+    x: Tensor
+    past: Past | None = None
+
+    def step(self, denoised: Tensor) -> Stepping:
+        return self._to(self.index + 1, denoised, self.past)
+
+    def jump(self, denoised: Tensor, target: int) -> Stepping:
+        return self._to(target, denoised, None)
+
+    def moved(self, dx: Tensor, ddenoised: Tensor, base: int) -> Stepping:
+        assert self.past is not None
+        x = self.x + jump(dx, ddenoised, self.sigmas[base], self.sigmas[self.index])
+        return replace(self, x=x, past=Past(self.past.sigma, self.past.denoised + ddenoised))
+
+    def _to(self, target: int, denoised: Tensor, past: Past | None) -> Stepping:
+        sigma = self.sigmas[self.index]
+        x = self.function(self.x, denoised, sigma, self.sigmas[target], past)
+        return replace(self, index=target, x=x, past=Past(sigma, denoised))

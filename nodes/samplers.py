@@ -30,7 +30,7 @@ def _sampling_inputs() -> list[io.Input]:
         io.Combo.Input(
             "sampler_name",
             options=sampler_names(),
-            tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel; any other runs as in KSampler.",
+            tooltip="euler, ddim, dpmpp_2m, res_multistep and uni_pc run in parallel; others run as in KSampler.",
         ),
         io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How noise is removed over the steps."),
         io.Conditioning.Input("positive", tooltip="What the picture shall show."),
@@ -212,7 +212,7 @@ class ChordsSampler(io.ComfyNode):
                 io.Combo.Input(
                     "sampler_name",
                     options=sampler_names(),
-                    tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel; any other runs unchanged.",
+                    tooltip="euler, ddim, dpmpp_2m, res_multistep and uni_pc run in parallel; others run unchanged.",
                 ),
                 *parallel_inputs(),
             ],

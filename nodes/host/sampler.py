@@ -27,6 +27,7 @@ from ...chords_core import (
     plan,
     sample,
 )
+from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_one_core
@@ -39,6 +40,9 @@ from .stream import RunStream
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
+# These correct themselves, so that they are no single function to optimise through.
+PREDICTOR_CORRECTORS = {"uni_pc": "uni_pc", "uni_pc_bh2": "uni_pc_bh2"}
+PARALLEL = SOLVERS | PREDICTOR_CORRECTORS
 
 PATIENCE = Patience()  # with a lane that does not answer
 
@@ -147,14 +151,16 @@ class _SamplerFunction:
                 return samples
 
     def _reason_for_stock(self, call: _Call) -> str | None:
-        if self.sampler_name not in SOLVERS:
-            return f"{self.sampler_name} is not one of the samplers that run in parallel ({', '.join(SOLVERS)})"
+        if self.sampler_name not in PARALLEL:
+            return f"{self.sampler_name} is not one of the samplers that run in parallel ({', '.join(PARALLEL)})"
         if not call.plain:
             return "another node wraps the sampler and expects its steps in order"
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
             return f"the schedule is none that can be run in parallel ({error})"
+        if self.sampler_name in PREDICTOR_CORRECTORS and (call.steps < 2 or call.sigmas[-2] <= SMALLEST_SIGMA):
+            return f"{self.sampler_name} takes two steps at least, and its last from above sigma {SMALLEST_SIGMA}"
         return None
 
     def _sample_stock(self, call: _Call, stream: RunStream, reason: str | None) -> Tensor:
@@ -179,7 +185,10 @@ class _SamplerFunction:
 
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
         run = call.run
-        run.solver = SOLVERS[self.sampler_name]
+        run.solver = PARALLEL[self.sampler_name]
+        if self.sampler_name in PREDICTOR_CORRECTORS and call.sigmas[-1] == 0:
+            # As the stock sampler does, for the host scales the result by it.
+            call.sigmas[-1] = SMALLEST_SIGMA
         with ExitStack() as stack:
             on_cluster = self._cluster_pool(call, stack)
             if on_cluster is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Chords, Denoise, Event, Residual, Result, Task
-from chords_core.solvers import SOLVERS
+from chords_core.sampling import PARALLEL_SOLVERS
 
 
 def geometric(steps: int, high: float = 10.0, low: float = 0.1, last_zero: bool = False) -> Tensor:
@@ -142,7 +142,7 @@ def by_hand(
     the open tasks and the (core, index) completed so far each time the machine has been asked for tasks.
     Returns the machine, its events and what was completed; it ends when nothing is open or a hit is accepted.
     """
-    machine = Chords(x, sigmas, starts, SOLVERS[solver], accept)
+    machine = Chords(x, sigmas, starts, PARALLEL_SOLVERS[solver], accept)
     open_tasks: list[Task] = []
     done: set[tuple[int, int]] = set()
     events: list[Event] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from chords_core import (
     sample,
 )
 from chords_core.driver import drive
-from chords_core.solvers import Past
+from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import Past, State, Stepping
+from chords_core.unipc import PREDICTOR_CORRECTORS, UniPCState
 from tests.core.problems import Gaussian, Mixture, geometric, karras, linear, noise, nonlinear
 
 CASES = json.loads((Path(__file__).parent / "reference" / "chords_reference_trajectories.json").read_text())
@@ -219,7 +222,7 @@ def test_even_gaps_are_parareal(denoise: Denoise, cores: int, gap: int, q: int) 
         torch.testing.assert_close(hit.x, iterate, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
 def test_draft_is_a_run_over_the_starts(solver: str) -> None:
     """Nothing is rectified before the draft, and jumps have no history: it is Euler over the starts and the end."""
     sigmas, starts, x = karras(20), [0, 5, 8, 11], noise(6, scale=10.0)
@@ -229,10 +232,14 @@ def test_draft_is_a_run_over_the_starts(solver: str) -> None:
 
 
 class _HistoryLeftBehind(Chords):
-    """CHORDS that corrects a core's state but not the evaluation its multistep solver looks back at."""
+    """CHORDS that corrects a core's state but not what its multistep solver looks back at."""
 
-    def _rectify(self, number: int, x: Tensor, denoised: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._rectify(number, x, denoised, sigma_next)[0], denoised
+    def _rectify(self, number: int, state: State) -> State:
+        moved = super()._rectify(number, state)
+        if isinstance(state, Stepping):
+            return replace(moved, past=state.past)
+        assert isinstance(state, UniPCState)
+        return replace(moved, past=state.past, origin=state.origin)
 
 
 def _median_distance(a: Tensor, b: Tensor) -> float:
@@ -252,20 +259,33 @@ def test_rectification_pays(denoise: Denoise, cores: int, solver: str) -> None:
     assert _median_distance(first, exact) < 0.5 * _median_distance(alone, exact)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "res_multistep"])
+@pytest.mark.parametrize("solver", PREDICTOR_CORRECTORS)
+@pytest.mark.parametrize("cores", [4, 8])
+def test_rectification_pays_for_predictor_correctors(cores: int, solver: str) -> None:
+    """Where the trajectory bends, as above; where it is smooth enough for high order alone, no harm is done."""
+    sigmas, x, starts = karras(50, 40.0), noise(64, 16, scale=40.0), lattice_starts(50, cores)
+    for denoise, harmless in ((Mixture(16), 0.0), (Gaussian(), 1e-3)):
+        exact = sample(denoise, x, sigmas, solver=solver).x
+        first = sample(denoise, x, sigmas, starts=starts, solver=solver).x
+        alone = sample(denoise, x, sigmas[[*starts, *range(starts[-1] + 1, 51)]], solver=solver).x
+        small = harmless * float(exact.norm(dim=-1).median())
+        assert _median_distance(first, exact) < max(small, 0.5 * _median_distance(alone, exact))
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "res_multistep", *PREDICTOR_CORRECTORS])
 @pytest.mark.parametrize("denoise", [Gaussian(), Mixture(16)], ids=["gaussian", "mixture"])
 def test_rectified_history_pays(denoise: Denoise, solver: str) -> None:
     """A multistep solver's first hit is closer to the N-step result if the history is corrected too."""
     sigmas, x, starts = karras(50, 40.0), noise(64, 16, scale=40.0), lattice_starts(50, 8)
     exact = sample(denoise, x, sigmas, solver=solver).x
     first = sample(denoise, x, sigmas, starts=starts, solver=solver).x
-    without = _HistoryLeftBehind(x, sigmas, starts, SOLVERS[solver], 1)
+    without = _HistoryLeftBehind(x, sigmas, starts, PARALLEL_SOLVERS[solver], 1)
     drive(without, InlinePool(denoise), 50, lambda event: None, lambda: False, lambda: False)
     assert without.accepted is not None
     assert _median_distance(first, exact) < 0.5 * _median_distance(without.accepted.x, exact)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
 def test_hits_approach_the_exact_result(solver: str) -> None:
     """Each hit is nearer to the N-step result than the one before, and the last is that result."""
     sigmas, x = karras(50), noise(16, scale=10.0)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chords_core import SOLVERS, Evaluated, Rectified, Task, sample
+from chords_core import Evaluated, Rectified, Task, sample
+from chords_core.sampling import PARALLEL_SOLVERS
 from tests.core.problems import (
     Gaussian,
     by_hand,
@@ -40,7 +41,7 @@ def problems(draw: st.DrawFn, most: int = 12) -> dict[str, Any]:
         "steps": steps,
         "starts": starts,
         "accept": draw(st.integers(1, len(starts))),
-        "solver": draw(st.sampled_from(sorted(SOLVERS))),
+        "solver": draw(st.sampled_from(sorted(PARALLEL_SOLVERS))),
         "denoise": draw(st.sampled_from(MODELS)),
         "sigmas": draw(st.sampled_from(SCHEDULES))(steps),
         "x": noise(3, seed=draw(st.integers(0, 999)), scale=10.0),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from graphs import STEPS, Graph, Node, demo, empty_latent, lanes, settings
 
-SOLVERS = ("euler", "dpmpp_2m", "res_multistep")
+SOLVERS = ("euler", "dpmpp_2m", "res_multistep", "uni_pc", "uni_pc_bh2")
 Sampled = Callable[[dict[str, Any]], Node]
 """``sampled(chords_inputs)`` adds one sampling to the graph: stock if the inputs are empty."""
 

@@ -117,12 +117,21 @@ def _run_one(run_graph, sampler: str = "euler", **chords: Any) -> tuple[dict[str
     return run.outputs[node.name]["chords"][0], latents["ours"], latents["stock"]
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "uni_pc", "dpmpp_2m_sde", "lcm", "heun"])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "lcm", "heun"])
 def test_other_samplers_run_as_stock_and_say_so(run_graph, sampler: str) -> None:
     summary, ours, stock = _run_one(run_graph, sampler, cores=4, accept="first")
     assert torch.equal(ours, stock)
     assert sampler in summary["message"]
     assert "exactly as in KSampler" in summary["message"]
+
+
+def test_single_step_of_uni_pc_is_the_stock_ones(run_graph) -> None:
+    graph = Graph()
+    inputs = demo(graph) | settings("uni_pc", steps=1) | {"latent_image": empty_latent(graph)}
+    graph.save("ours", graph.add("ChordsKSampler", **inputs, cores=4, accept="first"))
+    graph.save("stock", graph.add("KSampler", **inputs))
+    _, latents = run_graph(graph)
+    assert torch.equal(latents["ours"], latents["stock"])
 
 
 def test_the_choice_is_told(run_graph) -> None:

@@ -25,6 +25,11 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO else None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    where = "where ComfyUI computes in the live tests; several lanes on one device need the CPU (default: %(default)s)"
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help=where)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_RootIsNoPackage())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -49,9 +54,15 @@ def comfy_host() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfy_host: Path):
+def on_cpu(pytestconfig: pytest.Config) -> bool:
+    """Whether the live tests run on the CPU, as they do unless told otherwise."""
+    return pytestconfig.getoption("--device") == "cpu"
+
+
+@pytest.fixture(scope="session")
+def server(comfy_host: Path, on_cpu: bool):
     """One live ComfyUI with this pack, on the CPU with one intra-op thread, for the whole session."""
-    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python())) as running:
+    with ComfyServer(comfy_host, threads=1, cpu=on_cpu, python=str(venv_python())) as running:
         yield running
 
 

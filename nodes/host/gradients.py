@@ -31,10 +31,23 @@ def plain(patcher: ModelPatcher) -> ModelPatcher:
     if not patcher.is_dynamic():
         return patcher
     if patcher.cached_patcher_init is not None:
-        return patcher.clone(disable_dynamic=True)
-    if isinstance(patcher.model, BaseModel):
+        whole = patcher.clone(disable_dynamic=True)
+    elif isinstance(patcher.model, BaseModel):
         return patcher
-    return ModelPatcher(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
+    else:
+        whole = ModelPatcher(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
+    _cast_to_model_dtype(whole.model)
+    return whole
+
+
+def _cast_to_model_dtype(network: Any) -> None:
+    """Weights in the precision the network computes in: what is streamed stays as it is in the file until it is used,
+    and what the host loads whole after that stays so too."""
+    for module in network.modules() if isinstance(network, nn.Module) else ():
+        for name, weight in module.named_parameters(recurse=False):
+            dtype = getattr(module, f"{name}_comfy_model_dtype", None)
+            if dtype is not None and weight.dtype != dtype and type(weight) is nn.Parameter:
+                module._parameters[name] = nn.Parameter(weight.to(dtype), requires_grad=False)
 
 
 def reason_against(patcher: ModelPatcher) -> str | None:

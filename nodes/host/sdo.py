@@ -154,6 +154,7 @@ def _task(
     )
     studio = Studio(wish, vae, samples.shape)
     sigmas = schedule(model, settings.steps, settings.sampler_name, settings.scheduler, settings.denoise, 0, None, True)
+    sigmas = sigmas.cpu()  # where the starts are; the host takes them to the model's device
     if len(sigmas) < 2:
         raise InvalidInput("denoise", "leaves no step to sample: make it larger, or take more steps")
     noises = (comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in settings.seeds)
@@ -184,7 +185,7 @@ def _result(task: _Task, best: Best, stream: RunStream) -> Found:
     if settings.condition:
         positive = [[best.x.to(positive[0][0]), positive[0][1]]]
     else:
-        start = to_start(task.model, best.x, task.sigmas.cpu())
+        start = to_start(task.model, best.x, task.sigmas)
     tell("sampling the best")
     sample = task.sample(comfy.samplers.sampler_object(settings.sampler_name), positive, start)
     objective, picture = _look(task, sample)

@@ -5,53 +5,46 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from _env import venv_python
 from _server import ComfyServer
-from client import ComfyClient, Run
-from safetensors.torch import load_file
-from torch import Tensor
+from client import ComfyClient
 
 sys.path.append(str(Path(__file__).parent))
 
-from graphs import Graph
+from graphs import RunGraph, runner
 
 LOG_LINES = 60
-RunGraph = Callable[[Graph], tuple[Run, dict[str, Tensor]]]
 
 
 @pytest.fixture(scope="session")
-def server(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory):
-    """One live ComfyUI with this pack and tiny models, on the CPU, one intra-op thread a call."""
+def tiny_models(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What to start ComfyUI with to give it tiny models and the nodes of the tests."""
     models = tmp_path_factory.mktemp("models")
-    python = str(venv_python())
-    subprocess.run([python, str(Path(__file__).parent / "tiny_models.py"), str(comfy_host), str(models)], check=True)
+    script = Path(__file__).parent / "tiny_models.py"
+    subprocess.run([str(venv_python()), str(script), str(comfy_host), str(models)], check=True)
     kinds = ("diffusion_models", "loras", "classifiers", "controlnet", "gligen")
     folders = {"base_path": str(models), **{kind: kind for kind in kinds}}
     paths = models / "paths.yaml"
     nodes = {"base_path": str(Path(__file__).parent), "custom_nodes": "pack"}
     paths.write_text(json.dumps({"models": folders, "nodes": nodes}), encoding="utf-8")  # JSON is YAML
-    arguments = ["--extra-model-paths-config", str(paths)]
-    with ComfyServer(comfy_host, threads=1, cpu=True, python=python, arguments=arguments) as running:
+    return ["--extra-model-paths-config", str(paths)]
+
+
+@pytest.fixture(scope="session")
+def server(comfy_host: Path, tiny_models: list[str], on_cpu: bool):
+    """One live ComfyUI with this pack and tiny models, on the CPU, one intra-op thread a call."""
+    python = str(venv_python())
+    with ComfyServer(comfy_host, threads=1, cpu=on_cpu, python=python, arguments=tiny_models) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def run_graph(server: ComfyServer, client: ComfyClient) -> RunGraph:
     """Runs a graph; returns the run and its saved latents by name."""
-
-    def run_graph(graph: Graph) -> tuple[Run, dict[str, Tensor]]:
-        run = client.run(graph.nodes)
-        latents = {}
-        for key, node in graph.saved.items():
-            (file,) = run.outputs[node]["latents"]
-            latents[key] = load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
-        return run, latents
-
-    return run_graph
+    return runner(server, client)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from _server import ComfyServer
+from client import ComfyClient, Run
+from safetensors.torch import load_file
+from torch import Tensor
 
 Link = list[Any]
 
@@ -35,6 +41,23 @@ class Node:
 
     def __getitem__(self, output: int) -> Link:
         return [self.name, output]
+
+
+RunGraph = Callable[[Graph], tuple[Run, dict[str, Tensor]]]
+
+
+def runner(server: ComfyServer, client: ComfyClient) -> RunGraph:
+    """A function that runs a graph on the server; it returns the run and its saved latents by name."""
+
+    def run_graph(graph: Graph) -> tuple[Run, dict[str, Tensor]]:
+        run = client.run(graph.nodes)
+        latents = {}
+        for key, node in graph.saved.items():
+            (file,) = run.outputs[node]["latents"]
+            latents[key] = load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+        return run, latents
+
+    return run_graph
 
 
 def demo(graph: Graph, text: str = PROMPT) -> dict[str, Any]:

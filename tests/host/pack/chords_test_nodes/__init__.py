@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, memory, sdo
+from . import compat, gpu, memory, sdo
 
 
 def _lane() -> int | None:
@@ -474,6 +474,7 @@ class TestNodes(ComfyExtension):
             *sdo.NODES,
             *compat.NODES,
             *memory.NODES,
+            *gpu.NODES,
         ]
 
 

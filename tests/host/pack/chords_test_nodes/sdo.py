@@ -103,13 +103,13 @@ def _by_the_pack(model, positive, negative, cfg, sigma, x, weight):
 
     def sampler(wrapped, state, sigmas, extra_args, **_):
         with gradients.differentiable([wrapped.inner_model.inner_model]), torch.enable_grad():
-            leaf = x.clone().requires_grad_()
-            value = (search.Call.of(wrapped, extra_args)(leaf, sigma) * weight.clone()).sum()
-            found.extend(torch.autograd.grad(value, leaf))
+            leaf = x.to(state.device, copy=True).requires_grad_()
+            value = (search.Call.of(wrapped, extra_args)(leaf, sigma) * weight.to(state.device, copy=True)).sum()
+            found.append(torch.autograd.grad(value, leaf)[0].cpu())
         return state
 
     comfy.sample.sample_custom(
-        model,
+        gradients.plain(model),
         torch.zeros_like(x),
         cfg,
         comfy.samplers.KSAMPLER(sampler),

@@ -1,0 +1,25 @@
+"""What the tests on a GPU need beyond the rest."""
+
+import sys
+
+from comfy_api.latest import io
+
+
+class TestMixedDevices(io.ComfyNode):
+    """A CHORDS_DEVICES of devices that CHORDS Devices does not mix: a GPU and the CPU, so that a tensor left on the
+    wrong one raises, with a single GPU."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.String.Input("devices", default="cuda:0, cpu"), io.String.Input("cfg_split", default="off")]
+        outputs = [io.Custom("CHORDS_DEVICES").Output()]
+        return io.Schema(node_id="TestMixedDevices", category="tests", inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, devices, cfg_split):
+        (module,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices"))
+        names = tuple(name.strip() for name in devices.split(","))
+        return io.NodeOutput(module.DeviceRequest(names, cfg_split=cfg_split))
+
+
+NODES = [TestMixedDevices]

@@ -38,18 +38,21 @@ from .optimize import (
     optimize_latent,
 )
 from .patience import Patience
-from .planner import ACCEPTS, Plan, one_core, plan
+from .planner import ACCEPTS, CALLS, Plan, one_core, plan
 from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .ray_actor import Worker
 from .ray_pool import Parcel, RayPool, RayWorkers
 from .sampling import Result, check_sigmas, sample
 from .simulate import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
 from .solvers import SOLVERS
+from .sparse import sparse_nodes
 from .starts import authors_starts, check_starts, hit_depth, lattice_starts
 from .timeline import Evaluation, HitMark, LostMark, Recorder, RectificationMark, Timeline, relative_change
+from .window import Window, WindowPlan, accuracy_plan, fidelity_plan
 
 __all__ = [
     "ACCEPTS",
+    "CALLS",
     "SOLVERS",
     "Accept",
     "Accepted",
@@ -111,14 +114,18 @@ __all__ = [
     "ThreadPool",
     "Through",
     "Timeline",
+    "Window",
+    "WindowPlan",
     "Worker",
     "WorkersUnavailable",
+    "accuracy_plan",
     "aesthetic_layers",
     "authors_starts",
     "check_sigmas",
     "check_starts",
     "choose_start",
     "expected_seconds",
+    "fidelity_plan",
     "hit_depth",
     "in_the_style_of",
     "lattice_starts",
@@ -128,6 +135,7 @@ __all__ = [
     "plan",
     "relative_change",
     "sample",
+    "sparse_nodes",
     "simulate",
     "skeleton",
 ]

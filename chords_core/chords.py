@@ -20,10 +20,8 @@ from torch import Tensor
 
 from .accept import Residual
 from .events import Accepted, Event, Hit, Rectified, Step, Task
-from .solvers import State, Stepping
-from .solvers import Step as SolverStep
+from .solvers import Solver, State, begin
 from .starts import hit_depth
-from .unipc import UniPC
 
 
 class _Core:
@@ -62,7 +60,7 @@ class Chords:
         x: Tensor,
         sigmas: Tensor,
         starts: Sequence[int],
-        solver: SolverStep | UniPC,
+        solver: Solver,
         accept: int | Residual,
     ) -> None:
         self._levels: list[float] = sigmas.tolist()
@@ -86,7 +84,7 @@ class Chords:
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
         self._newest_will_do = False
-        self._start_core(solver.begin(x, sigmas) if isinstance(solver, UniPC) else Stepping(solver, sigmas, 0, x))
+        self._start_core(begin(solver, x, sigmas))
 
     def ready(self) -> list[Task]:
         """The evaluations that may start now and have not been handed out before, most urgent first."""

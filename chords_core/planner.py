@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 
 from .errors import InvalidInput
+from .sparse import fewer_calls
 from .starts import hit_depth, lattice_starts
+from .window import sparse_rounds
 
 ACCEPTS = ("auto", "first", "second", "third", "exact")
+CALLS = ("every step", "auto", "1/2", "1/3")
 
 # With fewer steps each step matters so much that a parallel result differs visibly from the stock one.
 _FEWEST_STEPS = 10
@@ -20,22 +23,32 @@ _LEAST_GAIN = 1.25
 # steps 8 %).
 _LONGEST_JUMP = 0.2
 _RECTIFICATIONS = (2, 3, 4)
+# Further cores of a secant window hardly save a round.
+_MOST_IN_A_WINDOW = 8
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``starts``: one index a core; ``accept``: number of the hit to take (1 = first); ``depth``:
-    sequential model calls until it; ``reason``: why, in words for the user."""
+    """``method``: "chords", which with one core is sequential, or "secant"; ``starts``: one index a core, of CHORDS;
+    ``accept``: number of the hit to take (1 = first); ``depth``: sequential model calls until it; ``reason``: why, in
+    words for the user; ``calls``: at how many of the steps the model is called, or None for all."""
 
     steps: int
     starts: tuple[int, ...]
     accept: int
     depth: int
     reason: str
+    calls: int | None = None
+    method: str = "chords"
 
     @property
     def cores(self) -> int:
         return len(self.starts)
+
+    @property
+    def length(self) -> int:
+        """Of the steps, those at which the model is called."""
+        return self.calls or self.steps
 
     @property
     def speedup(self) -> float:
@@ -48,15 +61,34 @@ def one_core(steps: int, reason: str) -> Plan:
     return Plan(steps, (0,), 1, steps, reason)
 
 
-def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
+def calls_of(choice: str, steps: int) -> int | None:
+    """How many times one core calls the model for ``steps``, by one of `CALLS`; None: at every step, which is also
+    what "auto" takes where too few calls would be saved.
+
+    Raises:
+        InvalidInput: for an unknown choice.
+    """
+    if choice not in CALLS:
+        raise InvalidInput("calls", f"unknown {choice!r}; there are {', '.join(CALLS)}")
+    if choice == "every step" or steps < 2:
+        return None
+    if choice == "auto":
+        calls = fewer_calls(steps)
+        return calls if steps / calls >= _LEAST_GAIN else None
+    return max(2, -(-steps // int(choice[-1])))
+
+
+def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: str = "every step") -> Plan:
     """Choose cores, starts and hit.
 
     ``cores`` = 0 chooses what is fastest on ``lanes`` devices among the starts that stay close to the sequential
     result, never more cores than lanes, and one core where nothing is gained. An explicit number is kept
-    whatever the devices, because it decides the result; "auto" and "first" take the first hit.
+    whatever the devices, because it decides the result; "auto" and "first" take the first hit. With fewer ``calls``
+    several cores are a secant window, which then is closer and sooner than CHORDS (benchmarks/results/frontier.md);
+    "exact" takes every step.
 
     Raises:
-        InvalidInput: for an unknown ``accept``, cores below 0 or no step.
+        InvalidInput: for an unknown ``accept`` or ``calls``, cores below 0 or no step.
     """
     if steps < 1:
         raise InvalidInput("steps", f"need at least one step, not {steps}")
@@ -64,6 +96,9 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
         raise InvalidInput("cores", f"must be 0 (choose for me) or more, not {cores}")
     if accept not in ACCEPTS:
         raise InvalidInput("accept", f"unknown {accept!r}; there are {', '.join(ACCEPTS)}")
+    made = None if accept == "exact" else calls_of(calls, steps)
+    if made is not None:
+        return _sparse_plan(steps, made, lanes, cores, accept)
     if cores == 1:
         return one_core(steps, "one core was asked for")
     if cores:
@@ -82,6 +117,20 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto") -> Plan:
     if best is None or best.speedup < _LEAST_GAIN:
         return one_core(steps, f"on {lanes} devices a result close to that of one core would come hardly sooner")
     return best
+
+
+def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str) -> Plan:
+    """One core, or the secant window of so many cores as bring the result sooner."""
+    most = cores or min(lanes, calls - 1, _MOST_IN_A_WINDOW)
+    later = {"second": 2, "third": 3}.get(accept, 1)
+    choices = range(most, most + 1) if cores else range(2, most + 1)
+    rounds = {k: sparse_rounds(calls, k, later) for k in choices if k > 1}
+    best = min(rounds, key=lambda k: (rounds[k], k), default=1)
+    if best == 1 or rounds[best] >= calls:
+        return Plan(steps, (0,), 1, calls, "its prediction is interpolated at the others", calls)
+    reason = f"{cores} cores were asked for" if cores else f"the fewest rounds on {lanes} devices"
+    # Each round has a hit, the first of them a draft.
+    return Plan(steps, tuple(range(best)), rounds[best] - 1, rounds[best], reason, calls, "secant")
 
 
 def _starts_for(steps: int, cores: int) -> Sequence[int]:

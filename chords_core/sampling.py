@@ -16,13 +16,18 @@ from .errors import InvalidInput
 from .events import Event, Hit
 from .patience import Patience, Watch
 from .pools import Denoise, InlinePool, Pool
-from .solvers import SOLVERS
-from .solvers import Step as SolverStep
+from .solvers import SOLVERS, Solver
+from .sparse import sparsely
 from .starts import check_starts, lattice_starts
-from .unipc import PREDICTOR_CORRECTORS, UniPC
+from .unipc import PREDICTOR_CORRECTORS
+from .window import Window, WindowPlan, accuracy_plan, check_rounds, fidelity_plan, sparse_plan
 
-METHODS = ("chords", "sequential")
-PARALLEL_SOLVERS: dict[str, SolverStep | UniPC] = {**SOLVERS, **PREDICTOR_CORRECTORS}
+METHODS = ("chords", "picard", "secant", "sequential")
+WINDOW_METHODS = ("picard", "secant")
+ACCURATE = "cubic"
+"""The solver that makes the secant window aim at the ODE's own solution rather than at a solver's."""
+
+PARALLEL_SOLVERS: dict[str, Solver] = {**SOLVERS, **PREDICTOR_CORRECTORS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +35,8 @@ class Result:
     """What a run gave.
 
     ``x``: the accepted state at the last sigma; ``hits``: every hit up to it, the draft first, then cores
-    from the fastest down; ``depth``: sequential model calls until the accepted hit; ``evaluations``: model
-    calls made in all, but those that failed or never came back.
+    from the fastest down, or with a window method one a round; ``depth``: sequential model calls until the
+    accepted hit; ``evaluations``: model calls made in all, but those that failed or never came back.
     """
 
     x: Tensor
@@ -51,6 +56,7 @@ def sample(
     solver: str = "euler",
     accept: Accept = 1,
     rounds: int | None = None,
+    calls: int | None = None,
     pool: Pool | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: Callable[[], bool] | threading.Event | None = None,
@@ -64,14 +70,20 @@ def sample(
         denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only with a ``pool``, which has its own.
         x: the state at sigmas[0], any shape, floating point.
         sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
-        method: "chords" (arXiv 2507.15260) or "sequential" (the plain solver on one core).
+        method: "chords" (arXiv 2507.15260), "sequential" (the plain solver on one core), or one of the window
+            methods of `chords_core.window`, "picard" and "secant".
         cores: K >= 1. Where the steps leave no room for as many, fewer are used.
-        starts: increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
-        solver: one of `PARALLEL_SOLVERS`; "euler" is DDIM, too.
+        starts: for CHORDS; increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
+        solver: one of `PARALLEL_SOLVERS`; "euler" is DDIM, too. With "secant" also "cubic", which takes the sigmas
+            for a curve, chooses nodes of its own on it, and aims at the solution of the ODE.
         accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
             which is the sequential result; `Residual` when two hits agree; `OnDemand` with any of these or,
-            once it is asked to, with the newest hit.
-        rounds: for window methods; none of the present methods takes it.
+            once it is asked to, with the newest hit. Window methods have a hit each round: 1 stands for as many
+            rounds as they take by rule, each number above for a fifth more, "exact" for as many as it takes to come
+            to the sequential result, to rounding.
+        calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
+            interpolated at the others (`chords_core.sparse`); None: at each. ``starts`` count them.
+        rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
         pool: where evaluations run; None: in this thread.
         on_event: called in this thread with each `chords_core.events` record, in order.
         cancel: a function that returns true, or an event that is set, once the run shall stop.
@@ -88,17 +100,29 @@ def sample(
     steps = len(sigmas) - 1
     if not torch.is_floating_point(x):
         raise InvalidInput("x", f"must be a floating-point tensor, not {x.dtype}")
-    if solver not in PARALLEL_SOLVERS:
-        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(PARALLEL_SOLVERS)}")
-    if rounds is not None:
+    if solver == ACCURATE and method in METHODS and method != "secant":
+        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not {method!r}')
+    if solver != ACCURATE and solver not in PARALLEL_SOLVERS:
+        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join((*PARALLEL_SOLVERS, ACCURATE))}")
+    if rounds is not None and method not in WINDOW_METHODS:
         raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
+    check_rounds(rounds)
     if pool is None:
         if denoise is None:
             raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
         pool = InlinePool(denoise)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
-    indices, rule = _check_cores(method, cores, starts, rule, steps)
-    run = Chords(x, sigmas, indices, PARALLEL_SOLVERS[solver], check_accept(rule, len(indices)))
+    run: Chords | Window
+    if method in WINDOW_METHODS:
+        planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls)
+        run, steps = Window(x, planned, rule), len(planned.levels)
+    else:
+        fine = PARALLEL_SOLVERS[solver]
+        if calls is not None:
+            fine, sigmas = sparsely(fine, sigmas, calls)
+            steps = calls
+        indices, rule = _check_cores(method, cores, starts, rule, steps)
+        run = Chords(x, sigmas, indices, fine, check_accept(rule, len(indices)))
     evaluations = drive(
         run,
         pool,
@@ -137,8 +161,7 @@ def _check_cores(
     """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
     if method not in METHODS:
         raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")
-    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
-        raise InvalidInput("cores", f"must be a whole number of at least 1, not {cores!r}")
+    _check_count(cores)
     if method == "sequential" and (cores != 1 or starts is not None):
         raise InvalidInput("cores" if starts is None else "starts", 'method "sequential" has one core; use "chords"')
     if starts is not None:
@@ -149,6 +172,42 @@ def _check_cores(
     check_accept(accept, cores)
     indices = tuple(lattice_starts(steps, cores))
     return indices, min(accept, len(indices)) if isinstance(accept, int) else accept
+
+
+def _check_count(cores: int) -> None:
+    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
+        raise InvalidInput("cores", f"must be a whole number of at least 1, not {cores!r}")
+
+
+def _window_plan(
+    method: str,
+    sigmas: Tensor,
+    cores: int,
+    starts: Sequence[int] | None,
+    solver: str,
+    accept: int | str | Residual,
+    rounds: int | None,
+    calls: int | None,
+) -> WindowPlan:
+    _check_count(cores)
+    if starts is not None:
+        raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
+    check_accept(accept, cores)
+    slopes = method == "secant"
+    if solver != ACCURATE and calls is None:
+        return fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=slopes, rounds=rounds, accept=accept)
+    if isinstance(accept, str):
+        if rounds is None:
+            kind = f'"{ACCURATE}" aims at the ODE\'s' if solver == ACCURATE else "fewer calls only come close to it"
+            raise InvalidInput("accept", f'"{accept}" is a solver\'s result, but {kind}; give rounds')
+        accept = 1  # which the rounds override
+    if solver != ACCURATE:
+        assert calls is not None
+        fine = PARALLEL_SOLVERS[solver]
+        return sparse_plan(sigmas, cores, fine, calls, slopes=slopes, rounds=rounds, accept=accept)
+    if calls is not None:
+        raise InvalidInput("calls", f'solver "{ACCURATE}" chooses its own nodes; leave them out')
+    return accuracy_plan(sigmas, cores, rounds=rounds, accept=accept)
 
 
 def _as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -94,6 +94,22 @@ class State(Protocol):
 
         What the solver looks back at moves along; without that a multistep solver would mix two trajectories.
         """
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A solver that is more than one function."""
+
+    def begin(self, x: Tensor, sigmas: Tensor) -> State:
+        """At x, the state at sigmas[0]."""
+
+
+Solver = Step | Starting
+
+
+def begin(solver: Solver, x: Tensor, sigmas: Tensor) -> State:
+    """``solver`` at x, the state at sigmas[0]."""
+    return solver.begin(x, sigmas) if isinstance(solver, Starting) else Stepping(solver, sigmas, 0, x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,6 +111,7 @@ class ChordsKSampler(io.ComfyNode):
         denoise: float,
         cores: int = 0,
         accept: str = "auto",
+        calls: str = "every step",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
@@ -127,6 +128,7 @@ class ChordsKSampler(io.ComfyNode):
             denoise=denoise,
             cores=cores,
             accept=accept,
+            calls=calls,
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -173,6 +175,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
         return_with_leftover_noise: str,
         cores: int = 0,
         accept: str = "auto",
+        calls: str = "every step",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
@@ -192,6 +195,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
             force_full_denoise=return_with_leftover_noise == "disable",
             cores=cores,
             accept=accept,
+            calls=calls,
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -225,7 +229,8 @@ class ChordsSampler(io.ComfyNode):
         sampler_name: str,
         cores: int = 0,
         accept: str = "auto",
+        calls: str = "every step",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices, preview_vae))
+        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices, preview_vae, calls=calls))

@@ -209,6 +209,7 @@ def _title(run: ChordsRun) -> str:
         run.solver,
         f"{run.plan.cores} cores" if run.plan.cores > 1 else "",
         f"{steps} step{'s' * (steps != 1)}" if steps else "",
+        f"called at {run.plan.calls} of them" if run.plan.calls else "",
     )
     return "  ·  ".join(part for part in parts if part)
 

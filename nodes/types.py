@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..chords_core import ACCEPTS
+from ..chords_core import ACCEPTS, CALLS
 
 CATEGORY = "CHORDS"
 
@@ -34,6 +34,15 @@ def parallel_inputs() -> list[io.Input]:
             default="auto",
             tooltip="Which result ends the run: the first to arrive is the fastest, each later one is closer to "
             "what one core gives, exact is that very result. auto takes the first.",
+        ),
+        io.Combo.Input(
+            "calls",
+            optional=True,
+            options=list(CALLS),
+            default=CALLS[0],
+            tooltip="At how many of the steps the model is called. auto takes so few that the picture is still about "
+            "the same (11 calls for 20 steps, 15 for 50), even on one device; what the model would say at the other "
+            "steps is interpolated. every step and accept exact give KSampler's own picture.",
         ),
         Devices.Input(
             "devices",

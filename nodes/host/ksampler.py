@@ -37,6 +37,7 @@ def ksample(
     force_full_denoise: bool = False,
     cores: int = 0,
     accept: str = "auto",
+    calls: str = "every step",
     devices: DeviceRequest | None = None,
     preview_vae: Any = None,
 ) -> tuple[dict[str, Any], ChordsRun]:
@@ -51,7 +52,9 @@ def ksample(
     sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
     if len(sigmas) > 0:
         nested = samples.is_nested  # the sampler sees such a latent packed flat, its callback does not
-        sampler = chords_sampler(sampler_name, cores, accept, devices, preview_vae, run=run, step_previews=not nested)
+        sampler = chords_sampler(
+            sampler_name, cores, accept, devices, preview_vae, calls=calls, run=run, step_previews=not nested
+        )
         noise = (
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)
         )

@@ -75,6 +75,7 @@ class ChordsRun:
             "cores": self.plan.cores,
             "starts": list(self.plan.starts),
             "steps": self.plan.steps,
+            "calls": self.plan.length,
             "depth": self.depth,
             "evaluations": self.evaluations,
             "seconds": self.seconds,
@@ -98,8 +99,15 @@ def announce(run: ChordsRun, message: str) -> None:
 def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
     """The choice, what it brings and why, in a line for the user."""
     if chosen.cores == 1:
-        return f"one core: {chosen.reason}"
+        made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
+        return f"one core{made}: {chosen.reason}"
     names = ", ".join(map(str, devices))
+    if chosen.method == "secant":
+        turns = ", taking turns" if len(devices) < chosen.cores else ""
+        return (
+            f"{chosen.cores} cores in a window, the model called at {chosen.calls} of {chosen.steps} steps: a result "
+            f"after {chosen.depth} calls in a row, {chosen.speedup:.1f}x fewer, on {names}{turns} ({chosen.reason})"
+        )
     if len(devices) < chosen.cores:
         pace = (
             f"on {len(devices)} device(s) ({names}) the cores take turns, which is slower than one core; "
@@ -125,6 +133,7 @@ def plan_fields(run: ChordsRun) -> dict[str, Any]:
         "method": run.method,
         "solver": run.solver,
         "steps": chosen.steps,
+        "calls": chosen.length,
         "cores": chosen.cores,
         "starts": list(chosen.starts),
         "accept": chosen.accept,
@@ -197,7 +206,7 @@ class Progress:
     def _step(self, event: Step) -> None:
         newest = self._newest
         assert newest is not None
-        step = math.ceil(event.depth * (len(self._sigmas) - 1) / event.of) - 1
+        step = math.ceil(event.depth * self._run.plan.steps / event.of) - 1
         if event.depth == event.of or self._stream.seconds - self._told >= _STEP_SECONDS:
             self._told = self._stream.seconds
             self._stream.send("step", depth=event.depth, of=event.of)

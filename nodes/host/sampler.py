@@ -26,6 +26,7 @@ from ...chords_core import (
     one_core,
     plan,
     sample,
+    sparse_nodes,
 )
 from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
@@ -63,6 +64,7 @@ def chords_sampler(
     accept: str,
     request: DeviceRequest | None,
     preview_vae: Any = None,
+    calls: str = "every step",
     run: ChordsRun | None = None,
     step_previews: bool = False,
 ) -> comfy.samplers.KSAMPLER:
@@ -73,7 +75,7 @@ def chords_sampler(
     """
     stock = comfy.samplers.sampler_object(sampler_name)
     function = _SamplerFunction(
-        sampler_name, cores, accept, request or DeviceRequest(), preview_vae, run, step_previews
+        sampler_name, cores, accept, calls, request or DeviceRequest(), preview_vae, run, step_previews
     )
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
 
@@ -120,6 +122,7 @@ class _SamplerFunction:
     sampler_name: str
     cores: int
     accept: str
+    calls: str
     request: DeviceRequest
     preview_vae: Any
     run: ChordsRun | None  # None: a record for each call, since a SAMPLER may be used several times
@@ -202,18 +205,27 @@ class _SamplerFunction:
     def _drive(self, call: _Call, stream: RunStream, previews: Previews, pool: Pool, stack: ExitStack) -> Tensor:
         """The run of the plan in the record on ``pool``."""
         run, recorder = call.run, Recorder()
-        run.method = "chords" if run.plan.cores > 1 else "sequential"
+        chosen = run.plan
+        run.method = chosen.method if chosen.cores > 1 else "sequential"
+        windowed = run.method == "secant"
         stream.send("plan", **plan_fields(run))
-        bar = stack.enter_context(tqdm(total=run.plan.steps, disable=call.disable))
+        bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
+        levels = call.sigmas
+        if chosen.calls is not None:
+            levels = levels[[*sparse_nodes(chosen.steps, chosen.calls), -1]]
         result = sample(
             None,
             call.x,
             call.sigmas,
-            starts=run.plan.starts,
+            method=chosen.method,
+            cores=chosen.cores,
+            starts=None if windowed else chosen.starts,
+            rounds=chosen.depth if windowed else None,
             solver=run.solver,
-            accept=OnDemand(run.plan.accept, stream.accept.is_set),
+            accept=OnDemand(1 if windowed else chosen.accept, stream.accept.is_set),
             pool=pool,
-            on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
+            calls=chosen.calls,
+            on_event=Progress(run, recorder, stream, previews, levels, call.callback, bar),
             cancel=_check_interrupt,
             patience=PATIENCE,
         )
@@ -313,8 +325,8 @@ class _SamplerFunction:
 
     def _planned(self, call: _Call, lanes: int) -> Plan:
         """The plan for so many lanes, one core where this model must see its steps in order."""
-        chosen = plan(call.steps, lanes, self.cores, self.accept)
-        if chosen.cores > 1:
+        chosen = plan(call.steps, lanes, self.cores, self.accept, self.calls)
+        if chosen.cores > 1 or chosen.calls is not None:
             reason = reason_for_one_core(call.model.inner_model, call.extra_args["model_options"])
             if reason is not None:
                 chosen = one_core(call.steps, reason)

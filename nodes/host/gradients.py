@@ -21,6 +21,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+# Attributes that the host's streaming of weights leaves in a network and its modules.
+_STREAMING = (
+    *("dynamic_pins", "dynamic_vbars", "dynamic_patchers", "comfy_cast_weights"),
+    *("_pin_state", "_pins", "_v", "_v_weight", "_v_bias", "_v_signature", "_prefetch"),
+)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
@@ -35,9 +40,22 @@ def plain(patcher: ModelPatcher) -> ModelPatcher:
     elif isinstance(patcher.model, BaseModel):
         return patcher
     else:
-        whole = ModelPatcher(copy.deepcopy(patcher.model), patcher.load_device, patcher.offload_device)
+        whole = ModelPatcher(copied(patcher.model), patcher.load_device, patcher.offload_device)
     _cast_to_model_dtype(whole.model)
     return whole
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` in memory, without what the host keeps in it to stream its weights to the device: a copy
+    of its buffers would free them a second time, and crash."""
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for attributes in map(vars, network.modules()):
+            kept += [(attributes, name, attributes.pop(name)) for name in _STREAMING if name in attributes]
+        return copy.deepcopy(network)
+    finally:
+        for attributes, name, value in kept:
+            attributes[name] = value
 
 
 def _cast_to_model_dtype(network: Any) -> None:

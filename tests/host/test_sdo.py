@@ -159,6 +159,14 @@ def test_gradients_through_blocks_that_share_lists_options_and_containers(client
     assert all(error < 1e-5 for error in errors.values()), errors
 
 
+def test_a_copy_of_a_streamed_network_shares_none_of_its_buffers(client) -> None:
+    """With dynamic VRAM a copied buffer is freed twice, which takes the server down."""
+    graph = Graph()
+    node = graph.add("TestStreamedCopy")
+    same, apart, left, taken = client.run(graph.nodes).outputs[node.name]["found"]
+    assert (same, apart, left, taken) == (True, True, True, False)
+
+
 def test_the_model_is_afterwards_as_before(run_graph, client, server) -> None:
     """Ten searches after a normal generation: inference bit for bit as before, memory and threads too."""
 

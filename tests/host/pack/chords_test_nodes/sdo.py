@@ -276,4 +276,38 @@ class TestQuantised(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-NODES = [TestBlocks, TestOtherPatch, TestQuantised, TestOddObjective, TestLatentObjective, TestGradient]
+class _Freed:
+    """A buffer of the host's streaming: a copy of it would be freed twice."""
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("copied")
+
+
+class TestStreamedCopy(io.ComfyNode):
+    """What a copy of a network whose weights are streamed keeps of that, and what is left of it in the network."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestStreamedCopy", category="tests", inputs=[], outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls):
+        network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+        network.dynamic_pins, network[0]._pin_state = {"cuda": _Freed()}, {"weights": _Freed()}
+        copied = _pack("nodes.host.gradients").copied(network)
+        same = all(map(torch.equal, copied.parameters(), network.parameters()))
+        apart = all(a is not b for a, b in zip(copied.parameters(), network.parameters(), strict=True))
+        left = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
+        taken = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
+        return io.NodeOutput(ui={"found": [same, apart, left, taken]})
+
+
+NODES = [
+    TestStreamedCopy,
+    TestBlocks,
+    TestOtherPatch,
+    TestQuantised,
+    TestOddObjective,
+    TestLatentObjective,
+    TestGradient,
+]

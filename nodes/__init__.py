@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import objectives
+from .benchmark import ChordsBenchmark
 from .demo import ChordsDemoModel, ChordsDemoPrompt
 from .devices import ChordsDevices
 from .host import routes
@@ -21,6 +22,7 @@ class ChordsExtension(ComfyExtension):
             ChordsDevices,
             ChordsStreamPreview,
             ChordsReport,
+            ChordsBenchmark,
             ChordsDemoModel,
             ChordsDemoPrompt,
             SDOLatentOptimizer,

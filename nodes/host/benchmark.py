@@ -1,0 +1,378 @@
+"""Measures the host's own sampler and settings of ours on the same picture: seconds, and how far results differ."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from statistics import median
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import torch
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ...chords_core import CALLS, InvalidInput, plan
+from .cluster import cluster_lanes
+from .decode import hit_images
+from .devices import DeviceRequest, lane_devices
+from .ksampler import schedule
+from .measured import Key, Measured, keep, key_of
+from .previews import to_picture
+from .report import ChordsRun, RunHit
+from .sampler import PARALLEL, chords_sampler
+
+_log = logging.getLogger("chords")
+
+EVERY_STEP, FEWER_CALLS = CALLS[0], "auto"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is sampled: KSampler's inputs."""
+
+    model: Any
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    positive: Any
+    negative: Any
+    latent: dict[str, Any]
+    denoise: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to sample: arguments of `chords_sampler`, and inputs of the nodes, by the same names."""
+
+    cores: int = 0
+    accept: str = "auto"
+    calls: str = EVERY_STEP
+
+    @property
+    def name(self) -> str:
+        if self.cores == 0:
+            return "automatic"
+        cores = f"{self.cores} core{'s' * (self.cores > 1)}"
+        if self.calls != EVERY_STEP:
+            return f"{cores}, fewer calls"
+        return f"{cores}, {self.accept}{' hit' * (self.accept != 'exact')}" if self.cores > 1 else cores
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+AUTO = Setting()
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a result is from the host's own: ``rmse`` and the ``largest`` difference of the latents, relative to the
+    RMS of the host's; ``psnr`` of the decoded pictures in dB, infinite where they are equal."""
+
+    rmse: float
+    largest: float
+    psnr: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A picture, ``seconds`` after the run began. ``core``: as of a hit, 1 for the host's own sampler."""
+
+    core: int
+    depth: int
+    seconds: float
+    fidelity: Fidelity
+    picture: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What came of a ``setting`` (None: the host's own sampler). ``seconds``: of each timed run, from its beginning to
+    the latent; ``run``: the record of the last of them; ``first``: its first hit, ``accepted``: its result."""
+
+    setting: Setting | None
+    seconds: tuple[float, ...]
+    run: ChordsRun | None
+    first: Outcome
+    accepted: Outcome
+    hits: tuple[float, ...] = ()  # the relative RMSE of each hit of the record
+
+    @property
+    def name(self) -> str:
+        return _name(self.setting)
+
+    def saves(self, steps: int) -> bool:
+        """Whether it made fewer than ``steps`` model calls in a row, or shared each between two devices: else it was
+        what the host does, in the same time but for chance."""
+        run = self.run
+        shared = run is not None and any("+" in device for device in run.devices)
+        return shared or (run is not None and run.method != "stock" and run.depth < steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """All rows, the host's own first; what they were measured on; and how many runs that took."""
+
+    rows: tuple[Row, ...]
+    key: Key
+    runs: int
+    seconds: float
+
+
+def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Sequence[int], repeats: int) -> Benchmark:
+    """Sample the task with the host's sampler and with each setting, ``repeats`` times in turn after a run of each
+    number of cores that does not count. ``cores``: to try; empty for what the devices there are could gain from."""
+    began = time.perf_counter()
+    bench = _Bench(task, request or DeviceRequest())
+    settings = sweep(bench.steps, cores or bench.counts()) if bench.parallel else [AUTO]
+    warming = [
+        None,
+        AUTO,
+        *(setting for setting in settings if setting.accept == "first" and setting.calls == EVERY_STEP),
+    ]
+    timed = repeats * [None, *settings]
+    progress = _Progress(len(warming) + len(timed))
+    for setting in warming:
+        bench.sample(setting, progress.begin(f"{_name(setting)}, to warm up"))
+    runs: dict[Setting | None, list[_Sampled]] = {setting: [] for setting in timed}
+    for setting in timed:
+        runs[setting].append(bench.sample(setting, progress.begin(_name(setting))))
+    progress.end()
+    rows = _rows(runs, bench.steps, vae)
+    keep(bench.key, _measured(rows, bench.steps))
+    return Benchmark(rows, bench.key, len(warming) + len(timed), time.perf_counter() - began)
+
+
+def sweep(steps: int, counts: Sequence[int]) -> list[Setting]:
+    """The settings to try: what the node chooses by itself; each number of cores; and one core and each number with
+    the model called at fewer steps, where that saves any. Of the most cores also the second hit, where that is not the
+    last, and the exact result, which comes no sooner, but shows hits before."""
+    settings = [AUTO, *(Setting(cores, "first") for cores in counts)]
+    most = max(counts, default=0)
+    if most > 1:
+        second = [Setting(most, "second")] if plan(steps, most, most).cores > 2 else []
+        settings += [*second, Setting(most, "exact")]
+    if plan(steps, 1, calls=FEWER_CALLS).speedup > 1:
+        settings += [Setting(cores, "first", FEWER_CALLS) for cores in sorted({1, *counts})]
+    return settings
+
+
+# --- one run
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """One run: its latent, how long it took, and our record of it."""
+
+    latent: Tensor
+    seconds: float
+    run: ChordsRun | None
+
+    def seconds_to(self, place: int) -> float:
+        """Until the hit at ``place`` was there."""
+        timeline = self.run.timeline if self.run is not None else None
+        return self.seconds - (timeline.seconds - timeline.hits[place].seconds) if timeline else self.seconds
+
+
+class _Bench:
+    """Samples the task, as KSampler does, by whatever sampler is to be measured."""
+
+    def __init__(self, task: Task, request: DeviceRequest) -> None:
+        latent = task.latent
+        self._task, self._request = task, request
+        self._samples = comfy.sample.fix_empty_latent_channels(
+            task.model,
+            latent["samples"],
+            latent.get("downscale_ratio_spacial"),
+            latent.get("downscale_ratio_temporal"),
+        )
+        if self._samples.is_nested:
+            raise InvalidInput("latent_image", "a latent of several parts (video and sound) cannot be measured yet")
+        inputs = task.model, task.steps, task.sampler_name, task.scheduler, task.denoise
+        self._sigmas = schedule(*inputs, start_step=0, last_step=None, force_full_denoise=False)
+        if len(self._sigmas) == 0:
+            raise InvalidInput("denoise", "at 0 there is nothing to sample")
+
+    @property
+    def key(self) -> Key:
+        return key_of(self._task.model, self._samples.shape, self._request, self._task.cfg)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether settings make any difference to this sampler."""
+        return self._task.sampler_name in PARALLEL
+
+    @property
+    def steps(self) -> int:
+        return len(self._sigmas) - 1
+
+    def counts(self) -> list[int]:
+        """Numbers of cores that gain something on the lanes there are: all of them, and powers of two below."""
+        primary = self._task.model.load_device
+        if self._request.ray_address:
+            lanes = cluster_lanes(self._request)
+        else:
+            lanes = len(lane_devices(self._request, primary))
+        if primary.type == "cpu" and not self._request.ray_address:
+            lanes = min(lanes, os.cpu_count() or 1)  # further ones would only take turns
+        counts = sorted({lanes, *(1 << power for power in range(1, lanes.bit_length()))})
+        return [cores for cores in counts if plan(self.steps, lanes, cores).speedup > 1]
+
+    def sample(self, setting: Setting | None, callback: Any) -> _Sampled:
+        """One run by the host's own sampler (None) or by ours, without previews of steps, which neither is about."""
+        task = self._task
+        inputs = {
+            "latent_image": self._samples,
+            "noise_mask": task.latent.get("noise_mask"),
+            "callback": callback,
+            "disable_pbar": True,
+            "seed": task.seed,
+        }
+        began = time.perf_counter()
+        noise = comfy.sample.prepare_noise(self._samples, task.seed, task.latent.get("batch_index"))
+        run = None
+        if setting is None:
+            latent = comfy.sample.sample(
+                task.model,
+                noise,
+                task.steps,
+                task.cfg,
+                task.sampler_name,
+                task.scheduler,
+                task.positive,
+                task.negative,
+                denoise=task.denoise,
+                **inputs,
+            )
+        else:
+            run = ChordsRun(latent_format=task.model.model.latent_format)
+            sampler = chords_sampler(task.sampler_name, request=self._request, run=run, **setting.arguments)
+            sigmas = self._sigmas.clone()  # some samplers change them
+            latent = comfy.sample.sample_custom(
+                task.model, noise, task.cfg, sampler, sigmas, task.positive, task.negative, **inputs
+            )
+        latent = latent.cpu()  # after all that the device still has to do
+        return _Sampled(latent, time.perf_counter() - began, run)
+
+
+class _Progress:
+    """The host's progress bar over all runs, and a line on the node that says which one it is."""
+
+    _PARTS = 100  # of a run
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self._begun = runs, 0
+        self._bar = comfy.utils.ProgressBar(self._PARTS * runs)
+
+    def begin(self, name: str) -> Any:
+        """The next run begins. Returns its sampler's callback, which raises where the user has interrupted."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        before = self._PARTS * self._begun
+        self._begun += 1
+        self._tell(f"run {self._begun} of {self._runs}: {name}")
+        self._bar.update_absolute(before)
+
+        def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self._bar.update_absolute(before + min(self._PARTS - 1, self._PARTS * (step + 1) // steps))
+
+        return callback
+
+    def end(self) -> None:
+        self._bar.update_absolute(self._PARTS * self._runs)
+
+    def _tell(self, text: str) -> None:
+        _log.info("CHORDS benchmark: %s", text)
+        context, server = get_executing_context(), PromptServer.instance
+        if context is not None and server is not None and server.client_id is not None:
+            server.send_progress_text(text, context.node_id, server.client_id)
+
+
+# --- what came of the runs
+
+
+def _rows(runs: dict[Setting | None, list[_Sampled]], steps: int, vae: Any) -> tuple[Row, ...]:
+    judge = _Judge(runs[None][-1].latent, vae)
+    return tuple(_row(setting, sampled, steps, judge) for setting, sampled in runs.items())
+
+
+def _row(setting: Setting | None, sampled: Sequence[_Sampled], steps: int, judge: _Judge) -> Row:
+    times, newest = tuple(each.seconds for each in sampled), sampled[-1]
+    run = newest.run
+    if run is None:
+        whole = judge.outcome(newest.latent, RunHit(1, steps, newest.latent), median(times))
+        return Row(setting, times, None, whole, whole)
+    last = len(run.hits) - 1
+    place = next((place for place, hit in enumerate(run.hits) if hit.core), last)  # before it is the draft
+    accepted = judge.outcome(newest.latent, run.hits[last], median(times))
+    if place == last:
+        early = accepted
+    else:
+        first = run.hits[place]
+        early = judge.outcome(first.samples, first, median(each.seconds_to(place) for each in sampled))
+    return Row(setting, times, run, early, accepted, tuple(judge.rmse(hit.samples) for hit in run.hits))
+
+
+class _Judge:
+    """Compares latents with the host's own, and decodes each only once."""
+
+    def __init__(self, stock: Tensor, vae: Any) -> None:
+        self._stock, self._vae = stock.double(), vae
+        self._decoded: list[tuple[Tensor, Tensor]] = []
+        self._pixels = self._decode(stock)
+
+    def outcome(self, latent: Tensor, hit: RunHit, seconds: float) -> Outcome:
+        """``latent``, which came as ``hit`` after ``seconds``."""
+        pixels = self._decode(latent)
+        error = (pixels.double() - self._pixels.double()).square().mean().item()
+        psnr = math.inf if error == 0 else -10 * math.log10(error)
+        fidelity = Fidelity(self.rmse(latent), self._relative(latent).abs().max().item(), psnr)
+        return Outcome(hit.core, hit.depth, seconds, fidelity, to_picture(pixels))
+
+    def rmse(self, latent: Tensor) -> float:
+        return self._relative(latent).square().mean().sqrt().item()
+
+    def _relative(self, latent: Tensor) -> Tensor:
+        return (latent.double() - self._stock) / self._stock.square().mean().sqrt()
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        """In 0..1, on the CPU."""
+        for known, pixels in self._decoded:
+            if torch.equal(known, latent):
+                return pixels
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pixels = hit_images(ChordsRun(hits=(RunHit(1, 0, latent),)), self._vae).clamp(0, 1).cpu()
+        self._decoded.append((latent, pixels))
+        return pixels
+
+
+def _measured(rows: Sequence[Row], steps: int) -> Measured:
+    """What a later plan can be made from."""
+    rounds: dict[int, float] = {}
+    calls: dict[str, float] = {}
+    for run in (row.run for row in rows):
+        if run is None or run.timeline is None or run.depth == 0:
+            continue
+        rounds[run.plan.cores] = min(run.timeline.seconds / run.depth, rounds.get(run.plan.cores, math.inf))
+        lanes = run.timeline.seconds_per_evaluation()
+        if len(lanes) >= len(calls):
+            calls = {run.devices[lane]: seconds for lane, seconds in lanes.items()}
+    when = datetime.now(timezone.utc).isoformat("T", "seconds")
+    return Measured(median(rows[0].seconds) / steps, rounds, calls, when)
+
+
+def _name(setting: Setting | None) -> str:
+    return "KSampler" if setting is None else setting.name

@@ -99,10 +99,10 @@ def _against_stock(
         graph.save(f"{cores}-{accept}", node)
         nodes[cores, accept] = node.name
     run = client.run(graph.nodes)
-    stock = _latent(server, run, graph.saved["stock"])
+    stock = latent_of(server, run, graph.saved["stock"])
     result = {}
     for (cores, accept), node in nodes.items():
-        latent = _latent(server, run, graph.saved[f"{cores}-{accept}"])
+        latent = latent_of(server, run, graph.saved[f"{cores}-{accept}"])
         depth = run.outputs[node]["chords"][0]["depth"]
         result[cores, accept] = depth, float((latent - stock).norm() / stock.norm())
     return result
@@ -129,7 +129,8 @@ def one_device(client: ComfyClient, pairs: int) -> list[str]:
     ]
 
 
-def _latent(server: ComfyServer, run: Run, node: str) -> torch.Tensor:
+def latent_of(server: ComfyServer, run: Run, node: str) -> torch.Tensor:
+    """What a SaveLatent node has written."""
     (file,) = run.outputs[node]["latents"]
     return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
 

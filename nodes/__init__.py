@@ -9,6 +9,7 @@ from .devices import ChordsDevices
 from .host import routes
 from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
+from .schedules import ChordsScheduler
 from .sdo import SDOLatentOptimizer
 from .stream import ChordsStreamPreview
 
@@ -19,6 +20,7 @@ class ChordsExtension(ComfyExtension):
             ChordsKSampler,
             ChordsKSamplerAdvanced,
             ChordsSampler,
+            ChordsScheduler,
             ChordsDevices,
             ChordsStreamPreview,
             ChordsReport,

@@ -17,6 +17,8 @@ CHORDS_NODES = {
     "ChordsKSampler": ["LATENT", "CHORDS_RUN"],
     "ChordsKSamplerAdvanced": ["LATENT", "CHORDS_RUN"],
     "ChordsSampler": ["SAMPLER"],
+    "ChordsScheduler": ["SIGMAS"],
+    "ChordsBenchmark": ["IMAGE", "STRING"],
     "ChordsDevices": ["CHORDS_DEVICES"],
     "ChordsStreamPreview": ["IMAGE", "LATENT"],
     "ChordsReport": ["IMAGE", "STRING"],

@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, memory, sdo
+from . import compat, gpu, memory, schedules, sdo
 
 
 def _lane() -> int | None:
@@ -475,6 +475,7 @@ class TestNodes(ComfyExtension):
             *compat.NODES,
             *memory.NODES,
             *gpu.NODES,
+            *schedules.NODES,
         ]
 
 

@@ -1,0 +1,123 @@
+"""`calls` on a live ComfyUI with the demo model, on one device: time and distance from KSampler, and pictures.
+
+    .venv/bin/python benchmarks/fewer_calls.py
+
+Needs `python scripts/test.py --setup-only` once. Writes benchmarks/results/fewer_calls.md and docs/images/calls.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host"), str(REPO / "benchmarks")]
+
+import host
+from _server import ComfyServer
+from client import ComfyClient
+from graphs import Graph, demo, empty_latent, settings
+from live_host import CFG, PROMPTS, latent_of
+
+RESULTS = Path(__file__).parent / "results" / "fewer_calls.md"
+PICTURE = REPO / "docs" / "images" / "calls.png"
+SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "uni_pc")
+STEPS = (20, 30, 50)
+SHOWN = 50  # steps, in the picture
+TILE, GAP, CAPTION = 150, 10, 28
+INK, PAPER = "#1f2430", "white"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One picture both ways: model calls, relative RMSE of the latents, time of ours / KSampler's, both pictures."""
+
+    calls: int
+    difference: float
+    time: float
+    stock: Image.Image
+    ours: Image.Image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=8, help="how many prompts, 1 to 8 (default 8)")
+    prompts = PROMPTS[: parser.parse_args().prompts]
+    rows = [
+        "| sampler | steps | model calls | difference, median | largest | time of KSampler's, median |",
+        "|---|---|---|---|---|---|",
+    ]
+    with ComfyServer(host.prepare(), threads=1) as server:
+        client = server.client()
+        _compared(server, client, PROMPTS[0], "euler", 4, 99)  # warms up
+        for sampler in SAMPLERS:
+            for steps in STEPS:
+                runs = [_compared(server, client, text, sampler, steps, seed) for seed, text in enumerate(prompts)]
+                differences = [run.difference for run in runs]
+                rows.append(
+                    f"| {sampler} | {steps} | {runs[0].calls} | {statistics.median(differences):.4f} | "
+                    f"{max(differences):.4f} | {statistics.median(run.time for run in runs):.2f} |"
+                )
+                print(rows[-1], flush=True)
+                if (sampler, steps) == ("euler", SHOWN):
+                    _sheet(runs[:6]).save(PICTURE, optimize=True)
+    report = [
+        "# Fewer model calls than steps, on one device",
+        f"`{' '.join(['python', *sys.argv])}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, one intra-op "
+        "thread.",
+        f"KSampler (CHORDS) with `calls` at auto against KSampler with the same steps and seed: relative RMSE of the "
+        f"latent, and wall time of the node, one after the other in one server; demo model, CFG {CFG}, scheduler "
+        f"simple, shift 3, {len(prompts)} prompts.",
+        "\n".join(rows),
+    ]
+    RESULTS.write_text("\n\n".join(report) + "\n", encoding="utf-8")
+
+
+def _compared(server: ComfyServer, client: ComfyClient, text: str, sampler: str, steps: int, seed: int) -> Compared:
+    graph = Graph()
+    shared = demo(graph, text) | settings(sampler, seed=seed, steps=steps, cfg=CFG)
+    shared["latent_image"] = empty_latent(graph)
+    nodes = {"stock": graph.add("KSampler", **shared), "ours": graph.add("ChordsKSampler", **shared, calls="auto")}
+    shown = {}
+    for key, node in nodes.items():
+        graph.save(key, node)
+        decoded = graph.add("VAEDecode", samples=node, vae=[shared["model"][0], 1])
+        shown[key] = graph.add("PreviewImage", images=decoded).name
+    run = client.run(graph.nodes)
+    latents = {key: latent_of(server, run, graph.saved[key]) for key in nodes}
+    pictures = {key: Image.open(io.BytesIO(client.view(run.outputs[name]["images"][0]))) for key, name in shown.items()}
+    seconds = {key: run.node_seconds(node.name) for key, node in nodes.items()}
+    return Compared(
+        run.outputs[nodes["ours"].name]["chords"][0]["evaluations"],
+        float((latents["ours"] - latents["stock"]).norm() / latents["stock"].norm()),
+        seconds["ours"] / seconds["stock"],
+        pictures["stock"].convert("RGB"),
+        pictures["ours"].convert("RGB"),
+    )
+
+
+def _sheet(runs: list[Compared]) -> Image.Image:
+    """Two rows of pictures, KSampler's above ours."""
+    height = 2 * (CAPTION + TILE + GAP)
+    sheet = Image.new("RGB", (GAP + len(runs) * (TILE + GAP), height), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    captions = (f"KSampler, {SHOWN} steps: {SHOWN} model calls", f"calls at auto: {runs[0].calls} model calls")
+    for row, caption in enumerate(captions):
+        top = row * (CAPTION + TILE + GAP)
+        draw.text((GAP, top + 6), caption, INK, font)
+        for column, run in enumerate(runs):
+            picture = (run.ours if row else run.stock).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (GAP + column * (TILE + GAP), top + CAPTION))
+    return sheet
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ from .optimize import (
     optimize_latent,
 )
 from .patience import Patience
-from .planner import ACCEPTS, CALLS, Plan, one_core, plan
+from .planner import ACCEPTS, CALLS, EVERY_STEP, Plan, one_core, plan
 from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .ray_actor import Worker
 from .ray_pool import Parcel, RayPool, RayWorkers
@@ -53,6 +53,7 @@ from .window import Window, WindowPlan, accuracy_plan, fidelity_plan
 __all__ = [
     "ACCEPTS",
     "CALLS",
+    "EVERY_STEP",
     "SOLVERS",
     "Accept",
     "Accepted",

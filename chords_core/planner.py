@@ -12,7 +12,8 @@ from .starts import hit_depth, lattice_starts
 from .window import sparse_rounds
 
 ACCEPTS = ("auto", "first", "second", "third", "exact")
-CALLS = ("every step", "auto", "1/2", "1/3")
+EVERY_STEP = "every step"
+CALLS = (EVERY_STEP, "auto", "1/2", "1/3")
 
 # With fewer steps each step matters so much that a parallel result differs visibly from the stock one.
 _FEWEST_STEPS = 10
@@ -70,15 +71,16 @@ def calls_of(choice: str, steps: int) -> int | None:
     """
     if choice not in CALLS:
         raise InvalidInput("calls", f"unknown {choice!r}; there are {', '.join(CALLS)}")
-    if choice == "every step" or steps < 2:
+    if choice == EVERY_STEP:
         return None
     if choice == "auto":
         calls = fewer_calls(steps)
         return calls if steps / calls >= _LEAST_GAIN else None
-    return max(2, -(-steps // int(choice[-1])))
+    calls = max(2, -(-steps // int(choice[-1])))
+    return calls if calls < steps else None
 
 
-def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: str = "every step") -> Plan:
+def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: str = EVERY_STEP) -> Plan:
     """Choose cores, starts and hit.
 
     ``cores`` = 0 chooses what is fastest on ``lanes`` devices among the starts that stay close to the sequential
@@ -121,14 +123,18 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: st
 
 def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str) -> Plan:
     """One core, or the secant window of so many cores as bring the result sooner."""
-    most = cores or min(lanes, calls - 1, _MOST_IN_A_WINDOW)
+    most = min(cores or lanes, calls - 1, _MOST_IN_A_WINDOW)
     later = {"second": 2, "third": 3}.get(accept, 1)
     choices = range(most, most + 1) if cores else range(2, most + 1)
     rounds = {k: sparse_rounds(calls, k, later) for k in choices if k > 1}
     best = min(rounds, key=lambda k: (rounds[k], k), default=1)
-    if best == 1 or rounds[best] >= calls:
-        return Plan(steps, (0,), 1, calls, "its prediction is interpolated at the others", calls)
-    reason = f"{cores} cores were asked for" if cores else f"the fewest rounds on {lanes} devices"
+    gain = calls / rounds[best] if best > 1 else 1.0
+    if gain <= 1.0 or (cores == 0 and gain < _LEAST_GAIN):
+        reason = "its prediction is interpolated at the others"
+        if cores > 1:
+            reason += f"; {cores} cores would come no sooner"
+        return Plan(steps, (0,), 1, calls, reason, calls)
+    reason = f"{cores} cores were asked for" if cores else f"the fewest calls in a row on {lanes} devices"
     # Each round has a hit, the first of them a draft.
     return Plan(steps, tuple(range(best)), rounds[best] - 1, rounds[best], reason, calls, "secant")
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -195,8 +196,10 @@ def fidelity_rounds(steps: int, cores: int, slopes: bool = True) -> int:
 
 def sparse_rounds(calls: int, cores: int, accept: int = 1) -> int:
     """The same for `sparse_plan`: within about .5 % on the demo model (benchmarks/results/frontier.md), for the n-th
-    hit to ``accept``. On one core a round is a call, and `chords_core.sparse.Sparse` has all that can be gained."""
+    hit to ``accept``; enough to evaluate every node. On one core a round is a call, and `chords_core.sparse.Sparse`
+    has all that can be gained."""
     ruled = math.ceil(5.8 + calls * (0.05 + 0.93 / (cores * math.sqrt(cores))))
+    ruled = max(ruled, 3 + math.ceil((calls - cores) / cores))
     return ruled + (accept - 1) * _extra(ruled)
 
 
@@ -216,7 +219,8 @@ def window_starts(nodes: int, cores: int, rounds: int, arrival: int, linger: flo
     starts = [round(last * min(1.0, r / max(arrival, 1)) ** linger) for r in range(rounds)]
     if arrival > 1:
         starts[1] = min(1, last)
-    return tuple(starts)
+    closed = list(accumulate(starts, lambda before, start: min(start, before + cores)))
+    return tuple(closed if closed[-1] == last else starts)  # else too few rounds to evaluate every node
 
 
 def _fidelity_starts(steps: int, cores: int, rounds: int, linger: float) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
     sheet = Sheet(plot.bottom + 56)
     sheet.card("Rounds", _about_rounds(run, timeline, numbered=_numbered(plot, rows[0])))
     _draw_axis(sheet, plot, ticks(plot.limit, whole=True), lambda tick: f"{tick:.0f}", reached)
-    accepted = _accepted(timeline)
+    accepted, windowed = _accepted(timeline), run.method == "secant"
     if accepted is not None:
         slower = rows[: accepted.core - 1] if accepted.core else rows
         _draw_gain(sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", "fewer model calls in a row")
@@ -76,13 +76,15 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
         _draw_end(sheet, plot, accepted.depth, bottom, f"{accepted.depth} round{'s' * (accepted.depth != 1)}")
     for core, row in enumerate(rows, start=1):
         sheet.text((EDGE, row.middle), f"core {core}", row.font, TEXT)
-        if cores > 1 and core in (1, cores):
+        if cores > 1 and core in (1, cores) and not windowed:
             sheet.text((_LEFT - 18, row.middle), "exact" if core == 1 else "fastest", row.font, DIM, "rm")
     _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.devices)))
-    _draw_jumps(sheet, plot, rows, timeline)
+    if not windowed:
+        _draw_jumps(sheet, plot, rows, timeline)
     _draw_rectifications(sheet, plot, rows, timeline.rectified)
     for hit in timeline.hits:
-        _draw_hit(sheet, plot, rows, hit, GOLD if hit is accepted else DIM)
+        label = None if not windowed else "result" if hit is accepted else ""
+        _draw_hit(sheet, plot, rows, hit, GOLD if hit is accepted else DIM, label)
     return sheet
 
 
@@ -202,7 +204,13 @@ def _about_rounds(run: ChordsRun, timeline: Timeline, numbered: bool) -> str:
 
 
 def _title(run: ChordsRun) -> str:
-    method = {"chords": "CHORDS", "sequential": "One core", "stock": "As in KSampler", "": "CHORDS"}
+    method = {
+        "chords": "CHORDS",
+        "secant": "Secant window",
+        "sequential": "One core",
+        "stock": "As in KSampler",
+        "": "CHORDS",
+    }
     steps = run.plan.steps
     parts = (
         method.get(run.method, run.method),
@@ -345,10 +353,12 @@ def _draw_rectifications(
         sheet.wedge((plot.x(mark.depth), rows[mark.core - 1].top), radius, TEXT)
 
 
-def _draw_hit(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], hit: HitMark, colour: Colour) -> None:
-    """At the end of its core's row; the draft, which is no core's, below the rows."""
+def _draw_hit(
+    sheet: Sheet, plot: _Plot, rows: Sequence[_Row], hit: HitMark, colour: Colour, named: str | None = None
+) -> None:
+    """At the end of its core's row; the draft, which is no core's, below the rows. ``named``: otherwise."""
     if hit.core == 0:
-        radius, middle, font, label = 5.5, rows[-1].bottom + 12, 14, "draft"
+        radius, middle, font, label = 5.5, rows[-1].bottom + 12, 14, "draft" if named is None else named
     else:
         row = rows[hit.core - 1]
         radius, middle, font, label = min(8.0, 0.4 * row.height), row.middle, row.font, f"hit {hit.index}"

@@ -42,7 +42,7 @@ def parallel_inputs() -> list[io.Input]:
             default=CALLS[0],
             tooltip="At how many of the steps the model is called. auto takes so few that the picture is still about "
             "the same (11 calls for 20 steps, 15 for 50), even on one device; what the model would say at the other "
-            "steps is interpolated. every step and accept exact give KSampler's own picture.",
+            "steps is interpolated. every step asks it each time, as KSampler does; so does accept exact.",
         ),
         Devices.Input(
             "devices",

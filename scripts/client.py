@@ -820,7 +820,9 @@ def accepted_line(accepted: dict) -> str:
 
 def _core(event: dict) -> str:
     """Which core a hit is of."""
-    return {0: "draft", 1: "core 1, exact"}.get(event["core"], f"core {event['core']}")
+    if event["core"] == 0:
+        return "draft" if event["index"] == 0 else "window"
+    return "core 1, exact" if event["core"] == 1 else f"core {event['core']}"
 
 
 # ------------------------------------------------------------------------------------ what it does
@@ -914,7 +916,8 @@ class Pictures:
             content, suffix = preview.data, ".png" if preview.mime == "image/png" else ".jpg"
         core = self._cores.get((node, index))
         run = self._runs.get(node, 0)
-        name = f"hit_{index}_{'draft' if core == 0 else f'core_{core}'}{suffix}"
+        of = f"core_{core}" if core != 0 else "window" if index else "draft"
+        name = f"hit_{index}_{of}{suffix}"
         return self._write(f"run_{run + 1}_{name}" if run else name, content)
 
     def _write(self, name: str, content: bytes) -> Path:

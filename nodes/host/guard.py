@@ -39,6 +39,16 @@ def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | Non
     return _reason_in_conds(guider) or _reason_in_model(guider, model_options) or _reason_in_hooks(model_options)
 
 
+def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """Why the prediction may jump from one step to the next, so that it cannot be interpolated; None if it does not."""
+    for conds in guider.conds.values():
+        if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
+            return "a prompt holds for a part of the steps only"
+    if model_options.get("denoise_mask_function") is not None:
+        return "the mask changes from step to step"
+    return None
+
+
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider's model must not be evaluated again and again at one step of the schedule, or None if it may."""
     if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):

@@ -103,7 +103,7 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
         return f"one core{made}: {chosen.reason}"
     names = ", ".join(map(str, devices))
     if chosen.method == "secant":
-        turns = ", taking turns" if len(devices) < chosen.cores else ""
+        turns = ", which take turns, slower than one core" if len(devices) < chosen.cores else ""
         return (
             f"{chosen.cores} cores in a window, the model called at {chosen.calls} of {chosen.steps} steps: a result "
             f"after {chosen.depth} calls in a row, {chosen.speedup:.1f}x fewer, on {names}{turns} ({chosen.reason})"

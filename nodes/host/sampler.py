@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...chords_core import (
+    EVERY_STEP,
     InvalidInput,
     OnDemand,
     Patience,
@@ -31,7 +32,7 @@ from ...chords_core import (
 from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
-from .guard import reason_for_one_core
+from .guard import reason_for_every_step, reason_for_one_core
 from .lanes import Group, hung_devices, names_of, open_pool
 from .previews import Previews, previewing
 from .replicas import copies_on, short_of_memory
@@ -245,12 +246,12 @@ class _SamplerFunction:
         if problem is not None:
             groups = [(guider.model_patcher.load_device,)]
             if given is None and (self.cores == 0 or chosen.cores == 1):
-                chosen = one_core(chosen.steps, problem)
+                chosen = self._alone(call, problem)
             announce(run, describe(chosen, names_of(groups)))
         short = short_of_memory(guider.model_patcher, copies) if copies else []  # alone, KSampler is as slow there
         if short and chosen.cores == 1:  # the device that has room would wait for the other in every step
             groups, copies, short = [(guider.model_patcher.load_device,)], {}, []
-            chosen = one_core(chosen.steps, "the second device has too little memory for the model")
+            chosen = self._alone(call, "the second device has too little memory for the model")
             announce(run, describe(chosen, names_of(groups)))
         run.plan, run.devices = chosen, names_of(groups)
         if short:
@@ -306,9 +307,8 @@ class _SamplerFunction:
         if len(groups[0]) == 1:
             return chosen, [(primary,)]
         names = " and ".join(map(str, groups[0]))
-        return replace(
-            chosen, reason=f"{names} share each guided call, the same picture in as little as half the time"
-        ), groups[:1]
+        same = "the same picture in as little as half the time"
+        return replace(chosen, reason=f"{names} share each guided call, {same}"), groups[:1]
 
     def _groups(self, call: _Call, devices: list[torch.device]) -> list[Group]:
         """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""
@@ -323,11 +323,22 @@ class _SamplerFunction:
             return singles
         return [tuple(devices[i : i + SIDES]) for i in range(0, len(devices) - SIDES + 1, SIDES)]
 
-    def _planned(self, call: _Call, lanes: int) -> Plan:
+    def _alone(self, call: _Call, reason: str) -> Plan:
+        """The plan for one core, which has as many calls as if the other devices were not there."""
+        chosen = self._planned(call, 1, cores=1)
+        return replace(chosen, reason=f"{chosen.reason}; {reason}" if chosen.calls else reason)
+
+    def _planned(self, call: _Call, lanes: int, cores: int | None = None) -> Plan:
         """The plan for so many lanes, one core where this model must see its steps in order."""
-        chosen = plan(call.steps, lanes, self.cores, self.accept, self.calls)
+        guider, options = call.model.inner_model, call.extra_args["model_options"]
+        calls = self.calls
+        if calls != EVERY_STEP and (jump := reason_for_every_step(guider, options)) is not None:
+            calls = EVERY_STEP
+            if (note := f"every step is taken: {jump}") not in call.run.notes:
+                call.run.notes.append(note)
+        chosen = plan(call.steps, lanes, self.cores if cores is None else cores, self.accept, calls)
         if chosen.cores > 1 or chosen.calls is not None:
-            reason = reason_for_one_core(call.model.inner_model, call.extra_args["model_options"])
+            reason = reason_for_one_core(guider, options)
             if reason is not None:
                 chosen = one_core(call.steps, reason)
         return chosen

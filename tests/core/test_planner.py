@@ -126,3 +126,27 @@ def test_bad_wishes_are_refused(name: str, args: tuple) -> None:
     """What cannot be planned is refused by name."""
     with pytest.raises(InvalidInput, match=f"^{name}: "):
         plan(*args)
+
+
+@pytest.mark.parametrize("steps", [12, 20, 30, 50])
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 8, 16])
+def test_fewer_calls_take_more_devices_only_where_that_pays(steps: int, lanes: int) -> None:
+    alone, chosen = plan(steps, 1, calls="auto"), plan(steps, lanes, calls="auto")
+    assert chosen.calls == alone.calls
+    assert chosen.cores <= min(lanes, 8)
+    assert chosen.cores == 1 or alone.depth / chosen.depth >= 1.25
+
+
+def test_a_number_of_cores_is_the_same_plan_on_any_devices() -> None:
+    assert plan(30, 1, 4, calls="auto") == plan(30, 8, 4, calls="auto")
+    assert plan(20, 8, 64, calls="auto").cores <= 8
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(2, "1/2"), (1, "1/3"), (8, "auto"), (20, "every step")])
+def test_where_no_call_is_saved_every_step_is_taken(steps: int, calls: str) -> None:
+    assert plan(steps, 1, calls=calls).calls is None
+
+
+def test_an_unknown_number_of_calls_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="calls"):
+        plan(20, 1, calls="some")

@@ -12,6 +12,7 @@ from chords_core import InvalidInput, sample
 from chords_core.sampling import PARALLEL_SOLVERS
 from chords_core.solvers import SOLVERS
 from chords_core.sparse import fewer_calls, sparse_nodes, sparsely
+from chords_core.window import sparse_plan
 
 from .problems import Mixture, karras, noise
 
@@ -140,6 +141,13 @@ def test_a_window_on_fewer_calls_comes_to_the_same_result(solver: str) -> None:
     assert early.depth < 12
     assert len(early.hits) == early.depth
     assert _distance(early.x, wanted) < 0.5 * _distance(sample(denoise, x, SIGMAS, solver=solver, calls=9).x, wanted)
+
+
+@given(st.integers(2, 120), st.integers(1, 8))
+def test_a_window_leaves_no_call_out(calls: int, cores: int) -> None:
+    chosen = sparse_plan(karras(120), cores, SOLVERS["euler"], calls)
+    seen = {start + core for start in chosen.starts for core in range(chosen.cores)}
+    assert seen >= set(range(calls))
 
 
 def test_what_a_window_cannot_do_with_fewer_calls_is_refused() -> None:

@@ -11,6 +11,8 @@ from client import ExecutionError
 from graphs import Graph, demo, empty_latent, lanes, settings
 from torch import Tensor
 
+from chords_core import plan
+
 STEPS = 20
 CALLS = 11  # what auto takes for 20 steps
 
@@ -87,13 +89,13 @@ def test_lanes_bring_it_sooner_and_a_number_of_cores_fixes_the_picture(run_graph
     assert "cores in a window" in summary["message"]
 
 
-def test_auto_takes_the_lanes_there_are(run_graph, processors: int) -> None:
+def test_auto_takes_the_lanes_that_pay(run_graph, processors: int) -> None:
     graph = Graph()
-    node = graph.add("ChordsKSampler", **_inputs(graph), calls="auto", devices=lanes(graph, 4))
+    node = graph.add("ChordsKSampler", **_inputs(graph, steps=30), calls="auto", devices=lanes(graph, 4))
     graph.save("latent", node)
     run, _ = run_graph(graph)
     summary = run.outputs[node.name]["chords"][0]
-    assert summary["cores"] == min(4, processors)
+    assert summary["cores"] == plan(30, min(4, processors), calls="auto").cores
 
 
 def test_what_must_see_its_steps_in_order_gets_every_step(run_graph) -> None:
@@ -107,6 +109,19 @@ def test_what_must_see_its_steps_in_order_gets_every_step(run_graph) -> None:
     run, latents = run_graph(graph)
     assert torch.equal(latents["ours"], latents["stock"])
     assert "step to step" in run.outputs[ours.name]["text"][0]
+
+
+def test_a_prompt_for_a_part_of_the_steps_gets_every_step(run_graph) -> None:
+    """Where it ends the prediction jumps, and must not be interpolated across."""
+    graph = Graph()
+    inputs = _inputs(graph)
+    inputs["positive"] = graph.add("ConditioningSetTimestepRange", conditioning=inputs["positive"], start=0.0, end=0.6)
+    ours = graph.add("ChordsKSampler", **inputs, calls="auto")
+    graph.save("stock", graph.add("KSampler", **inputs))
+    graph.save("ours", ours)
+    run, latents = run_graph(graph)
+    assert torch.equal(latents["ours"], latents["stock"])
+    assert "every step is taken" in run.outputs[ours.name]["text"][0]
 
 
 def test_under_a_guider_in_custom_sampling(run_graph) -> None:

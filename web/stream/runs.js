@@ -138,7 +138,8 @@ export function nameOf(hit, run, brief = false) {
   if (hit.index === 0) return "draft";
   const cores = run.plan?.cores;
   if (cores === 1 || run.plan?.method === "stock") return "result";
-  return cores && !brief ? `hit ${hit.index} of ${cores}` : `hit ${hit.index}`;
+  const most = run.plan?.method === "secant" ? run.plan.accept : cores; // a window has a hit each round
+  return most && !brief ? `hit ${hit.index} of ${most}` : `hit ${hit.index}`;
 }
 
 /** A hit and how it came about, part by part. */
@@ -162,7 +163,7 @@ export function describeRun(run) {
 }
 
 /** Why it does not run in parallel, if it does not. */
-export const reasonOf = (run) => (run.plan && run.plan.method !== "chords" ? [run.plan.message] : []);
+export const reasonOf = (run) => (run.plan && !["chords", "secant"].includes(run.plan.method) ? [run.plan.message] : []);
 
 function progressOf(run) {
   if (run.done) return endOf(run);

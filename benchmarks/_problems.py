@@ -1,0 +1,211 @@
+"""Sampling problems with a known answer: the demo model, and mixtures of normals with their exact score."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import demo.flow
+from demo import SHIFT
+from demo.autoencoder import Autoencoder
+from demo.prompts import encode_prompt
+from demo.scenes import describe, random_scene
+
+REPO = Path(__file__).resolve().parent.parent
+FLOW_GRIDS = {"standard": 1.0, "p=1.5": 1.5, "p=2": 2.0, "p=2.5": 2.5}
+"""Powers p of t = (1 - j/N)^p, then shifted; 1 is ComfyUI's `simple`."""
+EPS_GRIDS = ("normal", "karras", "exponential")
+TIMES = 1000  # of Stable Diffusion's training schedule
+SEED = 4711  # of prompts and noise: nothing was tuned on them
+SIZE, COMPONENTS, CLASSES = 64, 10, 5
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""``model(x, sigma) -> denoised``, sigma one value a sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """``start``: x at the first sigma; ``decode``: to pictures, where there are any."""
+
+    name: str
+    title: str
+    flow: bool
+    start: Tensor
+    model: Model
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        return self.model(x, torch.full((len(x),), sigma, device=x.device))
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        return tuple(FLOW_GRIDS) if self.flow else EPS_GRIDS
+
+    def grid(self, name: str, steps: int, discard: bool = False) -> Tensor:
+        """``steps`` + 1 sigmas; ``discard``: with one more, less the last but one, as KSampler does for uni_pc."""
+        if discard:
+            sigmas = self.grid(name, steps + 1)
+            return torch.cat([sigmas[:-2], sigmas[-1:]])
+        levels = flow_grid(steps, FLOW_GRIDS[name]) if self.flow else eps_grid(name, steps)
+        return torch.tensor(levels, dtype=torch.float32, device=self.start.device)
+
+
+# --- schedules
+
+
+def flow_grid(steps: int, power: float) -> list[float]:
+    """From 1 to 0: t = (1 - j/N)^power, shifted."""
+    times = [(1 - j / steps) ** power for j in range(steps + 1)]
+    return [SHIFT * t / (1 + (SHIFT - 1) * t) for t in times]
+
+
+@functools.cache
+def _training_log_sigmas() -> tuple[float, ...]:
+    """Stable Diffusion's, lowest first."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TIMES, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)
+    return tuple((((1 - kept) / kept).log() / 2).tolist())
+
+
+def eps_grid(name: str, steps: int) -> list[float]:
+    """ComfyUI's schedule of that name for Stable Diffusion: ``steps`` values and 0."""
+    logs = _training_log_sigmas()
+    shares = [j / max(steps - 1, 1) for j in range(steps)]
+    low, high = logs[0], logs[-1]
+    if name == "normal":
+        levels = [_between(logs, (TIMES - 1) * (1 - share)) for share in shares]
+    elif name == "exponential":
+        levels = [high + share * (low - high) for share in shares]
+    elif name == "karras":
+        a, b = math.exp(high / 7), math.exp(low / 7)
+        levels = [7 * math.log(a + share * (b - a)) for share in shares]
+    else:
+        raise ValueError(f"unknown grid {name!r}")
+    return [*map(math.exp, levels), 0.0]
+
+
+def _between(values: Sequence[float], place: float) -> float:
+    i = min(int(place), len(values) - 2)
+    return values[i] + (place - i) * (values[i + 1] - values[i])
+
+
+# --- the answer
+
+
+def truth(problem: Problem, steps: int) -> tuple[Tensor, float]:
+    """The ODE's solution by Heun's method, and how far it is from that of half as many steps (median).
+
+    An eps model is solved to the last sigma it was trained at, and denoised from there, as every sampler does.
+    """
+    name = "p=2" if problem.flow else "karras"
+    fine, coarse = (heun(problem.model, problem.start, problem.grid(name, count)) for count in (steps, steps // 2))
+    return fine, float(differences(coarse, fine).median())
+
+
+def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
+    ones, levels = x.new_ones(len(x)), sigmas.tolist()
+    for sigma, following in zip(levels, levels[1:], strict=False):
+        denoised = model(x, sigma * ones)
+        if following == 0:
+            return denoised
+        drift = (x - denoised) / sigma
+        ahead = x + drift * (following - sigma)
+        x = x + (drift + (ahead - model(ahead, following * ones)) / following) / 2 * (following - sigma)
+    return x
+
+
+def differences(x: Tensor, exact: Tensor) -> Tensor:
+    """Relative RMS difference of each sample."""
+    return (x - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+
+
+# --- problems
+
+
+def make_problem(name: str, seeds: int, device: torch.device) -> Problem:
+    """ "demo cfg4", "mixture-flow cfg1", "mixture-eps cfg4", ..."""
+    kind, guidance = name.split()
+    cfg = float(guidance.removeprefix("cfg"))
+    title = f"CFG {cfg:g}"
+    if kind == "demo":
+        start, model = _demo(seeds, cfg, device)
+        return Problem(name, f"Demo model, {title}", True, start, torch.no_grad()(model), _decoder(device))
+    flow = kind == "mixture-flow"
+    start, model = _mixture(seeds, cfg, flow, device)
+    what = "flow, shift 3" if flow else "eps"
+    return Problem(name, f"Gaussian mixtures, {what}, {title}", flow, start, torch.no_grad()(model))
+
+
+def _demo(seeds: int, cfg: float, device: torch.device) -> tuple[Tensor, Model]:
+    # The same values, computed once instead of at every call, which copies them to the device.
+    if not hasattr(demo.flow._rotation, "cache_info"):
+        demo.flow._rotation = functools.cache(demo.flow._rotation)
+    flow = demo.flow.Flow().eval().requires_grad_(False)
+    weights = load_file(REPO / "models" / "chords_demo_flow.safetensors")
+    flow.load_state_dict({name: value.float() for name, value in weights.items()})
+    flow.to(device)
+    rng = random.Random(SEED)
+    context = torch.cat([encode_prompt(describe(random_scene(rng))) for _ in range(seeds)]).to(device)
+    both = torch.cat([context, encode_prompt("").expand(seeds, -1, -1).to(device)])
+    start = torch.randn(seeds, 16, 16, 16, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        if cfg == 1:
+            velocity = flow(x, sigma, context)
+        else:
+            guided, unguided = flow(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+            velocity = unguided + cfg * (guided - unguided)
+        return x - sigma.view(-1, 1, 1, 1) * velocity
+
+    return start, model
+
+
+def _decoder(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Without the zeros that fill the file up to the stock layout: the same pictures, several times cheaper."""
+    stock = load_file(REPO / "models" / "chords_demo_vae.safetensors")
+    autoencoder = Autoencoder().eval().requires_grad_(False)
+    autoencoder.load_state_dict(
+        {
+            name: stock[f"taesd_{name}"][tuple(slice(length) for length in value.shape)].float()
+            for name, value in autoencoder.state_dict().items()
+        }
+    )
+    autoencoder.to(device)
+    return lambda latents: autoencoder.decode(latents).clamp(0, 1)
+
+
+def _mixture(seeds: int, cfg: float, flow: bool, device: torch.device) -> tuple[Tensor, Model]:
+    """Ten components with full covariances, two of each class; guidance goes from the score of all to that of the
+    sample's class, and beyond."""
+    generator = torch.Generator().manual_seed(SEED)
+    means = 0.7 * torch.randn(COMPONENTS, SIZE, generator=generator)
+    axes = torch.linalg.qr(torch.randn(COMPONENTS, SIZE, SIZE, generator=generator))[0]
+    low, high = math.log(0.005), math.log(1.5)
+    spread = (low + (high - low) * torch.rand(COMPONENTS, SIZE, generator=generator)).exp()
+    classes = torch.arange(COMPONENTS) % CLASSES
+    others = torch.where(classes[None] == (torch.arange(seeds) % CLASSES)[:, None], 0.0, -torch.inf)
+    start = torch.randn(seeds, SIZE, generator=generator)
+    means, axes, spread, others, start = (value.to(device) for value in (means, axes, spread, others, start))
+    start = start if flow else start * math.exp(_training_log_sigmas()[-1])
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma.view(-1, 1, 1)
+        alpha = 1 - level if flow else torch.ones_like(level)
+        along = torch.einsum("bkd,kde->bke", x[:, None] - alpha * means, axes)
+        variance = alpha.square() * spread + level.square()
+        odds = -(along.square() / variance + variance.log()).sum(-1) / 2
+        centres = means + alpha * torch.einsum("bke,kde->bkd", spread * along / variance, axes)
+        unguided, guided = (
+            torch.einsum("bk,bkd->bd", torch.softmax(logits, -1), centres) for logits in (odds, odds + others)
+        )
+        return guided if cfg == 1 else unguided + cfg * (guided - unguided)
+
+    return start, model

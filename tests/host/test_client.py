@@ -167,7 +167,7 @@ def test_bad_overrides_name_what_there_is(call: CallClient, client: ComfyClient)
     assert "no node has the id or title 'Sampler'; there are 1 (CHORDS Demo Model), 2 (Prompt)" in done.stderr
     done = call("--set", "6.step=3")
     assert done.returncode == 2
-    assert "node 6 (KSampler (CHORDS)) has no input 'step'; it has accept, cfg, cores" in done.stderr
+    assert "node 6 (KSampler (CHORDS)) has no input 'step'; it has accept, calls, cfg" in done.stderr
     done = call(*_settings(steps=0))
     assert done.returncode == 2
     assert "node 6 (ChordsKSampler): " in done.stderr and "steps" in done.stderr

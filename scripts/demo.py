@@ -1,10 +1,11 @@
-"""One command to see CHORDS: sets everything up, samples the same picture three ways, leaves it in output/.
+"""One command to see CHORDS: sets everything up, samples the same picture four ways, leaves it in output/.
 
     python scripts/demo.py
 
 Starts ComfyUI on the CPU, submits workflows/api/chords_demo.json over HTTP (CHORDS, taking its first hit) and
-two variants of it: the stock KSampler, and CHORDS run to the exact result. Prints a table, and leaves the
-pictures, demo.md and demo.json in the folder output/ of this clone. The server is stopped whatever happens.
+three variants of it: the stock KSampler, CHORDS run to the exact result, and one core that calls the model at some
+of the steps only. Prints a table, and leaves the pictures, demo.md and demo.json in the folder output/ of this clone.
+The server is stopped whatever happens.
 """
 
 import sys
@@ -28,9 +29,9 @@ from client import ClientError, Progress
 WORKFLOW = REPO / "workflows" / "api" / "chords_demo.json"
 OUTPUT = REPO / "output"
 LOG = OUTPUT / "server.log"  # kept only if something fails
-NEW_INPUTS = ("cores", "accept", "devices")  # what ChordsKSampler has beyond KSampler
-STOCK, FIRST, EXACT = "stock", "chords_first", "chords_exact"
-NAMES = {STOCK: "KSampler (stock)", FIRST: "CHORDS, first hit", EXACT: "CHORDS, exact"}
+NEW_INPUTS = ("cores", "accept", "calls", "devices")  # what ChordsKSampler has beyond KSampler
+STOCK, FIRST, EXACT, FEWER = "stock", "chords_first", "chords_exact", "fewer_calls"
+NAMES = {STOCK: "KSampler (stock)", FIRST: "CHORDS, first hit", EXACT: "CHORDS, exact", FEWER: "one core, calls: auto"}
 SAVE_LATENT = "save_latent"
 
 
@@ -43,14 +44,15 @@ def find_node(workflow: dict, class_type: str) -> str:
 
 
 def variants(workflow: dict) -> dict[str, dict]:
-    """The three workflows to compare, each with a node that saves the sampler's latent."""
+    """The workflows to compare, each with a node that saves the sampler's latent."""
     sampler = find_node(workflow, "ChordsKSampler")
-    result = {name: copy.deepcopy(workflow) for name in (STOCK, FIRST, EXACT)}
+    result = {name: copy.deepcopy(workflow) for name in NAMES}
     for name, graph in result.items():
         save = {"samples": [sampler, 0], "filename_prefix": name}
         graph[SAVE_LATENT] = {"class_type": "SaveLatent", "inputs": save}
         graph[find_node(graph, "SaveImage")]["inputs"]["filename_prefix"] = name
     result[EXACT][sampler]["inputs"]["accept"] = "exact"
+    result[FEWER][sampler]["inputs"] |= {"cores": 1, "calls": "auto"}
     stock = result[STOCK][sampler]
     stock["class_type"] = "KSampler"
     stock["inputs"] = {key: value for key, value in stock["inputs"].items() if key not in NEW_INPUTS}

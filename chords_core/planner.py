@@ -135,6 +135,8 @@ def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str) ->
             reason += f"; {cores} cores would come no sooner"
         return Plan(steps, (0,), 1, calls, reason, calls)
     reason = f"{cores} cores were asked for" if cores else f"the fewest calls in a row on {lanes} devices"
+    if cores > best:
+        reason += f", but more than {best} bring nothing"
     # Each round has a hit, the first of them a draft.
     return Plan(steps, tuple(range(best)), rounds[best] - 1, rounds[best], reason, calls, "secant")
 

@@ -12,7 +12,8 @@ from comfy_api.latest import io, ui
 
 from ..chords_core import InvalidInput
 from .advice import RULE, Entry, advise
-from .comparison import Comparison, Shown, decibels, draw_comparison, duration, percent
+from .comparison import Comparison, Shown, decibels, draw_comparison, percent
+from .drawing import duration
 from .host.benchmark import Benchmark, Outcome, Row, Task, run_benchmark
 from .host.devices import DeviceRequest
 from .images import as_image

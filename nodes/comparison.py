@@ -28,6 +28,7 @@ from .drawing import (
     Sign,
     distinct_colours,
     draw_signs,
+    duration,
     fit,
     header,
     mix,
@@ -79,16 +80,6 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
     pictures = [shown for shown in comparison.pictures if shown.picture.width and shown.picture.height]
     sections = [top, _settings(comparison), *([_pictures(pictures)] if pictures else []), _legend(comparison)]
     return stack(sections)
-
-
-def duration(seconds: float) -> str:
-    """Three digits, or minutes."""
-    if seconds < 0.9995:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 99.95:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s"
 
 
 def percent(share: float) -> str:

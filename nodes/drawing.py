@@ -249,3 +249,13 @@ def ticks(limit: float, whole: bool = False) -> list[float]:
     if whole:
         step = max(1.0, step)
     return [round(step * tick, 9) for tick in range(math.floor(limit / step + 1e-9) + 1)]
+
+
+def duration(seconds: float) -> str:
+    """Three digits, or minutes."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 99.95:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s"

@@ -26,6 +26,7 @@ from .drawing import (
     Sign,
     distinct_colours,
     draw_signs,
+    duration,
     fit,
     header,
     mix,
@@ -97,14 +98,14 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
     sheet = Sheet(plot.bottom + 56)
     sheet.card("Lanes", "the same calls by the clock")
     _draw_axis(sheet, plot, ticks(plot.limit), _clock(plot.limit), timeline.seconds)
-    _draw_end(sheet, plot, timeline.seconds, plot.bottom, _duration(timeline.seconds))
+    _draw_end(sheet, plot, timeline.seconds, plot.bottom, duration(timeline.seconds))
     if sequential is not None:
-        gain = f"{sequential / timeline.seconds:.1f}x", f"one lane at this pace: {_duration(sequential)}"
+        gain = f"{sequential / timeline.seconds:.1f}x", f"one lane at this pace: {duration(sequential)}"
         _draw_gain(sheet, plot, timeline.seconds, rows, *gain)
     busy, pace = timeline.busy(), timeline.seconds_per_evaluation()
     for lane, (row, device) in enumerate(zip(rows, run.devices, strict=True)):
         share = f"{100 * busy.get(lane, 0.0):.0f} % busy"
-        figures = f"{_duration(pace[lane])} a call  ·  {share}" if lane in pace else share
+        figures = f"{duration(pace[lane])} a call  ·  {share}" if lane in pace else share
         sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, TEXT)
         sheet.text((WIDTH - EDGE, row.middle), figures, row.font - 1, DIM, "rm")
         sheet.hatch((plot.x(0), row.cell_top, plot.x(timeline.seconds), row.cell_bottom), GRID)
@@ -125,7 +126,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
     """What was lost, then what the signs mean."""
     sheet = Sheet(48 + 24 * len(timeline.lost))
     for line, mark in enumerate(timeline.lost):
-        text = f"{run.devices[mark.lane]} was lost after {_duration(mark.seconds)}: {mark.error}"
+        text = f"{run.devices[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
         (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, most=1)
         y = 12.0 + 24 * line
         sheet.cross((MARGIN + 8, y), 5, RED)
@@ -146,7 +147,7 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
             "model call, in its lane's colour" if several else "model call",
         ),
         (
-            several,
+            several and run.method != "secant",
             lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), DIM),
             "jump: starts a core",
         ),
@@ -158,7 +159,7 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
         (
             len(timeline.hits) > 1,
             lambda sheet, at: sheet.diamond(at, 6, DIM),
-            "hit: an estimate of the end, and its change" if several else "hit",
+            "hit: an estimate of the end, and its change" if several and run.method != "secant" else "hit",
         ),
         (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
         (
@@ -177,14 +178,14 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
 def _figures(run: ChordsRun) -> list[Figure]:
     timeline, steps = run.timeline, run.plan.steps
     if timeline is None or not timeline.evaluations:
-        return [Figure(_duration(run.seconds), "sampling time")] if run.seconds else []
+        return [Figure(duration(run.seconds), "sampling time")] if run.seconds else []
     more = run.seconds > 1.05 * timeline.seconds  # to copy the model, say
     time = Figure(
-        _duration(timeline.seconds), f"sampling, of {_duration(run.seconds)} in all" if more else "sampling time"
+        duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
     calls = Figure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
     if run.plan.cores == 1:
-        return [calls, time, Figure(_duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
+        return [calls, time, Figure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
     figures = [Figure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
     speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
     if speedup is not None:
@@ -199,8 +200,8 @@ def _figures(run: ChordsRun) -> list[Figure]:
 def _about_rounds(run: ChordsRun, timeline: Timeline, numbered: bool) -> str:
     accepted = _accepted(timeline)
     early = accepted is not None and accepted.index < run.plan.accept
-    steps = ", numbered by step" if numbered else ""
-    return f"model calls in a row{steps}" + (f"; ended early, before hit {run.plan.accept}" if early else "")
+    by = f", numbered by {'call' if run.plan.calls else 'step'}" if numbered else ""
+    return f"model calls in a row{by}" + (f"; ended early, before hit {run.plan.accept}" if early else "")
 
 
 def _title(run: ChordsRun) -> str:
@@ -225,15 +226,6 @@ def _title(run: ChordsRun) -> str:
 def _accepted(timeline: Timeline) -> HitMark | None:
     """A run ends with its newest hit."""
     return timeline.hits[-1] if timeline.hits else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 0.9995:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 99.95:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s"
 
 
 def _clock(limit: float) -> Callable[[float], str]:

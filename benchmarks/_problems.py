@@ -136,15 +136,22 @@ def make_problem(name: str, seeds: int, device: torch.device) -> Problem:
     cfg = float(guidance.removeprefix("cfg"))
     title = f"CFG {cfg:g}"
     if kind == "demo":
-        start, model = _demo(seeds, cfg, device)
-        return Problem(name, f"Demo model, {title}", True, start, torch.no_grad()(model), _decoder(device))
+        rng = random.Random(SEED)
+        return demo_problem([describe(random_scene(rng)) for _ in range(seeds)], cfg, device)
     flow = kind == "mixture-flow"
     start, model = _mixture(seeds, cfg, flow, device)
     what = "flow, shift 3" if flow else "eps"
     return Problem(name, f"Gaussian mixtures, {what}, {title}", flow, start, torch.no_grad()(model))
 
 
-def _demo(seeds: int, cfg: float, device: torch.device) -> tuple[Tensor, Model]:
+def demo_problem(prompts: Sequence[str], cfg: float, device: torch.device) -> Problem:
+    """The demo model with these prompts, a sample each."""
+    start, model = _demo(prompts, cfg, device)
+    name, title = f"demo cfg{cfg:g}", f"Demo model, CFG {cfg:g}"
+    return Problem(name, title, True, start, torch.no_grad()(model), _decoder(device))
+
+
+def _demo(prompts: Sequence[str], cfg: float, device: torch.device) -> tuple[Tensor, Model]:
     # The same values, computed once instead of at every call, which copies them to the device.
     if not hasattr(demo.flow._rotation, "cache_info"):
         demo.flow._rotation = functools.cache(demo.flow._rotation)
@@ -152,8 +159,8 @@ def _demo(seeds: int, cfg: float, device: torch.device) -> tuple[Tensor, Model]:
     weights = load_file(REPO / "models" / "chords_demo_flow.safetensors")
     flow.load_state_dict({name: value.float() for name, value in weights.items()})
     flow.to(device)
-    rng = random.Random(SEED)
-    context = torch.cat([encode_prompt(describe(random_scene(rng))) for _ in range(seeds)]).to(device)
+    seeds = len(prompts)
+    context = torch.cat([encode_prompt(prompt) for prompt in prompts]).to(device)
     both = torch.cat([context, encode_prompt("").expand(seeds, -1, -1).to(device)])
     start = torch.randn(seeds, 16, 16, 16, generator=torch.Generator().manual_seed(SEED)).to(device)
 

@@ -10,6 +10,7 @@ from .candidates import Chosen, choose_start
 from .chords import Chords
 from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified, Step, Task
+from .faster import Faster
 from .gradient import Objective
 from .objectives import (
     Aesthetic,
@@ -38,7 +39,7 @@ from .optimize import (
     optimize_latent,
 )
 from .patience import Patience
-from .planner import ACCEPTS, CALLS, EVERY_STEP, Plan, one_core, plan
+from .planner import ACCEPTS, CALLS, CHORDS, EVERY_STEP, PARALLEL_METHODS, SECANT, Plan, one_core, plan
 from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
 from .ray_actor import Worker
 from .ray_pool import Parcel, RayPool, RayWorkers
@@ -53,7 +54,10 @@ from .window import Window, WindowPlan, accuracy_plan, fidelity_plan
 __all__ = [
     "ACCEPTS",
     "CALLS",
+    "CHORDS",
     "EVERY_STEP",
+    "PARALLEL_METHODS",
+    "SECANT",
     "SOLVERS",
     "Accept",
     "Accepted",
@@ -70,6 +74,7 @@ __all__ = [
     "Evaluated",
     "Evaluation",
     "Event",
+    "Faster",
     "Hit",
     "HitMark",
     "Improved",

@@ -72,6 +72,7 @@ def drive(
     waiting: list[_Job] = []
     idle = list(range(pool.lanes))
     under_way: dict[int, _Job] = {}  # by lane
+    quickest: dict[int, float] = {}  # seconds of each lane's quickest answer: of the idle ones, the fastest gets work
     answered: set[int] = set()  # numbers of jobs: one that a slow lane had may be answered twice
     first_failure: Exception | None = None
     evaluations = 0
@@ -84,7 +85,8 @@ def drive(
             while idle and waiting and method.accepted is None:
                 job = heapq.heappop(waiting)
                 if job.number not in answered:
-                    lane = idle.pop(0)
+                    lane = min(idle, key=lambda lane: quickest.get(lane, 0.0))
+                    idle.remove(lane)
                     watch.begin(lane)
                     pool.submit(lane, job.task)
                     under_way[lane] = job
@@ -119,6 +121,7 @@ def drive(
             else:
                 evaluations += 1
                 idle.append(lane)
+                quickest[lane] = min(outcome.seconds, quickest.get(lane, outcome.seconds))
                 events = [] if late is None else [LaneBack(lane, late)]
                 if job.number not in answered:
                     answered.add(job.number)

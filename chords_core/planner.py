@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 from .errors import InvalidInput
 from .sparse import fewer_calls
 from .starts import hit_depth, lattice_starts
-from .window import sparse_rounds
+from .window import fidelity_rounds, sparse_rounds
 
 ACCEPTS = ("auto", "first", "second", "third", "exact")
 EVERY_STEP = "every step"
 CALLS = (EVERY_STEP, "auto", "1/2", "1/3")
+CHORDS, SECANT = "CHORDS", "secant window"
+PARALLEL_METHODS = ("auto", CHORDS, SECANT)
 
 # With fewer steps each step matters so much that a parallel result differs visibly from the stock one.
 _FEWEST_STEPS = 10
 # Below this many times fewer sequential calls, lanes cost more than they bring.
 _LEAST_GAIN = 1.25
+# The same where fewer calls gain already.
+_LEAST_FURTHER_GAIN = 1.1
 # A core that starts further from its neighbour than this share of the steps starts from too coarse a guess: on the demo
 # model (benchmarks/results/starts.md) such first hits are up to 26 % off the sequential result, others 0 to 6 % (at 12
 # steps 8 %).
@@ -26,13 +30,15 @@ _LONGEST_JUMP = 0.2
 _RECTIFICATIONS = (2, 3, 4)
 # Further cores of a secant window hardly save a round.
 _MOST_IN_A_WINDOW = 8
+_LATER = {"second": 2, "third": 3}
 
 
 @dataclass(frozen=True)
 class Plan:
     """``method``: "chords", which with one core is sequential, or "secant"; ``starts``: one index a core, of CHORDS;
     ``accept``: number of the hit to take (1 = first); ``depth``: sequential model calls until it; ``reason``: why, in
-    words for the user; ``calls``: at how many of the steps the model is called, or None for all."""
+    words for the user; ``calls``: at how many of the steps the model is called, or None for all; ``rank``: of a window,
+    what to `sample` with as ``accept``."""
 
     steps: int
     starts: tuple[int, ...]
@@ -41,6 +47,7 @@ class Plan:
     reason: str
     calls: int | None = None
     method: str = "chords"
+    rank: int = 1
 
     @property
     def cores(self) -> int:
@@ -80,17 +87,30 @@ def calls_of(choice: str, steps: int) -> int | None:
     return calls if calls < steps else None
 
 
-def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: str = EVERY_STEP) -> Plan:
-    """Choose cores, starts and hit.
+def plan(
+    steps: int,
+    lanes: int,
+    cores: int = 0,
+    accept: str = "auto",
+    calls: str = EVERY_STEP,
+    method: str = "auto",
+    costs: Sequence[float] = (),
+) -> Plan:
+    """Choose method, cores and hit.
 
-    ``cores`` = 0 chooses what is fastest on ``lanes`` devices among the starts that stay close to the sequential
-    result, never more cores than lanes, and one core where nothing is gained. An explicit number is kept
-    whatever the devices, because it decides the result; "auto" and "first" take the first hit. With fewer ``calls``
-    several cores are a secant window, which then is closer and sooner than CHORDS (benchmarks/results/frontier.md);
-    "exact" takes every step.
+    ``cores`` = 0 chooses what is fastest on ``lanes`` devices and stays close to the sequential result, never more
+    cores than lanes, and one core where nothing is gained. An explicit number is kept whatever the devices, because
+    it decides the result. ``method`` "auto" is the secant window where the cores are chosen, which on several devices
+    is closer and sooner than CHORDS (benchmarks/results/frontier.md), and CHORDS for an explicit number. With fewer
+    ``calls`` several cores are a secant window; "exact" and "CHORDS" take every step.
+
+    Args:
+        accept: "auto" and "first" take the first hit of CHORDS, or as many rounds of a window as are enough by rule.
+        costs: how long a round of model calls on 1, 2, ... devices at once takes, in any unit; beyond those that are
+            given, as with the last. Empty: as long as one call. An explicit number of cores is kept all the same.
 
     Raises:
-        InvalidInput: for an unknown ``accept`` or ``calls``, cores below 0 or no step.
+        InvalidInput: for an unknown ``accept``, ``calls`` or ``method``, cores below 0 or no step.
     """
     if steps < 1:
         raise InvalidInput("steps", f"need at least one step, not {steps}")
@@ -98,13 +118,16 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: st
         raise InvalidInput("cores", f"must be 0 (choose for me) or more, not {cores}")
     if accept not in ACCEPTS:
         raise InvalidInput("accept", f"unknown {accept!r}; there are {', '.join(ACCEPTS)}")
-    made = None if accept == "exact" else calls_of(calls, steps)
-    if made is not None:
-        return _sparse_plan(steps, made, lanes, cores, accept)
+    if method not in PARALLEL_METHODS:
+        raise InvalidInput("method", f"unknown {method!r}; there are {', '.join(PARALLEL_METHODS)}")
+    made = calls_of(calls, steps)
+    if made is not None and accept != "exact" and method != CHORDS:
+        return _sparse_plan(steps, made, lanes, cores, accept, costs)
     if cores == 1:
         return one_core(steps, "one core was asked for")
     if cores:
-        chosen = _plan_for(steps, _starts_for(steps, cores), accept, f"{cores} cores were asked for")
+        make = _window_plan if method == SECANT and accept != "exact" else _chords_plan
+        chosen = make(steps, cores, accept, f"{cores} cores were asked for")
         return chosen if chosen.cores > 1 else one_core(steps, f"{steps} step(s) leave no room for more cores")
     if lanes < 2:
         return one_core(steps, "one device, so nothing could run in parallel")
@@ -113,32 +136,70 @@ def plan(steps: int, lanes: int, cores: int = 0, accept: str = "auto", calls: st
     if steps < _FEWEST_STEPS:
         return one_core(steps, f"at {steps} steps there is little to gain and each step matters")
     reason = f"the fewest sequential calls on {lanes} devices that stay close to the result of one core"
-    lattices = chain.from_iterable(_close_starts(steps, cores) for cores in range(2, min(lanes, steps) + 1))
-    plans = [_plan_for(steps, starts, accept, reason) for starts in lattices]
-    best = min(plans, key=lambda candidate: (candidate.depth, _longest_jump(candidate.starts)), default=None)
+    if method == CHORDS:
+        lattices = chain.from_iterable(_close_starts(steps, cores) for cores in range(2, min(lanes, steps) + 1))
+        plans = [_plan_for(steps, starts, accept, reason) for starts in lattices]
+    else:
+        most = min(lanes, steps, _MOST_IN_A_WINDOW)
+        plans = [_window_plan(steps, cores, accept, reason) for cores in range(2, most + 1)]
+
+    def order(chosen: Plan) -> tuple[float, int]:
+        """The soonest; of several the closest, which a window of more cores is, and CHORDS with shorter jumps."""
+        far = -chosen.cores if chosen.method == "secant" else _longest_jump(chosen.starts)
+        return chosen.depth * _cost(costs, chosen.cores), far
+
+    best = min(plans, key=order, default=None)
     if best is None or best.speedup < _LEAST_GAIN:
         return one_core(steps, f"on {lanes} devices a result close to that of one core would come hardly sooner")
+    if steps * _cost(costs, 1) < _LEAST_GAIN * best.depth * _cost(costs, best.cores):
+        return one_core(steps, f"as measured, {lanes} devices at once take too long a call to gain anything")
     return best
 
 
-def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str) -> Plan:
-    """One core, or the secant window of so many cores as bring the result sooner."""
-    most = min(cores or lanes, calls - 1, _MOST_IN_A_WINDOW)
-    later = {"second": 2, "third": 3}.get(accept, 1)
-    choices = range(most, most + 1) if cores else range(2, most + 1)
-    rounds = {k: sparse_rounds(calls, k, later) for k in choices if k > 1}
-    best = min(rounds, key=lambda k: (rounds[k], k), default=1)
-    gain = calls / rounds[best] if best > 1 else 1.0
-    if gain <= 1.0 or (cores == 0 and gain < _LEAST_GAIN):
-        reason = "its prediction is interpolated at the others"
-        if cores > 1:
-            reason += f"; {cores} cores would come no sooner"
-        return Plan(steps, (0,), 1, calls, reason, calls)
-    reason = f"{cores} cores were asked for" if cores else f"the fewest calls in a row on {lanes} devices"
-    if cores > best:
-        reason += f", but more than {best} bring nothing"
+def _cost(costs: Sequence[float], cores: int) -> float:
+    return costs[min(cores, len(costs)) - 1] if costs else 1.0
+
+
+def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str, costs: Sequence[float]) -> Plan:
+    """One core with so many calls, or the window of so many cores. For ``cores`` = 0 whatever is soonest on the
+    devices, which may be a window on all steps: it is closer."""
+    alone = Plan(steps, (0,), 1, calls, "its prediction is interpolated at the others", calls)
+    if cores:
+        best = _sparse_window(steps, calls, min(cores, calls - 1, _MOST_IN_A_WINDOW), accept, "")
+        if best.cores < 2 or best.depth >= calls:
+            told = f"{alone.reason}; {cores} cores would come no sooner" if cores > 1 else alone.reason
+            return replace(alone, reason=told)
+        told = f", but more than {best.cores} bring nothing" if cores > best.cores else ""
+        return replace(best, reason=f"{cores} cores were asked for{told}")
+    reason = f"the fewest calls in a row on {lanes} devices"
+    counts = range(2, min(lanes, _MOST_IN_A_WINDOW) + 1)
+    plans = [_window_plan(steps, count, accept, reason) for count in counts if count <= steps]
+    plans += [_sparse_window(steps, calls, count, accept, reason) for count in counts if count < calls]
+
+    def seconds(chosen: Plan) -> float:
+        return chosen.depth * _cost(costs, chosen.cores)
+
+    best = min(plans, key=lambda chosen: (seconds(chosen), chosen.length < steps, -chosen.cores), default=alone)
+    return best if seconds(alone) >= _LEAST_FURTHER_GAIN * seconds(best) else alone
+
+
+def _sparse_window(steps: int, calls: int, cores: int, accept: str, reason: str) -> Plan:
+    later = _LATER.get(accept, 1)
+    rounds = sparse_rounds(calls, cores, later) if cores > 1 else calls
     # Each round has a hit, the first of them a draft.
-    return Plan(steps, tuple(range(best)), rounds[best] - 1, rounds[best], reason, calls, "secant")
+    return Plan(steps, tuple(range(max(cores, 1))), rounds - 1, rounds, reason, calls, "secant", later)
+
+
+def _window_plan(steps: int, cores: int, accept: str, reason: str) -> Plan:
+    """The secant window on all steps: each round has a hit, the last is the one to take."""
+    cores = min(cores, steps)
+    later = _LATER.get(accept, 1)
+    rounds = fidelity_rounds(steps, cores, accept=later)
+    return Plan(steps, tuple(range(cores)), max(rounds - 1, 1), rounds, reason, method="secant", rank=later)
+
+
+def _chords_plan(steps: int, cores: int, accept: str, reason: str) -> Plan:
+    return _plan_for(steps, _starts_for(steps, cores), accept, reason)
 
 
 def _starts_for(steps: int, cores: int) -> Sequence[int]:

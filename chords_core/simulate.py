@@ -34,6 +34,7 @@ from .pools import Outcome
 from .solvers import euler
 from .starts import check_starts
 from .timeline import HitMark, Recorder, Timeline
+from .window import Window, fidelity_plan
 
 if TYPE_CHECKING:
     from .planner import Plan  # which may come to use this module
@@ -180,8 +181,8 @@ def simulate(
 
     Args:
         method: one that has not begun; it is used up. `skeleton` makes CHORDS for the purpose.
-        devices: in the driver's order: of several that are idle, the one idle the longest gets work, at the start
-            the first.
+        devices: of several that are idle, one that has not answered yet gets work, the first of them, or else the
+            fastest.
         payload: bytes of a latent; one goes to the device and one comes back for each evaluation.
         overhead: seconds that the driver, which is one thread, is busy with each result.
         seed: of the jitter. How long an evaluation takes depends on the seed, the evaluation and its device's speed,
@@ -218,6 +219,15 @@ def skeleton(steps: int, starts: Sequence[int], accept: int = 1) -> Chords:
     )
 
 
+def skeleton_of(plan: Plan) -> Method:
+    """What the plan would run, likewise."""
+    if plan.method != "secant":
+        return skeleton(plan.length, plan.starts, plan.accept)
+    # A window's rounds depend on nothing but its size.
+    levels = torch.linspace(1.0, 0.0, plan.length + 1)
+    return Window(torch.zeros(1), fidelity_plan(levels, plan.cores, euler, slopes=False, rounds=plan.depth))
+
+
 def expected_seconds(
     plans: Sequence[Plan], devices: Sequence[Device], *, payload: int = 0, overhead: float = 0.0, runs: int = 8
 ) -> tuple[float, ...]:
@@ -231,9 +241,7 @@ def expected_seconds(
     seeds = range(runs if any(device.jitter for device in devices) else 1)
     return tuple(
         fmean(
-            simulate(
-                skeleton(plan.steps, plan.starts, plan.accept), devices, payload=payload, overhead=overhead, seed=seed
-            ).seconds
+            simulate(skeleton_of(plan), devices, payload=payload, overhead=overhead, seed=seed).seconds
             for seed in seeds
         )
         for plan in plans

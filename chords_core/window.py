@@ -111,10 +111,7 @@ def fidelity_plan(
     levels: list[float] = sigmas[:-1].tolist()
     steps = len(levels)
     cores = min(cores, steps)
-    ruled = fidelity_rounds(steps, cores, slopes)
-    most = rounds or ruled
-    if rounds is None and isinstance(accept, int):
-        most = min(steps, ruled + (accept - 1) * _extra(ruled))
+    most = rounds or fidelity_rounds(steps, cores, slopes, accept if isinstance(accept, int) else 1)
     starts = _fidelity_starts(steps, cores, most, _linger(levels, LINGER))
     if rounds is None and accept == "exact":
         starts, most = (), steps
@@ -186,19 +183,21 @@ def accuracy_plan(
     return WindowPlan(levels, rows, True, cores, starts, most, rounds is not None)
 
 
-def fidelity_rounds(steps: int, cores: int, slopes: bool = True) -> int:
-    """How many rounds are enough as a rule: with those, guided pictures of the demo model differ from the sequential
-    ones by .2 to .8 % (median; uni_pc at 20 steps by 3 %). At least as many as it takes to evaluate every node once,
-    and two more."""
-    rounds = max(5.8 + steps * (0.05 + 0.3 / cores), 2 + (steps - cores) / cores)
-    return min(steps, math.ceil(rounds if slopes else 1.4 * rounds))
+def fidelity_rounds(steps: int, cores: int, slopes: bool = True, accept: int = 1) -> int:
+    """How many rounds are enough as a rule, for the n-th hit to ``accept``: with those, guided samples of the demo
+    model differ from the sequential ones by about 1 % (median; uni_pc at 20 steps by 3 %) where the prompt leaves
+    places and sizes open, and by about .1 % where it names them (benchmarks/results/prompts.md). At least as many as it
+    takes to evaluate every node once, and three more."""
+    rounds = max(6.2 + steps * (0.085 + 0.5 / cores), 3.5 + (steps - cores) / cores)
+    ruled = min(steps, math.ceil(rounds if slopes else 1.4 * rounds))
+    return min(steps, ruled + (accept - 1) * _extra(ruled))
 
 
 def sparse_rounds(calls: int, cores: int, accept: int = 1) -> int:
-    """The same for `sparse_plan`: within about .5 % on the demo model (benchmarks/results/frontier.md), for the n-th
-    hit to ``accept``; enough to evaluate every node. On one core a round is a call, and `chords_core.sparse.Sparse`
-    has all that can be gained."""
-    ruled = math.ceil(5.8 + calls * (0.05 + 0.93 / (cores * math.sqrt(cores))))
+    """The same for `sparse_plan`, so that the result is about as far off as that of one core with so many calls is;
+    enough to evaluate every node. On one core a round is a call, and `chords_core.sparse.Sparse` has all that can be
+    gained."""
+    ruled = math.ceil(5.7 + calls * (0.15 + 0.75 / cores))
     ruled = max(ruled, 3 + math.ceil((calls - cores) / cores))
     return ruled + (accept - 1) * _extra(ruled)
 

@@ -168,7 +168,7 @@ def _node(row: Row) -> dict[str, Any]:
     """The node that does this, and its inputs beyond KSampler's."""
     if row.setting is None:
         return {"node": "KSampler", "inputs": {}}
-    return {"node": "ChordsKSampler", "inputs": row.setting.arguments}
+    return {"node": "ChordsKSampler", "inputs": asdict(row.setting)}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -19,7 +19,12 @@ class ChordsDemoModel(io.ComfyNode):
             description="A tiny text-to-image model of simple scenes, 128x128, that comes with the pack. It runs in "
             "seconds on a CPU. Prompt it with CHORDS Demo Prompt.",
             inputs=[],
-            outputs=[io.Model.Output(display_name="MODEL"), io.Vae.Output(display_name="VAE")],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The model, for any sampler."),
+                io.Vae.Output(
+                    display_name="VAE", tooltip="Turns its latents into pictures, and pictures into latents."
+                ),
+            ],
         )
 
     @classmethod
@@ -46,7 +51,11 @@ class ChordsDemoPrompt(io.ComfyNode):
                     "background",
                 )
             ],
-            outputs=[io.Conditioning.Output(display_name="CONDITIONING")],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="CONDITIONING", tooltip="For the positive or negative input of a sampler."
+                )
+            ],
         )
 
     @classmethod

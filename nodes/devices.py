@@ -65,7 +65,9 @@ class ChordsDevices(io.ComfyNode):
                     "up to 8.",
                 ),
             ],
-            outputs=[Devices.Output(display_name="CHORDS_DEVICES")],
+            outputs=[
+                Devices.Output(display_name="CHORDS_DEVICES", tooltip="For the devices input of a CHORDS sampler.")
+            ],
         )
 
     @classmethod

@@ -6,10 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..chords_core import EVERY_STEP
 from .host.devices import DeviceRequest
 from .host.ksampler import ksample
 from .host.report import ChordsRun
 from .host.sampler import chords_sampler, sampler_names, scheduler_names
+from .host.setting import Setting
 from .types import CATEGORY, Run, parallel_inputs
 
 _SEED_MAX = 0xFFFFFFFFFFFFFFFF
@@ -111,7 +113,8 @@ class ChordsKSampler(io.ComfyNode):
         denoise: float,
         cores: int = 0,
         accept: str = "auto",
-        calls: str = "every step",
+        calls: str = EVERY_STEP,
+        method: str = "auto",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
@@ -126,9 +129,7 @@ class ChordsKSampler(io.ComfyNode):
             negative,
             latent_image,
             denoise=denoise,
-            cores=cores,
-            accept=accept,
-            calls=calls,
+            setting=Setting(cores, accept, calls, method),
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -146,12 +147,38 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
             search_aliases=["ksampler advanced", "chords", "parallel sampler", "multi gpu"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that denoises the latent."),
-                io.Combo.Input("add_noise", options=["enable", "disable"], advanced=True),
+                io.Combo.Input(
+                    "add_noise",
+                    options=["enable", "disable"],
+                    advanced=True,
+                    tooltip="enable: noise of the seed is added to the latent first. disable: the latent has its noise "
+                    "already, from the sampler before or from an SDO Latent Optimizer.",
+                ),
                 _seed_input("noise_seed"),
                 *_sampling_inputs(),
-                io.Int.Input("start_at_step", default=0, min=0, max=10000, advanced=True),
-                io.Int.Input("end_at_step", default=10000, min=0, max=10000, advanced=True),
-                io.Combo.Input("return_with_leftover_noise", options=["disable", "enable"], advanced=True),
+                io.Int.Input(
+                    "start_at_step",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    advanced=True,
+                    tooltip="The step to begin with: 0, or where the sampler before ended.",
+                ),
+                io.Int.Input(
+                    "end_at_step",
+                    default=10000,
+                    min=0,
+                    max=10000,
+                    advanced=True,
+                    tooltip="The step to stop before. Anything beyond the last one means all that are left.",
+                ),
+                io.Combo.Input(
+                    "return_with_leftover_noise",
+                    options=["disable", "enable"],
+                    advanced=True,
+                    tooltip="enable: where it stops early, the noise that is left stays in the latent, for the next "
+                    "sampler. disable: it is taken away.",
+                ),
                 *parallel_inputs(),
             ],
             outputs=_outputs(),
@@ -175,7 +202,8 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
         return_with_leftover_noise: str,
         cores: int = 0,
         accept: str = "auto",
-        calls: str = "every step",
+        calls: str = EVERY_STEP,
+        method: str = "auto",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
@@ -193,9 +221,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
             start_step=start_at_step,
             last_step=end_at_step,
             force_full_denoise=return_with_leftover_noise == "disable",
-            cores=cores,
-            accept=accept,
-            calls=calls,
+            setting=Setting(cores, accept, calls, method),
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -220,7 +246,7 @@ class ChordsSampler(io.ComfyNode):
                 ),
                 *parallel_inputs(),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")],
         )
 
     @classmethod
@@ -229,8 +255,9 @@ class ChordsSampler(io.ComfyNode):
         sampler_name: str,
         cores: int = 0,
         accept: str = "auto",
-        calls: str = "every step",
+        calls: str = EVERY_STEP,
+        method: str = "auto",
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chords_sampler(sampler_name, cores, accept, devices, preview_vae, calls=calls))
+        return io.NodeOutput(chords_sampler(sampler_name, Setting(cores, accept, calls, method), devices, preview_vae))

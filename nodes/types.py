@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..chords_core import ACCEPTS, CALLS
+from ..chords_core import ACCEPTS, CALLS, PARALLEL_METHODS
 
 CATEGORY = "CHORDS"
 
@@ -24,7 +24,7 @@ def parallel_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=64,
-            tooltip="How many staggered solvers work on the picture. 0 chooses what is fastest on the devices "
+            tooltip="How many solvers work on the picture at once. 0 chooses what is fastest on the devices "
             "there are, one core where nothing is gained. A number fixes the picture on every machine.",
         ),
         io.Combo.Input(
@@ -41,8 +41,17 @@ def parallel_inputs() -> list[io.Input]:
             options=list(CALLS),
             default=CALLS[0],
             tooltip="At how many of the steps the model is called. auto takes so few that the picture is still about "
-            "the same (11 calls for 20 steps, 15 for 50), even on one device; what the model would say at the other "
+            "the same (13 calls for 20 steps, 18 for 50), even on one device; what the model would say at the other "
             "steps is interpolated. every step asks it each time, as KSampler does; so does accept exact.",
+        ),
+        io.Combo.Input(
+            "method",
+            optional=True,
+            options=list(PARALLEL_METHODS),
+            default="auto",
+            tooltip="How the cores work together. CHORDS: from staggered starts, each correcting the next, with exact "
+            "results at the end. secant window: at neighbouring steps, the whole path solved again each time; closer "
+            "and sooner. auto: the window where cores is 0, CHORDS for a number.",
         ),
         Devices.Input(
             "devices",

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median
 from typing import Any
@@ -21,19 +21,21 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ...chords_core import CALLS, InvalidInput, plan
+from ...chords_core import EVERY_STEP, SECANT, InvalidInput, plan
 from .cluster import cluster_lanes
 from .decode import hit_images
 from .devices import DeviceRequest, lane_devices
 from .ksampler import schedule
+from .lanes import SHARE
 from .measured import Key, Measured, keep, key_of
 from .previews import to_picture
 from .report import ChordsRun, RunHit
 from .sampler import PARALLEL, chords_sampler
+from .setting import Setting
 
 _log = logging.getLogger("chords")
 
-EVERY_STEP, FEWER_CALLS = CALLS[0], "auto"
+FEWER_CALLS = "auto"
 
 
 @dataclass(frozen=True)
@@ -50,28 +52,6 @@ class Task:
     negative: Any
     latent: dict[str, Any]
     denoise: float
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A way to sample: arguments of `chords_sampler`, and inputs of the nodes, by the same names."""
-
-    cores: int = 0
-    accept: str = "auto"
-    calls: str = EVERY_STEP
-
-    @property
-    def name(self) -> str:
-        if self.cores == 0:
-            return "automatic"
-        cores = f"{self.cores} core{'s' * (self.cores > 1)}"
-        if self.calls != EVERY_STEP:
-            return f"{cores}, fewer calls"
-        return f"{cores}, {self.accept}{' hit' * (self.accept != 'exact')}" if self.cores > 1 else cores
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 AUTO = Setting()
@@ -118,7 +98,7 @@ class Row:
         """Whether it made fewer than ``steps`` model calls in a row, or shared each between two devices: else it was
         what the host does, in the same time but for chance."""
         run = self.run
-        shared = run is not None and any("+" in device for device in run.devices)
+        shared = run is not None and any(SHARE in device for device in run.devices)
         return shared or (run is not None and run.method != "stock" and run.depth < steps)
 
 
@@ -157,14 +137,15 @@ def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Se
 
 
 def sweep(steps: int, counts: Sequence[int]) -> list[Setting]:
-    """The settings to try: what the node chooses by itself; each number of cores; and one core and each number with
-    the model called at fewer steps, where that saves any. Of the most cores also the second hit, where that is not the
-    last, and the exact result, which comes no sooner, but shows hits before."""
+    """The settings to try: what the node chooses by itself; each number of cores, with CHORDS and as a window; and one
+    core and each number with the model called at fewer steps, where that saves any. Of the most cores also CHORDS'
+    second hit, where that is not the last, and the exact result, which comes no sooner, but shows hits before."""
     settings = [AUTO, *(Setting(cores, "first") for cores in counts)]
     most = max(counts, default=0)
     if most > 1:
         second = [Setting(most, "second")] if plan(steps, most, most).cores > 2 else []
         settings += [*second, Setting(most, "exact")]
+        settings += [Setting(cores, method=SECANT) for cores in counts if plan(steps, cores).cores > 1]
     if plan(steps, 1, calls=FEWER_CALLS).speedup > 1:
         settings += [Setting(cores, "first", FEWER_CALLS) for cores in sorted({1, *counts})]
     return settings
@@ -259,7 +240,7 @@ class _Bench:
             )
         else:
             run = ChordsRun(latent_format=task.model.model.latent_format)
-            sampler = chords_sampler(task.sampler_name, request=self._request, run=run, **setting.arguments)
+            sampler = chords_sampler(task.sampler_name, setting, self._request, run=run)
             sigmas = self._sigmas.clone()  # some samplers change them
             latent = comfy.sample.sample_custom(
                 task.model, noise, task.cfg, sampler, sigmas, task.positive, task.negative, **inputs
@@ -363,16 +344,33 @@ def _measured(rows: Sequence[Row], steps: int) -> Measured:
     """What a later plan can be made from."""
     rounds: dict[int, float] = {}
     calls: dict[str, float] = {}
+    shared = None
     for run in (row.run for row in rows):
         if run is None or run.timeline is None or run.depth == 0:
             continue
-        rounds[run.plan.cores] = min(run.timeline.seconds / run.depth, rounds.get(run.plan.cores, math.inf))
+        seconds = run.timeline.seconds / run.depth
+        if any(SHARE in device for device in run.devices):
+            if run.plan.cores == 1:
+                shared = min(seconds, shared or math.inf)
+            continue
+        rounds[run.plan.cores] = min(seconds, rounds.get(run.plan.cores, math.inf))
         lanes = run.timeline.seconds_per_evaluation()
         if len(lanes) >= len(calls):
             calls = {run.devices[lane]: seconds for lane, seconds in lanes.items()}
     when = datetime.now(timezone.utc).isoformat("T", "seconds")
-    return Measured(median(rows[0].seconds) / steps, rounds, calls, when)
+    return Measured(median(rows[0].seconds) / steps, rounds, calls, shared, when)
 
 
 def _name(setting: Setting | None) -> str:
-    return "KSampler" if setting is None else setting.name
+    if setting is None:
+        return "KSampler"
+    if setting.cores == 0:
+        return "automatic"
+    cores = f"{setting.cores} core{'s' * (setting.cores > 1)}"
+    if setting.calls != EVERY_STEP:
+        return f"{cores}, fewer calls"
+    if setting.cores == 1:
+        return cores
+    if setting.method == SECANT:
+        return f"{cores}, window"
+    return f"{cores}, {setting.accept}{' hit' * (setting.accept != 'exact')}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from .devices import DeviceRequest
 from .report import ChordsRun, RunHit, announce
 from .sampler import chords_sampler
+from .setting import Setting
 
 
 def ksample(
@@ -35,9 +36,7 @@ def ksample(
     start_step: int = 0,
     last_step: int | None = None,
     force_full_denoise: bool = False,
-    cores: int = 0,
-    accept: str = "auto",
-    calls: str = "every step",
+    setting: Setting,
     devices: DeviceRequest | None = None,
     preview_vae: Any = None,
 ) -> tuple[dict[str, Any], ChordsRun]:
@@ -53,7 +52,7 @@ def ksample(
     if len(sigmas) > 0:
         nested = samples.is_nested  # the sampler sees such a latent packed flat, its callback does not
         sampler = chords_sampler(
-            sampler_name, cores, accept, devices, preview_vae, calls=calls, run=run, step_previews=not nested
+            sampler_name, setting, devices, preview_vae, run=run, step_previews=not nested
         )
         noise = (
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)

@@ -19,6 +19,9 @@ from .devices import DeviceRequest, lane_devices
 
 _log = logging.getLogger("chords")
 
+SHARED_AT_MOST = 0.9
+"""Of a whole guided call's time: a shared one that takes longer is not worth the second device."""
+
 _MOST = 200  # kept; the oldest goes first
 _writing = threading.Lock()
 
@@ -38,12 +41,25 @@ class Key:
 @dataclass(frozen=True)
 class Measured:
     """``step``: seconds a step of the host's own sampler; ``rounds``: seconds a round of model calls side by side, by
-    the number of cores; ``calls``: seconds a call on each lane while the others work too; ``when``: ISO 8601, UTC."""
+    the number of cores, a device each; ``calls``: seconds a call on each lane while the others work too; ``shared``: of
+    a guided call shared by two devices, if any was; ``when``: ISO 8601, UTC."""
 
     step: float
     rounds: Mapping[int, float] = field(default_factory=dict)
     calls: Mapping[str, float] = field(default_factory=dict)
+    shared: float | None = None
     when: str = ""
+
+    @property
+    def sharing_gains(self) -> bool:
+        """Whether two devices make a guided call notably sooner than one, as far as is known."""
+        return self.shared is None or self.shared <= SHARED_AT_MOST * self.step
+
+    def costs(self) -> tuple[float, ...]:
+        """For `chords_core.plan`: how long a round on 1, 2, ... devices takes; what was not tried, as long as the
+        next larger round that was."""
+        known = {1: self.step, **{cores: seconds for cores, seconds in self.rounds.items() if cores > 1}}
+        return tuple(known[min(k for k in known if k >= cores)] for cores in range(1, max(known) + 1))
 
 
 def key_of(model: Any, shape: Sequence[int], request: DeviceRequest, cfg: float) -> Key:
@@ -113,6 +129,7 @@ def _entry(entry: Any) -> tuple[Key, Measured] | None:
                 float(measured["step"]),
                 {int(cores): float(seconds) for cores, seconds in measured["rounds"].items()},
                 {str(device): float(seconds) for device, seconds in measured["calls"].items()},
+                None if measured["shared"] is None else float(measured["shared"]),
                 str(measured["when"]),
             ),
         )

@@ -59,9 +59,10 @@ class Previews:
     def offer_hit(self, index: int, x: Tensor) -> None:
         """Show a hit."""
         with self._changed:
-            if len(self._hits) < _HITS_WAITING:
-                self._hits.append((index, x))
-                self._changed.notify()
+            if len(self._hits) == _HITS_WAITING:
+                del self._hits[1]  # the first is being decoded, and the newest shows most
+            self._hits.append((index, x))
+            self._changed.notify()
 
     def close(self, flush: bool) -> None:
         """End the thread: with ``flush`` after the hits that wait, though not for long, else at once."""
@@ -89,15 +90,19 @@ class Previews:
                         self._step = None
                 with _nothing_lost():
                     if hit is not None:
-                        frame = self._decode_fully(hit[1]) or _decode(quick(), hit[1])
+                        frame = self._picture(hit[1], quick)
                         if frame is not None:
                             self._stream.send_picture(hit[0], frame)
-                    elif step is not None and (frame := _decode(previewer(), step)) is not None:
+                    elif step is not None and (frame := _decode(previewer(), step.to(self._device))) is not None:
                         self._stream.send_frame(frame)
                 with self._changed:
                     if hit is not None and self._hits:  # only now: who flushes waits for the picture to be out
                         self._hits.popleft()
                         self._changed.notify_all()
+
+    def _picture(self, x: Tensor, quick: Callable[[], Any]) -> Frame | None:
+        x = x.to(self._device)
+        return self._decode_fully(x) or _decode(quick(), x)
 
     def _decode_fully(self, x: Tensor) -> Frame | None:
         """The first picture (of a video, frame) by the VAE; None without one, or without room for it."""

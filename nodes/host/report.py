@@ -104,9 +104,10 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
     names = ", ".join(map(str, devices))
     if chosen.method == "secant":
         turns = ", which take turns, slower than one core" if len(devices) < chosen.cores else ""
+        made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
         return (
-            f"{chosen.cores} cores in a window, the model called at {chosen.calls} of {chosen.steps} steps: a result "
-            f"after {chosen.depth} calls in a row, {chosen.speedup:.1f}x fewer, on {names}{turns} ({chosen.reason})"
+            f"{chosen.cores} cores in a window{made}: a result after {chosen.depth} model calls in a row instead "
+            f"of {chosen.steps}; {chosen.speedup:.1f}x fewer on {names}{turns} ({chosen.reason})"
         )
     if len(devices) < chosen.cores:
         pace = (
@@ -213,7 +214,8 @@ class Progress:
         self._bar.update(step + 1 - self._bar.n)
         if self._callback is not None:
             sigma = self._sigmas[newest.index]
-            self._callback({"i": step, "x": newest.x, "denoised": newest.denoised, "sigma": sigma, "sigma_hat": sigma})
+            x, denoised = newest.x.to(sigma.device), newest.denoised.to(sigma.device)
+            self._callback({"i": step, "x": x, "denoised": denoised, "sigma": sigma, "sigma_hat": sigma})
 
     def _hit(self, hit: Hit) -> None:
         mark = self._recorder.hits[-1]
@@ -224,7 +226,7 @@ class Progress:
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
-        by = "plan" if index == self._run.plan.accept else "request"
+        by = "request" if self._stream.accept.is_set() else "plan"
         self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)
 
     def _lane(self, lane: int, state: str, error: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,9 +35,11 @@ from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
 from .lanes import Group, hung_devices, names_of, open_pool
+from .measured import Measured, key_of, recall
 from .previews import Previews, previewing
 from .replicas import copies_on, short_of_memory
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
+from .setting import Setting
 from .split import SIDES, is_guided
 from .stream import RunStream
 
@@ -47,6 +50,9 @@ PREDICTOR_CORRECTORS = {"uni_pc": "uni_pc", "uni_pc_bh2": "uni_pc_bh2"}
 PARALLEL = SOLVERS | PREDICTOR_CORRECTORS
 
 PATIENCE = Patience()  # with a lane that does not answer
+
+_LATENTS_A_NODE = 6  # that a window keeps, about
+_MOST_ON_THE_DEVICE = 2**30  # bytes: the trajectory of a larger window is kept in the machine's memory
 
 
 def sampler_names() -> list[str]:
@@ -61,11 +67,9 @@ def scheduler_names() -> list[str]:
 
 def chords_sampler(
     sampler_name: str,
-    cores: int,
-    accept: str,
+    setting: Setting,
     request: DeviceRequest | None,
     preview_vae: Any = None,
-    calls: str = "every step",
     run: ChordsRun | None = None,
     step_previews: bool = False,
 ) -> comfy.samplers.KSAMPLER:
@@ -75,9 +79,7 @@ def chords_sampler(
     while it runs; ``run`` takes the record; ``step_previews``: show the steps, because the callback does not.
     """
     stock = comfy.samplers.sampler_object(sampler_name)
-    function = _SamplerFunction(
-        sampler_name, cores, accept, calls, request or DeviceRequest(), preview_vae, run, step_previews
-    )
+    function = _SamplerFunction(sampler_name, setting, request or DeviceRequest(), preview_vae, run, step_previews)
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
 
 
@@ -121,9 +123,7 @@ class _SamplerFunction:
     """What the host calls with the model, the noise and the sigmas, as it calls those of k-diffusion."""
 
     sampler_name: str
-    cores: int
-    accept: str
-    calls: str
+    setting: Setting
     request: DeviceRequest
     preview_vae: Any
     run: ChordsRun | None  # None: a record for each call, since a SAMPLER may be used several times
@@ -214,16 +214,17 @@ class _SamplerFunction:
         levels = call.sigmas
         if chosen.calls is not None:
             levels = levels[[*sparse_nodes(chosen.steps, chosen.calls), -1]]
+        # By size alone: which of the two it is makes a difference to rounding.
+        too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
         result = sample(
             None,
-            call.x,
+            call.x.cpu() if too_large else call.x,
             call.sigmas,
             method=chosen.method,
             cores=chosen.cores,
             starts=None if windowed else chosen.starts,
-            rounds=chosen.depth if windowed else None,
             solver=run.solver,
-            accept=OnDemand(1 if windowed else chosen.accept, stream.accept.is_set),
+            accept=OnDemand(chosen.rank if windowed else chosen.accept, stream.accept.is_set),
             pool=pool,
             calls=chosen.calls,
             on_event=Progress(run, recorder, stream, previews, levels, call.callback, bar),
@@ -231,7 +232,7 @@ class _SamplerFunction:
             patience=PATIENCE,
         )
         self._record(call, result, recorder)
-        return result.x
+        return result.x.to(call.x.device)
 
     def _local_pool(self, call: _Call, stack: ExitStack, given: Plan | None = None) -> Pool:
         """Lanes on this machine's devices; the plan for them (or that ``given``) goes into the record."""
@@ -245,7 +246,7 @@ class _SamplerFunction:
         copies, problem = copies_on(guider, [device for group in groups for device in group], call.x)
         if problem is not None:
             groups = [(guider.model_patcher.load_device,)]
-            if given is None and (self.cores == 0 or chosen.cores == 1):
+            if given is None and (self.setting.cores == 0 or chosen.cores == 1):
                 chosen = self._alone(call, problem)
             announce(run, describe(chosen, names_of(groups)))
         short = short_of_memory(guider.model_patcher, copies) if copies else []  # alone, KSampler is as slow there
@@ -257,16 +258,26 @@ class _SamplerFunction:
         if short:
             run.notes.append(f"slow for want of memory, with parts of the model outside: {', '.join(map(str, short))}")
             announce(run, run.message)
-        return open_pool(stack, call.model, call.extra_args, groups, copies, in_this_thread=chosen.cores == 1)
+        return open_pool(
+            stack,
+            call.model,
+            call.extra_args,
+            groups,
+            copies,
+            in_this_thread=chosen.cores == 1,
+            only_if_faster=self.request.cfg_split == "auto",
+        )
 
     def _cluster_pool(self, call: _Call, stack: ExitStack) -> Pool | None:
         """Lanes on the Ray cluster that is asked for, with the plan for them in the record; None if there are none to
         be used, for one core, or for what cannot be sent there."""
-        if not self.request.ray_address or self.cores == 1:
+        if not self.request.ray_address or self.setting.cores == 1:
             return None
         run = call.run
         announce(run, f"looking for Ray workers ({self.request.ray_address})")
-        chosen = self._planned(call, cluster_lanes(self.request))
+        measured = self._measured(call)
+        costs = measured.costs() if measured is not None else ()
+        chosen = self._planned(call, cluster_lanes(self.request), costs=costs)
         if chosen.cores == 1:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
@@ -276,8 +287,8 @@ class _SamplerFunction:
         run.notes += notes
         if pool is None:
             return None
-        if self.cores == 0 and pool.lanes < chosen.cores:
-            chosen = self._planned(call, pool.lanes)
+        if self.setting.cores == 0 and pool.lanes < chosen.cores:
+            chosen = self._planned(call, pool.lanes, costs=costs)
             if chosen.cores == 1:
                 run.notes.append(f"of Ray's workers only {pool.lanes} could be had")
                 return None
@@ -297,26 +308,32 @@ class _SamplerFunction:
         primary = call.model.inner_model.model_patcher.load_device
         hung = hung_devices() - {primary}  # there is no other place for what is not done in lanes
         devices = [device for device in lane_devices(self.request, primary) if device not in hung] or [primary]
-        groups = self._groups(call, devices)
+        measured = self._measured(call)
+        devices.sort(key=lambda device: measured.calls.get(str(device), 0.0) if measured else 0.0)
+        groups = self._groups(call, devices, measured is None or measured.sharing_gains)
         lanes = len(groups)
         if primary.type == "cpu":
             lanes = min(lanes, os.cpu_count() or 1)  # further lanes would only take turns
-        chosen = self._planned(call, lanes)
+        costs = measured.costs() if measured is not None and len(groups[0]) == 1 else ()
+        chosen = self._planned(call, lanes, costs=costs)
         if chosen.cores > 1:
             return chosen, groups[: chosen.cores]
         if len(groups[0]) == 1:
             return chosen, [(primary,)]
         names = " and ".join(map(str, groups[0]))
-        same = "the same picture in as little as half the time"
-        return replace(chosen, reason=f"{names} share each guided call, {same}"), groups[:1]
+        same = "" if chosen.calls else ", the same picture"
+        return replace(chosen, reason=f"{names} share each guided call{same} in as little as half the time"), groups[:1]
 
-    def _groups(self, call: _Call, devices: list[torch.device]) -> list[Group]:
+    def _groups(self, call: _Call, devices: list[torch.device], sharing_gains: bool) -> list[Group]:
         """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""
         singles: list[Group] = [(device,) for device in devices]
         split = self.request.cfg_split
-        if split == "off" or (split == "auto" and (devices[0].type == "cpu" or self.accept == "exact")):
+        auto = split == "auto"
+        if split == "off" or (auto and (devices[0].type == "cpu" or self.setting.accept == "exact")):
             return singles
-        if len(devices) < SIDES * max(1, self.cores):  # a core of its own does more for a device than half of one
+        if auto and not sharing_gains:
+            return singles
+        if len(devices) < SIDES * max(1, self.setting.cores):  # a core of its own does more than half of one
             return singles
         guider, options = call.model.inner_model, call.extra_args["model_options"]
         if not is_guided(guider, options) or reason_for_one_core(guider, options) is not None:
@@ -328,15 +345,23 @@ class _SamplerFunction:
         chosen = self._planned(call, 1, cores=1)
         return replace(chosen, reason=f"{chosen.reason}; {reason}" if chosen.calls else reason)
 
-    def _planned(self, call: _Call, lanes: int, cores: int | None = None) -> Plan:
+    def _measured(self, call: _Call) -> Measured | None:
+        """What CHORDS Benchmark has measured for this model, shape and these devices."""
+        guider = call.model.inner_model
+        return recall(key_of(guider.model_patcher, call.x.shape, self.request, getattr(guider, "cfg", 1.0)))
+
+    def _planned(self, call: _Call, lanes: int, cores: int | None = None, costs: Sequence[float] = ()) -> Plan:
         """The plan for so many lanes, one core where this model must see its steps in order."""
         guider, options = call.model.inner_model, call.extra_args["model_options"]
-        calls = self.calls
+        calls = self.setting.calls
         if calls != EVERY_STEP and (jump := reason_for_every_step(guider, options)) is not None:
             calls = EVERY_STEP
             if (note := f"every step is taken: {jump}") not in call.run.notes:
                 call.run.notes.append(note)
-        chosen = plan(call.steps, lanes, self.cores if cores is None else cores, self.accept, calls)
+        setting = self.setting
+        if cores is None:
+            cores = setting.cores
+        chosen = plan(call.steps, lanes, cores, setting.accept, calls, setting.method, costs)
         if chosen.cores > 1 or chosen.calls is not None:
             reason = reason_for_one_core(guider, options)
             if reason is not None:

@@ -25,7 +25,7 @@ from chords_core import (
     plan,
 )
 from chords_core.driver import drive
-from chords_core.simulate import Barrier, Device, Link, Simulated, expected_seconds, simulate, skeleton
+from chords_core.simulate import Barrier, Device, Link, Simulated, expected_seconds, simulate, skeleton, skeleton_of
 from tests.core.problems import dependencies, geometric, needed, noise, nonlinear
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
@@ -276,6 +276,15 @@ def test_a_device_dead_from_the_start_is_as_none() -> None:
     assert [mark.lane for mark in with_it.timeline.lost] == [0] and with_it.busy[0] == 0.0
 
 
+def test_a_slow_device_waits_while_fast_ones_are_idle() -> None:
+    """Once it has shown how slow it is: it costs its one evaluation, not one in each round."""
+    chosen = plan(50, 4, 4, method="secant window")
+    devices = [Device(5.0), *[Device(1.0)] * 4]
+    result = simulate(skeleton_of(chosen), devices)
+    assert result.seconds == pytest.approx(chosen.depth + 4)
+    assert sum(evaluation.lane == 0 for evaluation in result.timeline.evaluations) == 1
+
+
 def test_a_hang_costs_the_patience() -> None:
     """A core waits for what the device had until it is given up, and no longer."""
     lanes = [Device(1.0)] * 3 + [Device(1.0, hangs_at=7.5)]
@@ -297,14 +306,15 @@ def test_without_devices_left_a_run_never_ends(fate: str, lanes: int) -> None:
 
 
 def test_expected_seconds_of_plans() -> None:
-    plans = [one_core(20, "one"), plan(20, 3), plan(20, 4)]
+    plans = [one_core(20, "one"), plan(20, 3), plan(20, 4), plan(20, 4, calls="auto"), plan(20, 4, method="CHORDS")]
+    assert [chosen.method for chosen in plans] == ["chords", "secant", "secant", "secant", "chords"]
     assert expected_seconds(plans, [Device(STEP)] * 4) == tuple(chosen.depth * STEP for chosen in plans)
     assert expected_seconds([], [Device(STEP)]) == ()
-    assert expected_seconds(plans[2:], [Device(1.0, dies_at=2.0)] * 4) == (math.inf,)
+    assert expected_seconds(plans[-1:], [Device(1.0, dies_at=2.0)] * 4) == (math.inf,)
 
 
 def test_expected_seconds_is_the_mean_of_the_runs() -> None:
-    chosen = plan(20, 4)
+    chosen = plan(20, 4, method="CHORDS")
     lanes = [Device(1.0, jitter=0.3)] * 4
     each = [simulate(skeleton(20, chosen.starts), lanes, seed=seed).seconds for seed in range(3)]
     assert expected_seconds([chosen], lanes, runs=3) == (pytest.approx(sum(each) / 3),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -52,12 +53,16 @@ def _by_name(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in figures["rows"]}
 
 
+def first_hit_rmse(rows: dict[str, dict[str, Any]]) -> float:
+    return rows["4 cores, first hit"]["accepted"]["rmse"]
+
+
 def test_figures_of_the_sweep(run_graph, client) -> None:
     """Each row tells of its own runs; differences are those of the latents that the nodes give."""
     measured = _measured(client, repeats=2, steps=20)
     figures, rows = measured.figures, _by_name(measured.figures)
     names = ["KSampler", "automatic", "4 cores, first hit", "4 cores, second hit", "4 cores, exact"]
-    names += ["1 core, fewer calls", "4 cores, fewer calls"]
+    names += ["4 cores, window", "1 core, fewer calls", "4 cores, fewer calls"]
     assert list(rows) == names
     assert figures["runs"] == 3 + 2 * len(names)  # three to warm up
     for row in figures["rows"]:
@@ -71,6 +76,9 @@ def test_figures_of_the_sweep(run_graph, client) -> None:
     assert exact["first"]["rmse"] == exact["hits"][1]["rmse"] == rows["4 cores, first hit"]["accepted"]["rmse"] > 0
     assert exact["first"]["seconds"] < exact["seconds"]
     assert measured.picture.width == 1400
+    window = rows["4 cores, window"]
+    assert window["inputs"] == {"cores": 4, "accept": "auto", "calls": "every step", "method": "secant window"}
+    assert window["accepted"]["depth"] == 9 and window["accepted"]["rmse"] < first_hit_rmse(rows)
 
     # The same by hand.
     graph, first = Graph(), rows["4 cores, first hit"]
@@ -180,6 +188,26 @@ def test_what_was_measured_is_kept_by_model_size_and_devices(server: ComfyServer
     assert len(newest["key"]["devices"]) == 4 and newest["key"]["guided"] is True
     assert newest["measured"]["step"] > 0
     assert set(newest["measured"]["rounds"]) == {"1", "4"} and len(newest["measured"]["calls"]) == 4
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="with one processor there are no two lanes to choose")
+def test_what_was_measured_decides_how_many_devices_are_used(server: ComfyServer, client, run_graph) -> None:
+    """Where a round on two devices was measured to take much longer than a call on one, one core does it."""
+    _measured(client, steps=20, cores="2")
+
+    def planned(seconds: float) -> dict[str, Any]:
+        content = json.loads(_kept(server).read_text(encoding="utf-8"))
+        content["entries"][0]["measured"] |= {"step": 1.0, "rounds": {"2": seconds}, "calls": {}, "shared": None}
+        _kept(server).write_text(json.dumps(content), encoding="utf-8")
+        graph = Graph()
+        inputs = demo(graph) | settings(seed=next(SEEDS), steps=20) | {"latent_image": empty_latent(graph)}
+        ours = graph.add("ChordsKSampler", **inputs, devices=lanes(graph, 4))
+        graph.save("ours", ours)
+        return run_graph(graph)[0].outputs[ours.name]["chords"][0]
+
+    assert planned(1.0)["cores"] == 2
+    slow = planned(5.0)
+    assert slow["cores"] == 1 and "as measured" in slow["message"]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"entries": 3}', '{"entries": [{"key": {}}, 7, null]}'])

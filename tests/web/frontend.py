@@ -45,13 +45,17 @@ class Frontend:
     # ---- the workflow
 
     def open_file(self, path: Path) -> None:
+        """Open a workflow file as the menu's Open does, and wait for its stream preview."""
+        self.load_file(path)
+        self.panel().element.wait_for()
+
+    def load_file(self, path: Path) -> None:
         """Open a workflow file as the menu's Open does."""
         marker = "() => { window.comfyAPI.app.app.rootGraph.extra.notYetReplaced = true }"
         self.page.evaluate(marker)
         self.page.locator("#comfy-file-input").set_input_files(path)
         replaced = "() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced"
         self.page.wait_for_function(replaced)
-        self.panel().element.wait_for()
 
     def open_graph(self, workflow: dict[str, Any], path: Path) -> None:
         """Open a workflow by way of a file."""

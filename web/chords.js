@@ -7,6 +7,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Panel } from "./stream/panel.js";
 import { Run, Runs } from "./stream/runs.js";
+import { learn, say } from "./stream/words.js";
 
 const NODE = "ChordsStreamPreview";
 const NODE_SIZE = [340, 480];
@@ -20,8 +21,9 @@ const panels = new WeakMap(); // node -> its panel
 app.registerExtension({
   name: "CHORDS.StreamPreview",
 
-  setup() {
+  async setup() {
     addStylesheet();
+    learn(await getJson("/i18n"), app.ui.settings.getSettingValue("Comfy.Locale"));
     api.addEventListener("chords", ({ detail }) => follow(runs.live(detail)));
     api.addEventListener("executed", ({ detail }) => takeExecuted(detail));
     // A run reports its own end. Should that be lost, the host's word ends it.
@@ -154,7 +156,7 @@ async function catchUp() {
   for (const promptId of new Set([...running, ...unfinished])) {
     const record = await getJson(`/chords/runs/${promptId}`);
     for (const run of runs.replay(record?.events ?? [])) follow(run);
-    if (!record && unfinished.includes(promptId)) close(promptId, "error", "the server no longer knows this run");
+    if (!record && unfinished.includes(promptId)) close(promptId, "error", say("the server no longer knows this run"));
   }
 }
 

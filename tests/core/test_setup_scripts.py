@@ -48,6 +48,40 @@ def test_the_named_checkout_is_used(checkout: Path, monkeypatch: pytest.MonkeyPa
     assert host._named_host() is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "version", "folder"),
+    [("", "0.30.0", "ComfyUI"), ("0.30", "0.30.0", "ComfyUI"), ("0.27", "0.27.0", "ComfyUI-0.27.0")]
+    + [("0.24.1", "0.24.1", "ComfyUI-0.24.1"), ("0.18", "0.18.2", "ComfyUI-0.18.2")],
+)
+def test_a_version_of_comfyui_is_chosen_by_its_beginning(asked: str, version: str, folder: str) -> None:
+    pin = host._pin(asked)
+    assert (pin.comfyui, pin.folder.name) == (version, folder)
+
+
+@pytest.mark.parametrize("asked", ["0.2", "0.240", "1.0", "latest"])
+def test_a_version_that_is_not_to_be_had_is_refused(asked: str) -> None:
+    with pytest.raises(_env.SetupError, match=f"ComfyUI {asked} is not among .*0.30.0, 0.27.0, 0.24.1, 0.18.2"):
+        host._pin(asked)
+
+
+def test_what_comfyui_asks_for_is_installed_where_it_was_named(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
+    """Of the hosts in .host the older ones run on what the newest needs: to ask for one installs nothing else."""
+    (checkout / "requirements.txt").write_text("aiohttp>=3.11.8\n")
+    asked: list[Path | None] = []
+    monkeypatch.setattr(host, "inside_venv", lambda: True)
+    monkeypatch.setattr(host, "_provisioned_host", lambda pin: pin.folder)
+    monkeypatch.setattr(host, "_ensure_packages", asked.append)
+    monkeypatch.setattr(host, "_ensure_pack", lambda folder: None)
+    monkeypatch.setenv("COMFYUI_PATH", "")
+    monkeypatch.setenv("COMFYUI_VERSION", "0.24")
+    assert host.prepare().name == "ComfyUI-0.24.1"
+    assert host.prepare("0.27").name == "ComfyUI-0.27.0"
+    monkeypatch.setenv("COMFYUI_PATH", str(checkout))
+    assert host.prepare() == checkout
+    assert host.prepare("0.27").name == "ComfyUI-0.27.0"
+    assert asked == [None, None, checkout, checkout]
+
+
 def test_the_pack_is_linked_once(checkout: Path, repo: Path) -> None:
     link = checkout / "custom_nodes" / host.PACK_NAME
     host._ensure_pack(checkout)

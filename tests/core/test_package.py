@@ -1,0 +1,122 @@
+"""The package as registries and ComfyUI see it: its file of facts, what goes along, and what an old ComfyUI is told."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest brings there
+
+# What ComfyUI reads of a pack, and what the nodes read of this one.
+NEEDED = "__init__.py pyproject.toml LICENSE README.md chords_core demo locales models nodes web workflows".split()
+
+
+@pytest.fixture(scope="module")
+def facts(repo: Path) -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((repo / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_version_is_semantic_and_the_newest_of_the_changelog(repo: Path, facts: dict[str, Any]) -> None:
+    version = facts["project"]["version"]
+    assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version)
+    told = re.findall(r"^## \[([^]]+)\]", (repo / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert next(heading for heading in told if heading != "Unreleased") == version
+    numbers = [tuple(map(int, heading.split("."))) for heading in told if heading != "Unreleased"]
+    assert numbers == sorted(set(numbers), reverse=True)
+
+
+def test_nothing_is_installed_with_it(repo: Path, facts: dict[str, Any]) -> None:
+    """Neither a registry nor Manager runs pip: no dependencies, no requirements.txt, no install script."""
+    assert facts["project"]["dependencies"] == []
+    assert not any((repo / name).exists() for name in ("requirements.txt", "install.py", "prestartup_script.py"))
+
+
+def test_the_registry_takes_its_facts(facts: dict[str, Any]) -> None:
+    """The registry's own rules (docs.comfy.org/registry/specifications)."""
+    name = facts["project"]["name"]
+    assert re.fullmatch(r"[a-zA-Z]+([-_.]?[a-zA-Z0-9]+)*", name) and len(name) < 100 and "comfy" not in name.lower()
+    assert facts["project"]["license"] == {"file": "LICENSE"}
+    assert "Operating System :: OS Independent" in facts["project"]["classifiers"]
+    assert facts["tool"]["comfy"]["PublisherId"] and facts["tool"]["comfy"]["DisplayName"]
+    assert "web" not in facts["tool"]["comfy"]  # the host would serve the extension twice: WEB_DIRECTORY says it
+
+
+def test_the_icon_fits(repo: Path) -> None:
+    with Image.open(repo / "docs" / "images" / "icon.png") as icon:
+        assert icon.format == "PNG"
+        assert icon.width == icon.height <= 400
+
+
+def test_the_registrys_zip_has_all_that_the_nodes_need(repo: Path) -> None:
+    lines = (repo / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    left_out = [line for line in lines if line and not line.startswith("#")]
+    for line in left_out:  # each names something of the root: a mistyped line would leave nothing out
+        assert re.fullmatch(r"/[\w.-]+/?", line), line
+        assert (repo / line.strip("/")).is_dir() if line.endswith("/") else (repo / line.strip("/")).is_file(), line
+    assert not {line.strip("/") for line in left_out} & set(NEEDED)
+    assert all((repo / name).exists() for name in NEEDED)
+
+
+def test_both_ruffs_are_the_same(repo: Path) -> None:
+    pinned = re.search(r"^ruff==(\S+)", (repo / "scripts" / "requirements-dev.txt").read_text(), re.MULTILINE)
+    hooks = re.findall(r"\[ruff==([^]]+)\]", (repo / ".pre-commit-config.yaml").read_text())
+    assert pinned is not None and hooks and set(hooks) == {pinned[1]}
+
+
+def _entry(repo: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> types.ModuleType:
+    """The pack's entry as a host of this version loads it, with nodes that cannot be imported there."""
+    pack = folder / "a pack"
+    (pack / "nodes").mkdir(parents=True)
+    shutil.copy(repo / "__init__.py", pack)
+    (pack / "nodes" / "__init__.py").write_text("import comfy_part_that_is_missing\n")
+    host = types.ModuleType("comfyui_version")
+    if version is not None:
+        host.__dict__["__version__"] = version
+    monkeypatch.setitem(sys.modules, "comfyui_version", host)
+    name = str(pack)
+    spec = importlib.util.spec_from_file_location(name, pack / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("version", ["0.18.2", "0.24.0", "0.3.60", None])
+def test_an_old_host_is_told_what_is_needed(
+    repo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    facts: dict[str, Any],
+    version: str | None,
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        module = _entry(repo, tmp_path, monkeypatch, version)
+    (record,) = caplog.records
+    oldest = ".".join(map(str, module.OLDEST))
+    assert f"needs ComfyUI {oldest} or newer, and this is {version or 'an older one'}:" in record.getMessage()
+    assert record.exc_info is None  # words, no traceback
+    assert not hasattr(module, "comfy_entrypoint") and not hasattr(module, "WEB_DIRECTORY")
+    assert facts["tool"]["comfy"]["requires-comfyui"] == f">={oldest}"
+
+
+@pytest.mark.parametrize("version", ["0.24.1", "0.30.0", "0.31", "1.0.0"])
+def test_an_error_on_a_newer_host_is_shown_as_what_it_is(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    with pytest.raises(ModuleNotFoundError, match="comfy_part_that_is_missing"):
+        _entry(repo, tmp_path, monkeypatch, version)

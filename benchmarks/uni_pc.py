@@ -22,7 +22,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from benchmarks.starts import guided, sigmas
-from chords_core import plan, sample, unipc
+from chords_core import CHORDS, plan, sample, unipc
 from demo.flow import Flow
 from demo.scenes import describe, random_scene
 
@@ -65,7 +65,7 @@ def main() -> None:
         schedule = torch.cat([sigmas(steps + 1)[:-2], torch.zeros(1)])
         exact = {solver: sample(denoise, x, schedule, solver=solver).x for solver in SOLVERS}
         for lanes in LANES:
-            chosen = plan(steps, lanes)
+            chosen = plan(steps, lanes, method=CHORDS)
             cells = []
             for solver, order in [*((solver, unipc.ORDER_AFTER_A_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
                 before, unipc.ORDER_AFTER_A_JUMP = unipc.ORDER_AFTER_A_JUMP, order

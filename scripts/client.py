@@ -822,7 +822,7 @@ def _core(event: dict) -> str:
     """Which core a hit is of."""
     if event["core"] == 0:
         return "draft" if event["index"] == 0 else "window"
-    return "core 1, exact" if event["core"] == 1 else f"core {event['core']}"
+    return f"core {event['core']}"
 
 
 # ------------------------------------------------------------------------------------ what it does

@@ -51,9 +51,7 @@ def ksample(
     sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
     if len(sigmas) > 0:
         nested = samples.is_nested  # the sampler sees such a latent packed flat, its callback does not
-        sampler = chords_sampler(
-            sampler_name, setting, devices, preview_vae, run=run, step_previews=not nested
-        )
+        sampler = chords_sampler(sampler_name, setting, devices, preview_vae, run=run, step_previews=not nested)
         noise = (
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)
         )

@@ -72,7 +72,7 @@ def drive(
     waiting: list[_Job] = []
     idle = list(range(pool.lanes))
     under_way: dict[int, _Job] = {}  # by lane
-    quickest: dict[int, float] = {}  # seconds of each lane's quickest answer: of the idle ones, the fastest gets work
+    pace: dict[int, float] = {}  # seconds a lane's answers take lately: of the idle ones, the fastest gets work
     answered: set[int] = set()  # numbers of jobs: one that a slow lane had may be answered twice
     first_failure: Exception | None = None
     evaluations = 0
@@ -85,7 +85,7 @@ def drive(
             while idle and waiting and method.accepted is None:
                 job = heapq.heappop(waiting)
                 if job.number not in answered:
-                    lane = min(idle, key=lambda lane: quickest.get(lane, 0.0))
+                    lane = min(idle, key=lambda lane: pace.get(lane, 0.0))
                     idle.remove(lane)
                     watch.begin(lane)
                     pool.submit(lane, job.task)
@@ -121,7 +121,7 @@ def drive(
             else:
                 evaluations += 1
                 idle.append(lane)
-                quickest[lane] = min(outcome.seconds, quickest.get(lane, outcome.seconds))
+                pace[lane] = (outcome.seconds + pace.get(lane, outcome.seconds)) / 2
                 events = [] if late is None else [LaneBack(lane, late)]
                 if job.number not in answered:
                     answered.add(job.number)

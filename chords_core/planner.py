@@ -102,7 +102,7 @@ def plan(
     cores than lanes, and one core where nothing is gained. An explicit number is kept whatever the devices, because
     it decides the result. ``method`` "auto" is the secant window where the cores are chosen, which on several devices
     is closer and sooner than CHORDS (benchmarks/results/frontier.md), and CHORDS for an explicit number. With fewer
-    ``calls`` several cores are a secant window; "exact" and "CHORDS" take every step.
+    ``calls`` several cores are a secant window; "exact", and "CHORDS" on several cores, take every step.
 
     Args:
         accept: "auto" and "first" take the first hit of CHORDS, or as many rounds of a window as are enough by rule.
@@ -121,7 +121,8 @@ def plan(
     if method not in PARALLEL_METHODS:
         raise InvalidInput("method", f"unknown {method!r}; there are {', '.join(PARALLEL_METHODS)}")
     made = calls_of(calls, steps)
-    if made is not None and accept != "exact" and method != CHORDS:
+    alone = cores == 1 or (cores == 0 and lanes < 2)
+    if made is not None and accept != "exact" and (method != CHORDS or alone):
         return _sparse_plan(steps, made, lanes, cores, accept, costs)
     if cores == 1:
         return one_core(steps, "one core was asked for")
@@ -179,8 +180,11 @@ def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str, co
     def seconds(chosen: Plan) -> float:
         return chosen.depth * _cost(costs, chosen.cores)
 
-    best = min(plans, key=lambda chosen: (seconds(chosen), chosen.length < steps, -chosen.cores), default=alone)
-    return best if seconds(alone) >= _LEAST_FURTHER_GAIN * seconds(best) else alone
+    def pays(chosen: Plan) -> bool:  # on all steps it is closer, too
+        return seconds(alone) >= (1.0 if chosen.calls is None else _LEAST_FURTHER_GAIN) * seconds(chosen)
+
+    worth_it = [chosen for chosen in plans if chosen.depth < calls and pays(chosen)]
+    return min(worth_it, key=lambda chosen: (seconds(chosen), chosen.length < steps, -chosen.cores), default=alone)
 
 
 def _sparse_window(steps: int, calls: int, cores: int, accept: str, reason: str) -> Plan:

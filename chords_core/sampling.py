@@ -192,7 +192,10 @@ def _window_plan(
     _check_count(cores)
     if starts is not None:
         raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
-    check_accept(accept, cores)
+    if not isinstance(accept, int):
+        check_accept(accept, cores)
+    elif isinstance(accept, bool) or accept < 1:
+        raise InvalidInput("accept", f'must be a number of at least 1, "exact" or Residual(threshold), not {accept!r}')
     slopes = method == "secant"
     if solver != ACCURATE and calls is None:
         return fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=slopes, rounds=rounds, accept=accept)

@@ -199,7 +199,8 @@ def _figures(run: ChordsRun) -> list[Figure]:
 
 def _about_rounds(run: ChordsRun, timeline: Timeline, numbered: bool) -> str:
     accepted = _accepted(timeline)
-    early = accepted is not None and accepted.index < run.plan.accept
+    # A window may also come to what one core gives before its last round.
+    early = accepted is not None and accepted.index < run.plan.accept and accepted.core != 1
     by = f", numbered by {'call' if run.plan.calls else 'step'}" if numbered else ""
     return f"model calls in a row{by}" + (f"; ended early, before hit {run.plan.accept}" if early else "")
 

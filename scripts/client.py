@@ -753,7 +753,7 @@ class Progress:
         """Take an event of a CHORDS run."""
         if kind == "plan":
             self._node = None
-            if data.get("method") == "chords":
+            if data.get("method") in ("chords", "secant"):
                 self._parallel.add(node)  # the host's own progress of it counts in another unit
         elif kind == "step":
             self._advance(node, data["depth"], data["of"])

@@ -345,15 +345,19 @@ def _measured(rows: Sequence[Row], steps: int) -> Measured:
     rounds: dict[int, float] = {}
     calls: dict[str, float] = {}
     shared = None
-    for run in (row.run for row in rows):
-        if run is None or run.timeline is None or run.depth == 0:
+    # A window's rounds are what is planned with; of CHORDS, which has fewer cores at work in some, only without one.
+    for run in sorted((row.run for row in rows if row.run), key=lambda run: run.method == "secant"):
+        if run.timeline is None or run.depth == 0 or run.lost_lanes or len(run.devices) < run.plan.cores:
             continue
         seconds = run.timeline.seconds / run.depth
         if any(SHARE in device for device in run.devices):
             if run.plan.cores == 1:
                 shared = min(seconds, shared or math.inf)
             continue
-        rounds[run.plan.cores] = min(seconds, rounds.get(run.plan.cores, math.inf))
+        if run.method == "secant":
+            rounds[run.plan.cores] = seconds
+        else:
+            rounds.setdefault(run.plan.cores, seconds)
         lanes = run.timeline.seconds_per_evaluation()
         if len(lanes) >= len(calls):
             calls = {run.devices[lane]: seconds for lane, seconds in lanes.items()}

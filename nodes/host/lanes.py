@@ -79,6 +79,11 @@ def open_pool(
     return stack.enter_context(pool)
 
 
+def sharing_pays(patcher: ModelPatcher, shape: Sequence[int], group: Group) -> bool:
+    """Whether the devices share guided calls faster than one of them makes them, as far as is known in this process."""
+    return _decided.get(patcher.model, {}).get((tuple(shape), group), True)
+
+
 _decided: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()  # by model; by shape and devices
 
 
@@ -88,14 +93,15 @@ def _faster(patcher: ModelPatcher, group: Group, together: Denoise, alone: Denoi
     known = _decided.setdefault(patcher.model, {})
 
     def settled() -> None:
-        if group[0].type == "cuda":
-            torch.cuda.synchronize(group[0])
+        for device in {patcher.load_device, *group}:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     trial = Faster(together, alone, settled)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         key = tuple(x.shape), group
-        if key in known:
+        if key in known:  # of several lanes each looks at its own devices
             return together(x, sigma) if known[key] else alone(x, sigma)
         denoised = trial(x, sigma)
         if trial.seconds is not None:

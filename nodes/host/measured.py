@@ -22,6 +22,9 @@ _log = logging.getLogger("chords")
 SHARED_AT_MOST = 0.9
 """Of a whole guided call's time: a shared one that takes longer is not worth the second device."""
 
+SLOWER = 1.1
+"""Times the seconds of the fastest device: what is within differs by chance."""
+
 _MOST = 200  # kept; the oldest goes first
 _writing = threading.Lock()
 
@@ -53,12 +56,27 @@ class Measured:
     @property
     def sharing_gains(self) -> bool:
         """Whether two devices make a guided call notably sooner than one, as far as is known."""
-        return self.shared is None or self.shared <= SHARED_AT_MOST * self.step
+        return self.shared is None or self.shared <= SHARED_AT_MOST * self.alone
+
+    @property
+    def alone(self) -> float:
+        """Seconds a call on one device, without what else a run does, where that is known."""
+        return self.rounds.get(1, self.step)
+
+    def fastest_first(self, devices: Sequence[torch.device]) -> list[torch.device]:
+        """Those notably slower than the fastest behind the others, the slowest last; as they are if one was not
+        measured."""
+        seconds = {device: self.calls.get(str(device)) for device in devices}
+        if any(value is None for value in seconds.values()):
+            return list(devices)
+        known = {device: value for device, value in seconds.items() if value is not None}
+        limit = SLOWER * min(known.values())
+        return sorted(devices, key=lambda device: known[device] if known[device] > limit else 0.0)
 
     def costs(self) -> tuple[float, ...]:
         """For `chords_core.plan`: how long a round on 1, 2, ... devices takes; what was not tried, as long as the
         next larger round that was."""
-        known = {1: self.step, **{cores: seconds for cores, seconds in self.rounds.items() if cores > 1}}
+        known = {1: self.alone, **{cores: seconds for cores, seconds in self.rounds.items() if cores > 1}}
         return tuple(known[min(k for k in known if k >= cores)] for cores in range(1, max(known) + 1))
 
 
@@ -129,7 +147,7 @@ def _entry(entry: Any) -> tuple[Key, Measured] | None:
                 float(measured["step"]),
                 {int(cores): float(seconds) for cores, seconds in measured["rounds"].items()},
                 {str(device): float(seconds) for device, seconds in measured["calls"].items()},
-                None if measured["shared"] is None else float(measured["shared"]),
+                None if measured.get("shared") is None else float(measured["shared"]),
                 str(measured["when"]),
             ),
         )

@@ -56,10 +56,10 @@ class Previews:
             self._step = denoised
             self._changed.notify()
 
-    def offer_hit(self, index: int, x: Tensor) -> None:
-        """Show a hit."""
+    def offer_hit(self, index: int, x: Tensor, one_of_many: bool = False) -> None:
+        """Show a hit; ``one_of_many``: it may be left out for a newer one."""
         with self._changed:
-            if len(self._hits) == _HITS_WAITING:
+            if len(self._hits) == (2 if one_of_many else _HITS_WAITING):
                 del self._hits[1]  # the first is being decoded, and the newest shows most
             self._hits.append((index, x))
             self._changed.notify()

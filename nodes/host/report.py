@@ -105,9 +105,10 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
     if chosen.method == "secant":
         turns = ", which take turns, slower than one core" if len(devices) < chosen.cores else ""
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
+        fewer = f"{chosen.speedup:.1f}x fewer" if chosen.depth < chosen.steps else "no sooner than with one core"
         return (
             f"{chosen.cores} cores in a window{made}: a result after {chosen.depth} model calls in a row instead "
-            f"of {chosen.steps}; {chosen.speedup:.1f}x fewer on {names}{turns} ({chosen.reason})"
+            f"of {chosen.steps}; {fewer} on {names}{turns} ({chosen.reason})"
         )
     if len(devices) < chosen.cores:
         pace = (
@@ -222,7 +223,7 @@ class Progress:
         fields = {"core": mark.core, "depth": mark.depth, "seconds": mark.seconds, "change": mark.change}
         self._stream.send("hit", index=mark.index, **fields)
         if self._run.plan.cores > 1 or self._stream.viewed:  # else it would cost KSampler's users a little for nothing
-            self._previews.offer_hit(mark.index, hit.x)
+            self._previews.offer_hit(mark.index, hit.x, self._run.method == "secant")
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...chords_core import (
+    CHORDS,
     EVERY_STEP,
     InvalidInput,
     OnDemand,
@@ -34,7 +35,7 @@ from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
-from .lanes import Group, hung_devices, names_of, open_pool
+from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
 from .measured import Measured, key_of, recall
 from .previews import Previews, previewing
 from .replicas import copies_on, short_of_memory
@@ -113,8 +114,8 @@ class _Call:
 
     def to_latent(self, x: Tensor) -> Tensor:
         """A state at the last sigma as a LATENT's samples: what the host does with a sampler's result."""
-        model = self.base_model
-        x = model.model_sampling.inverse_noise_scaling(self.sigmas[-1], x)
+        model, sigma = self.base_model, self.sigmas[-1]
+        x = model.model_sampling.inverse_noise_scaling(sigma, x.to(sigma.device))
         return model.process_latent_out(x.to(torch.float32)).cpu()
 
 
@@ -275,7 +276,7 @@ class _SamplerFunction:
             return None
         run = call.run
         announce(run, f"looking for Ray workers ({self.request.ray_address})")
-        measured = self._measured(call)
+        measured = self._measured(call, self.request)
         costs = measured.costs() if measured is not None else ()
         chosen = self._planned(call, cluster_lanes(self.request), costs=costs)
         if chosen.cores == 1:
@@ -308,8 +309,9 @@ class _SamplerFunction:
         primary = call.model.inner_model.model_patcher.load_device
         hung = hung_devices() - {primary}  # there is no other place for what is not done in lanes
         devices = [device for device in lane_devices(self.request, primary) if device not in hung] or [primary]
-        measured = self._measured(call)
-        devices.sort(key=lambda device: measured.calls.get(str(device), 0.0) if measured else 0.0)
+        measured = self._measured(call, replace(self.request, ray_address=""))
+        if measured is not None:
+            devices = measured.fastest_first(devices)
         groups = self._groups(call, devices, measured is None or measured.sharing_gains)
         lanes = len(groups)
         if primary.type == "cpu":
@@ -318,11 +320,13 @@ class _SamplerFunction:
         chosen = self._planned(call, lanes, costs=costs)
         if chosen.cores > 1:
             return chosen, groups[: chosen.cores]
-        if len(groups[0]) == 1:
+        mine = next((group for group in groups if primary in group and len(group) > 1), None)
+        if mine is None:
             return chosen, [(primary,)]
-        names = " and ".join(map(str, groups[0]))
+        mine = (primary, *(device for device in mine if device != primary))
+        names = " and ".join(map(str, mine))
         same = "" if chosen.calls else ", the same picture"
-        return replace(chosen, reason=f"{names} share each guided call{same} in as little as half the time"), groups[:1]
+        return replace(chosen, reason=f"{names} share each guided call{same} in as little as half the time"), [mine]
 
     def _groups(self, call: _Call, devices: list[torch.device], sharing_gains: bool) -> list[Group]:
         """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""
@@ -338,17 +342,20 @@ class _SamplerFunction:
         guider, options = call.model.inner_model, call.extra_args["model_options"]
         if not is_guided(guider, options) or reason_for_one_core(guider, options) is not None:
             return singles
-        return [tuple(devices[i : i + SIDES]) for i in range(0, len(devices) - SIDES + 1, SIDES)]
+        pairs: list[Group] = [tuple(devices[i : i + SIDES]) for i in range(0, len(devices) - SIDES + 1, SIDES)]
+        if auto:  # as many lanes as before, so that the picture stays the same
+            pairs = [pair if sharing_pays(guider.model_patcher, call.x.shape, pair) else pair[:1] for pair in pairs]
+        return pairs
 
     def _alone(self, call: _Call, reason: str) -> Plan:
         """The plan for one core, which has as many calls as if the other devices were not there."""
         chosen = self._planned(call, 1, cores=1)
         return replace(chosen, reason=f"{chosen.reason}; {reason}" if chosen.calls else reason)
 
-    def _measured(self, call: _Call) -> Measured | None:
-        """What CHORDS Benchmark has measured for this model, shape and these devices."""
+    def _measured(self, call: _Call, request: DeviceRequest) -> Measured | None:
+        """What CHORDS Benchmark has measured for this model and shape on the devices of the request."""
         guider = call.model.inner_model
-        return recall(key_of(guider.model_patcher, call.x.shape, self.request, getattr(guider, "cfg", 1.0)))
+        return recall(key_of(guider.model_patcher, call.x.shape, request, getattr(guider, "cfg", 1.0)))
 
     def _planned(self, call: _Call, lanes: int, cores: int | None = None, costs: Sequence[float] = ()) -> Plan:
         """The plan for so many lanes, one core where this model must see its steps in order."""
@@ -362,6 +369,9 @@ class _SamplerFunction:
         if cores is None:
             cores = setting.cores
         chosen = plan(call.steps, lanes, cores, setting.accept, calls, setting.method, costs)
+        if calls != EVERY_STEP and setting.method == CHORDS and chosen.cores > 1:
+            if (note := "CHORDS takes every step, whatever calls says") not in call.run.notes:
+                call.run.notes.append(note)
         if chosen.cores > 1 or chosen.calls is not None:
             reason = reason_for_one_core(guider, options)
             if reason is not None:

@@ -1,11 +1,14 @@
 """The pictures of docs/how-it-works.md: what is drawn is what chords_core does, and drawing them works.
 
+The counts of calls that this page and docs/tuning.md tell are those of the planner.
+
 The runs need nothing but torch; drawing needs matplotlib, and is skipped without it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from chords_core import hit_depth, sample, sparse_nodes
+from chords_core import hit_depth, plan, sample, sparse_nodes
+from chords_core.sparse import fewer_calls
+from chords_core.window import fidelity_rounds
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 PAGE = IMAGES.parent / "how-it-works.md"
+TUNING = IMAGES.parent / "tuning.md"
 STEPS = 12
 DRAWS = importlib.util.find_spec("matplotlib") is not None
 
@@ -110,6 +116,30 @@ def test_every_picture_of_the_page_is_one_of_the_scripts_and_small_enough() -> N
             assert image.width in (800, 1600)
             assert image.convert("RGBA").getextrema()[3] == (255, 255)  # no see-through ground: GitHub may be dark
             assert getattr(image, "n_frames", 1) > 1 or file.endswith(".png")
+
+
+def test_the_page_tells_the_counts_that_are_in_its_pictures() -> None:
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    scale = figures.Scale()
+    rounds, calls = fidelity_rounds(scale.steps, figures.CORES), fewer_calls(scale.many_steps)
+    first_hit = plan(scale.steps, figures.CORES, figures.CORES).depth
+    assert f"the line after some of {rounds} rounds" in page
+    assert f"After {rounds} rounds of four calls" in page
+    assert f"with the {calls} calls as dots; the pictures of both, and of {calls} steps" in page
+    assert f"the first hit comes after {first_hit} calls in a row, the exact result after {scale.steps}" in page
+    assert f"all take {rounds} calls in a row" in page and first_hit == rounds
+    two, three, four, eight = (plan(20, lanes).depth for lanes in (2, 3, 4, 8))
+    assert f"{two} calls in a row on two devices, {three} on three, {four} on four and {eight} on eight" in page
+
+
+def test_the_table_of_calls_in_a_row_is_the_planners() -> None:
+    page = TUNING.read_text(encoding="utf-8")
+    table = page.split("| lanes | 20 steps | 30 | 50 | 20, `calls` `auto` | 30 | 50 |\n")[1].split("\n\n")[0]
+    rows = [[int(cell) for cell in re.findall(r"\d+", line)] for line in table.splitlines()[1:]]
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 8]
+    for lanes, *depths in rows:
+        wanted = [plan(steps, lanes, calls=calls).depth for calls in ("every step", "auto") for steps in (20, 30, 50)]
+        assert depths == wanted
 
 
 def test_without_matplotlib_it_says_what_to_install(repo: Path) -> None:

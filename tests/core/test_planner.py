@@ -196,8 +196,34 @@ def test_measured_times_decide_with_fewer_calls_too() -> None:
     assert plan(50, 4, 4, calls="auto", costs=(1.0, 3.0)) == plan(50, 4, 4, calls="auto")
 
 
-def test_chords_takes_every_step() -> None:
+def test_chords_takes_every_step_on_several_cores() -> None:
     assert plan(20, 4, 4, calls="auto", method="CHORDS") == plan(20, 4, 4)
+    assert plan(20, 4, calls="auto", method="CHORDS") == plan(20, 4, method="CHORDS")
+    for lanes, cores in ((1, 0), (4, 1)):
+        assert plan(20, lanes, cores, calls="auto", method="CHORDS").calls == 13
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("calls", ["every step", "auto", "1/2"])
+@pytest.mark.parametrize("accept", ACCEPTS)
+def test_every_plan_can_be_run(accept: str, calls: str, method: str) -> None:
+    """Whatever is planned, for a few devices or many, is taken by `sample`, and has the depth that was promised."""
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
+    for steps in (1, 2, 5, 12, 30):
+        for lanes, cores in ((1, 0), (2, 0), (3, 0), (8, 0), (1, 2), (1, 4)):
+            chosen = plan(steps, lanes, cores, accept, calls, method)
+            windowed = chosen.method == "secant"
+            result = sample(
+                lambda x, sigma: torch.tanh(3 * x) / (1 + sigma),
+                x,
+                geometric(steps),
+                method=chosen.method,
+                cores=chosen.cores,
+                starts=None if windowed else chosen.starts,
+                accept=chosen.rank if windowed else chosen.accept,
+                calls=chosen.calls,
+            )
+            assert result.depth == chosen.depth or (windowed and result.depth < chosen.depth)
 
 
 @pytest.mark.parametrize(

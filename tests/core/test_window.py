@@ -456,7 +456,6 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("cores", {"cores": True}),
     ("starts", {"starts": [0, 3]}),
     ("accept", {"accept": 0}),
-    ("accept", {"accept": 5}),
     ("accept", {"accept": "best"}),
     ("accept", {"accept": "exact", "solver": "cubic"}),
     ("sigmas", {"sigmas": torch.tensor([1.0, 2.0, 3.0])}),

@@ -299,7 +299,7 @@ def report(sections: dict[str, Section], command: str) -> str:
         "",
         f"`{command}`: the real driver and state machine on imagined devices, in virtual time; "
         "torch and the standard library only. Times of evaluations and links are assumptions (below), so are "
-        "the times that follow from them; no model ran. Plans: what the planner chooses for 3 and more devices, whose "
+        "the times that follow from them; no model ran. Plans: what the planner chooses for 2 and more devices, whose "
         "starts stay close to the sequential result; first hit.",
         "",
         *findings(sections),
@@ -362,8 +362,7 @@ def report(sections: dict[str, Section], command: str) -> str:
         "## One slower device",
         "Seconds for evaluations of 1 s, the slower device's times as long. *all*: the plan for that many devices "
         "on all of them; *best with*: the best plan on all of them; *without*: the best plan on the others. The driver "
-        "gives an evaluation to the device that has been idle longest, however slow it is, so that a slow one that is "
-        "not needed still costs time.",
+        "gives an evaluation to the fastest device that is idle.",
         "",
     ]
     lines += table(

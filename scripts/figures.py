@@ -5,8 +5,7 @@ in the plane whose model is known exactly.
     .venv/bin/python scripts/figures.py window     that one
     .venv/bin/python scripts/figures.py --check    the same runs, smaller, and small pictures that are thrown away
 
-Needs `python scripts/test.py --setup-only` once, and matplotlib (pip install matplotlib), which is not among what that
-installs.
+Needs `python scripts/test.py --setup-only` once.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from .comparison import Comparison, Shown, decibels, draw_comparison, percent
 from .drawing import duration
 from .host.benchmark import Benchmark, Outcome, Row, Task, run_benchmark
 from .host.devices import DeviceRequest
+from .host.report import tell
 from .images import as_image
 from .samplers import ChordsKSampler
 from .types import CATEGORY, Devices
@@ -101,6 +102,7 @@ class ChordsBenchmark(io.ComfyNode):
         measured = run_benchmark(task, vae, devices, counts, repeats)
         figures = report(measured, task)
         image = as_image(draw_comparison(_comparison(measured, task)))
+        tell(figures["advice"])
         shown = {"text": [figures["advice"]], "benchmark": [figures]}
         text = json.dumps(figures, indent=2, allow_nan=False)
         return io.NodeOutput(image, text, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **shown})

@@ -16,9 +16,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.utils
 import torch
-from comfy_execution.utils import get_executing_context
 from PIL import Image
-from server import PromptServer
 from torch import Tensor
 
 from ...chords_core import EVERY_STEP, SECANT, InvalidInput, plan
@@ -29,7 +27,7 @@ from .ksampler import schedule
 from .lanes import SHARE
 from .measured import Key, Measured, keep, key_of
 from .previews import to_picture
-from .report import ChordsRun, RunHit
+from .report import ChordsRun, RunHit, tell
 from .sampler import PARALLEL, chords_sampler
 from .setting import Setting
 
@@ -239,7 +237,8 @@ class _Bench:
                 **inputs,
             )
         else:
-            run = ChordsRun(latent_format=task.model.model.latent_format)
+            # Its pictures and lines would stay on the node in place of what the benchmark has to show.
+            run = ChordsRun(latent_format=task.model.model.latent_format, shown=False)
             sampler = chords_sampler(task.sampler_name, setting, self._request, run=run)
             sigmas = self._sigmas.clone()  # some samplers change them
             latent = comfy.sample.sample_custom(
@@ -263,7 +262,9 @@ class _Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
         before = self._PARTS * self._begun
         self._begun += 1
-        self._tell(f"run {self._begun} of {self._runs}: {name}")
+        line = f"run {self._begun} of {self._runs}: {name}"
+        _log.info("CHORDS benchmark: %s", line)
+        tell(line)
         self._bar.update_absolute(before)
 
         def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
@@ -274,12 +275,6 @@ class _Progress:
 
     def end(self) -> None:
         self._bar.update_absolute(self._PARTS * self._runs)
-
-    def _tell(self, text: str) -> None:
-        _log.info("CHORDS benchmark: %s", text)
-        context, server = get_executing_context(), PromptServer.instance
-        if context is not None and server is not None and server.client_id is not None:
-            server.send_progress_text(text, context.node_id, server.client_id)
 
 
 # --- what came of the runs

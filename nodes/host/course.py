@@ -10,12 +10,11 @@ from typing import Any
 import comfy.utils
 import latent_preview
 import torch
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 from torch import Tensor
 
 from ...chords_core import Improved, Iterated, OptimizationEvent, RolledBack
 from .previews import rough_previewer, to_picture
+from .report import tell
 from .stream import RunStream
 
 _log = logging.getLogger("chords")
@@ -126,13 +125,6 @@ class Course:
             return
         if (previewer := rough_previewer(self._format)) is not None:
             self._stream.send_frame(previewer.decode_latent_to_preview_image("JPEG", sample[:1]))
-
-
-def tell(message: str) -> None:
-    """Show a line on the running node."""
-    context = get_executing_context()
-    if context is not None and (server := PromptServer.instance).client_id is not None:
-        server.send_progress_text(message, context.node_id, server.client_id)
 
 
 def numbers(values: Tensor) -> list[float | None]:

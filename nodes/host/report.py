@@ -64,6 +64,7 @@ class ChordsRun:
     hits: tuple[RunHit, ...] = ()
     timeline: Timeline | None = None  # of what the host's own sampler does, nothing is known
     latent_format: Any = None
+    shown: bool = True  # on its node, while it goes
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""
@@ -86,12 +87,18 @@ class ChordsRun:
 
 
 def announce(run: ChordsRun, message: str) -> None:
-    """Show the choice and its reason: in the log, in the run's record and as text on the running node."""
+    """Show the choice and its reason: in the log, in the run's record and, of one that is shown, as text on the running
+    node."""
     message = "; ".join((message, *(note for note in run.notes if note not in message)))
     run.message = message
     _log.info("CHORDS: %s", message)
-    context = get_executing_context()
-    server = PromptServer.instance
+    if run.shown:
+        tell(message)
+
+
+def tell(message: str) -> None:
+    """Show a line on the running node."""
+    context, server = get_executing_context(), PromptServer.instance
     if context is not None and server is not None and server.client_id is not None:
         server.send_progress_text(message, context.node_id, server.client_id)
 
@@ -222,7 +229,8 @@ class Progress:
         mark = self._recorder.hits[-1]
         fields = {"core": mark.core, "depth": mark.depth, "seconds": mark.seconds, "change": mark.change}
         self._stream.send("hit", index=mark.index, **fields)
-        if self._run.plan.cores > 1 or self._stream.viewed:  # else it would cost KSampler's users a little for nothing
+        # With one core it would cost KSampler's users a little for nothing.
+        if self._run.shown and (self._run.plan.cores > 1 or self._stream.viewed):
             self._previews.offer_hit(mark.index, hit.x, self._run.method == "secant")
 
     def _accepted(self, hit: Hit) -> None:

@@ -184,7 +184,7 @@ class _SamplerFunction:
         run, depth = call.run, call.run.depth
         run.hits = (RunHit(1, depth, call.to_latent(samples)),)
         stream.send("hit", index=1, core=1, depth=depth, seconds=stream.seconds, change=None)
-        if stream.viewed:
+        if stream.viewed and run.shown:
             previews.offer_hit(1, samples)
         stream.send("accepted", index=1, core=1, depth=depth, by="plan")
 

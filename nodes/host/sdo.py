@@ -21,11 +21,12 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import InvalidInput
-from .course import Record, tell
+from .course import Record
 from .gradients import plain, reason_against
 from .ksampler import schedule
 from .left import LEFT, Inputs
 from .previews import to_picture
+from .report import tell
 from .sampler import SOLVERS
 from .search import Best, Gaze, Search, Settings
 from .starts import first_state, taking_starts, to_start

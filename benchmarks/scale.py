@@ -362,7 +362,7 @@ def report(sections: dict[str, Section], command: str) -> str:
         "## One slower device",
         "Seconds for evaluations of 1 s, the slower device's times as long. *all*: the plan for that many devices "
         "on all of them; *best with*: the best plan on all of them; *without*: the best plan on the others. The driver "
-        "gives an evaluation to the fastest device that is idle.",
+        "gives a device notably slower than the fastest an evaluation only if no other is idle.",
         "",
     ]
     lines += table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import traceback
 from collections.abc import Callable
 from itertools import count
@@ -16,6 +17,7 @@ from .events import Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Task
 from .patience import Watch
 from .pools import Outcome, Pool
 
+_SLOWER = 1.5  # times the fastest lane's seconds: from there on a lane gets work only when no other is idle
 _POLL_SECONDS = 0.02  # how long a cancel may go unseen while every lane is busy
 
 
@@ -72,7 +74,7 @@ def drive(
     waiting: list[_Job] = []
     idle = list(range(pool.lanes))
     under_way: dict[int, _Job] = {}  # by lane
-    pace: dict[int, float] = {}  # seconds a lane's answers take lately: of the idle ones, the fastest gets work
+    pace: dict[int, float] = {}  # seconds of each lane's quickest answer since it was slow
     answered: set[int] = set()  # numbers of jobs: one that a slow lane had may be answered twice
     first_failure: Exception | None = None
     evaluations = 0
@@ -85,7 +87,7 @@ def drive(
             while idle and waiting and method.accepted is None:
                 job = heapq.heappop(waiting)
                 if job.number not in answered:
-                    lane = min(idle, key=lambda lane: pace.get(lane, 0.0))
+                    lane = _next_of(idle, pace)
                     idle.remove(lane)
                     watch.begin(lane)
                     pool.submit(lane, job.task)
@@ -121,7 +123,7 @@ def drive(
             else:
                 evaluations += 1
                 idle.append(lane)
-                pace[lane] = (outcome.seconds + pace.get(lane, outcome.seconds)) / 2
+                pace[lane] = min(outcome.seconds, math.inf if late is not None else pace.get(lane, math.inf))
                 events = [] if late is None else [LaneBack(lane, late)]
                 if job.number not in answered:
                     answered.add(job.number)
@@ -130,6 +132,13 @@ def drive(
         pool.settle(watch.left())
         raise
     return evaluations + pool.settle(watch.left())
+
+
+def _next_of(idle: list[int], pace: dict[int, float]) -> int:
+    """The lane that has been idle longest of those that are not notably slower than the fastest of all."""
+    limit = _SLOWER * min(pace.values(), default=0.0)
+    fast = [lane for lane in idle if pace.get(lane, 0.0) <= limit]
+    return fast[0] if fast else min(idle, key=lambda lane: pace[lane])
 
 
 def _check(cancelled: Callable[[], bool]) -> None:

@@ -181,8 +181,8 @@ def simulate(
 
     Args:
         method: one that has not begun; it is used up. `skeleton` makes CHORDS for the purpose.
-        devices: of several that are idle, one that has not answered yet gets work, the first of them, or else the
-            fastest.
+        devices: in the driver's order: of several that are idle, the one idle the longest gets work, at the start
+            the first; one that has turned out notably slower than the fastest only if there is no other.
         payload: bytes of a latent; one goes to the device and one comes back for each evaluation.
         overhead: seconds that the driver, which is one thread, is busy with each result.
         seed: of the jitter. How long an evaluation takes depends on the seed, the evaluation and its device's speed,

@@ -78,7 +78,7 @@ def test_figures_of_the_sweep(run_graph, client) -> None:
     assert measured.picture.width == 1400
     window = rows["4 cores, window"]
     assert window["inputs"] == {"cores": 4, "accept": "auto", "calls": "every step", "method": "secant window"}
-    assert window["accepted"]["depth"] == 9 and window["accepted"]["rmse"] < first_hit_rmse(rows)
+    assert window["accepted"]["depth"] == 11 and window["accepted"]["rmse"] < first_hit_rmse(rows)
 
     # The same by hand.
     graph, first = Graph(), rows["4 cores, first hit"]

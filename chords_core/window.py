@@ -356,8 +356,9 @@ class Window:
         if len(self._came) < self._plan.cores:
             return []
         self._round += 1
+        first = 0 if self._plan.looks_ahead else self._first_changed()
         self._learn()
-        end = self._solve()
+        end = self._solve(first)
         stale = self._first_stale()
         exact = stale is None and not self._plan.looks_ahead
         hit = Hit(1 if exact else 0, self._round, end.reshape(self._shape).to(self._dtype))
@@ -407,14 +408,25 @@ class Window:
             borrowed.append(None if slope is None else INHERITED * slope)
         return borrowed
 
-    def _solve(self) -> Tensor:
-        """Sweep over the trajectory with the local models; returns the state at the end."""
+    def _first_changed(self) -> int:
+        """The first node whose local model may say something else after this round than before, at the same state."""
+        first = min(self._came)
+        for j in range(first):
+            model = self._models[j]
+            if model is None or (model.slope is None and model.at is not self._states[j]):  # it borrows a slope
+                return j
+        return first
+
+    def _solve(self, first: int) -> Tensor:
+        """Sweep over the trajectory from node ``first`` on, whose state is right, with the local models; returns the
+        state at the end."""
         last = max(j for j, model in enumerate(self._models) if model is not None)
         rows = self._plan.rows[last]
         borrowed = self._borrowed()
         for _ in range(SWEEPS_AHEAD if self._plan.looks_ahead else 1):
-            for j, model in enumerate(self._models):
-                if j > 0:
+            for j in range(first, self._nodes):
+                model = self._models[j]
+                if j > first:
                     self._states[j] = self._follow(rows[j - 1], self._states[j - 1])
                 if model is None:
                     self._values[j] = self._values[j - 1]

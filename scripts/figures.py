@@ -196,8 +196,8 @@ class _Watched(Window):
         super().__init__(*args)
         self.lines: list[list[Tensor]] = []
 
-    def _solve(self) -> Tensor:
-        end = super()._solve()
+    def _solve(self, first: int) -> Tensor:
+        end = super()._solve(first)
         self.lines.append([state.reshape(self._shape) for state in self._states] + [end.reshape(self._shape)])
         return end
 

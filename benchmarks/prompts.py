@@ -36,6 +36,7 @@ OPEN = (
     "an orange ring and a black cross, green background",
 )
 LANES = (2, 3, 4, 8)
+ELSEWHERE = ((1.0, 3.0), (8.0, 3.0), (4.0, 1.0), (4.0, 12.0))  # CFG and shift of the schedule
 
 
 def settings(steps: int) -> Iterator[tuple[str, Plan]]:
@@ -47,6 +48,19 @@ def settings(steps: int) -> Iterator[tuple[str, Plan]]:
         yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls="auto")
     for cores in (4, 8):
         yield f"CHORDS, {cores} cores", plan(steps, cores, cores)
+
+
+def settings_elsewhere(steps: int) -> Iterator[tuple[str, Plan]]:
+    yield "`calls` at auto, one device", plan(steps, 1, calls="auto")
+    for lanes in (2, 4, 8):
+        yield f"{lanes} devices", plan(steps, lanes)
+        yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept="second")
+
+
+def shifted(steps: int, shift: float) -> Tensor:
+    """A flow model's `simple` schedule with this shift: steps + 1 sigmas from 1 to 0."""
+    times = torch.linspace(1.0, 0.0, steps + 1)
+    return shift * times / (1 + (shift - 1) * times)
 
 
 def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
@@ -65,6 +79,27 @@ def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
 
 def told(found: Tensor) -> str:
     return f"{100 * found.median():.2f} % ({100 * found.max():.1f} %)"
+
+
+def elsewhere(texts: list[list[str]], steps: int = 20) -> list[str]:
+    """The same for other guidance and other schedules."""
+    lines = [f"## {steps} steps with other guidance and other schedules", "", "| CFG | shift | setting | depth | "]
+    lines[-1] += "places and sizes named | left open |"
+    lines.append("|---|---|---|---|---|---|")
+    for cfg, shift in ELSEWHERE:
+        problems = [demo_problem(some, cfg, torch.device("cpu")) for some in texts]
+        sigmas = shifted(steps, shift)
+        whole = [sample(problem.denoise, problem.start, sigmas).x for problem in problems]
+        fewer = 3 * steps // 4
+        shorter = [sample(problem.denoise, problem.start, shifted(fewer, shift)).x for problem in problems]
+        rows = [("fewer steps", fewer, shorter)]
+        for name, chosen in settings_elsewhere(steps):
+            rows.append((name, chosen.depth, [result_of(chosen, problem, sigmas) for problem in problems]))
+        for name, depth, found in rows:
+            cells = [told(differences(x, expected)) for x, expected in zip(found, whole, strict=True)]
+            lines.append(f"| {cfg:g} | {shift:g} | {name} | {depth} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -111,6 +146,7 @@ def main() -> None:
             lines.append(f"| fewer steps | {depth} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
         lines.append("")
+    lines += elsewhere([named, left_open])
     RESULTS.write_text("\n".join(lines), encoding="utf-8")
     print(f"{time.perf_counter() - began:.0f} s; written to {RESULTS.relative_to(REPO)}")
 

@@ -81,7 +81,7 @@ def test_the_blocks_run(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "example", example)  # where a dataclass looks itself up
     for block in SECTIONS[section]:
         if not block.module:
-            exec(compile(padded(block), str(PAGE), "exec"), vars(example))
+            exec(compile(padded(block), str(PAGE), "exec"), vars(example))  # noqa: S102 - our own examples
 
 
 IN_HOST = """
@@ -101,13 +101,13 @@ example = sys.modules["example"] = types.ModuleType("example")
 defined = vars(example)
 for module, code in {blocks!r}:
     if not module:
-        exec(compile(code, {page!r}, "exec"), defined)
+        exec(compile(code, {page!r}, "exec"), defined)  # noqa: S102 - our own examples
         continue
     place = vars(importlib.import_module("pack." + module))
     before = set(place)
     for name, value in defined.items():
         place.setdefault(name, value)
-    exec(compile(code, {page!r}, "exec"), place)
+    exec(compile(code, {page!r}, "exec"), place)  # noqa: S102 - our own examples
     defined.update({{name: place[name] for name in set(place) - before}})
 import torch
 from pack.nodes.host.studio import Scene

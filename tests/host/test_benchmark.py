@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from types import ModuleType, SimpleNamespace
@@ -20,6 +21,17 @@ from graphs import Graph, demo, empty_latent, lanes, settings
 from PIL import Image
 
 SEEDS = iter(range(70_000, 80_000))  # the host does not run again what it has run
+
+
+def _kept(server: ComfyServer) -> Path:
+    return server.folder / "user" / "chords" / "measured.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_kept(server: ComfyServer) -> Iterator[None]:
+    """What is measured here decides how the samplers of later tests on this server use their lanes."""
+    yield
+    _kept(server).unlink(missing_ok=True)
 
 
 def _graph(sleep: float | None = None, sampler: str = "euler", **changes: Any) -> tuple[Graph, Any]:
@@ -169,10 +181,6 @@ def test_progress_counts_all_runs(client) -> None:
 
 
 # --- what is kept
-
-
-def _kept(server: ComfyServer) -> Path:
-    return server.folder / "user" / "chords" / "measured.json"
 
 
 def test_what_was_measured_is_kept_by_model_size_and_devices(server: ComfyServer, client) -> None:

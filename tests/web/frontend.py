@@ -28,7 +28,7 @@ class Frontend:
         self.page = page
         self.url = url
         self.faults: list[str] = []
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # machines that do much else at the time
         page.on("pageerror", self._note)
         page.goto(url)
         self.wait_until_ready()

@@ -30,13 +30,15 @@ STEPS = 20
 PROMPTS = (
     "a big yellow star on the left, black background",
     "a big blue ring at the top and a small white circle at the bottom, green background",
-    "a big red circle in the center, blue background",
+    "a red circle, blue background",
 )
+WINDOW = {"method": "secant window"}  # what `cores` 0 takes on as many devices
 COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (  # caption, CHORDS inputs (none: the stock sampler)
     (f"KSampler,\n{STEPS} steps", {}),
-    ("CHORDS, 4 cores,\nfirst hit", {"cores": 4, "accept": "first"}),
-    ("CHORDS, 8 cores,\nfirst hit", {"cores": 8, "accept": "first"}),
-    ("CHORDS, 4 cores,\nexact", {"cores": 4, "accept": "exact"}),
+    ("one device,\ncalls at auto", {"cores": 1, "calls": "auto"}),
+    ("4 devices,\nwindow", {"cores": 4, **WINDOW}),
+    ("8 devices,\nwindow", {"cores": 8, **WINDOW}),
+    ("4 devices, CHORDS,\nfirst hit", {"cores": 4, "accept": "first"}),
 )
 TILE, GAP, CAPTION, LABEL = 168, 12, 46, 190
 INK, PAPER = "#1f2430", "white"

@@ -81,7 +81,7 @@ def open_pool(
 
 def sharing_pays(patcher: ModelPatcher, shape: Sequence[int], group: Group) -> bool:
     """Whether the devices share guided calls faster than one of them makes them, as far as is known in this process."""
-    return _decided.get(patcher.model, {}).get((tuple(shape), group), True)
+    return _decided.get(patcher.model, {}).get((tuple(shape), frozenset(group)), True)
 
 
 _decided: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()  # by model; by shape and devices
@@ -100,7 +100,7 @@ def _faster(patcher: ModelPatcher, group: Group, together: Denoise, alone: Denoi
     trial = Faster(together, alone, settled)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        key = tuple(x.shape), group
+        key = tuple(x.shape), frozenset(group)
         if key in known:  # of several lanes each looks at its own devices
             return together(x, sigma) if known[key] else alone(x, sigma)
         denoised = trial(x, sigma)

@@ -388,6 +388,26 @@ def test_rounds_by_rule() -> None:
     assert [hit.core for hit in results[0].hits] == [0] * results[0].depth
 
 
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize(("steps", "cores"), [(12, 3), (30, 2), (30, 8)])
+def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int, solver: str) -> None:
+    """Bit for bit, each hit."""
+
+    class Whole(Window):
+        def _first_changed(self) -> int:
+            return 0
+
+    denoise, sigmas, x = as_flow(guided()), flow_sigmas(steps), noise(8, 6)
+    hits = []
+    for kind in (Window, Whole):
+        run = kind(x, fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver]))
+        while run.accepted is None:
+            for task in run.ready():
+                run.complete(task, denoise(task.x, task.sigma))
+        hits.append([hit.x for hit in run.hits])
+    assert all(torch.equal(a, b) for a, b in zip(*hits, strict=True))
+
+
 def test_residual_stops_between_equal_hits() -> None:
     """Two hits that agree end the run, once every node has been evaluated; none that agree, the exact result."""
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(30), noise(8, 6)

@@ -152,6 +152,19 @@ def demo_problem(prompts: Sequence[str], cfg: float, device: torch.device) -> Pr
 
 
 def _demo(prompts: Sequence[str], cfg: float, device: torch.device) -> tuple[Tensor, Model]:
+    seeds = len(prompts)
+    guided = guided_demo(prompts, cfg, device)
+    everyone = torch.arange(seeds, device=device)
+    start = torch.randn(seeds, 16, 16, 16, generator=torch.Generator().manual_seed(SEED)).to(device)
+    return start, lambda x, sigma: guided(x, sigma, everyone)
+
+
+def guided_demo(
+    prompts: Sequence[str], cfg: float, device: torch.device | None = None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``denoise(x, sigma, which)``: states x [m, 16, 16, 16] at sigma [m], each with the prompt of that number in
+    ``which`` [m], to what the guided demo model predicts."""
+    device = device or torch.device("cpu")
     # The same values, computed once instead of at every call, which copies them to the device.
     if not hasattr(demo.flow._rotation, "cache_info"):
         demo.flow._rotation = functools.cache(demo.flow._rotation)
@@ -159,20 +172,19 @@ def _demo(prompts: Sequence[str], cfg: float, device: torch.device) -> tuple[Ten
     weights = load_file(REPO / "models" / "chords_demo_flow.safetensors")
     flow.load_state_dict({name: value.float() for name, value in weights.items()})
     flow.to(device)
-    seeds = len(prompts)
     context = torch.cat([encode_prompt(prompt) for prompt in prompts]).to(device)
-    both = torch.cat([context, encode_prompt("").expand(seeds, -1, -1).to(device)])
-    start = torch.randn(seeds, 16, 16, 16, generator=torch.Generator().manual_seed(SEED)).to(device)
+    nothing = encode_prompt("").to(device)
 
-    def model(x: Tensor, sigma: Tensor) -> Tensor:
+    def model(x: Tensor, sigma: Tensor, which: Tensor) -> Tensor:
         if cfg == 1:
-            velocity = flow(x, sigma, context)
+            velocity = flow(x, sigma, context[which])
         else:
+            both = torch.cat([context[which], nothing.expand(len(which), -1, -1)])
             guided, unguided = flow(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
             velocity = unguided + cfg * (guided - unguided)
         return x - sigma.view(-1, 1, 1, 1) * velocity
 
-    return start, model
+    return model
 
 
 def _decoder(device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from chords_core import SOLVERS, InlinePool, Pool, Result, ThreadPool, lattice_starts, sample
 from chords_core.solvers import Past
-from chords_core.window import fidelity_rounds
+from chords_core.window_plans import expected_rounds
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def run_on(
     sigmas = torch.linspace(1.0, 0.0, STEPS + 1)
     how: dict[str, Any] = {"starts": lattice_starts(STEPS, cores)}
     if window:
-        how = {"method": "secant", "cores": cores, "rounds": fidelity_rounds(STEPS, cores)}
+        how = {"method": "secant", "cores": cores, "rounds": expected_rounds(STEPS, cores)}
     return lambda: sample(
         nothing, x, sigmas, solver=solver, pool=pool, on_event=lambda event: None, cancel=lambda: False, **how
     )

@@ -40,12 +40,11 @@ from torch import Tensor
 from benchmarks._frontier_cases import Case, all_cases
 from benchmarks._frontier_report import DIVERGED, Book, picture, report
 from benchmarks._problems import Problem, differences, make_problem, truth
-from chords_core import Chords, Hit, Window, accuracy_plan, fidelity_plan
+from chords_core import Chords, Hit, Window, accuracy_plan, solver_plan
 from chords_core.driver import Method
 from chords_core.quadrature import solver_rows
 from chords_core.sampling import PARALLEL_SOLVERS
 from chords_core.sparse import Sparse, sparse_nodes
-from chords_core.window import sparse_plan
 
 RESULTS = Path(__file__).parent / "results"
 RESERVE = 10.0  # seconds of the limit kept for the tables and the picture
@@ -75,10 +74,10 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     run: Method
     if case.kind in ("secant", "picard"):
         slopes, solver = case.kind == "secant", PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, fidelity_plan(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
+        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
     elif case.kind == "sparse window":
         solver = PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, sparse_plan(sigmas, case.cores, solver, case.calls, rounds=case.rounds))
+        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
     elif case.kind == "cubic":
         run = Window(problem.start, accuracy_plan(sigmas, case.cores, rounds=case.rounds))
     elif case.kind == "sparse":

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._problems import SEED, Problem, demo_problem, differences
-from chords_core import Plan, plan, sample
+from chords_core import CHORDS, Plan, plan, sample
 from demo.scenes import describe, random_scene
 
 RESULTS = Path(__file__).parent / "results" / "prompts.md"
@@ -47,7 +47,7 @@ def settings(steps: int) -> Iterator[tuple[str, Plan]]:
     for lanes in LANES:
         yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls="auto")
     for cores in (4, 8):
-        yield f"CHORDS, {cores} cores", plan(steps, cores, cores)
+        yield f"CHORDS, {cores} cores", plan(steps, cores, cores, method=CHORDS)
 
 
 def settings_elsewhere(steps: int) -> Iterator[tuple[str, Plan]]:
@@ -72,7 +72,7 @@ def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
         method=chosen.method,
         cores=chosen.cores,
         starts=None if windowed else chosen.starts,
-        accept=chosen.rank if windowed else chosen.accept,
+        accept=chosen.ends_with,
         calls=chosen.calls,
     ).x
 

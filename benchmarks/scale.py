@@ -200,7 +200,7 @@ def jitter(small: bool) -> Section:
     seeds = range(10 if small else 60)
     rows = []
     for steps, lanes in ((20, 4), (30, 6), (50, 8)):
-        starts = plan(steps, lanes, method=CHORDS).starts
+        starts = plan(steps, lanes, accept="first", method=CHORDS).starts
         for name, share in JITTERS.items():
             devices = [Device(1.0, jitter=share)] * len(starts)
             for accept in ("first", "last"):
@@ -216,7 +216,7 @@ def jitter(small: bool) -> Section:
 
 def failures(small: bool) -> Section:
     """A device that is lost half way, 50 steps on 8 devices and 8 cores: what it adds, in evaluations."""
-    chosen = plan(50, 8, method=CHORDS)
+    chosen = plan(50, 8, accept="first", method=CHORDS)
     rows = []
     for seconds in (0.5, 5.0):
         healthy = [Device(seconds)] * 8
@@ -241,7 +241,7 @@ def reality(small: bool) -> Section:
     """Threads that sleep for the times of a simulated run, against the simulated time of it."""
     rows = []
     for steps, cores in ((20, 4), (50, 8)):
-        starts = plan(steps, cores, method=CHORDS).starts
+        starts = plan(steps, cores, accept="first", method=CHORDS).starts
         for name in ("none", "±30 %", "30 % s.d."):
             devices = [Device(0.04, jitter=JITTERS[name])] * len(starts)
             for kind, wrap in (("dataflow", _as_it_is), ("barrier", Barrier)):

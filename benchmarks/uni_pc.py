@@ -65,7 +65,7 @@ def main() -> None:
         schedule = torch.cat([sigmas(steps + 1)[:-2], torch.zeros(1)])
         exact = {solver: sample(denoise, x, schedule, solver=solver).x for solver in SOLVERS}
         for lanes in LANES:
-            chosen = plan(steps, lanes, method=CHORDS)
+            chosen = plan(steps, lanes, accept="first", method=CHORDS)
             cells = []
             for solver, order in [*((solver, unipc.ORDER_AFTER_A_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
                 before, unipc.ORDER_AFTER_A_JUMP = unipc.ORDER_AFTER_A_JUMP, order

@@ -5,7 +5,7 @@ The mathematics lives in state machines that do no work themselves (`chords`), a
 the start whose sample fulfils an objective.
 """
 
-from .accept import Accept, OnDemand, Residual
+from .accept import Accept, Agreement, OnDemand, Residual
 from .candidates import Chosen, choose_start
 from .chords import Chords
 from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised, WorkersUnavailable
@@ -49,7 +49,8 @@ from .solvers import SOLVERS
 from .sparse import sparse_nodes
 from .starts import authors_starts, check_starts, hit_depth, lattice_starts
 from .timeline import Evaluation, HitMark, LostMark, Recorder, RectificationMark, Timeline, relative_change
-from .window import Window, WindowPlan, accuracy_plan, fidelity_plan
+from .window import Window, WindowPlan
+from .window_plans import accuracy_plan, solver_plan, solving_seconds
 
 __all__ = [
     "ACCEPTS",
@@ -62,6 +63,7 @@ __all__ = [
     "Accept",
     "Accepted",
     "Aesthetic",
+    "Agreement",
     "Barrier",
     "Cancelled",
     "Chords",
@@ -131,7 +133,6 @@ __all__ = [
     "check_starts",
     "choose_start",
     "expected_seconds",
-    "fidelity_plan",
     "hit_depth",
     "in_the_style_of",
     "lattice_starts",
@@ -144,4 +145,6 @@ __all__ = [
     "sparse_nodes",
     "simulate",
     "skeleton",
+    "solver_plan",
+    "solving_seconds",
 ]

@@ -29,6 +29,29 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Accept a hit once it differs from the hit before by at most ``threshold`` of its own RMS, in each item of the
+    batch; the draft does not count. If no hit passes, the slowest core's is taken.
+
+    The change between two hits is larger than the error of the later one (measured on the demo model:
+    benchmarks/results/trust.md), so ``threshold`` (> 0) bounds the error, whatever the size of the latent.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise InvalidInput("accept", f"an agreement's threshold must be a positive number, not {self.threshold}")
+
+    def accepts(self, before: Tensor, after: Tensor) -> bool:
+        """Whether ``after`` is close enough to ``before`` (same shape). An item that is not finite does not count."""
+        before, after = (x.double().flatten(1) if x.ndim > 1 else x.double()[None] for x in (before, after))
+        change = (after - before).norm(dim=1)
+        known = change.isfinite()
+        return bool((change <= self.threshold * after.norm(dim=1))[known].all())
+
+
+@dataclass(frozen=True)
 class OnDemand:
     """``otherwise`` (a hit's number, "exact" or `Residual`), unless ``asked()`` becomes true: then the newest hit, the
     draft included, at once, or the first to come if there is none yet.
@@ -36,20 +59,20 @@ class OnDemand:
     ``asked`` is called in the thread of `chords_core.sample`, as often as its ``cancel``.
     """
 
-    otherwise: int | str | Residual
+    otherwise: int | str | Residual | Agreement
     asked: Callable[[], bool]
 
 
-Accept = int | str | Residual | OnDemand
+Accept = int | str | Residual | Agreement | OnDemand
 
 
-def check_accept(accept: int | str | Residual, cores: int) -> int | Residual:
-    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a residual rule.
+def check_accept(accept: int | str | Residual | Agreement, cores: int) -> int | Residual | Agreement:
+    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a rule on two hits.
 
     Raises:
         InvalidInput: for anything else, or a number out of range.
     """
-    if isinstance(accept, Residual):
+    if isinstance(accept, Residual | Agreement):
         return accept
     if accept == "exact":
         return cores

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .accept import Residual
+from .accept import Agreement, Residual
 from .events import Accepted, Event, Hit, Rectified, Step, Task
 from .solvers import Solver, State, begin
 from .starts import hit_depth
@@ -47,7 +47,7 @@ class Chords:
         sigmas: N+1 values, strictly descending, on x's device.
         starts: i_1..i_K, valid by `chords_core.starts.check_starts`.
         solver: the fine solver.
-        accept: the number of the hit to end with (1..K), or a residual rule.
+        accept: the number of the hit to end with (1..K), or a rule on two hits.
 
     Attributes:
         hits: the hits so far, the draft first.
@@ -61,13 +61,13 @@ class Chords:
         sigmas: Tensor,
         starts: Sequence[int],
         solver: Solver,
-        accept: int | Residual,
+        accept: int | Residual | Agreement,
     ) -> None:
         self._levels: list[float] = sigmas.tolist()
         self._steps = len(sigmas) - 1
         self._starts = tuple(starts)
         self._accept = accept
-        last_core = 1 if isinstance(accept, Residual) else len(starts) - accept + 1
+        last_core = len(starts) - accept + 1 if isinstance(accept, int) else 1
         self._last_indices = needed_indices(self._steps, starts, last_core)
         self.depth = hit_depth(self._steps, starts, last_core)
         self._open = Counter(  # evaluations still to come, by round
@@ -218,10 +218,11 @@ class Chords:
             hit = Hit(number, hit_depth(self._steps, self._starts, number), self._ends.pop(number))
             self.hits.append(hit)
             events.append(hit)
-            if isinstance(self._accept, Residual):
-                enough = number == 1 or self._accept.accepts(before.x, hit.x)
-            else:
+            if isinstance(self._accept, int):
                 enough = len(self.hits) > self._accept
+            else:
+                comparable = before.core > 0 or isinstance(self._accept, Residual)
+                enough = number == 1 or (comparable and self._accept.accepts(before.x, hit.x))
             if enough:
                 self._end_with(hit, events)
 

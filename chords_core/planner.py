@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
+from .accept import Agreement
 from .errors import InvalidInput
 from .sparse import fewer_calls
 from .starts import hit_depth, lattice_starts
-from .window import fidelity_rounds, sparse_rounds
+from .window_plans import expected_rounds
 
 ACCEPTS = ("auto", "first", "second", "third", "exact")
 EVERY_STEP = "every step"
@@ -18,7 +19,7 @@ CHORDS, SECANT = "CHORDS", "secant window"
 PARALLEL_METHODS = ("auto", CHORDS, SECANT)
 
 # With fewer steps each step matters so much that a parallel result differs visibly from the stock one.
-_FEWEST_STEPS = 10
+_FEWEST_STEPS = 12
 # Below this many times fewer sequential calls, lanes cost more than they bring.
 _LEAST_GAIN = 1.25
 # The same where fewer calls gain already.
@@ -33,12 +34,28 @@ _MOST_IN_A_WINDOW = 8
 _LATER = {"second": 2, "third": 3}
 
 
+AGREES = 0.05
+"""CHORDS accepts the first hit that differs by at most this share from the one before, which bounds its error."""
+
+# Solvers whose window is within 5 % of one core at the 90th percentile of pictures, and closer than fewer steps are
+# (benchmarks/results/trust.md). A predictor-corrector of third order amplifies what a window does not know yet.
+_WINDOW_SOLVERS = ("euler", "dpmpp_2m", "res_multistep")
+
+
 @dataclass(frozen=True)
 class Plan:
-    """``method``: "chords", which with one core is sequential, or "secant"; ``starts``: one index a core, of CHORDS;
-    ``accept``: number of the hit to take (1 = first); ``depth``: sequential model calls until it; ``reason``: why, in
-    words for the user; ``calls``: at how many of the steps the model is called, or None for all; ``rank``: of a window,
-    what to `sample` with as ``accept``."""
+    """What to run, and why.
+
+    Attributes:
+        starts: one index a core, of CHORDS.
+        accept: number of the hit to take (1 = first), the earliest of them if that is decided by evidence.
+        depth: sequential model calls until it; of a window about.
+        reason: why, in words for the user.
+        calls: at how many of the steps the model is called, or None for all.
+        method: "chords", which with one core is sequential, or "secant".
+        rank: of a window, what to `sample` with as ``accept``.
+        agreement: of CHORDS, the rule that ends the run, or None.
+    """
 
     steps: int
     starts: tuple[int, ...]
@@ -48,6 +65,7 @@ class Plan:
     calls: int | None = None
     method: str = "chords"
     rank: int = 1
+    agreement: Agreement | None = None
 
     @property
     def cores(self) -> int:
@@ -62,6 +80,13 @@ class Plan:
     def speedup(self) -> float:
         """Sequential calls saved by a device a core: steps / depth, 1 or more."""
         return self.steps / self.depth
+
+    @property
+    def ends_with(self) -> int | Agreement:
+        """What to `sample` with as ``accept``."""
+        if self.method == "secant":
+            return self.rank
+        return self.accept if self.agreement is None else self.agreement
 
 
 def one_core(steps: int, reason: str) -> Plan:
@@ -95,19 +120,24 @@ def plan(
     calls: str = EVERY_STEP,
     method: str = "auto",
     costs: Sequence[float] = (),
+    solver: str = "euler",
+    solving: float = 0.0,
 ) -> Plan:
     """Choose method, cores and hit.
 
     ``cores`` = 0 chooses what is fastest on ``lanes`` devices and stays close to the sequential result, never more
     cores than lanes, and one core where nothing is gained. An explicit number is kept whatever the devices, because
-    it decides the result. ``method`` "auto" is the secant window where the cores are chosen, which on several devices
-    is closer and sooner than CHORDS (benchmarks/results/frontier.md), and CHORDS for an explicit number. With fewer
-    ``calls`` several cores are a secant window; "exact", and "CHORDS" on several cores, take every step.
+    it decides the result. ``method`` "auto" is the secant window, or one core where the window of this ``solver`` is
+    not close enough; CHORDS runs where it is named. With fewer ``calls`` several cores are a secant window; "exact",
+    and "CHORDS" on several cores, take every step.
 
     Args:
-        accept: "auto" and "first" take the first hit of CHORDS, or as many rounds of a window as are enough by rule.
+        accept: "first" takes the first hit of CHORDS, "auto" the first that differs by at most `AGREES` from the hit
+            before, at worst the last. A window ends by what it measures, later for "second" and "third".
         costs: how long a round of model calls on 1, 2, ... devices at once takes, in any unit; beyond those that are
             given, as with the last. Empty: as long as one call. An explicit number of cores is kept all the same.
+        solver: the name of the solver, as `sample` takes it.
+        solving: what solving a window takes a round, in the unit of ``costs``, which has to be given for it to count.
 
     Raises:
         InvalidInput: for an unknown ``accept``, ``calls`` or ``method``, cores below 0 or no step.
@@ -123,12 +153,18 @@ def plan(
     made = calls_of(calls, steps)
     alone = cores == 1 or (cores == 0 and lanes < 2)
     if made is not None and accept != "exact" and (method != CHORDS or alone):
-        return _sparse_plan(steps, made, lanes, cores, accept, costs)
+        chosen = _sparse_plan(steps, made, lanes, cores, accept, costs, solver, solving)
+        if chosen.cores > 1 and method == "auto" and solver not in _WINDOW_SOLVERS:
+            chosen = _sparse_plan(steps, made, 1, 0, accept, costs, solver, solving)
+        return chosen
     if cores == 1:
         return one_core(steps, "one core was asked for")
+    doubtful = method == "auto" and solver not in _WINDOW_SOLVERS
+    if doubtful and accept != "exact" and (cores or lanes > 1):
+        return one_core(steps, f"on several cores {solver} is not close enough to one; name a method to run it so")
     if cores:
-        make = _window_plan if method == SECANT and accept != "exact" else _chords_plan
-        chosen = make(steps, cores, accept, f"{cores} cores were asked for")
+        make = _chords_plan if method == CHORDS or accept == "exact" else _window_plan
+        chosen = make(steps, cores, accept, f"{cores} cores were asked for", solver)
         return chosen if chosen.cores > 1 else one_core(steps, f"{steps} step(s) leave no room for more cores")
     if lanes < 2:
         return one_core(steps, "one device, so nothing could run in parallel")
@@ -142,43 +178,54 @@ def plan(
         plans = [_plan_for(steps, starts, accept, reason) for starts in lattices]
     else:
         most = min(lanes, steps, _MOST_IN_A_WINDOW)
-        plans = [_window_plan(steps, cores, accept, reason) for cores in range(2, most + 1)]
+        plans = [_window_plan(steps, cores, accept, reason, solver) for cores in range(2, most + 1)]
+
+    def seconds(chosen: Plan) -> float:
+        return chosen.depth * _cost(costs, chosen.cores, solving if chosen.method == "secant" else 0.0)
 
     def order(chosen: Plan) -> tuple[float, int]:
-        """The soonest; of several the closest, which a window of more cores is, and CHORDS with shorter jumps."""
-        far = -chosen.cores if chosen.method == "secant" else _longest_jump(chosen.starts)
-        return chosen.depth * _cost(costs, chosen.cores), far
+        """The fastest; of several the closest, which a window of more cores is, and CHORDS with shorter jumps."""
+        return seconds(chosen), -chosen.cores if chosen.method == "secant" else _longest_jump(chosen.starts)
 
     best = min(plans, key=order, default=None)
     if best is None or best.speedup < _LEAST_GAIN:
-        return one_core(steps, f"on {lanes} devices a result close to that of one core would come hardly sooner")
-    if steps * _cost(costs, 1) < _LEAST_GAIN * best.depth * _cost(costs, best.cores):
+        return one_core(steps, f"on {lanes} devices a result close to that of one core would hardly come earlier")
+    if steps * _cost(costs, 1) < _LEAST_GAIN * seconds(best):
         return one_core(steps, f"as measured, {lanes} devices at once take too long a call to gain anything")
     return best
 
 
-def _cost(costs: Sequence[float], cores: int) -> float:
-    return costs[min(cores, len(costs)) - 1] if costs else 1.0
+def _cost(costs: Sequence[float], cores: int, solving: float = 0.0) -> float:
+    return costs[min(cores, len(costs)) - 1] + solving if costs else 1.0
 
 
-def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str, costs: Sequence[float]) -> Plan:
-    """One core with so many calls, or the window of so many cores. For ``cores`` = 0 whatever is soonest on the
+def _sparse_plan(
+    steps: int,
+    calls: int,
+    lanes: int,
+    cores: int,
+    accept: str,
+    costs: Sequence[float],
+    solver: str,
+    solving: float,
+) -> Plan:
+    """One core with so many calls, or the window of so many cores. For ``cores`` = 0 whatever is fastest on the
     devices, which may be a window on all steps: it is closer."""
     alone = Plan(steps, (0,), 1, calls, "its prediction is interpolated at the others", calls)
     if cores:
-        best = _sparse_window(steps, calls, min(cores, calls - 1, _MOST_IN_A_WINDOW), accept, "")
+        best = _sparse_window(steps, calls, min(cores, calls - 1, _MOST_IN_A_WINDOW), accept, "", solver)
         if best.cores < 2 or best.depth >= calls:
-            told = f"{alone.reason}; {cores} cores would come no sooner" if cores > 1 else alone.reason
+            told = f"{alone.reason}; {cores} cores would be no faster" if cores > 1 else alone.reason
             return replace(alone, reason=told)
         told = f", but more than {best.cores} bring nothing" if cores > best.cores else ""
         return replace(best, reason=f"{cores} cores were asked for{told}")
     reason = f"the fewest calls in a row on {lanes} devices"
     counts = range(2, min(lanes, _MOST_IN_A_WINDOW) + 1)
-    plans = [_window_plan(steps, count, accept, reason) for count in counts if count <= steps]
-    plans += [_sparse_window(steps, calls, count, accept, reason) for count in counts if count < calls]
+    plans = [_window_plan(steps, count, accept, reason, solver) for count in counts if count <= steps]
+    plans += [_sparse_window(steps, calls, count, accept, reason, solver) for count in counts if count < calls]
 
     def seconds(chosen: Plan) -> float:
-        return chosen.depth * _cost(costs, chosen.cores)
+        return chosen.depth * _cost(costs, chosen.cores, solving if chosen.method == "secant" else 0.0)
 
     def pays(chosen: Plan) -> bool:  # on all steps it is closer, too
         return seconds(alone) >= (1.0 if chosen.calls is None else _LEAST_FURTHER_GAIN) * seconds(chosen)
@@ -187,22 +234,22 @@ def _sparse_plan(steps: int, calls: int, lanes: int, cores: int, accept: str, co
     return min(worth_it, key=lambda chosen: (seconds(chosen), chosen.length < steps, -chosen.cores), default=alone)
 
 
-def _sparse_window(steps: int, calls: int, cores: int, accept: str, reason: str) -> Plan:
+def _sparse_window(steps: int, calls: int, cores: int, accept: str, reason: str, solver: str) -> Plan:
     later = _LATER.get(accept, 1)
-    rounds = sparse_rounds(calls, cores, later) if cores > 1 else calls
+    rounds = expected_rounds(calls, cores, solver=solver, accept=later) if cores > 1 else calls
     # Each round has a hit, the first of them a draft.
-    return Plan(steps, tuple(range(max(cores, 1))), rounds - 1, rounds, reason, calls, "secant", later)
+    return Plan(steps, tuple(range(max(cores, 1))), max(rounds - 1, 1), rounds, reason, calls, "secant", later)
 
 
-def _window_plan(steps: int, cores: int, accept: str, reason: str) -> Plan:
+def _window_plan(steps: int, cores: int, accept: str, reason: str, solver: str) -> Plan:
     """The secant window on all steps: each round has a hit, the last is the one to take."""
     cores = min(cores, steps)
     later = _LATER.get(accept, 1)
-    rounds = fidelity_rounds(steps, cores, accept=later)
+    rounds = expected_rounds(steps, cores, solver=solver, accept=later)
     return Plan(steps, tuple(range(cores)), max(rounds - 1, 1), rounds, reason, method="secant", rank=later)
 
 
-def _chords_plan(steps: int, cores: int, accept: str, reason: str) -> Plan:
+def _chords_plan(steps: int, cores: int, accept: str, reason: str, solver: str = "") -> Plan:
     return _plan_for(steps, _starts_for(steps, cores), accept, reason)
 
 
@@ -236,8 +283,10 @@ def _longest_jump(starts: Sequence[int]) -> int:
 
 
 def _plan_for(steps: int, starts: Sequence[int], accept: str, reason: str) -> Plan:
-    wanted = {"auto": 1, "first": 1, "second": 2, "third": 3, "exact": len(starts)}[accept]
+    wanted = {"auto": 2, "first": 1, "second": 2, "third": 3, "exact": len(starts)}[accept]
     hit = min(wanted, len(starts))
-    if hit < wanted:
+    if hit < wanted and accept != "auto":
         reason += f"; {len(starts)} cores give no {accept} hit, so their last"
-    return Plan(steps, tuple(starts), hit, hit_depth(steps, starts, len(starts) - hit + 1), reason)
+    evidence = Agreement(AGREES) if accept == "auto" and len(starts) > 1 else None
+    depth = hit_depth(steps, starts, len(starts) - hit + 1)
+    return Plan(steps, tuple(starts), hit, depth, reason, agreement=evidence)

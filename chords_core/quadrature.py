@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ from .solvers import Solver, begin
 
 GAUSS_POINTS = 24
 """In each interval between nodes: to rounding, for D a cubic and intervals as long as anyone takes."""
+
+_LOOKS_BACK = 8
+"""Evaluations, at most: more than any solver's order asks for."""
 
 LOWEST_SIGMA = 0.03
 """Where nodes of an eps model's schedule end if its last sigma but the 0 is higher: the least that Stable Diffusion was
@@ -41,25 +45,49 @@ class Row(NamedTuple):
 
 
 def solver_rows(solver: Solver, sigmas: Tensor) -> tuple[Row, ...]:
-    """The rows of a ``solver`` on ``sigmas`` (N+1 values): N, the last leading to the end.
+    """The rows of a ``solver`` on ``sigmas`` (N+1 values): N, the last leading to the end. The cost is linear in N.
 
-    No formula is written twice: the solver itself runs on vectors that stand for x_0 and D_0..D_{N-1} (unit vectors
-    of length N+1), so that each state comes out as its own coefficients.
+    No formula is written twice: the solver itself runs on vectors that stand for x_0 and the evaluations, so that each
+    state comes out as its own coefficients. As a solver looks back at a few evaluations only, every `_LOOKS_BACK`-th
+    shares a coefficient: what older ones contribute is the same before and after a step, and cancels.
     """
     sigmas = sigmas.cpu().double()
     steps = len(sigmas) - 1
-    unit = torch.eye(steps + 1, dtype=torch.float64)
-    start = unit[0]
-    state = begin(solver, start, sigmas)
+    unit = torch.eye(_LOOKS_BACK + 1, dtype=torch.float64)
+    state = begin(solver, unit[0], sigmas)
     rows = []
     for i in range(steps):
         before = state.x
-        state = state.step(unit[i + 1])
+        state = state.step(unit[1 + i % _LOOKS_BACK])
         ratio = float(state.x[0] / before[0])
         rest = (state.x - ratio * before)[1:].tolist()
-        least = 1e-9 * max(map(abs, rest))  # what is below is rounding: a solver looks back at a few evaluations only
-        rows.append(Row(ratio, tuple((j, weight) for j, weight in enumerate(rest) if abs(weight) > least)))
+        recent = [(j, rest[j % _LOOKS_BACK]) for j in range(max(0, i - _LOOKS_BACK + 1), i + 1)]
+        least = 1e-9 * max(abs(weight) for _, weight in recent)  # what is below is rounding
+        rows.append(Row(ratio, tuple((j, weight) for j, weight in recent if abs(weight) > least)))
     return tuple(rows)
+
+
+def in_flow_coordinates(rows: Sequence[Row], sigmas: Sequence[float]) -> tuple[Row, ...]:
+    """The same rows for the states x / (1 + sigma) of an eps model, on ``sigmas`` (N+1 values).
+
+    With t = sigma / (1 + sigma) these are the states of a flow model with the same D: a first-order step
+    x' = (sigma'/sigma) x + (1 - sigma'/sigma) D is exactly x_f' = (t'/t) x_f + (1 - t'/t) D there.
+    """
+    sizes = [1 + sigma for sigma in sigmas]
+    return tuple(
+        Row(row.ratio * here / there, tuple((j, weight / there) for j, weight in row.weights))
+        for row, (here, there) in zip(rows, pairwise(sizes), strict=True)
+    )
+
+
+def amplification(rows: Sequence[Row]) -> tuple[float, ...]:
+    """How strongly the evaluation at each step enters the states after it: sum over the rows i of
+    |weight_ij| / (1 - ratio_i). It is 1 for Euler, and more for solvers of higher order, which take differences."""
+    factors = [0.0] * len(rows)
+    for row in rows:
+        for j, weight in row.weights:
+            factors[j] += abs(weight) / (1 - row.ratio)
+    return tuple(factors)
 
 
 def cubic_rows(levels: Sequence[float], to_zero: bool) -> tuple[tuple[Row, ...], ...]:
@@ -92,14 +120,14 @@ def is_flow(first: float) -> bool:
     return first <= 1
 
 
-def curve_nodes(sigmas: Tensor, count: int) -> tuple[float, ...]:
+def curve_nodes(sigmas: Tensor, count: int, flow: bool | None = None) -> tuple[float, ...]:
     """The sigmas of ``count`` nodes for `cubic_rows`, on the curve that ``sigmas`` (N+1 values) draw.
 
     With u = i/N the schedule's own coordinate, which is 0 at the start and 1 at the end:
 
-    - flow models (`is_flow`): the curve is linear between the sigmas, and the nodes crowd at its end, as the
-      exact solution bends there: 1 - u = (1 - j/count)^2. Where the schedule stops before 0, the same on the longer
-      schedule that it is the beginning of, with the last step as its step.
+    - flow models (``flow``, or None: `is_flow`): the curve is linear between the sigmas, and the nodes crowd at its
+      end, as the exact solution bends there: 1 - u = (1 - j/count)^2. Where the schedule stops before 0, the same on
+      the longer schedule that it is the beginning of, with the last step as its step.
     - eps models: log-linear, u spaced evenly between the first sigma and the last that is not 0. Where
       that one is high the curve goes on to `LOWEST_SIGMA`.
 
@@ -109,7 +137,7 @@ def curve_nodes(sigmas: Tensor, count: int) -> tuple[float, ...]:
     to_zero = values[-1] == 0
     if count == 1:
         return (values[0],)
-    if not is_flow(values[0]):
+    if not (is_flow(values[0]) if flow is None else flow):
         if to_zero:
             values.pop()
             if values[-1] > 2 * LOWEST_SIGMA or len(values) == 1:

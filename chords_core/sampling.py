@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .accept import Accept, OnDemand, Residual, check_accept
+from .accept import Accept, Agreement, OnDemand, Residual, check_accept
 from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
@@ -20,10 +20,12 @@ from .solvers import SOLVERS, Solver
 from .sparse import sparsely
 from .starts import check_starts, lattice_starts
 from .unipc import PREDICTOR_CORRECTORS
-from .window import Window, WindowPlan, accuracy_plan, check_rounds, fidelity_plan, sparse_plan
+from .window import Window, WindowPlan
+from .window_plans import accuracy_plan, check_rounds, solver_plan
 
 METHODS = ("chords", "picard", "secant", "sequential")
 WINDOW_METHODS = ("picard", "secant")
+PREDICTIONS = ("flow", "eps")
 ACCURATE = "cubic"
 """The solver that makes the secant window aim at the ODE's own solution rather than at a solver's."""
 
@@ -57,6 +59,7 @@ def sample(
     accept: Accept = 1,
     rounds: int | None = None,
     calls: int | None = None,
+    prediction: str | None = None,
     pool: Pool | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: Callable[[], bool] | threading.Event | None = None,
@@ -84,6 +87,8 @@ def sample(
         calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
             interpolated at the others (`chords_core.sparse`); None: at each. ``starts`` count them.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
+        prediction: "flow" for a model whose states are (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever
+            the network is trained to predict; None: "flow" where sigmas[0] <= 1. Only windows need it.
         pool: where evaluations run; None: in this thread.
         on_event: called in this thread with each `chords_core.events` record, in order.
         cancel: a function that returns true, or an event that is set, once the run shall stop.
@@ -111,11 +116,12 @@ def sample(
         if denoise is None:
             raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
         pool = InlinePool(denoise)
+    flow = _predicts_flow(prediction)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
     run: Chords | Window
     if method in WINDOW_METHODS:
-        planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls)
-        run, steps = Window(x, planned, rule), len(planned.levels)
+        planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls, flow)
+        run, steps = Window(x, planned, rule), planned.path.steps
     else:
         fine = PARALLEL_SOLVERS[solver]
         if calls is not None:
@@ -156,8 +162,8 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
 
 
 def _check_cores(
-    method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual, steps: int
-) -> tuple[tuple[int, ...], int | str | Residual]:
+    method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual | Agreement, steps: int
+) -> tuple[tuple[int, ...], int | str | Residual | Agreement]:
     """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
     if method not in METHODS:
         raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")
@@ -185,9 +191,10 @@ def _window_plan(
     cores: int,
     starts: Sequence[int] | None,
     solver: str,
-    accept: int | str | Residual,
+    accept: int | str | Residual | Agreement,
     rounds: int | None,
     calls: int | None,
+    flow: bool | None,
 ) -> WindowPlan:
     _check_count(cores)
     if starts is not None:
@@ -197,20 +204,28 @@ def _window_plan(
     elif isinstance(accept, bool) or accept < 1:
         raise InvalidInput("accept", f'must be a number of at least 1, "exact" or Residual(threshold), not {accept!r}')
     slopes = method == "secant"
-    if solver != ACCURATE and calls is None:
-        return fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=slopes, rounds=rounds, accept=accept)
+    if solver != ACCURATE:
+        if calls is not None and isinstance(accept, str) and rounds is None:
+            raise InvalidInput(
+                "accept", f'"{accept}" is a solver\'s result, but fewer calls only come close to it; give rounds'
+            )
+        fine = PARALLEL_SOLVERS[solver]
+        return solver_plan(sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept)
     if isinstance(accept, str):
         if rounds is None:
-            kind = f'"{ACCURATE}" aims at the ODE\'s' if solver == ACCURATE else "fewer calls only come close to it"
-            raise InvalidInput("accept", f'"{accept}" is a solver\'s result, but {kind}; give rounds')
+            raise InvalidInput(
+                "accept", f'"{accept}" is a solver\'s result, but "{ACCURATE}" aims at the ODE\'s; give rounds'
+            )
         accept = 1  # which the rounds override
-    if solver != ACCURATE:
-        assert calls is not None
-        fine = PARALLEL_SOLVERS[solver]
-        return sparse_plan(sigmas, cores, fine, calls, slopes=slopes, rounds=rounds, accept=accept)
     if calls is not None:
         raise InvalidInput("calls", f'solver "{ACCURATE}" chooses its own nodes; leave them out')
-    return accuracy_plan(sigmas, cores, rounds=rounds, accept=accept)
+    return accuracy_plan(sigmas, cores, flow=flow, rounds=rounds, accept=accept)
+
+
+def _predicts_flow(prediction: str | None) -> bool | None:
+    if prediction not in (None, *PREDICTIONS):
+        raise InvalidInput("prediction", f"must be None, {' or '.join(map(repr, PREDICTIONS))}, not {prediction!r}")
+    return None if prediction is None else prediction == "flow"
 
 
 def _as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:

@@ -34,7 +34,8 @@ from .pools import Outcome
 from .solvers import euler
 from .starts import check_starts
 from .timeline import HitMark, Recorder, Timeline
-from .window import Window, fidelity_plan
+from .window import Window
+from .window_plans import solver_plan
 
 if TYPE_CHECKING:
     from .planner import Plan  # which may come to use this module
@@ -223,9 +224,9 @@ def skeleton_of(plan: Plan) -> Method:
     """What the plan would run, likewise."""
     if plan.method != "secant":
         return skeleton(plan.length, plan.starts, plan.accept)
-    # A window's rounds depend on nothing but its size.
+    # What is imagined does not move, so the window goes as its rounds say.
     levels = torch.linspace(1.0, 0.0, plan.length + 1)
-    return Window(torch.zeros(1), fidelity_plan(levels, plan.cores, euler, slopes=False, rounds=plan.depth))
+    return Window(torch.zeros(1), solver_plan(levels, plan.cores, euler, slopes=False, rounds=plan.depth))
 
 
 def expected_seconds(

@@ -22,7 +22,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 from torch import Tensor
 
@@ -66,24 +65,6 @@ def sparsely(solver: Solver, sigmas: Tensor, calls: int) -> tuple[Sparse, Tensor
     """
     nodes = sparse_nodes(len(sigmas) - 1, calls)
     return Sparse(solver_rows(solver, sigmas), nodes), sigmas[[*nodes, -1]]
-
-
-def sparse_rows(solver: Solver, sigmas: Tensor, calls: int) -> tuple[tuple[int, ...], tuple[tuple[Row, ...], ...]]:
-    """The nodes, and the rows from one to the next for `chords_core.window`: element e holds those for the case that
-    the nodes 0..e have been evaluated; beyond, D is constant.
-
-    Raises:
-        InvalidInput: unless 2 <= calls <= N.
-    """
-    rows = solver_rows(solver, sigmas)
-    nodes = sparse_nodes(len(rows), calls)
-
-    def between(known: tuple[int, ...], first: int, last: int) -> Row:
-        ratio, weights = _coefficients(rows, known, first, last, 0.0)
-        return Row(ratio, tuple((k, weight) for k, weight in enumerate(weights) if weight != 0))
-
-    pairs = tuple(pairwise((*nodes, len(rows))))
-    return nodes, tuple(tuple(between(nodes[: e + 1], *pair) for pair in pairs) for e in range(calls))
 
 
 @dataclass(frozen=True)
@@ -152,12 +133,12 @@ def _coefficients(
         ratio *= row.ratio
         weights = [row.ratio * weight for weight in weights]
         for j, of_row in row.weights:
-            for k, share in _interpolated(known, j, reach):
+            for k, share in interpolated(known, j, reach):
                 weights[k] += of_row * share
     return ratio, tuple(weights)
 
 
-def _interpolated(known: Sequence[int], at: int, reach: float) -> list[tuple[int, float]]:
+def interpolated(known: Sequence[int], at: int, reach: float) -> list[tuple[int, float]]:
     """D at the step ``at`` as shares of those at the ``known`` steps, increasing: pairs (number, share). Beyond the
     last it goes on linearly for ``reach`` distances of the last two."""
     right = bisect_right(known, at)

@@ -66,7 +66,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
     rows = _rows(cores, height=min(44.0, max(12.0, 560 / cores)))
     plot = _plot(rows, limit=max(run.plan.steps, reached))
     sheet = Sheet(plot.bottom + 56)
-    sheet.card("Rounds", _about_rounds(run, timeline, numbered=_numbered(plot, rows[0])))
+    sheet.card("Rounds", _about_rounds(run, numbered=_numbered(plot, rows[0])))
     _draw_axis(sheet, plot, ticks(plot.limit, whole=True), lambda tick: f"{tick:.0f}", reached)
     accepted, windowed = _accepted(timeline), run.method == "secant"
     if accepted is not None:
@@ -197,12 +197,9 @@ def _figures(run: ChordsRun) -> list[Figure]:
     return figures
 
 
-def _about_rounds(run: ChordsRun, timeline: Timeline, numbered: bool) -> str:
-    accepted = _accepted(timeline)
-    # A window may also come to what one core gives before its last round.
-    early = accepted is not None and accepted.index < run.plan.accept and accepted.core != 1
+def _about_rounds(run: ChordsRun, numbered: bool) -> str:
     by = f", numbered by {'call' if run.plan.calls else 'step'}" if numbered else ""
-    return f"model calls in a row{by}" + (f"; ended early, before hit {run.plan.accept}" if early else "")
+    return f"model calls in a row{by}" + ("; ended early, by request" if run.by_request else "")
 
 
 def _title(run: ChordsRun) -> str:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(REPO))
 
 from benchmarks.sdo import decoder, guided, load, on_the_right, sigmas
 from chords_core import (
+    CHORDS,
     SOLVERS,
     Denoise,
     Evaluated,
@@ -40,10 +41,10 @@ from chords_core import (
     Result,
     Through,
     Window,
-    fidelity_plan,
     optimize_latent,
     plan,
     sample,
+    solver_plan,
     sparse_nodes,
 )
 from chords_core.driver import drive
@@ -169,7 +170,7 @@ def run_chain(subject: Subject, calls: int | None = None) -> Chain:
 
 def team_starts(steps: int) -> tuple[int, ...]:
     """Where the nodes start `CORES` cores of CHORDS."""
-    return plan(steps, CORES, cores=CORES).starts
+    return plan(steps, CORES, cores=CORES, method=CHORDS).starts
 
 
 def run_team(subject: Subject, starts: Sequence[int]) -> Team:
@@ -196,14 +197,13 @@ class _Watched(Window):
         super().__init__(*args)
         self.lines: list[list[Tensor]] = []
 
-    def _solve(self, first: int) -> Tensor:
-        end = super()._solve(first)
-        self.lines.append([state.reshape(self._shape) for state in self._states] + [end.reshape(self._shape)])
-        return end
+    def _solve(self, first: int) -> None:
+        super()._solve(first)
+        self.lines.append([self._state_at(step).reshape(self._shape) for step in range(self._path.steps + 1)])
 
 
 def run_window(subject: Subject, cores: int) -> Rounds:
-    planned = fidelity_plan(subject.levels, cores, SOLVERS["euler"])
+    planned = solver_plan(subject.levels, cores, SOLVERS["euler"])
     window = _Watched(subject.start, planned)
     asked: list[Evaluated] = []
     evaluations = drive(

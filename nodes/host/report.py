@@ -65,6 +65,7 @@ class ChordsRun:
     timeline: Timeline | None = None  # of what the host's own sampler does, nothing is known
     latent_format: Any = None
     shown: bool = True  # on its node, while it goes
+    by_request: bool = False  # ended by a user who took the best result so far
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""
@@ -103,8 +104,9 @@ def tell(message: str) -> None:
         server.send_progress_text(message, context.node_id, server.client_id)
 
 
-def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
-    """The choice, what it brings and why, in a line for the user."""
+def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | None = None) -> str:
+    """The choice, what it brings and why, in a line for the user; once the run is over with how many model calls in a
+    row it ``took``."""
     if chosen.cores == 1:
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
         return f"one core{made}: {chosen.reason}"
@@ -112,27 +114,35 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str]) -> str:
     if chosen.method == "secant":
         turns = ", which take turns, slower than one core" if len(devices) < chosen.cores else ""
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
-        fewer = f"{chosen.speedup:.1f}x fewer" if chosen.depth < chosen.steps else "no sooner than with one core"
+        depth = took or chosen.depth
+        fewer = f"{chosen.steps / depth:.1f}x fewer" if depth < chosen.steps else "no faster than one core"
+        counted = str(depth) if took else f"about {depth}"
         return (
-            f"{chosen.cores} cores in a window{made}: a result after {chosen.depth} model calls in a row instead "
-            f"of {chosen.steps}; {fewer} on {names}{turns} ({chosen.reason})"
+            f"{chosen.cores} cores in a window{made}: a result after {counted} model calls in a row instead of "
+            f"{chosen.steps}; {fewer} on {names}{turns} ({chosen.reason})"
         )
+    first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
     if len(devices) < chosen.cores:
-        pace = (
-            f"on {len(devices)} device(s) ({names}) the cores take turns, which is slower than one core; "
-            "set cores to 0 for the fastest choice"
-        )
+        on = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+        pace = f"on {on} ({names}) the cores take turns, slower than one core; set cores to 0 for the fastest choice"
     elif chosen.depth == chosen.steps:
-        first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
-        pace = f"no sooner than with one core, but the first hit comes after {first}; on {names}"
+        pace = f"no faster than one core, but the first result is there after {first}; on {names}"
     else:
         pace = f"{chosen.speedup:.1f}x fewer calls in a row on {names}"
-    which = "exact result" if chosen.accept == chosen.cores else f"hit {chosen.accept} of {chosen.cores}"
-    starts = ", ".join(str(start + 1) for start in chosen.starts)
-    return (
-        f"{chosen.cores} cores, starting at steps {starts}: {which} after {chosen.depth} model calls instead of "
-        f"{chosen.steps}; {pace} ({chosen.reason})"
-    )
+    if chosen.agreement is not None and took:
+        which = f"a result that is at most {chosen.agreement.threshold:.0%} off, or exact, after {took} model calls"
+    elif chosen.agreement is not None:
+        if chosen.depth < chosen.steps:
+            which = (
+                f"the first result that differs by at most {chosen.agreement.threshold:.0%} from the one before, "
+                f"after {chosen.depth} to {chosen.steps} model calls"
+            )
+        else:
+            which = f"the exact result after {chosen.steps} model calls"
+    else:
+        which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
+        which += f" after {chosen.depth} model calls instead of {chosen.steps}"
+    return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({chosen.reason})"
 
 
 def plan_fields(run: ChordsRun) -> dict[str, Any]:
@@ -235,7 +245,8 @@ class Progress:
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
-        by = "request" if self._stream.accept.is_set() else "plan"
+        self._run.by_request = self._stream.accept.is_set()
+        by = "request" if self._run.by_request else "plan"
         self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)
 
     def _lane(self, lane: int, state: str, error: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from ...chords_core import (
     one_core,
     plan,
     sample,
+    solving_seconds,
     sparse_nodes,
 )
 from ...chords_core.unipc import SMALLEST_SIGMA
@@ -213,7 +215,7 @@ class _SamplerFunction:
         stream.send("plan", **plan_fields(run))
         bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
         levels = call.sigmas
-        if chosen.calls is not None:
+        if chosen.calls is not None and not windowed:  # whose indices count the calls
             levels = levels[[*sparse_nodes(chosen.steps, chosen.calls), -1]]
         # By size alone: which of the two it is makes a difference to rounding.
         too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
@@ -225,9 +227,10 @@ class _SamplerFunction:
             cores=chosen.cores,
             starts=None if windowed else chosen.starts,
             solver=run.solver,
-            accept=OnDemand(chosen.rank if windowed else chosen.accept, stream.accept.is_set),
+            accept=OnDemand(chosen.ends_with, stream.accept.is_set),
             pool=pool,
             calls=chosen.calls,
+            prediction=prediction_of(call.base_model),
             on_event=Progress(run, recorder, stream, previews, levels, call.callback, bar),
             cancel=_check_interrupt,
             patience=PATIENCE,
@@ -301,6 +304,8 @@ class _SamplerFunction:
         run = call.run
         run.depth, run.evaluations, run.timeline = result.depth, result.evaluations, recorder.timeline()
         run.hits = tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits)
+        if run.plan.method == "secant" or run.plan.agreement is not None:  # what it takes is decided by the picture
+            announce(run, describe(run.plan, run.devices, result.depth))
         if run.lost_lanes:
             announce(run, f"{run.message}; it took longer, because of lost devices: {'; '.join(run.lost_lanes)}")
 
@@ -368,7 +373,17 @@ class _SamplerFunction:
         setting = self.setting
         if cores is None:
             cores = setting.cores
-        chosen = plan(call.steps, lanes, cores, setting.accept, calls, setting.method, costs)
+        chosen = plan(
+            call.steps,
+            lanes,
+            cores,
+            setting.accept,
+            calls,
+            setting.method,
+            costs,
+            PARALLEL[self.sampler_name],
+            solving_seconds(call.steps, call.x.numel()),
+        )
         if calls != EVERY_STEP and setting.method == CHORDS and chosen.cores > 1:
             if (note := "CHORDS takes every step, whatever calls says") not in call.run.notes:
                 call.run.notes.append(note)
@@ -377,6 +392,11 @@ class _SamplerFunction:
             if reason is not None:
                 chosen = one_core(call.steps, reason)
         return chosen
+
+
+def prediction_of(base_model: Any) -> str:
+    """What the states of the host's model are: those of a flow, (1 - sigma) x0 + sigma eps, or x0 + sigma eps."""
+    return "flow" if isinstance(base_model.model_sampling, comfy.model_sampling.CONST) else "eps"
 
 
 def _shown(callback: Any, previews: Previews) -> Any:

@@ -23,7 +23,7 @@ def test_its_counts_and_words_agree(steps: int, calls: str, cores: int, accept: 
     assert chosen.depth <= chosen.calls
     if chosen.cores == 1:
         assert chosen.depth == chosen.calls
-        assert (f"{cores} cores would come no sooner" in chosen.reason) == (cores > 1)
+        assert (f"{cores} cores would be no faster" in chosen.reason) == (cores > 1)
     else:
         assert chosen.depth < chosen.calls
         assert (f"{cores} cores were asked for" in chosen.reason) == (cores > 0)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from chords_core import hit_depth, plan, sample, sparse_nodes
 from chords_core.sparse import fewer_calls
-from chords_core.window import fidelity_rounds
+from chords_core.window_plans import expected_rounds
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 PAGE = IMAGES.parent / "how-it-works.md"
@@ -121,8 +121,8 @@ def test_every_picture_of_the_page_is_one_of_the_scripts_and_small_enough() -> N
 def test_the_page_tells_the_counts_that_are_in_its_pictures() -> None:
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     scale = figures.Scale()
-    rounds, calls = fidelity_rounds(scale.steps, figures.CORES), fewer_calls(scale.many_steps)
-    first_hit = plan(scale.steps, figures.CORES, figures.CORES).depth
+    rounds, calls = expected_rounds(scale.steps, figures.CORES), fewer_calls(scale.many_steps)
+    first_hit = plan(scale.steps, figures.CORES, figures.CORES, "first", method="CHORDS").depth
     assert f"the line after some of {rounds} rounds" in page
     assert f"After {rounds} rounds of four calls" in page
     assert f"with the {calls} calls as dots; the pictures of both, and of {calls} steps" in page

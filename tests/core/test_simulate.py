@@ -316,7 +316,7 @@ def test_expected_seconds_of_plans() -> None:
 def test_expected_seconds_is_the_mean_of_the_runs() -> None:
     chosen = plan(20, 4, method="CHORDS")
     lanes = [Device(1.0, jitter=0.3)] * 4
-    each = [simulate(skeleton(20, chosen.starts), lanes, seed=seed).seconds for seed in range(3)]
+    each = [simulate(skeleton(20, chosen.starts, chosen.accept), lanes, seed=seed).seconds for seed in range(3)]
     assert expected_seconds([chosen], lanes, runs=3) == (pytest.approx(sum(each) / 3),)
 
 

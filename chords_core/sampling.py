@@ -14,10 +14,11 @@ from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
 from .events import Event, Hit
+from .fewer_calls import FewerCalls
 from .patience import Patience, Watch
 from .pools import Denoise, InlinePool, Pool
 from .solvers import SOLVERS, Solver
-from .sparse import sparsely
+from .sparse import sparse_nodes, sparsely
 from .starts import check_starts, lattice_starts
 from .unipc import PREDICTOR_CORRECTORS
 from .window import Window, WindowPlan
@@ -85,7 +86,8 @@ def sample(
             rounds as they take by rule, each number above for a fifth more, "exact" for as many as it takes to come
             to the sequential result, to rounding.
         calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
-            interpolated at the others (`chords_core.sparse`); None: at each. ``starts`` count them.
+            interpolated at the others (`chords_core.sparse`); more where that turns out to jump. None: at each.
+            ``starts`` count them.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
         prediction: "flow" for a model whose states are (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever
             the network is trained to predict; None: "flow" where sigmas[0] <= 1. Only windows need it.
@@ -118,17 +120,22 @@ def sample(
         pool = InlinePool(denoise)
     flow = _predicts_flow(prediction)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
-    run: Chords | Window
+    run: Chords | FewerCalls | Window
     if method in WINDOW_METHODS:
         planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls, flow)
         run, steps = Window(x, planned, rule), planned.path.steps
     else:
         fine = PARALLEL_SOLVERS[solver]
         if calls is not None:
-            fine, sigmas = sparsely(fine, sigmas, calls)
-            steps = calls
-        indices, rule = _check_cores(method, cores, starts, rule, steps)
-        run = Chords(x, sigmas, indices, fine, check_accept(rule, len(indices)))
+            sparse_nodes(steps, calls)  # which refuses impossible numbers
+        indices, rule = _check_cores(method, cores, starts, rule, steps if calls is None else calls)
+        ends_with = check_accept(rule, len(indices))
+        if calls is not None and len(indices) == 1:
+            run = FewerCalls(x, sigmas, fine, calls)
+        else:
+            if calls is not None:
+                fine, sigmas = sparsely(fine, sigmas, calls)
+            run = Chords(x, sigmas, indices, fine, ends_with)
     evaluations = drive(
         run,
         pool,

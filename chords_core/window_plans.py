@@ -25,6 +25,9 @@ _MORE_ROUNDS = {"dpmpp_2m": 0.12, "res_multistep": 0.12, "uni_pc": 0.27, "uni_pc
 _MOST_STEPS = 25
 """Of more steps some are left out."""
 
+_FINE = 50
+"""New nodes are at most 1 + N / 50 steps apart: some 50 nodes on the path, however many steps it has."""
+
 _EXPONENT_CUBIC = 1.6
 """The power of the window's way over the nodes of `curve_nodes` on a flow model's schedule: above 1, it stays longer at
 the start."""
@@ -73,6 +76,7 @@ def solver_plan(
         0.0 if exact or rounds is not None else BUDGET / STRICTER ** (rank - 1),
         isinstance(accept, Residual | Agreement),
         paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
+        1 + steps // _FINE if calls is None else 1,
     )
     expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, rank))
     most, all_rounds = rounds or steps, rounds is not None

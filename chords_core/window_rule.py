@@ -45,9 +45,6 @@ _USUAL_SURPRISE = 0.05
 ROUGH = 0.1
 """The surprise from which on the prediction is taken to jump: the steps left out before the node are evaluated, too."""
 
-_FINE = 50
-"""New nodes are at most 1 + N / 50 steps apart: some 50 nodes on the path, however many steps it has."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -91,6 +88,7 @@ class MovingRule:
         to_rounding: once the budget is kept, go on to that.
         pace: by round, the place in ``nodes`` at which the window begins at the earliest, so that a fixed number of
             rounds reaches the end; empty: no such number.
+        widest: of the distances between new nodes.
     """
 
     steps: int
@@ -99,6 +97,7 @@ class MovingRule:
     budget: float
     to_rounding: bool = False
     pace: tuple[int, ...] = ()
+    widest: int = 1
 
     def first(self, cores: int) -> tuple[int, ...]:
         """The nodes of the first round."""
@@ -159,15 +158,14 @@ class MovingRule:
         for node, surprise in weighed.items():
             if surprise > ROUGH:
                 skipped |= frozenset(range(known[bisect_left(known, node) - 1] + 1, node))
-        widest = 1 + self.steps // _FINE if len(self.nodes) == self.steps else 1
-        if self.to_rounding or not self.budget or widest == 1:
+        if self.to_rounding or not self.budget or self.widest == 1:
             return replace(progress, skipped=skipped)
         factors = (
             _USUAL_MOVE / max(1e-9, *(moves[node] for node in surprises)),
             _USUAL_SURPRISE / max(1e-9, min(weighed.values())),
         )
         factor = min(max(0.9 * min(factors) ** (1 / 3), _SHRINKAGE), _GROWTH)
-        return Progress(min(widest, max(1.0, progress.gap * factor)), skipped)
+        return Progress(min(self.widest, max(1.0, progress.gap * factor)), skipped)
 
     def _distance(self, gap: float, newest: int, cores: int, rounds: int) -> int:
         """From one new node to the next, counted in those that may be evaluated."""

@@ -31,7 +31,6 @@ from ...chords_core import (
     plan,
     sample,
     solving_seconds,
-    sparse_nodes,
 )
 from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
@@ -214,9 +213,6 @@ class _SamplerFunction:
         windowed = run.method == "secant"
         stream.send("plan", **plan_fields(run))
         bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
-        levels = call.sigmas
-        if chosen.calls is not None and not windowed:  # whose indices count the calls
-            levels = levels[[*sparse_nodes(chosen.steps, chosen.calls), -1]]
         # By size alone: which of the two it is makes a difference to rounding.
         too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
         result = sample(
@@ -231,7 +227,7 @@ class _SamplerFunction:
             pool=pool,
             calls=chosen.calls,
             prediction=prediction_of(call.base_model),
-            on_event=Progress(run, recorder, stream, previews, levels, call.callback, bar),
+            on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
             cancel=_check_interrupt,
             patience=PATIENCE,
         )

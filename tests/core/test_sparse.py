@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chords_core import InvalidInput, Window, sample
+from chords_core import Denoise, InvalidInput, Window, sample
 from chords_core.sampling import PARALLEL_SOLVERS
 from chords_core.solvers import SOLVERS
 from chords_core.sparse import fewer_calls, sparse_nodes, sparsely
@@ -169,3 +169,34 @@ def test_what_a_window_cannot_do_with_fewer_calls_is_refused() -> None:
         run(accept="exact")
     with pytest.raises(InvalidInput, match="calls"):
         run(solver="cubic")
+
+
+def jumping(between: tuple[float, float], by: float) -> Denoise:
+    """The mixture with stronger guidance in a part of the schedule."""
+    smooth = Mixture(8)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        extra = by * torch.tanh(x / (1 + sigma)) if between[0] < sigma < between[1] else 0
+        return smooth(x, sigma) + extra
+
+    return denoise
+
+
+@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("between", [(0.3, 2.0), (1.0, 4.0), (0.0, 1.0)])
+def test_where_the_prediction_jumps_each_step_is_taken(between: tuple[float, float], solver: str) -> None:
+    """It is seen in what the model says, so that the result stays near that of every step."""
+    x = noise(6, 8, scale=10.0)
+    denoise = jumping(between, 1.5)
+    wanted = sample(denoise, x, SIGMAS, solver=solver).x
+    found = sample(denoise, x, SIGMAS, solver=solver, calls=15)
+    blind = sample(denoise, x, SIGMAS, solver=solver, calls=15, starts=(0, 1), accept="exact").x
+    assert 15 < found.evaluations <= 30
+    assert found.depth == found.evaluations
+    assert _distance(found.x, wanted) < 0.7 * _distance(blind, wanted)
+
+
+def test_a_smooth_prediction_takes_no_more_calls_than_asked_for() -> None:
+    denoise, x = mixture()
+    for calls in (8, 13, 20):
+        assert sample(denoise, x, SIGMAS, calls=calls).evaluations == calls

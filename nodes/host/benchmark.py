@@ -36,7 +36,7 @@ _log = logging.getLogger("chords")
 FEWER_CALLS = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What is sampled: KSampler's inputs."""
 

@@ -41,7 +41,7 @@ class Key:
     guided: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """``step``: seconds a step of the host's own sampler; ``rounds``: seconds a round of model calls side by side, by
     the number of cores, a device each; ``calls``: seconds a call on each lane while the others work too; ``shared``: of

@@ -84,7 +84,7 @@ def chords_sampler(
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     """What the host hands a sampler function, and the record to keep. ``model``: its KSamplerX0Inpaint, or what
     another node made of it."""
@@ -119,7 +119,7 @@ class _Call:
         return model.process_latent_out(x.to(torch.float32)).cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _SamplerFunction:
     """What the host calls with the model, the noise and the sigmas, as it calls those of k-diffusion."""
 

@@ -26,7 +26,7 @@ _log = logging.getLogger("chords")
 _WAITING = 7  # hits, at most
 _OF_MANY = 1  # of hits that a newer one may replace
 _FLUSH_SECONDS = 2.0  # how long the end of a run waits for quick pictures, which take milliseconds
-_VAE_SECONDS = 0.5  # how long it waits for a VAE that has shown in this run that it is faster
+_VAE_SECONDS = 1.0  # how long it waits for a VAE that has shown in this run that it is faster
 _LATE_SECONDS = 2.0  # of a VAE at one picture: from there on the hits are shown without it
 _ROOM = 1.5  # times what a VAE says it needs: else it could push the model out of memory
 

@@ -17,10 +17,12 @@ Picture = TypeVar("Picture")
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """A state to be shown: that of the hit ``index``; without one, a step's estimate."""
+    """A state to be shown: that of the hit ``index``; without one, a step's estimate. ``number``: the newer, the
+    higher."""
 
     index: int | None
     x: Tensor
+    number: int = 0
 
 
 class Desk(Generic[Picture]):

@@ -4,6 +4,7 @@ slow."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import threading
@@ -60,6 +61,10 @@ class Previews:
         self._stream, self._device = stream, device
         self._to_latent: Callable[[Tensor], Tensor] | None = to_latent
         self._vae, self._shapes = vae, shapes
+        self._told: set[str] = set()
+        self._numbers = itertools.count(1)
+        self._showing = threading.Lock()
+        self._newest = 0  # the number of the hit that is shown
         latent_format = model.latent_format
         self._previewer = _Lazy(lambda: latent_preview.get_previewer(device, latent_format))
         self._quick_one = _Lazy(lambda: self._previewer() or rough_previewer(latent_format))
@@ -74,7 +79,7 @@ class Previews:
 
     def offer_hit(self, index: int, x: Tensor, one_of_many: bool = False) -> None:
         """Show a hit; ``one_of_many``: it may be left out for a newer one."""
-        shot, most = Shot(index, x), _OF_MANY if one_of_many else _WAITING
+        shot, most = Shot(index, x, next(self._numbers)), _OF_MANY if one_of_many else _WAITING
         if self._full is None:
             self._quick.put(shot, most)
         elif self._full.busy_for() < _LATE_SECONDS:
@@ -93,7 +98,7 @@ class Previews:
         self._to_latent = None  # holds the model: a VAE that hangs must not keep it alive
 
     def _make_quickly(self, shot: Shot) -> Frame | None:
-        with _nothing_lost():
+        with self._nothing_lost():
             previewer = self._previewer() if shot.index is None else self._quick_one()
             # A previewer of another pack may show pictures by itself and return nothing.
             if previewer is not None:
@@ -103,7 +108,7 @@ class Previews:
     def _make_fully(self, shot: Shot) -> Frame | None:
         """The first picture (of a video, frame) by the VAE; None where it is in use or has no room."""
         vae, to_latent = self._vae, self._to_latent
-        with _nothing_lost(), _alone_with(vae) as free:
+        with self._nothing_lost(), _alone_with(vae) as free:
             if free and to_latent is not None:
                 latent = self._first_part(to_latent(shot.x[:1].to(self._device)))
                 del to_latent
@@ -114,19 +119,36 @@ class Previews:
         return None
 
     def _show(self, shot: Shot, frame: Frame | None) -> None:
-        with _nothing_lost():
+        with self._nothing_lost():
             if frame is None:
                 return
             if shot.index is None:
                 self._stream.send_frame(frame)
-            else:
-                self._stream.send_picture(shot.index, frame)
+                return
+            with self._showing:  # two threads show hits: an older one does not replace a newer one
+                if shot.number > self._newest:
+                    self._newest = shot.number
+                    self._stream.send_picture(shot.index, frame)
 
     def _show_or_make_quickly(self, shot: Shot, frame: Frame | None) -> None:
         if frame is None:
             self._quick.put(shot, _WAITING)
         else:
             self._show(shot, frame)
+
+    @contextlib.contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """A preview that fails costs a line in the log, once for each reason. An interrupt that it happened to meet is
+        passed on to the sampler."""
+        try:
+            yield
+        except InterruptProcessingException:
+            comfy.model_management.interrupt_current_processing()
+        except BaseException as error:  # a VAE that wants to exit would end this thread only, without a word
+            reason = f"{type(error).__name__}: {error}"
+            if reason not in self._told:
+                self._told.add(reason)
+                _log.warning("CHORDS: no preview: %s", reason)
 
     def _first_part(self, x: Tensor) -> Tensor:
         return x if self._shapes is None else unpack_latents(x, self._shapes)[0]
@@ -208,14 +230,3 @@ def _alone_with(vae: Any) -> Iterator[bool]:
         if free:
             with _in_use_lock:
                 _in_use.remove(network)
-
-
-@contextlib.contextmanager
-def _nothing_lost() -> Iterator[None]:
-    """A preview that fails costs a line in the log. An interrupt it happened to meet is passed on to the sampler."""
-    try:
-        yield
-    except InterruptProcessingException:
-        comfy.model_management.interrupt_current_processing()
-    except BaseException as error:  # a VAE that wants to exit would end this thread only, without a word
-        _log.warning("CHORDS: no preview: %s: %s", type(error).__name__, error)

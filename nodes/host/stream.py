@@ -57,7 +57,7 @@ class RunStream:
         """Report an event. Nothing follows ``done``: a picture that is ready only then is left out."""
         event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
         with self._lock:
-            if any(kept["kind"] == "done" for kept in self._events):
+            if self._over():
                 return
             if kind in _PROGRESS:
                 self._events = [kept for kept in self._events if kept["kind"] != kind]
@@ -79,9 +79,10 @@ class RunStream:
         self._send_frame(frame, self._viewers)
         image = self._save(index, frame)
         with self._lock:
-            for event in self._events:
-                if event["kind"] == "hit" and event["index"] == index:
-                    event["image"] = image
+            if not self._over():
+                for event in self._events:
+                    if event["kind"] == "hit" and event["index"] == index:
+                        event["image"] = image
         self.send("picture", index=index, image=image)
 
     @property
@@ -92,7 +93,7 @@ class RunStream:
     @property
     def running(self) -> bool:
         with self._lock:
-            return not any(event["kind"] == "done" for event in self._events)
+            return not self._over()
 
     @property
     def newest_hit(self) -> int | None:
@@ -111,6 +112,10 @@ class RunStream:
             files, self._files = self._files, []
         for path in files:
             _remove(path)
+
+    def _over(self) -> bool:
+        """With the lock held."""
+        return any(event["kind"] == "done" for event in self._events)
 
     def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
         server, client = self._server, self._client

@@ -23,7 +23,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 """``denoise(x, sigma) -> denoised``, of x's shape, device and dtype."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What a lane came back with: ``denoised``, or the ``error`` it raised; ``seconds`` it took."""
 

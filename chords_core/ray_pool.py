@@ -76,7 +76,7 @@ class _Failed:
     when: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Crew:
     """The actors that get ready for a run with the model of this ``key``, and a line on each that could not."""
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
-class Past(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Past:
     """An earlier evaluation of a core: where it was made (0-dim ``sigma``) and what it gave."""
 
     sigma: Tensor

@@ -45,7 +45,7 @@ _WIDE, _TALL, _GAP = 5, 240.0, 22.0  # pictures in a row, the height of one, and
 _OURS: Colour = distinct_colours(1)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shown:
     """A picture with what is written above it. ``best``: it is the recommended setting's; ``also``: other settings that
     gave the same."""
@@ -57,7 +57,7 @@ class Shown:
     also: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """What to draw. ``about``: what was sampled on what; ``entries``: KSampler's first; ``best``: the place of the one
     to take, for the reason that ``advice`` gives."""

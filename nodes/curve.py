@@ -47,7 +47,7 @@ _BESIDE = 20, 30  # from the end of a line to the text of its result; the second
 _HUGE, _TINY = 1e300, 1e-300  # beyond these a value is none, and a difference nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Course:
     """What an optimisation did, in numbers; lower values are better.
 

@@ -925,10 +925,15 @@ class Pictures:
         stem, suffix = Path(name).stem, Path(name).suffix
         names = (name, *(f"{stem}_{number}{suffix}" for number in range(2, len(self.files) + 3)))
         path = next(path for path in (self._folder / name for name in names) if path not in self.files)
+        beside = self._folder / f".{uuid.uuid4().hex}.part"
         try:
-            path.write_bytes(content)
+            beside.write_bytes(content)
+            beside.replace(path)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()  # half a picture, if it is there still
         self.files.append(path)
         return path
 

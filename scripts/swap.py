@@ -7,6 +7,9 @@
 KSampler becomes KSampler (CHORDS), KSampler Advanced its twin, and a KSamplerSelect that feeds SamplerCustom or
 SamplerCustomAdvanced becomes CHORDS Sampler, in subgraphs, too. Other samplers stay, and are named.
 
+A file is written whole or not at all. One that cannot be read or written is named, the others of its folder are swapped
+all the same, and the exit status is 1.
+
 This one file is all there is to it: copy it where you need it. It needs Python 3.10 and nothing else.
 """
 
@@ -18,11 +21,15 @@ if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
     sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
 
 import argparse
+import contextlib
 import copy
 import json
+import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+import reprlib
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +50,7 @@ RUN = "CHORDS_RUN"
 CONSUMERS = ("SamplerCustom", "SamplerCustomAdvanced")
 SAMPLES = re.compile("(?<!up)(?<!down)sampler", re.IGNORECASE)  # what a node's name has if it samples
 INPUT_NODE, OUTPUT_NODE = -10, -20  # the ends of a subgraph
+_MOST_DIGITS = 400  # of a number, more than a float can have
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,10 @@ class NotAWorkflow(ValueError):
     """What was given is no workflow; the message says what is wrong."""
 
 
+class BadWorkflow(NotAWorkflow):
+    """What was given may have been a workflow, and cannot be read."""
+
+
 @dataclass
 class Swapped:
     """A workflow after the swap: how often which node took the place of which, and what stayed, with the reason."""
@@ -100,7 +112,7 @@ def is_api(workflow: Any) -> bool:
 
 def is_saved(workflow: Any) -> bool:
     """Whether this is a workflow as the browser saves it."""
-    return isinstance(workflow, dict) and all(_is_graph(graph) for graph in _graphs(workflow))
+    return isinstance(workflow, dict) and _fault(workflow) is None
 
 
 def swap(workflow: Any) -> Swapped:
@@ -114,24 +126,40 @@ def back(workflow: Any) -> Swapped:
 
 
 def _change(workflow: Any, saved: Callable[[Json], Swapped], api: Callable[[Json], Swapped]) -> Swapped:
-    if is_api(workflow):
-        return api(copy.deepcopy(workflow))
-    if is_saved(workflow):
-        return saved(copy.deepcopy(workflow))
-    raise NotAWorkflow(_what_is_wrong(workflow))
+    try:
+        if is_api(workflow):
+            return api(copy.deepcopy(workflow))
+        if is_saved(workflow):
+            return saved(copy.deepcopy(workflow))
+        raise _what_is_wrong(workflow)
+    except RecursionError:
+        raise BadWorkflow("it is nested too deep") from None
 
 
-def _what_is_wrong(value: Any) -> str:
+def _what_is_wrong(value: Any) -> NotAWorkflow:
     if not isinstance(value, dict):
-        return f"no workflow: a JSON object is needed, this is a {type(value).__name__}"
+        return NotAWorkflow(f"no workflow: a JSON object is needed, this is a {type(value).__name__}")
     if not value:
-        return "no workflow: it is empty"
+        return NotAWorkflow("no workflow: it is empty")
     for name in ("prompt", "workflow"):
         if is_api(value.get(name)) or is_saved(value.get(name)):
-            return f"no workflow by itself, but it holds one under '{name}': put that into a file of its own"
+            return NotAWorkflow(
+                f"no workflow by itself, but it holds one under '{name}': put that into a file of its own"
+            )
     if "nodes" in value:
-        return "no workflow: it has nodes, but they are not as the browser saves them"
-    return "no workflow: neither nodes and links, as the browser saves, nor nodes with class_type and inputs (API)"
+        return BadWorkflow(f"no workflow: it has nodes, but they are not as the browser saves them: {_fault(value)}")
+    if any(isinstance(node, dict) and "class_type" in node for node in value.values()):
+        name = next(name for name, node in value.items() if not is_api({name: node}))
+        return BadWorkflow(f"no workflow: {_short(name)} is no node with class_type (a text) and inputs (an object)")
+    return NotAWorkflow(
+        "no workflow: neither nodes and links, as the browser saves, nor nodes with class_type and inputs (API)"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value for a message, of 80 characters at most."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 # ---- the format of the API
@@ -181,7 +209,7 @@ def _back_api(workflow: Json) -> Swapped:
 
 
 def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int)
 
 
 # ---- the format the browser saves
@@ -194,16 +222,70 @@ def _graphs(workflow: Json) -> list[Any]:
     return [workflow, *(subgraphs if isinstance(subgraphs, list) else [])]
 
 
-def _is_graph(graph: Any) -> bool:
+def _fault(workflow: Json) -> str | None:
+    """What is not as the browser saves it, if anything is not."""
+    graphs = _graphs(workflow)
+    for number, graph in enumerate(graphs):
+        if (fault := _fault_of_graph(graph)) is not None:
+            return f"subgraph {number}: {fault}" if number else fault
+    names = [graph.get("id") for graph in graphs[1:]]
+    if not all(isinstance(name, str) for name in names):
+        return "the id of a subgraph is no text"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    return f"two subgraphs have the id {_short(twice[0])}" if twice else None
+
+
+def _fault_of_graph(graph: Any) -> str | None:
     if not isinstance(graph, dict):
+        return f"it is a {type(graph).__name__}"
+    for part in ("nodes", "links"):
+        if not isinstance(graph.get(part), list):
+            return f"{part} is no list"
+    for part in ("inputs", "outputs"):
+        if not _is_list_of_objects(graph.get(part)):
+            return f"{part} is no list of objects"
+    ids = set()
+    for node in graph["nodes"]:
+        if (fault := _fault_of_node(node)) is not None:
+            return fault
+        if node["id"] in ids:
+            return f"two nodes have the id {_short(node['id'])}"
+        ids.add(node["id"])
+    return next((f"no link: {_short(link)}" for link in graph["links"] if not _is_saved_link(link)), None)
+
+
+def _fault_of_node(node: Any) -> str | None:
+    if not isinstance(node, dict):
+        return f"no node: {_short(node)}"
+    if not _is_id(node.get("id")):
+        return f"the id of a node is neither a whole number nor a text: {_short(node.get('id'))}"
+    if not isinstance(node.get("type"), str):
+        return f"node {_short(node['id'])} has no type"
+    for part in ("inputs", "outputs"):
+        if not _is_list_of_objects(node.get(part)):
+            return f"{part} of node {_short(node['id'])} is no list of objects"
+    for item in node.get("inputs") or []:
+        if item.get("link") is not None and not _is_id(item["link"]):
+            return f"an input of node {_short(node['id'])} has an odd link: {_short(item['link'])}"
+    return None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(item, dict) for item in value))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_saved_link(link: Any) -> bool:
+    if isinstance(link, dict):
+        values = [link.get(name) for name in _LINK[:5]]
+    elif isinstance(link, list) and len(link) >= 5:
+        values = link[:5]
+    else:
         return False
-    nodes, links = graph.get("nodes"), graph.get("links")
-    return (
-        isinstance(nodes, list)
-        and isinstance(links, list)
-        and all(isinstance(node, dict) and "id" in node and isinstance(node.get("type"), str) for node in nodes)
-        and all(isinstance(link, dict) or (isinstance(link, list) and len(link) >= 5) for link in links)
-    )
+    return all(map(_is_id, values))
 
 
 @dataclass(frozen=True)
@@ -227,29 +309,44 @@ def _links(graph: Json) -> Iterator[_Link]:
     return map(_Link, graph["links"])
 
 
+def _links_by_target(graph: Json) -> dict[Any, list[_Link]]:
+    found = defaultdict(list)
+    for link in _links(graph):
+        found[link["target_id"]].append(link)
+    return found
+
+
 def _swap_saved(workflow: Json) -> Swapped:
     result = Swapped(workflow)
-    for graph in _graphs(workflow):
+    feeding = _outputs_that_feed_consumers(workflow)
+    for number, graph in enumerate(_graphs(workflow)):
+        links = _links_by_target(graph)
         for node in graph["nodes"]:
             kind = BY_STOCK.get(node["type"])
-            if kind and (kind.gives_run or _feeds_consumer(workflow, graph, node["id"])):
+            if kind and (kind.gives_run or (number, node["id"], 0) in feeding):
                 values = node.get("widgets_values")
                 if isinstance(values, list) and values and len(values) != kind.values:
                     count = f"{len(values)} values instead of {kind.values}: open it in the browser and save it anew"
                     result.left.append(f"{node['id']} {kind.stock} ({count})")
                     continue
-                _swap_node(graph, node, kind)
+                _swap_node(node, kind, links[node["id"]])
                 result.done[kind.stock, kind.ours] += 1
             else:
                 _note_left(result, node["id"], node["type"])
-    groups = (workflow.get("extra") or {}).get("groupNodes") or {}
-    for name, group in groups.items():
-        if any(node.get("type") in BY_STOCK for node in group.get("nodes", [])):
+    for name, group in _object(_object(workflow.get("extra")).get("groupNodes")).items():
+        nodes = _object(group).get("nodes")
+        kinds = [_object(node).get("type") for node in nodes] if isinstance(nodes, list) else []
+        if any(isinstance(kind, str) and kind in BY_STOCK for kind in kinds):
             result.left.append(f"group node '{name}' (turn it into a subgraph)")
     return result
 
 
-def _swap_node(graph: Json, node: Json, kind: Kind) -> None:
+def _object(value: Any) -> Json:
+    """What is an object as it is, and anything else as an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _swap_node(node: Json, kind: Kind, links: Iterable[_Link]) -> None:
     node["type"] = kind.ours
     _rename(node, kind.stock, kind.ours, HOST, PACK)
     _retitle(node, kind.stock_title, kind.our_title)
@@ -260,7 +357,7 @@ def _swap_node(graph: Json, node: Json, kind: Kind) -> None:
         {"name": name, "shape": OPTIONAL, "type": type_, "widget": {"name": name}, "link": None}
         for name, (type_, _) in WIDGETS.items()
     ]
-    _set_inputs(graph, node, [*inputs[:first], *sockets, *inputs[first:], *widgets])
+    _set_inputs(node, [*inputs[:first], *sockets, *inputs[first:], *widgets], links)
     if kind.gives_run:
         node["outputs"] = [*(node.get("outputs") or []), {"name": RUN, "type": RUN, "links": None}]
     if isinstance(node.get("widgets_values"), list) and node["widgets_values"]:
@@ -273,20 +370,22 @@ def _back_saved(workflow: Json) -> Swapped:
     result = Swapped(workflow)
     ours = (*SOCKETS, *WIDGETS)
     for graph in _graphs(workflow):
+        links = _links_by_target(graph)
         for node in graph["nodes"]:
             kind = BY_OURS.get(node["type"])
             if kind is None:
                 continue
-            linked = [item["name"] for item in node.get("inputs") or [] if item["name"] in ours and _linked(item)]
-            linked += [item["name"] for item in node.get("outputs") or [] if item["name"] == RUN and item.get("links")]
+            linked = [item["name"] for item in node.get("inputs") or [] if item.get("name") in ours and _linked(item)]
+            linked += [RUN for item in node.get("outputs") or [] if item.get("name") == RUN and item.get("links")]
             if linked:
                 _note_connected(result, node["id"], kind, linked)
                 continue
             node["type"] = kind.stock
             _rename(node, kind.ours, kind.stock, PACK, HOST)
             _retitle(node, kind.our_title, kind.stock_title)
-            _set_inputs(graph, node, [item for item in node.get("inputs") or [] if item["name"] not in ours])
-            node["outputs"] = [item for item in node.get("outputs") or [] if item["name"] != RUN]
+            inputs = [item for item in node.get("inputs") or [] if item.get("name") not in ours]
+            _set_inputs(node, inputs, links[node["id"]])
+            node["outputs"] = [item for item in node.get("outputs") or [] if item.get("name") != RUN]
             if isinstance(node.get("widgets_values"), list):
                 node["widgets_values"] = node["widgets_values"][: kind.values]
             if isinstance(node.get("widgets_values_named"), dict):
@@ -300,17 +399,16 @@ def _linked(item: Json) -> bool:
     return item.get("link") is not None
 
 
-def _set_inputs(graph: Json, node: Json, inputs: list[Json]) -> None:
-    """Give a node other inputs and let its links end where they belong now.
+def _set_inputs(node: Json, inputs: list[Json], links: Iterable[_Link]) -> None:
+    """Give a node other inputs and let the ``links`` to it end where they belong now.
 
     An input names its link; a link that no input names, which old files have, keeps to the input it ended at.
     """
     places = {id(item): slot for slot, item in enumerate(inputs)}
     slots = {item["link"]: slot for slot, item in enumerate(inputs) if _linked(item)}
     moved = {slot: places.get(id(item), slot) for slot, item in enumerate(node.get("inputs") or [])}
-    for link in _links(graph):
-        if link["target_id"] == node["id"]:
-            link.enter(slots.get(link["id"], moved.get(link["target_slot"], link["target_slot"])))
+    for link in links:
+        link.enter(slots.get(link["id"], moved.get(link["target_slot"], link["target_slot"])))
     node["inputs"] = inputs
 
 
@@ -331,46 +429,54 @@ def _retitle(holder: Any, old: str, new: str) -> None:
         holder["title"] = new
 
 
-def _feeds_consumer(workflow: Json, graph: Json, node: Any, output: int = 0) -> bool:
-    """Whether what a node puts out ends in a SamplerCustom, through reroutes and into or out of subgraphs."""
-    subgraphs = {subgraph.get("id"): subgraph for subgraph in _graphs(workflow)[1:]}
-    seen = set()
-    open_ = [(graph, node, output)]
-    while open_:
-        graph, origin, slot = open_.pop()
-        if (id(graph), origin, slot) in seen:
-            continue
-        seen.add((id(graph), origin, slot))
+def _outputs_that_feed_consumers(workflow: Json) -> set[Hashable]:
+    """The outputs, as (graph, node, slot), that end in a SamplerCustom, through reroutes and into or out of subgraphs:
+    found from there backwards, so that each link is looked at once."""
+    graphs = _graphs(workflow)
+    subgraphs = {graph["id"]: number for number, graph in enumerate(graphs) if number}
+    slots = [_slots_by_name(graph.get("inputs") or []) for graph in graphs]
+    consumed: Hashable = "consumed"
+    before: dict[Hashable, list[Hashable]] = defaultdict(list)
+    for number, graph in enumerate(graphs):
         nodes = {node["id"]: node for node in graph["nodes"]}
         for link in _links(graph):
-            if (link["origin_id"], link["origin_slot"]) != (origin, slot):
-                continue
-            target = nodes.get(link["target_id"])
+            origin, target = nodes.get(link["origin_id"]), nodes.get(link["target_id"])
+            source = (number, link["origin_id"], link["origin_slot"])
+            if origin is not None and origin["type"] in subgraphs:
+                before[source].append((subgraphs[origin["type"]], OUTPUT_NODE, link["origin_slot"]))
             if link["target_id"] == OUTPUT_NODE:
-                open_ += [
-                    (outer, instance["id"], link["target_slot"])
-                    for outer in _graphs(workflow)
-                    for instance in outer["nodes"]
-                    if instance["type"] == graph.get("id")
-                ]
+                before[number, OUTPUT_NODE, link["target_slot"]].append(source)
             elif target is None:
                 continue
             elif target["type"] in CONSUMERS:
-                return True
+                before[consumed].append(source)
             elif target["type"] == "Reroute":
-                open_.append((graph, target["id"], 0))
+                before[number, target["id"], 0].append(source)
             elif target["type"] in subgraphs:
                 inner = subgraphs[target["type"]]
-                open_.append((inner, INPUT_NODE, _inner_slot(target, inner, link["target_slot"])))
-    return False
+                slot = _inner_slot(target, slots[inner], link["target_slot"])
+                before[inner, INPUT_NODE, slot].append(source)
+    found: set[Hashable] = set()
+    open_ = [consumed]
+    while open_:
+        for source in before[open_.pop()]:
+            if source not in found:
+                found.add(source)
+                open_.append(source)
+    return found
 
 
-def _inner_slot(instance: Json, subgraph: Json, slot: int) -> int:
+def _slots_by_name(items: list[Json]) -> dict[str, int]:
+    """Of several items of one name the first."""
+    named = [(item.get("name"), slot) for slot, item in enumerate(items)]
+    return {name: slot for name, slot in reversed(named) if isinstance(name, str)}
+
+
+def _inner_slot(instance: Json, slots: dict[str, int], slot: Any) -> Any:
     """Which input of a subgraph that input of its node is: they go by name."""
     inputs = instance.get("inputs") or []
-    name = inputs[slot]["name"] if slot < len(inputs) else None
-    names = [item.get("name") for item in subgraph.get("inputs") or []]
-    return names.index(name) if name in names else slot
+    name = inputs[slot].get("name") if isinstance(slot, int) and 0 <= slot < len(inputs) else None
+    return slots.get(name, slot) if isinstance(name, str) else slot
 
 
 # ---- what the user is told
@@ -398,45 +504,129 @@ def summary(result: Swapped) -> str:
 
 
 def swap_text(text: str, change: Callable[[Any], Swapped] = swap) -> tuple[str, Swapped]:
-    """A workflow file's text after the change, indented as it was."""
+    """A workflow file's text after the change, indented and escaped as it was."""
     try:
-        workflow = json.loads(text)
+        workflow = json.loads(text, parse_int=_whole, parse_float=_fraction, object_pairs_hook=_without_twins)
+        result = change(workflow)
+        if not result.done:
+            return text, result
+        start = re.match(r"\s*[{\[](\r?\n)([ \t]*)", text)
+        text_after = json.dumps(
+            result.workflow,
+            ensure_ascii=text.isascii(),
+            indent=start[2] if start else None,
+            separators=None if start or '": ' in text else (",", ":"),
+        )
+    except NotAWorkflow:
+        raise
+    except RecursionError:
+        raise BadWorkflow("it is nested too deep") from None
     except ValueError as error:
-        raise NotAWorkflow(f"not JSON: {error}") from None
-    result = change(workflow)
-    indented = re.match(r"\s*[{\[]\r?\n( *)", text)
-    indent = len(indented[1]) if indented else None
-    separators = None if indented or '": ' in text else (",", ":")
-    end = "\n" if text.endswith("\n") else ""
-    return json.dumps(result.workflow, ensure_ascii=False, indent=indent, separators=separators) + end, result
+        raise BadWorkflow(f"not JSON: {error}") from None
+    # Half a character, which JSON allows only as an escape. It can be in strings only.
+    text_after = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text_after)
+    if start and start[1] == "\r\n":
+        text_after = text_after.replace("\n", "\r\n")
+    end = re.search(r"\r?\n\Z", text)
+    return text_after + (end[0] if end else ""), result
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise BadWorkflow(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise BadWorkflow(f"it has the number {digits[:20]}, which is too large")
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> Json:
+    """An object. Of two values under one key, one would be lost."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise BadWorkflow(f"the key {_short(twice)} is there twice in one object")
+    return value
 
 
 def swap_file(source: Path, target: Path, change: Callable[[Any], Swapped] = swap) -> Swapped:
-    """Write a workflow file after the change to another (or the same) file."""
+    """Write a workflow file after the change to another (or the same) file, whole or not at all."""
     try:
-        text = source.read_text(encoding="utf-8-sig")
+        text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise NotAWorkflow("not JSON: it is no text") from None
+        raise BadWorkflow("not JSON: it is no text in UTF-8") from None
     text, result = swap_text(text, change)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    _write(target, text.encode())
     return result
 
 
+def _write(target: Path, data: bytes) -> None:
+    """Write a file in one step: whatever happens, it is the old one or the whole new one. Of a link, the file that it
+    points to is written."""
+    target = Path(os.path.realpath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_file():  # such as /dev/stdout
+        target.write_bytes(data)
+        return
+    beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # a new file, or a disk without permissions
+            os.chmod(beside, target.stat().st_mode & 0o7777)
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
 def _swap_folder(source: Path, target: Path, change: Callable[[Any], Swapped]) -> int:
-    """Swap in all workflows of a folder; files that are none are named and not written."""
-    written = 0
-    for path in sorted(source.rglob("*.json")):
+    """Swap in all workflows of a folder. Files that are none are named and not written; so are those that cannot be
+    read or written, and then the result is 1."""
+    written = failed = 0
+    for path in _files(source, target):
         name = path.relative_to(source)
         try:
+            if not path.is_file():
+                raise OSError("no file, or a link to none")
             result = swap_file(path, target / name, change)
+        except BadWorkflow as error:
+            failed += 1
+            _say(f"{name}: error: {error}", sys.stderr)
         except NotAWorkflow as error:
-            print(f"{name}: skipped: {error}", file=sys.stderr)
-            continue
-        written += 1
-        print(f"{name}: {summary(result)}")
-    print(f"{written} workflows written to {target}")
-    return 0 if written else 1
+            _say(f"{name}: skipped: {error}", sys.stderr)
+        except OSError as error:
+            failed += 1
+            _say(f"{name}: error: {error}", sys.stderr)
+        else:
+            written += 1
+            _say(f"{name}: {summary(result)}")
+    _say(f"{written} workflows written to {target}" + (f"; {failed} files could not be swapped" if failed else ""))
+    return 0 if written and not failed else 1
+
+
+def _files(source: Path, target: Path) -> list[Path]:
+    """The files to swap in: not those that an earlier run has written into a folder of the same folder."""
+    outer, inner = os.path.realpath(source), Path(os.path.realpath(target))
+    own = inner.is_relative_to(outer) and inner != Path(outer)
+    found = sorted(path for path in source.rglob("*.json") if path.is_symlink() or not path.is_dir())
+    return [path for path in found if not (own and Path(os.path.realpath(path.parent)).is_relative_to(inner))]
+
+
+def _say(message: str, stream: Any = None) -> None:
+    """Print one line, whatever the names in it are made of."""
+    odd = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+    line = odd.sub(lambda found: found[0].encode("unicode_escape").decode(), message)
+    stream = stream or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -451,10 +641,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.source.is_dir():
             return _swap_folder(options.source, options.target, change)
         target = options.target / options.source.name if options.target.is_dir() else options.target
-        print(f"{target}: {summary(swap_file(options.source, target, change))}")
+        _say(f"{target}: {summary(swap_file(options.source, target, change))}")
     except (NotAWorkflow, OSError) as error:
-        message = error if isinstance(error, OSError) else f"{options.source}: {error}"
-        print(f"error: {message}", file=sys.stderr)
+        message = str(error) if isinstance(error, OSError) else f"{options.source}: {error}"
+        _say(f"error: {message}", sys.stderr)
         return 1
     return 0
 

@@ -36,7 +36,7 @@ _log = logging.getLogger("chords")
 FEWER_CALLS = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What is sampled: KSampler's inputs."""
 
@@ -180,9 +180,8 @@ class _Bench:
         )
         if self._samples.is_nested:
             raise InvalidInput("latent_image", "a latent of several parts (video and sound) cannot be measured yet")
-        inputs = task.model, task.steps, task.sampler_name, task.scheduler, task.denoise
-        self._sigmas = schedule(*inputs, start_step=0, last_step=None, force_full_denoise=False)
-        if len(self._sigmas) == 0:
+        self._sigmas = schedule(task.model, task.steps, task.sampler_name, task.scheduler, task.denoise)
+        if len(self._sigmas) < 2:
             raise InvalidInput("denoise", "at 0 there is nothing to sample")
 
     @property

@@ -22,7 +22,7 @@ _log = logging.getLogger("chords")
 _PREVIEW_SECONDS = 0.25  # between two pictures of the current sample
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """What happened, on the CPU and by itself.
 

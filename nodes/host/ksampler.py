@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfy.utils import unpack_latents
@@ -33,7 +33,7 @@ def ksample(
     *,
     denoise: float = 1.0,
     add_noise: bool = True,
-    start_step: int = 0,
+    start_step: int | None = None,
     last_step: int | None = None,
     force_full_denoise: bool = False,
     setting: Setting,
@@ -49,40 +49,34 @@ def ksample(
         latent.get("downscale_ratio_temporal"),
     )
     sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
-    if len(sigmas) > 0:
-        nested = samples.is_nested  # the sampler sees such a latent packed flat, its callback does not
-        sampler = chords_sampler(sampler_name, setting, devices, preview_vae, run=run, step_previews=not nested)
-        noise = (
-            comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples)
-        )
-        samples = comfy.sample.sample_custom(
-            model,
-            noise,
-            cfg,
-            sampler,
-            sigmas,
-            positive,
-            negative,
-            samples,
-            noise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, steps) if nested else _progress(steps),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
-        )
-    else:
+    if len(sigmas) == 0:
         announce(run, "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is")
-    run.hits = _unpacked(run.hits, latent["samples"]) or (RunHit(1, run.depth, samples.cpu()),)
+    shapes = [part.shape for part in samples.unbind()] if samples.is_nested else None
+    samples = comfy.sample.sample_custom(  # without sigmas it only converts the latent, as it does for KSampler
+        model,
+        comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples),
+        cfg,
+        chords_sampler(sampler_name, setting, devices, preview_vae, run=run, step_previews=True, shapes=shapes),
+        sigmas,
+        positive,
+        negative,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=_progress(steps),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    run.hits = _unpacked(run.hits, shapes) or (RunHit(1, run.depth, samples.cpu()),)
     run.latent_format = model.model.latent_format
     out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
     out["samples"] = samples
     return out, run
 
 
-def _unpacked(hits: tuple[RunHit, ...], latent: Tensor) -> tuple[RunHit, ...]:
+def _unpacked(hits: tuple[RunHit, ...], shapes: Sequence[torch.Size] | None) -> tuple[RunHit, ...]:
     """The hits in the shape of the latent: one of several parts (video and sound) is sampled packed flat."""
-    if not latent.is_nested:
+    if shapes is None:
         return hits
-    shapes = [part.shape for part in latent.unbind()]
     return tuple(replace(hit, samples=NestedTensor(unpack_latents(hit.samples, shapes))) for hit in hits)
 
 
@@ -102,11 +96,12 @@ def schedule(
     sampler_name: str,
     scheduler: str,
     denoise: float,
-    start_step: int,
-    last_step: int | None,
-    force_full_denoise: bool,
+    start_step: int | None = None,
+    last_step: int | None = None,
+    force_full_denoise: bool = False,
 ) -> Tensor:
-    """The sigmas KSampler Advanced would use for these inputs; empty where it would change nothing."""
+    """The sigmas that KSampler (``start_step`` None) or KSampler Advanced uses for these inputs; empty where that
+    changes nothing."""
     sigmas = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
     ).sigmas
@@ -114,6 +109,8 @@ def schedule(
         sigmas = sigmas[: last_step + 1].clone()
         if force_full_denoise:
             sigmas[-1] = 0
+    if start_step is None:
+        return sigmas
     return sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
 
 

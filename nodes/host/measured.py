@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management
 import folder_paths
 import torch
 
 from .devices import DeviceRequest, lane_devices
+from .files import locked, write_whole
 
 _log = logging.getLogger("chords")
 
@@ -25,8 +25,12 @@ SHARED_AT_MOST = 0.9
 SLOWER = 1.1
 """Times the seconds of the fastest device: what is within differs by chance."""
 
-_MOST = 200  # kept; the oldest goes first
-_writing = threading.Lock()
+_MOST = 200  # entries kept; the oldest goes first
+_MOST_BYTES = 2**23  # of the file
+_MOST_CORES = 1000
+_LONGEST = 2**31  # side of a latent
+_LONGEST_SECONDS = 86_400.0  # of a call or a step
+_LOCK_SECONDS = 3.0  # how long another server may keep us waiting, which takes milliseconds for this
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Key:
     guided: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """``step``: seconds a step of the host's own sampler; ``rounds``: seconds a round of model calls side by side, by
     the number of cores, a device each; ``calls``: seconds a call on each lane while the others work too; ``shared``: of
@@ -95,64 +99,131 @@ def model_name(model: Any) -> str:
 
 
 def recall(key: Key) -> Measured | None:
-    """What was measured last for this key, if anything was."""
-    return next((measured for known, measured in _read() if known == key), None)
+    """What was measured last for this key. What cannot be read or understood counts as not measured."""
+    path = measured_file()
+    try:
+        entries = _read(path)
+    except (OSError, ValueError) as error:
+        _log.warning("CHORDS: %s cannot be read, so nothing counts as measured: %s", path, error)
+        return None
+    return next((measured for known, measured in entries if known == key), None)
 
 
 def keep(key: Key, measured: Measured) -> None:
-    """Put it into the file, in place of what was there for this key. A file that cannot be written is only logged:
-    what was measured is still good."""
-    with _writing:
-        entries = [(key, measured), *((known, old) for known, old in _read() if known != key)][:_MOST]
-        text = json.dumps({"entries": [{"key": asdict(k), "measured": asdict(m)} for k, m in entries]}, indent=1)
-        path = measured_file()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)  # in one step: a reader sees the old file or the new
-        except OSError as error:
-            _log.warning("CHORDS: what was measured could not be kept in %s: %s", path, error)
+    """Put it into the file, in place of what was there for this key; what other servers have put there meanwhile stays.
+    A file that cannot be written is only logged: what was measured is still good."""
+    path = measured_file()
+    try:
+        with locked(path.with_name(f"{path.name}.lock"), _LOCK_SECONDS):
+            others = [(known, old) for known, old in _read_or_set_aside(path) if known != key]
+            entries = [_as_json(*pair) for pair in ((key, measured), *others)][:_MOST]
+            text = json.dumps({"entries": entries}, indent=1, allow_nan=False)
+            write_whole(path, f"{text}\n".encode(), sync=True)
+    except (OSError, ValueError) as error:
+        _log.warning("CHORDS: what was measured could not be kept in %s: %s", path, error)
 
 
 def measured_file() -> Path:
     return Path(folder_paths.get_user_directory()) / "chords" / "measured.json"
 
 
-def _read() -> list[tuple[Key, Measured]]:
-    """What is in the file, the newest first; what cannot be understood there counts as not measured."""
-    path = measured_file()
+def _read_or_set_aside(path: Path) -> list[tuple[Key, Measured]]:
+    """What is in the file. One that is no JSON, perhaps for a slip of the hand, is kept under another name."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-        return [pair for pair in map(_entry, entries) if pair is not None]
-    except FileNotFoundError:
+        return _read(path)
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.bad")
+        os.replace(path, aside)
+        _log.warning("CHORDS: %s cannot be understood (%s); it is now %s", path, error, aside)
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("CHORDS: %s cannot be read, so nothing counts as measured: %r", path, error)
+
+
+def _read(path: Path) -> list[tuple[Key, Measured]]:
+    """What is in the file, the newest first, without the entries that cannot be understood.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not a list of entries in JSON.
+    """
+    if not path.exists():
         return []
+    if not path.is_file():
+        raise OSError("it is no file")
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
+    try:
+        content = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    entries = content.get("entries") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("it has no list of entries")
+    return [pair for pair in map(_entry, entries) if pair is not None]
+
+
+def _as_json(key: Key, measured: Measured) -> dict[str, Any]:
+    """An entry of the file.
+
+    Raises:
+        ValueError: for one that could not be understood when it is read.
+    """
+    entry = json.loads(json.dumps({"key": asdict(key), "measured": asdict(measured)}))
+    if _entry(entry) is None:
+        raise ValueError(f"{measured} is no measurement")
+    return entry
 
 
 def _entry(entry: Any) -> tuple[Key, Measured] | None:
+    """A key and what was measured; None for what is not exactly that."""
     try:
         key, measured = entry["key"], entry["measured"]
+        shared = measured.get("shared")
         return (
             Key(
-                str(key["model"]),
-                str(key["dtype"]),
-                tuple(int(length) for length in key["latent"]),
-                tuple(str(device) for device in key["devices"]),
-                bool(key["guided"]),
+                _text(key["model"]),
+                _text(key["dtype"]),
+                tuple(_count(length, _LONGEST) for length in _of(list, key["latent"])),
+                tuple(_text(device) for device in _of(list, key["devices"])),
+                _of(bool, key["guided"]),
             ),
             Measured(
-                float(measured["step"]),
-                {int(cores): float(seconds) for cores, seconds in measured["rounds"].items()},
-                {str(device): float(seconds) for device, seconds in measured["calls"].items()},
-                None if measured.get("shared") is None else float(measured["shared"]),
-                str(measured["when"]),
+                _seconds(measured["step"]),
+                {_count(int(cores), _MOST_CORES): _seconds(time) for cores, time in measured["rounds"].items()},
+                {device: _seconds(time) for device, time in measured["calls"].items()},
+                None if shared is None else _seconds(shared),
+                _text(measured["when"]),
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _of(kind: type[_Kind], value: Any) -> _Kind:
+    if not isinstance(value, kind):
+        raise ValueError(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    return _of(str, value)
+
+
+def _count(value: Any, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(value)
+    return value
+
+
+def _seconds(value: Any) -> float:
+    """A time that something can have taken: neither zero nor infinite."""
+    if type(value) not in (int, float) or not 0 < value <= _LONGEST_SECONDS:
+        raise ValueError(value)
+    return float(value)
 
 
 def _names(request: DeviceRequest, primary: torch.device) -> tuple[str, ...]:

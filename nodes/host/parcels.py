@@ -75,7 +75,7 @@ class ModelFile:
         raise WrongSetup(f"the model file {present[0]} is another than {self.path} where the graph runs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How the host's loader made a model: a function, its arguments with `ModelFile` for paths, and an index."""
 

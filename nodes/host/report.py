@@ -47,7 +47,7 @@ class RunHit:
     samples: Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class ChordsRun:
     """The record of one run, CHORDS_RUN on the graph: filled while it goes, complete afterwards."""
 

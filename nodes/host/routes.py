@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from aiohttp import web
 from server import PromptServer
@@ -23,10 +22,10 @@ def register() -> None:
 
 async def accept(request: web.Request) -> web.Response:
     """End a prompt's run with its best result so far."""
-    body = await _body(request)
-    if body is None:
-        return _error(400, 'the body must be {"prompt_id": "...", "node_id": "..." (optional)}')
-    prompt_id, node_id = body["prompt_id"], body.get("node_id")
+    try:
+        prompt_id, node_id = _ids(await _text(request))
+    except BadBody as error:
+        return _error(400, f'{error}; the body must be {{"prompt_id": "...", "node_id": "..." (optional)}}')
     runs = [run for run in RUNS.of(prompt_id).values() if node_id in (None, run.node_id)]
     if not runs:
         return _error(404, "no CHORDS run of this prompt (and node) has begun; is it still in the queue?")
@@ -52,19 +51,40 @@ async def events(request: web.Request) -> web.Response:
     )
 
 
-async def _body(request: web.Request) -> dict[str, Any] | None:
-    """The request's ids, or None where they are not what they must be."""
-    text = await request.content.read(_BODY_BYTES + 1)
-    while len(text) <= _BODY_BYTES and (more := await request.content.read(_BODY_BYTES + 1 - len(text))):
-        text += more
+class BadBody(ValueError):
+    """The body of a request is not what it must be; the message says why."""
+
+
+async def _text(request: web.Request) -> bytes:
+    """The body of a request, of which no more is read than may be there."""
+    text = b""
     try:
-        body = json.loads(text) if len(text) <= _BODY_BYTES else None
-    except ValueError:
-        return None
-    if not isinstance(body, dict) or "prompt_id" not in body:
-        return None
-    ids = [body["prompt_id"]] + ([body["node_id"]] if body.get("node_id") is not None else [])
-    return body if all(isinstance(name, str) and 0 < len(name) <= _ID_LENGTH for name in ids) else None
+        while len(text) <= _BODY_BYTES and (more := await request.content.read(_BODY_BYTES + 1 - len(text))):
+            text += more
+    except Exception as error:  # aiohttp has several for one that is not compressed or cut up as its headers say
+        raise BadBody(f"the body cannot be read ({type(error).__name__})") from None
+    if len(text) > _BODY_BYTES:
+        raise BadBody(f"the body is longer than {_BODY_BYTES} bytes")
+    return text
+
+
+def _ids(text: bytes) -> tuple[str, str | None]:
+    """The ids of a prompt and, if it is given, of a node."""
+    try:
+        body = json.loads(text)
+    except RecursionError:
+        raise BadBody("the body is nested too deep") from None
+    except ValueError as error:
+        raise BadBody(f"the body is not JSON ({error})") from None
+    if not isinstance(body, dict):
+        raise BadBody(f"the body is a {type(body).__name__}")
+    ids = body.get("prompt_id"), body.get("node_id")
+    for name, value in zip(("prompt_id", "node_id"), ids, strict=True):
+        if value is None and name == "node_id":
+            continue
+        if not isinstance(value, str) or not 0 < len(value) <= _ID_LENGTH:
+            raise BadBody(f"{name} must be a text of 1 to {_ID_LENGTH} characters")
+    return ids
 
 
 def _error(status: int, message: str) -> web.Response:

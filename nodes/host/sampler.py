@@ -38,7 +38,7 @@ from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
 from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
 from .measured import Measured, key_of, recall
-from .previews import Previews, previewing
+from .previews import Previews, Shapes, previewing, shapes_of_parts
 from .replicas import copies_on, short_of_memory
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
 from .setting import Setting
@@ -74,18 +74,21 @@ def chords_sampler(
     preview_vae: Any = None,
     run: ChordsRun | None = None,
     step_previews: bool = False,
+    shapes: Shapes | None = None,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER that runs ``sampler_name`` on several cores where that is possible and gains anything.
 
     Otherwise it does what the host's sampler of that name does, and says so. ``preview_vae`` decodes the hits
-    while it runs; ``run`` takes the record; ``step_previews``: show the steps, because the callback does not.
+    while it runs; ``run`` takes the record; ``step_previews``: show the steps, because the callback does not;
+    ``shapes``: of the parts of a latent of several, where the caller knows them.
     """
     stock = comfy.samplers.sampler_object(sampler_name)
-    function = _SamplerFunction(sampler_name, setting, request or DeviceRequest(), preview_vae, run, step_previews)
+    request = request or DeviceRequest()
+    function = _SamplerFunction(sampler_name, setting, request, preview_vae, run, step_previews, shapes)
     return comfy.samplers.KSAMPLER(function, stock.extra_options, stock.inpaint_options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     """What the host hands a sampler function, and the record to keep. ``model``: its KSamplerX0Inpaint, or what
     another node made of it."""
@@ -120,7 +123,7 @@ class _Call:
         return model.process_latent_out(x.to(torch.float32)).cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _SamplerFunction:
     """What the host calls with the model, the noise and the sigmas, as it calls those of k-diffusion."""
 
@@ -130,6 +133,7 @@ class _SamplerFunction:
     preview_vae: Any
     run: ChordsRun | None  # None: a record for each call, since a SAMPLER may be used several times
     step_previews: bool
+    shapes: Shapes | None
 
     @torch.no_grad()
     def __call__(
@@ -147,7 +151,8 @@ class _SamplerFunction:
         with streaming(call.run) as stream:
             if not call.plain:
                 return self._sample_stock(call, stream, reason)
-            with previewing(stream, call.base_model, x.device, call.to_latent, self.preview_vae) as previews:
+            shapes = self.shapes or shapes_of_parts(call.model.inner_model.conds)
+            with previewing(stream, call.base_model, x.device, call.to_latent, self.preview_vae, shapes) as previews:
                 if self.step_previews:
                     call = replace(call, callback=_shown(callback, previews))
                 if reason is None:

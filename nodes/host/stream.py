@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -17,6 +19,8 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image, ImageOps
 from protocol import BinaryEventTypes
 from server import PromptServer
+
+from .files import write_whole
 
 PREVIEW_NODE = "ChordsStreamPreview"
 RUN_OUTPUT = 1  # of the sampler nodes: the run's record
@@ -39,7 +43,8 @@ class RunStream:
         self._client = self._server.client_id if self._server is not None else None
         self._lock = threading.Lock()
         self._events: list[dict[str, Any]] = []
-        self._files: list[str] = []
+        self._files: list[Path] = []
+        self._discarded = False
         self._name = uuid.uuid4().hex[:12]
         self._began = time.perf_counter()
 
@@ -49,9 +54,11 @@ class RunStream:
         return time.perf_counter() - self._began
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Report an event."""
+        """Report an event. Nothing follows ``done``: a picture that is ready only then is left out."""
         event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
         with self._lock:
+            if self._over():
+                return
             if kind in _PROGRESS:
                 self._events = [kept for kept in self._events if kept["kind"] != kind]
             self._events.append(event)
@@ -64,13 +71,18 @@ class RunStream:
         self._send_frame(frame, ())
 
     def send_picture(self, index: int, frame: Frame) -> None:
-        """Show a hit on the sampler node and on the preview nodes it feeds, and leave it in the temp folder."""
+        """Show a hit on the sampler node and on the preview nodes it feeds, and leave it in the temp folder.
+
+        Raises:
+            OSError: if the folder cannot be written to. Then the picture is shown and no file is left.
+        """
         self._send_frame(frame, self._viewers)
         image = self._save(index, frame)
         with self._lock:
-            for event in self._events:
-                if event["kind"] == "hit" and event["index"] == index:
-                    event["image"] = image
+            if not self._over():
+                for event in self._events:
+                    if event["kind"] == "hit" and event["index"] == index:
+                        event["image"] = image
         self.send("picture", index=index, image=image)
 
     @property
@@ -81,7 +93,7 @@ class RunStream:
     @property
     def running(self) -> bool:
         with self._lock:
-            return not any(event["kind"] == "done" for event in self._events)
+            return not self._over()
 
     @property
     def newest_hit(self) -> int | None:
@@ -95,11 +107,15 @@ class RunStream:
 
     def discard(self) -> None:
         """Remove the pictures from the temp folder."""
-        for path in self._files:
-            try:
-                os.remove(path)
-            except OSError:
-                pass  # the host empties the folder at its own times
+        with self._lock:
+            self._discarded = True
+            files, self._files = self._files, []
+        for path in files:
+            _remove(path)
+
+    def _over(self) -> bool:
+        """With the lock held."""
+        return any(event["kind"] == "done" for event in self._events)
 
     def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
         server, client = self._server, self._client
@@ -121,13 +137,23 @@ class RunStream:
 
     def _save(self, index: int, frame: Frame) -> dict[str, str]:
         kind, picture, size = frame
-        folder = os.path.join(folder_paths.get_temp_directory(), TEMP_SUBFOLDER)
-        os.makedirs(folder, exist_ok=True)
-        name = f"{self._name}_{index}.{'png' if kind == 'PNG' else 'jpg'}"
-        path = os.path.join(folder, name)
-        (picture if size is None else ImageOps.contain(picture, (size, size))).save(path, quality=95)
-        self._files.append(path)
-        return {"filename": name, "subfolder": TEMP_SUBFOLDER, "type": "temp"}
+        folder = Path(folder_paths.get_temp_directory(), TEMP_SUBFOLDER)
+        path = folder / f"{self._name}_{index}.{'png' if kind == 'PNG' else 'jpg'}"
+        small = picture if size is None else ImageOps.contain(picture, (size, size))
+        data = io.BytesIO()
+        small.save(data, "PNG" if kind == "PNG" else "JPEG", quality=95)
+        write_whole(path, data.getvalue())
+        with self._lock:
+            self._files.append(path)
+            too_late = self._discarded
+        if too_late:
+            _remove(path)
+        return {"filename": path.name, "subfolder": TEMP_SUBFOLDER, "type": "temp"}
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the host empties the folder at its own times
+        path.unlink()
 
 
 class Runs:

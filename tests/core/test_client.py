@@ -425,6 +425,21 @@ def test_a_file_that_cannot_be_written_cancels(stand_in: StandIn, file: Path, tm
     assert stand_in.posts("/interrupt") == [{"prompt_id": stand_in.prompt_id}]
 
 
+def test_half_a_picture_is_removed(
+    stand_in: StandIn, file: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as half:
+            half.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    stand_in.record, stand_in.entry = RECORD, None
+    assert _call(stand_in, file, "--save", str(tmp_path / "out")) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_refusal_names_node_and_input(stand_in: StandIn, file: Path, capsys) -> None:
     errors = [{"message": "Value 0 smaller than min of 1", "details": "steps"}]
     node_errors = {"2": {"class_type": "ChordsKSampler", "errors": errors}}

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
+import random
+import stat
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from swap import NotAWorkflow, back, is_api, is_saved, main, summary, swap, swap_text
+from swap import BadWorkflow, NotAWorkflow, back, is_api, is_saved, main, summary, swap, swap_text
 
 OURS = {"KSampler": "ChordsKSampler", "KSamplerAdvanced": "ChordsKSamplerAdvanced", "KSamplerSelect": "ChordsSampler"}
 NEW_WIDGETS = {"cores": 0, "accept": "auto", "calls": "every step", "method": "auto"}
@@ -352,3 +356,286 @@ def test_a_bad_file_is_an_error_in_a_line(content: bytes, tmp_path: Path, capsys
 def test_a_file_that_is_not_there_is_an_error_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.json"), str(tmp_path / "out.json")]) == 1
     assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"1": {"class_type": "KSampler", "inputs": {"x": "\\ud83d half, \\u00e9 and \\ud83d\\ude00"}}}',
+        '{"1": {"class_type": "KSampler", "inputs": {"x": "é \\ud83d", "y": "\\\\ud83d"}}}\r\n',
+        '{\r\n\t"1": {\r\n\t\t"class_type": "KSampler",\r\n\t\t"inputs": {}\r\n\t}\r\n}\r\n',
+        '{"1":{"class_type":"KSampler","inputs":{"x":NaN,"y":-Infinity,"z":123456789012345678901234567890}}}',
+    ],
+    ids=["escapes", "half a character among whole ones", "tabs and Windows", "what the host writes in pictures"],
+)
+def test_what_is_in_a_file_stays_as_it_is(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode())
+    assert main([str(path), str(path)]) == 0
+    assert path.read_bytes().decode() == text.replace('"KSampler"', '"ChordsKSampler"')
+
+
+def test_a_file_in_which_nothing_is_to_swap_stays_byte_for_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{ "1" : {"class_type":"Other",\n "inputs": {"x": 1E2}}}', encoding="utf-8")
+    before = path.read_bytes()
+    assert main([str(path), str(path)]) == 0
+    assert path.read_bytes() == before
+
+
+def _one_node(**changes: Any) -> Json:
+    """A saved workflow of one KSampler, changed."""
+    return _saved([_node(1, "KSampler") | changes], [])
+
+
+def _deep(opening: str, closing: str, levels: int) -> str:
+    return '{"1": {"class_type": "KSampler", "inputs": {"x": ' + opening * levels + "1" + closing * levels + "}}}"
+
+
+BAD: dict[str, str | bytes] = {
+    "empty": "",
+    "not JSON": "{",
+    "cut off": json.dumps(_one_node())[:-5],
+    "deep lists": _deep("[", "]", 100_000),
+    "deep objects": _deep('{"a": ', "}", 3000),
+    "rather deep objects": _deep('{"a": ', "}", 900),
+    "not UTF-8": '{"1": {"class_type": "KSampler", "inputs": {"x": "é"}}}'.encode("latin-1"),
+    "UTF-16": json.dumps(_one_node()).encode("utf-16"),
+    "zeros": bytes(1000),
+    "a long number": json.dumps(_one_node()).replace("0.4", "9" * 5000),
+    "a number too large": json.dumps(_one_node()).replace("0.4", "1e999"),
+    "twins": '{"1": {"class_type": "KSampler", "inputs": {}}, "1": {"class_type": "KSampler", "inputs": {}}}',
+    "half an API workflow": '{"1": {"class_type": "KSampler", "inputs": {}}, "2": {"class_type": "KSampler"}}',
+    "no nodes": json.dumps(_saved([], []) | {"nodes": None}),
+    "no links": json.dumps(_saved([], []) | {"links": {}}),
+    "a node that is none": json.dumps(_saved([_node(1, "KSampler"), None], [])),
+    "inputs of numbers": json.dumps(_one_node(inputs=[1, 2])),
+    "inputs an object": json.dumps(_one_node(inputs={"a": 1})),
+    "outputs a number": json.dumps(_one_node(outputs=5)),
+    "an input's link a list": json.dumps(_one_node(inputs=[{"name": "model", "link": [1]}])),
+    "an input's link a fraction": json.dumps(_one_node(inputs=[{"name": "model", "link": 1.5}])),
+    "id a list": json.dumps(_one_node(id=[1])),
+    "id null": json.dumps(_one_node(id=None)),
+    "id a fraction": json.dumps(_one_node(id=1.5)),
+    "id a truth": json.dumps(_one_node(id=True)),
+    "ids twice": json.dumps(_saved([_node(1, "KSampler"), _node(1, "Other")], [])),
+    "type a number": json.dumps(_one_node(type=7)),
+    "a short link": json.dumps(_saved([_select()], [[1, 1, 0]])),
+    "a link without ends": json.dumps(_saved([_select()], [{"id": 1}])),
+    "a link from a list": json.dumps(_saved([_select()], [[1, [1], 0, 2, 0, "SAMPLER"]])),
+    "a link null": json.dumps(_saved([_select()], [None])),  # type: ignore[list-item]
+    "a subgraph null": json.dumps(_saved([_select()], [], [None])),  # type: ignore[list-item]
+    "a subgraph without id": json.dumps(_saved([_select()], [], [{"nodes": [], "links": []}])),
+    "subgraphs twice": json.dumps(_saved([_select()], [], 2 * [{"id": "a", "nodes": [], "links": []}])),
+    "a subgraph's inputs": json.dumps(_saved([], [], [{"id": "a", "nodes": [], "links": [], "inputs": [1]}])),
+}
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
+
+
+@pytest.mark.parametrize("direction", [[], ["--back"]], ids=["swap", "back"])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_stays_and_is_named_in_one_line(
+    name: str, direction: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.json"
+    path.write_bytes(_bytes(BAD[name]))
+    assert main([str(path), str(path), *direction]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: ") and len(line) < 500
+    assert path.read_bytes() == _bytes(BAD[name])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_with_bad_files_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for number, content in enumerate(BAD.values()):
+        (source / f"{number:02}.json").write_bytes(_bytes(content))
+    for name in ("00 first.json", "99 last.json"):
+        (source / name).write_text(json.dumps(_api()), encoding="utf-8")
+    (source / "other.json").write_text('{"name": "something else"}', encoding="utf-8")
+    (source / "folder.json").mkdir()
+    if os.name != "nt":
+        (source / "loop.json").symlink_to("loop.json")
+        (source / "gone.json").symlink_to("nowhere.json")
+        os.mkfifo(source / "pipe.json")
+    assert main([str(source), str(target)]) == 1
+    told = capsys.readouterr()
+    assert {path.name for path in target.iterdir()} == {"00 first.json", "99 last.json"}
+    errors = [line for line in told.err.splitlines() if ": error: " in line]
+    odd = 0 if os.name == "nt" else 3
+    assert len(errors) == len(BAD) + odd and len(told.err.splitlines()) == len(errors) + 1
+    assert "other.json: skipped: no workflow" in told.err
+    assert f"; {len(errors)} files could not be swapped" in told.out
+
+
+def test_a_target_in_the_source_is_not_swapped_again(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(_api()), encoding="utf-8")
+    for _ in range(2):
+        assert main([str(tmp_path), str(tmp_path / "out")]) == 0
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json")} == {"a.json", "out/a.json"}
+
+
+def test_odd_names_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workflow = {"a\nb\ud83d": {"class_type": "A\x1bSampler", "inputs": {}}} | _api()
+    (tmp_path / "a.json").write_text(json.dumps(workflow), encoding="utf-8")
+    assert main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "a\\nb\\ud83d A\\x1bSampler" in line
+
+
+def test_loops_of_subgraphs_end() -> None:
+    """One that holds itself, with what goes in, around and out."""
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+    ends = [(6, 0, 5, 0), (-10, 0, 5, 0), (6, 0, -20, 0), (5, 0, -20, 0)]
+    links = [dict(zip(names, (number, *end), strict=True)) for number, end in enumerate(ends)]
+    inner = {"id": "A", "inputs": [{"name": "s"}], "nodes": [_node(5, "A", ["s"]), _select(6)], "links": links}
+    workflow = _saved([_node(1, "A"), _select(2)], [[1, 2, 0, 1, 0, "S"]], [inner])
+    assert "KSamplerSelect" in _kinds(swap(workflow)) and "ChordsSampler" not in _kinds(swap(workflow))
+    workflow["nodes"].append(_node(3, "SamplerCustom", ["sampler"]))
+    workflow["links"].append([2, 1, 0, 3, 0, "S"])
+    assert _kinds(swap(workflow)) == ["A", "KSamplerSelect", "SamplerCustom", "A", "ChordsSampler"]
+
+
+@pytest.mark.parametrize("change", [swap, back])
+@pytest.mark.parametrize("shape", ["chain of reroutes", "one consumer", "many instances", "samplers"])
+def test_large_workflows_take_seconds(shape: str, change: Callable[[Any], Any]) -> None:
+    """What grows with the square of the nodes would take many minutes."""
+    count, subgraphs = 20_000, None
+    if shape == "samplers":
+        nodes = [_node(number, "KSampler", ["model"]) for number in range(count)]
+        links = [[number, 0, 0, number, 0, "MODEL"] for number in range(count)]
+    else:
+        nodes = [_select(number) for number in range(count)] + [_node(count, "SamplerCustom", ["sampler"])]
+        links = [[number, number, 0, count, 0, "SAMPLER"] for number in range(count)]
+    if shape == "chain of reroutes":
+        nodes += [_node(count + number, "Reroute", [""]) for number in range(1, count)]
+        links = [[0, 0, 0, count + 1, 0, "SAMPLER"]]
+        links += [[number, count + number, 0, count + number + 1, 0, "*"] for number in range(1, count - 1)]
+    if shape == "many instances":
+        inner_links = [[number, number, 0, -20, number, "SAMPLER"] for number in range(count)]
+        inner = {"id": "A", "nodes": [_select(number) for number in range(count)], "links": inner_links}
+        subgraphs = [inner]
+        nodes += [_node(count + number, "A") for number in range(1, count)]
+    workflow = _saved(nodes, links, subgraphs)
+    workflow = swap(workflow).workflow if change is back else workflow
+    began = time.monotonic()
+    change(workflow)
+    assert time.monotonic() - began < 60
+
+
+ODD_VALUES = [None, True, -1, 1.5, "", "x", [], {}, [[]], [{}], {"a": 1}, float("nan"), "\ud83d", 10**30, -10, -20]
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value in a JSON value is."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from _places(item, (*path, key))
+
+
+def _with_odd_values(workflow: Json, chance: random.Random, count: int) -> Json:
+    workflow = copy.deepcopy(workflow)
+    for _ in range(count):
+        *path, last = chance.choice(list(_places(workflow)))
+        holder: Any = workflow
+        for key in path:
+            holder = holder[key]
+        holder[last] = copy.deepcopy(chance.choice(ODD_VALUES))
+        if not workflow:
+            break
+    return workflow
+
+
+@pytest.mark.parametrize("form", ["saved", "API"])
+def test_odd_values_anywhere_are_refused_or_harmless(form: str, repo: Path) -> None:
+    """Nothing but the one error, whatever stands where something else belongs."""
+    inner = {
+        "id": "sub",
+        "inputs": [{"name": "noise"}, {"name": "sampler"}],
+        "outputs": [{"name": "SAMPLER"}],
+        "nodes": [_node(5, "SamplerCustomAdvanced", ["noise", "sampler"]), _select(6)],
+        "links": [
+            {"id": 1, "origin_id": -10, "origin_slot": 1, "target_id": 5, "target_slot": 1, "type": "SAMPLER"},
+            {"id": 2, "origin_id": 6, "origin_slot": 0, "target_id": -20, "target_slot": 0, "type": "SAMPLER"},
+        ],
+    }
+    nodes = [
+        _select(),
+        _node(2, "sub", ["sampler", "noise"]),
+        _node(3, "Reroute", [""]),
+        _node(4, "KSampler", ["model"], widgets_values=[7, "fixed", 20, 8, "euler", "normal", 1]),
+        _node(7, "SamplerCustom", ["sampler"]),
+    ]
+    links = [[1, 1, 0, 3, 0, "*"], [2, 3, 0, 2, 0, "*"], [3, 2, 0, 7, 0, "*"], [4, 9, 0, 4, 0, "MODEL"]]
+    workflow = _saved(nodes, links, [inner])
+    workflow["extra"] = {"groupNodes": {"mine": {"nodes": [{"type": "KSampler"}]}}}
+    if form == "API":
+        workflow = _api()
+    chance, refused = random.Random(7), 0
+    for base in (workflow, swap(workflow).workflow):
+        for _ in range(1500):
+            odd = _with_odd_values(base, chance, chance.randint(1, 3))
+            for change in (swap, back):
+                try:
+                    summary(change(odd))
+                except NotAWorkflow:
+                    refused += 1
+    assert 500 < refused < 5500
+
+
+FULL = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_a_full_disk_leaves_the_old_file(repo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(_api()), encoding="utf-8")
+    before = path.read_bytes()
+    command = [sys.executable, "-c", FULL, str(repo / "scripts" / "swap.py"), str(path), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_links_and_permissions_stay(tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / "a.json", tmp_path / "a.json"
+    target.parent.mkdir()
+    target.write_text(json.dumps(_api()), encoding="utf-8")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert main([str(link), str(link)]) == 0
+    assert link.is_symlink() and json.loads(target.read_text(encoding="utf-8")) == swap(_api()).workflow
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(_api()), encoding="utf-8")
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(path), str(path)])
+    assert json.loads(path.read_text(encoding="utf-8")) == _api() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_may_have_been_a_workflow_is_told_apart_from_other_files() -> None:
+    for text in ("[]", "{}", '{"name": 1}'):
+        with pytest.raises(NotAWorkflow) as other:
+            swap_text(text)
+        assert not isinstance(other.value, BadWorkflow)
+    with pytest.raises(BadWorkflow):
+        swap_text("{")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -174,12 +175,33 @@ def test_accepting_what_is_over_or_unknown(client) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"{}", b'{"prompt_id": 1}', b'{"prompt_id": ""}', b'{"prompt_id": "a", "node_id": 3}',
-     b'{"prompt_id": "' + b"a" * 300 + b'"}', b'{"prompt_id": "a", "x": "' + b"a" * 5000 + b'"}', b"\xff\xfe"],
-    ids=range(10),
+     b'{"prompt_id": "' + b"a" * 300 + b'"}', b'{"prompt_id": "a", "x": "' + b"a" * 5000 + b'"}', b"\xff\xfe",
+     b"[" * 4000, b'{"a":' * 800, b'{"prompt_id": ' + b"[" * 2000 + b"]" * 2000 + b"}", b'{"prompt_id": "\xff"}',
+     b'{"prompt_id": NaN}', b'{"prompt_id": ' + b"9" * 4000 + b"}", b'{"prompt_id": null}', b'{"prompt_id": ["a"]}',
+     b'{"prompt_id": "a", "node_id": {}}', b'{"prompt_id": "a", "node_id": ""}', b'"prompt_id"', b"null", b"\0" * 9],
+    ids=range(23),
 )  # fmt: skip
 def test_bad_accept_bodies_are_refused(client, body: bytes) -> None:
     status, answer = _post(client.url, body)
     assert status == 400 and "prompt_id" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Encoding": "deflate"}, {"Content-Encoding": "gzip"}, {"Transfer-Encoding": "chunked"}]
+)
+def test_a_body_that_is_not_as_its_headers_say_is_refused(client, headers: dict[str, str]) -> None:
+    body = b'{"prompt_id": "a"}'
+    host, port = client.url.removeprefix("http://").split(":")
+    headers = {"Host": host, "Connection": "close", "Content-Type": "application/json", **headers}
+    if "Transfer-Encoding" not in headers:
+        headers["Content-Length"] = str(len(body))
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection((host, int(port)), 60) as connection:
+        connection.sendall(f"POST /chords/accept HTTP/1.1\r\n{head}\r\n".encode() + body)
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+    assert answer.split()[1] == b"400", answer
 
 
 def test_accept_changes_nothing_for_another_prompt(client, server) -> None:
@@ -346,12 +368,18 @@ def test_video_latents_stream(client, server) -> None:
 
 
 def test_a_vae_at_the_sampler_decodes_while_it_runs(client, server) -> None:
-    graph, _ = _graph(preview_vae=DEMO_VAE)
-    run = client.run(graph.nodes)
-    pictures = _chords(run, "picture")
-    assert pictures[-1]["index"] == CORES
-    running = Image.open(io.BytesIO(client.view(pictures[-1]["image"]))).convert("RGB").resize((128, 128))
-    final = Image.open(io.BytesIO(client.view(run.outputs[_previewer(graph)]["images"][-1]))).convert("RGB")
+    """The draft of a long run, which is accepted when its picture is there."""
+    graph, _ = _graph(preview_vae=DEMO_VAE, steps=500)
+
+    def at_picture(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords" and data["kind"] == "picture":
+            _accept(client, data["prompt_id"])
+
+    run = client.run(graph.nodes, on_event=at_picture)
+    picture = _chords(run, "picture")[0]
+    assert picture["index"] == 0
+    running = Image.open(io.BytesIO(client.view(picture["image"]))).convert("RGB").resize((128, 128))
+    final = Image.open(io.BytesIO(client.view(run.outputs[_previewer(graph)]["images"][0]))).convert("RGB")
     assert np.abs(np.asarray(running, float) - np.asarray(final, float)).mean() < 4  # JPEG, enlarged and back
 
 

@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, memory, schedules, sdo
+from . import compat, gpu, memory, previews, schedules, sdo
 
 
 def _lane() -> int | None:
@@ -476,6 +476,7 @@ class TestNodes(ComfyExtension):
             *memory.NODES,
             *gpu.NODES,
             *schedules.NODES,
+            *previews.NODES,
         ]
 
 

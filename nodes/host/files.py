@@ -1,0 +1,76 @@
+"""Files that are written whole or not at all, and that several processes may change in turn. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+_POLL_SECONDS = 0.02
+
+
+def write_whole(path: Path, data: bytes, sync: bool = False) -> None:
+    """Write a file in one step: a reader finds the old file or the new one, whatever happens meanwhile. Its folder is
+    made first; of a link, the file that it points to is replaced. ``sync``: the same after a power failure.
+
+    Raises:
+        OSError: if that is not possible. Then the old file is as it was, and nothing is left beside it.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("xb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # a new file, or a file system without permissions
+            os.chmod(beside, path.stat().st_mode & 0o7777)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, within: float) -> Iterator[None]:
+    """Be the only one of all processes that is in here with this file, which stands for another and stays empty. A file
+    system without locks lets everybody in.
+
+    Raises:
+        TimeoutError: if another process keeps it for longer than ``within`` seconds.
+        OSError: if it cannot be opened.
+    """
+    end = time.monotonic() + within
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        while not _try_lock(file):
+            if time.monotonic() > end:
+                raise TimeoutError(f"another process has kept {path} locked for {within:g} s")
+            time.sleep(_POLL_SECONDS)
+        yield  # the lock goes when the file is closed, at the latest when the process ends
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take the lock, unless another has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of one that is taken
+        return False
+    except OSError:
+        return True  # there are no locks here
+    return True

@@ -1,0 +1,158 @@
+"""VAEs whose decoding is held up or fails, and latents of any type."""
+
+import copy
+import threading
+
+import comfy.conds
+import torch
+from comfy_api.latest import io
+
+
+class _Held:
+    """Decodings that wait, the same for all runs; ``most``: how many waited at once."""
+
+    over = threading.Event()
+    lock = threading.Lock()
+    waiting = most = 0
+
+
+class TestHeldVae(io.ComfyNode):
+    """A VAE whose decoding waits until TestHeldVaesGoOn runs, from the call of the given number on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Vae.Input("vae"), io.Int.Input("after_calls", default=0), io.Int.Input("salt", default=0)]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls, vae, after_calls, salt):
+        held, calls = copy.copy(vae), 0
+        _Held.over.clear()
+
+        def decode(latent, *arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls > after_calls:
+                with _Held.lock:
+                    _Held.waiting += 1
+                    _Held.most = max(_Held.most, _Held.waiting)
+                _Held.over.wait(600)
+                with _Held.lock:
+                    _Held.waiting -= 1
+            return vae.decode(latent, *arguments, **options)
+
+        held.decode = decode
+        return io.NodeOutput(held)
+
+
+class TestHeldVaesGoOn(io.ComfyNode):
+    """Lets every decoding go on, waits until the threads of previews have ended, and says how many waited at once."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, salt):
+        _Held.over.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("chords-preview"):
+                thread.join(60)
+        most, _Held.most = _Held.most, 0
+        names = [thread.name for thread in threading.enumerate()]
+        return io.NodeOutput(ui={"threads": names, "most": [most]})
+
+
+class TestBrokenVae(io.ComfyNode):
+    """A VAE whose decoding fails, or gives what is no picture."""
+
+    WAYS = ("raises", "exits", "none", "empty", "six channels")
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Vae.Input("vae"), io.Combo.Input("way", options=list(cls.WAYS))]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls, vae, way):
+        broken = copy.copy(vae)
+
+        def decode(latent, *arguments, **options):
+            if way == "raises":
+                raise RuntimeError("this VAE is broken on purpose")
+            if way == "exits":
+                raise SystemExit("this VAE exits on purpose")
+            images = vae.decode(latent, *arguments, **options)
+            return {"none": None, "empty": images[:0], "six channels": torch.cat([images, images], -1)}[way]
+
+        broken.decode = decode
+        return io.NodeOutput(broken)
+
+
+class TestSaysItsShapes(io.ComfyNode):
+    """A model of TestTwoParts with conditionings that tell the shapes of the parts, as those of models for video and
+    sound do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        conds = [io.Conditioning.Input("positive"), io.Conditioning.Input("negative")]
+        outputs = [io.Model.Output(), io.Conditioning.Output("positive"), io.Conditioning.Output("negative")]
+        inputs = [io.Model.Input("model"), *conds]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, model, positive, negative):
+        model = model.clone()
+        by_part = model.model_options["model_function_wrapper"]
+        shapes = comfy.conds.CONDConstant([(1, 16, 16, 16), (1, 16, 8)])
+
+        def without_them(apply_model, args):
+            args["c"].pop("latent_shapes")
+            return by_part(apply_model, args)
+
+        model.set_model_unet_function_wrapper(without_them)
+        told = (
+            [[text, {**more, "model_conds": {"latent_shapes": shapes}}] for text, more in side]
+            for side in (positive, negative)
+        )
+        return io.NodeOutput(model, *told)
+
+
+class TestLatentOfType(io.ComfyNode):
+    """A LATENT of normal random numbers, of the demo model's shape, in the given precision."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.String.Input("dtype")]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls, dtype):
+        samples = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(5))
+        return io.NodeOutput({"samples": samples.to(getattr(torch, dtype))})
+
+
+class TestShowLatent(io.ComfyNode):
+    """What a LATENT is: of each part its type, device, shape and sum; and what else is in it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__,
+            category="tests",
+            inputs=[io.Latent.Input("latent")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, latent):
+        samples = latent["samples"]
+        parts = samples.unbind() if samples.is_nested else [samples]
+        told = [[str(part.dtype), str(part.device), list(part.shape), float(part.double().sum())] for part in parts]
+        return io.NodeOutput(ui={"parts": told, "keys": sorted(latent)})
+
+
+NODES = [TestHeldVae, TestHeldVaesGoOn, TestBrokenVae, TestSaysItsShapes, TestLatentOfType, TestShowLatent]

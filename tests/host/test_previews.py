@@ -1,0 +1,185 @@
+"""Pictures of a run: a VAE that is slow, hangs or fails delays nothing, and each hit has its picture all the same."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from client import Interrupted
+from graphs import Graph, Node, demo, empty_latent, lanes, settings
+from PIL import Image
+
+HITS = 5  # of four cores, the draft included
+SALTS = itertools.count(9000)  # the host does not run again what it has run
+WAIT = 120.0  # for what comes at once, even on a busy machine; a decoding that is held waits 600 s
+
+
+def _graph(vae: dict[str, Any] | None, steps: int = 12, sleep: float | None = None) -> Graph:
+    """A run of four cores with the demo's VAE, changed by the node ``vae``, at the sampler."""
+    graph = Graph()
+    inputs = demo(graph) | settings(steps=steps, seed=next(SALTS))
+    if sleep is not None:
+        inputs["model"] = graph.add("TestSleepingModel", model=inputs["model"], milliseconds=sleep)
+    preview = [next(iter(graph.nodes)), 1]
+    if vae is not None:
+        preview = graph.add(**vae, vae=preview)[0]
+    chords = {"cores": 4, "accept": "exact", "devices": lanes(graph, 4), "preview_vae": preview}
+    sampler = graph.add("ChordsKSampler", **inputs, latent_image=empty_latent(graph), **chords)
+    graph.save("latent", sampler)
+    return graph
+
+
+def _held(after_calls: int = 0) -> dict[str, Any]:
+    return {"class_type": "TestHeldVae", "after_calls": after_calls, "salt": next(SALTS)}
+
+
+def _kinds(run: Any, kind: str) -> list[dict[str, Any]]:
+    return [event for event in run.of_kind("chords") if event["kind"] == kind]
+
+
+@pytest.fixture
+def go_on(client) -> Iterator[Any]:
+    """Lets all decodings go on and gives what the node said; also after the test."""
+
+    def called() -> dict[str, Any]:
+        graph = Graph()
+        node = graph.add("TestHeldVaesGoOn", salt=next(SALTS))
+        return client.run(graph.nodes).outputs[node.name]
+
+    yield called
+    called()
+
+
+@pytest.mark.parametrize("after_calls", [0, 1, 3])
+def test_a_run_ends_while_its_vae_hangs(client, go_on, after_calls: int) -> None:
+    began = time.monotonic()
+    run = client.run(_graph(_held(after_calls)).nodes)
+    assert time.monotonic() - began < WAIT
+    assert _kinds(run, "done")[0]["status"] == "success"
+    pictures = [picture["index"] for picture in _kinds(run, "picture")]
+    assert pictures == sorted(pictures) and pictures[-1] == HITS - 1
+    events = client.get_json(f"/chords/runs/{run.prompt_id}")["events"]
+    assert [event["kind"] for event in events][-1] == "done"
+    for event in events:
+        if event["kind"] == "hit" and event["index"] in pictures:
+            assert client.view(event["image"]).startswith(b"\xff\xd8")
+    assert not any("preview" in name for name in go_on()["threads"])
+    late = client.get_json(f"/chords/runs/{run.prompt_id}")["events"]
+    assert late == events  # what the VAE came back with is dropped
+
+
+def test_a_cancel_does_not_wait_for_a_vae_that_hangs(client, go_on) -> None:
+    graph = _graph(_held(), steps=1000, sleep=20.0)
+    asked: list[float] = []
+
+    def cancel(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords" and data["kind"] == "hit" and not asked:
+            asked.append(time.monotonic())
+            client.interrupt(data["prompt_id"])
+
+    with pytest.raises(Interrupted):
+        client.run(graph.nodes, on_event=cancel)
+    assert time.monotonic() - asked[0] < WAIT
+
+
+def test_a_vae_that_hangs_is_not_used_twice_at_once(client, go_on) -> None:
+    """The next runs show their hits without it, until its call has returned."""
+    for _ in range(3):
+        run = client.run(_graph(_held()).nodes)
+        assert _kinds(run, "picture")[-1]["index"] == HITS - 1
+    found = go_on()
+    assert found["most"] == [1] and not any("preview" in name for name in found["threads"])
+    client.run(_graph({"class_type": "TestHeldVae", "after_calls": 1000, "salt": next(SALTS)}).nodes)
+    run = client.run(_graph(_held()).nodes)
+    assert go_on()["most"] == [1]  # it was asked again
+
+
+@pytest.mark.parametrize("way", ["raises", "exits", "none", "empty", "six channels"])
+def test_a_vae_that_fails_costs_a_line_in_the_log(client, server, go_on, way: str) -> None:
+    before = len(server.log())
+    run = client.run(_graph({"class_type": "TestBrokenVae", "way": way}).nodes)
+    go_on()
+    assert [picture["index"] for picture in _kinds(run, "picture")] == list(range(HITS))
+    assert "CHORDS: no preview: " in server.log()[before:]
+
+
+# Latents of several parts
+
+
+def _two_parts(graph: Graph) -> tuple[dict[str, Any], Node]:
+    inputs = demo(graph)
+    inputs["model"] = graph.add("TestTwoParts", model=inputs["model"])
+    picture = graph.add("TestEmptyPicture")
+    latent = graph.add("LTXVConcatAVLatent", video_latent=picture, audio_latent=graph.add("TestSoundLatent"))
+    return inputs, latent
+
+
+@pytest.mark.parametrize("with_vae", [False, True])
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_latents_of_several_parts_are_shown_while_they_are_sampled(
+    client, server, sampler_name: str, with_vae: bool
+) -> None:
+    """Their first part, by the steps' previews, too; one core shows its one hit where a node asks for it."""
+    graph = Graph()
+    inputs, latent = _two_parts(graph)
+    vae = {"preview_vae": [next(iter(graph.nodes)), 1]} if with_vae else {}
+    chords = {"cores": 4, "accept": "exact", "devices": lanes(graph, 4), **vae}
+    inputs |= settings(sampler_name, steps=12, seed=next(SALTS)) | {"latent_image": latent}
+    sampler = graph.add("ChordsKSampler", **inputs, **chords)
+    graph.add("ChordsStreamPreview", run=sampler[1])
+    before = len(server.log())
+    run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "latent2rgb"}})
+    hits = [hit["index"] for hit in _kinds(run, "hit")]
+    assert len(hits) == (HITS if sampler_name == "euler" else 1)
+    assert [picture["index"] for picture in _kinds(run, "picture")] == hits
+    assert "no preview" not in server.log()[before:]
+    assert [preview.node_id for preview in run.previews].count(sampler.name) > len(hits)
+    for picture in _kinds(run, "picture"):
+        assert client.view(picture["image"]).startswith(b"\xff\xd8")
+
+
+def test_parts_are_shown_under_a_guider_if_the_model_says_their_shapes(client, server) -> None:
+    """As the models for video and sound do, in their conditionings."""
+    graph = Graph()
+    inputs, latent = _two_parts(graph)
+    telling = graph.add("TestSaysItsShapes", **inputs)
+    model = telling[0]
+    guider = graph.add("CFGGuider", model=model, positive=telling[1], negative=telling[2], cfg=3.5)
+    sigmas = graph.add("BasicScheduler", model=model, scheduler="simple", steps=12, denoise=1.0)
+    chords = {"cores": 4, "accept": "exact", "devices": lanes(graph, 4)}
+    sampled = graph.add(
+        "SamplerCustomAdvanced",
+        noise=graph.add("RandomNoise", noise_seed=next(SALTS)),
+        guider=guider,
+        sampler=graph.add("ChordsSampler", sampler_name="euler", **chords),
+        sigmas=sigmas,
+        latent_image=latent,
+    )
+    graph.add("TestShowLatent", latent=sampled)
+    before = len(server.log())
+    run = client.run(graph.nodes)
+    assert [picture["index"] for picture in _kinds(run, "picture")] == list(range(HITS))
+    assert "no preview" not in server.log()[before:]
+
+
+# Files
+
+
+def test_a_temp_folder_that_cannot_be_written_to_costs_the_files_only(client, server) -> None:
+    client.run(_graph(None).nodes)
+    folder = server.folder / "temp-root" / "temp" / "chords"
+    before = sorted(folder.iterdir())
+    assert before and all(Image.open(path).size for path in before)  # whole ones only
+    away = folder.rename(folder.with_name("away"))
+    folder.touch()  # a file in its place
+    try:
+        run = client.run(_graph(None).nodes)
+    finally:
+        folder.unlink()
+        away.rename(folder)
+    assert len(_kinds(run, "hit")) == HITS and not _kinds(run, "picture")
+    assert _kinds(run, "done")[0]["status"] == "success"
+    assert sorted(folder.iterdir()) == before

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from .accept import Accept, OnDemand, Residual, check_accept
+from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
 from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
 from .events import Event, Hit
 from .patience import Patience, Watch
-from .pools import Denoise, InlinePool, Pool
+from .pools import Denoise, InlinePool, Pool, check_pool
 from .solvers import SOLVERS, Solver
 from .sparse import sparsely
 from .starts import check_starts, lattice_starts
@@ -96,20 +98,14 @@ def sample(
         Cancelled: after ``cancel``, when all lanes have stopped but those that hang.
         BaseException: what ``denoise`` raised on the last lane left.
     """
+    _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, patience)
     sigmas = check_sigmas(sigmas).to(x.device)
     steps = len(sigmas) - 1
-    if not torch.is_floating_point(x):
-        raise InvalidInput("x", f"must be a floating-point tensor, not {x.dtype}")
-    if solver == ACCURATE and method in METHODS and method != "secant":
-        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not {method!r}')
-    if solver != ACCURATE and solver not in PARALLEL_SOLVERS:
-        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join((*PARALLEL_SOLVERS, ACCURATE))}")
-    if rounds is not None and method not in WINDOW_METHODS:
-        raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
-    check_rounds(rounds)
+    if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
+        raise InvalidInput("calls", f"{calls} are more than the {steps} steps of the schedule")
+    cancelled = as_predicate(cancel)
     if pool is None:
-        if denoise is None:
-            raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
+        assert denoise is not None
         pool = InlinePool(denoise)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
     run: Chords | Window
@@ -128,7 +124,7 @@ def sample(
         pool,
         steps,
         on_event or (lambda event: None),
-        _as_predicate(cancel),
+        cancelled,
         asked,
         Watch(patience),
     )
@@ -142,26 +138,55 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     Raises:
         InvalidInput: naming what is wrong.
     """
-    if not isinstance(sigmas, Tensor):
-        raise InvalidInput("sigmas", f"must be a tensor, not {type(sigmas).__name__}")
+    check_floating("sigmas", sigmas)
     if sigmas.ndim != 1:
         raise InvalidInput("sigmas", f"must be one-dimensional, not of shape {tuple(sigmas.shape)}")
     if len(sigmas) < 2:
         raise InvalidInput("sigmas", f"need at least 2 values for one step, not {len(sigmas)} (zero steps)")
-    if not bool(torch.isfinite(sigmas).all()) or float(sigmas[-1]) < 0:
-        raise InvalidInput("sigmas", f"must be finite and not negative, not {sigmas.tolist()}")
-    if not bool((sigmas[1:] < sigmas[:-1]).all()):
-        raise InvalidInput("sigmas", f"must be strictly descending, not {sigmas.tolist()}")
+    levels: list[float] = sigmas.tolist()
+    for place, (level, following) in enumerate(pairwise(levels), start=1):
+        if not (math.isfinite(level) and following < level and following >= 0):
+            finite = math.isfinite(level) and math.isfinite(following)
+            must = "be finite" if not finite else "be strictly descending" if following >= level else "not be negative"
+            pair = f"values {place} and {place + 1} of {len(levels)} are {level!r} and {following!r}"
+            raise InvalidInput("sigmas", f"must {must}; {pair}")
     return sigmas
+
+
+def _check_arguments(
+    denoise: Denoise | None,
+    x: Tensor,
+    method: str,
+    cores: int,
+    solver: str,
+    rounds: int | None,
+    pool: Pool | None,
+    on_event: Callable[[Event], None] | None,
+    patience: Patience | None,
+) -> None:
+    """Raise `InvalidInput` for what can be seen of each argument by itself, or of two that exclude each other."""
+    check_floating("x", x)
+    check_choice("method", method, METHODS)
+    check_choice("solver", solver, (*PARALLEL_SOLVERS, ACCURATE))
+    check_whole("cores", cores)
+    if solver == ACCURATE and method != "secant":
+        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not "{method}"')
+    check_rounds(rounds)
+    if rounds is not None and method not in WINDOW_METHODS:
+        raise InvalidInput("rounds", f'method "{method}" takes no rounds; leave it out')
+    if pool is None and denoise is None:
+        raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
+    check_callable("denoise", denoise, "x and sigma", optional=True)
+    check_pool(pool)
+    check_callable("on_event", on_event, "an event", optional=True)
+    if not isinstance(patience, Patience | None):
+        raise InvalidInput("patience", f"must be a Patience or None, not {shown(patience)}")
 
 
 def _check_cores(
     method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual, steps: int
 ) -> tuple[tuple[int, ...], int | str | Residual]:
     """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
-    if method not in METHODS:
-        raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")
-    _check_count(cores)
     if method == "sequential" and (cores != 1 or starts is not None):
         raise InvalidInput("cores" if starts is None else "starts", 'method "sequential" has one core; use "chords"')
     if starts is not None:
@@ -174,11 +199,6 @@ def _check_cores(
     return indices, min(accept, len(indices)) if isinstance(accept, int) else accept
 
 
-def _check_count(cores: int) -> None:
-    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
-        raise InvalidInput("cores", f"must be a whole number of at least 1, not {cores!r}")
-
-
 def _window_plan(
     method: str,
     sigmas: Tensor,
@@ -189,13 +209,12 @@ def _window_plan(
     rounds: int | None,
     calls: int | None,
 ) -> WindowPlan:
-    _check_count(cores)
     if starts is not None:
         raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
-    if not isinstance(accept, int):
+    if isinstance(accept, int):
+        check_whole("accept", accept, 1, ', "exact" or Residual(threshold)')
+    else:
         check_accept(accept, cores)
-    elif isinstance(accept, bool) or accept < 1:
-        raise InvalidInput("accept", f'must be a number of at least 1, "exact" or Residual(threshold), not {accept!r}')
     slopes = method == "secant"
     if solver != ACCURATE and calls is None:
         return fidelity_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=slopes, rounds=rounds, accept=accept)
@@ -211,9 +230,3 @@ def _window_plan(
     if calls is not None:
         raise InvalidInput("calls", f'solver "{ACCURATE}" chooses its own nodes; leave them out')
     return accuracy_plan(sigmas, cores, rounds=rounds, accept=accept)
-
-
-def _as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:
-    if cancel is None:
-        return lambda: False
-    return cancel.is_set if isinstance(cancel, threading.Event) else cancel

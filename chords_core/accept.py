@@ -67,5 +67,6 @@ def check_accept(accept: int | str | Residual, cores: int) -> int | Residual:
     if isinstance(accept, bool) or not isinstance(accept, int):
         raise InvalidInput("accept", f'must be a hit number, "exact" or Residual(threshold), not {shown(accept)}')
     if not 1 <= accept <= cores:
-        raise InvalidInput("accept", f'{accept} is out of range: {cores} core(s) give hits 1 to {cores}, or "exact"')
+        hits = f'{cores} core(s) give hits 1 to {cores}, or "exact"'
+        raise InvalidInput("accept", f"{shown(accept)} is out of range: {hits}")
     return accept

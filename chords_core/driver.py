@@ -7,7 +7,7 @@ import math
 import traceback
 from collections.abc import Callable
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ _POLL_SECONDS = 0.02  # how long a cancel may go unseen while every lane is busy
 _STOP_SECONDS = 1.5  # that lanes have to stop after a cancel; one that is still at work then is given up
 
 
+@runtime_checkable
 class Method(Protocol):
     """A sampling method as a state machine; see `chords_core.chords.Chords`.
 

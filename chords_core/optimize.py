@@ -186,6 +186,8 @@ def optimize_latent(
     places = check_keep(keep, len(sigmas) - 1, cores, condition is not None)
     check_callable("objective", objective, "a sample")
     check_callable("on_event", on_event, "an event", optional=True)
+    if not isinstance(checkpoint, bool):
+        raise InvalidInput("checkpoint", f"must be True or False, not {shown(checkpoint)}")
     cancelled = as_predicate(cancel)
     # A host may work in inference mode, whose tensors can have no graph.
     with torch.inference_mode(False), torch.no_grad():

@@ -102,7 +102,7 @@ def sample(
     sigmas = check_sigmas(sigmas).to(x.device)
     steps = len(sigmas) - 1
     if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
-        raise InvalidInput("calls", f"{calls} are more than the {steps} steps of the schedule")
+        raise InvalidInput("calls", f"{shown(calls)} are more than the {steps} steps of the schedule")
     cancelled = as_predicate(cancel)
     if pool is None:
         assert denoise is not None

@@ -195,12 +195,11 @@ def simulate(
     Raises:
         InvalidInput: for no devices, or a negative payload or overhead.
     """
-    if not isinstance(devices, Sequence) or not all(isinstance(device, Device) for device in devices):
-        raise InvalidInput("devices", f"must be a list of Device, not {shown(devices)}")
-    if not devices:
-        raise InvalidInput("devices", "need at least one")
-    check_whole("payload", payload, 0)
-    _check("overhead", overhead, "finite and at least 0 seconds", lambda seconds: 0 <= seconds < math.inf)
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise InvalidInput("method", f"must be a method that has not begun, such as Chords, not {shown(method)}")
+    _check_run(devices, payload, overhead)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidInput("seed", f"must be a whole number, not {shown(seed)}")
     if not isinstance(patience, Patience | None):
         raise InvalidInput("patience", f"must be a Patience or None, not {shown(patience)}")
     pool = _ImaginedPool(devices, payload, overhead, seed, patience)
@@ -244,6 +243,9 @@ def expected_seconds(
     See `simulate` for ``payload`` and ``overhead``, and for what it raises; a plan that no device is left for takes
     infinitely long.
     """
+    if not isinstance(plans, Sequence) or not all(hasattr(plan, "starts") for plan in plans):
+        raise InvalidInput("plans", f"must be a list of Plan, not {shown(plans)}")
+    _check_run(devices, payload, overhead)
     check_whole("runs", runs)
     seeds = range(runs if any(device.jitter for device in devices) else 1)
     return tuple(
@@ -253,6 +255,15 @@ def expected_seconds(
         )
         for plan in plans
     )
+
+
+def _check_run(devices: Sequence[Device], payload: int, overhead: float) -> None:
+    if not isinstance(devices, Sequence) or not all(isinstance(device, Device) for device in devices):
+        raise InvalidInput("devices", f"must be a list of Device, not {shown(devices)}")
+    if not devices:
+        raise InvalidInput("devices", "need at least one")
+    check_whole("payload", payload, 0)
+    _check("overhead", overhead, "finite and at least 0 seconds", lambda seconds: 0 <= seconds < math.inf)
 
 
 class _Watch(Watch):

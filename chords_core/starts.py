@@ -58,9 +58,9 @@ def authors_starts(steps: int, cores: int) -> list[int]:
     """
     check_whole("steps", steps)
     if check_whole("cores", cores) not in _AUTHORS_50:
-        raise InvalidInput("cores", f"the authors give starts for 4 and 8 cores, not {cores}")
+        raise InvalidInput("cores", f"the authors give starts for 4 and 8 cores, not {shown(cores)}")
     if steps < cores:
-        raise InvalidInput("steps", f"{cores} cores need at least {cores} steps, not {steps}")
+        raise InvalidInput("steps", f"{cores} cores need at least {cores} steps, not {shown(steps)}")
     starts: list[int] = []
     for core, start in enumerate(_AUTHORS_50[cores]):
         scaled = (2 * start * steps + 50) // 100
@@ -91,5 +91,5 @@ def check_starts(starts: Sequence[int], steps: int) -> tuple[int, ...]:
     if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
         raise InvalidInput("starts", f"must increase strictly, one index a core, not {shown(list(indices))}")
     if indices[-1] >= steps:
-        raise InvalidInput("starts", f"{indices[-1]} is beyond the last step index {steps - 1} of {steps} steps")
+        raise InvalidInput("starts", f"{shown(indices[-1])} is beyond the last step index {steps - 1} of {steps} steps")
     return indices

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 from ...chords_core import (
     CHORDS,
     EVERY_STEP,
+    Event,
     InvalidInput,
     OnDemand,
     Patience,
@@ -35,8 +35,10 @@ from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
+from .interrupts import check_interrupt, passed_on
 from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
 from .measured import Measured, key_of, recall
+from .precise import as_in_the_host
 from .previews import Previews, previewing
 from .replicas import copies_on, short_of_memory
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
@@ -217,6 +219,12 @@ class _SamplerFunction:
             levels = levels[[*sparse_nodes(chosen.steps, chosen.calls), -1]]
         # By size alone: which of the two it is makes a difference to rounding.
         too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
+        progress = Progress(run, recorder, stream, previews, levels, call.callback, bar)
+
+        def told(event: Event) -> None:
+            with passed_on():  # the host's progress bar looks for a cancel, too
+                progress(event)
+
         result = sample(
             None,
             call.x.cpu() if too_large else call.x,
@@ -224,12 +232,12 @@ class _SamplerFunction:
             method=chosen.method,
             cores=chosen.cores,
             starts=None if windowed else chosen.starts,
-            solver=run.solver,
+            solver=as_in_the_host(run.solver, call.x, call.sigmas),
             accept=OnDemand(chosen.rank if windowed else chosen.accept, stream.accept.is_set),
             pool=pool,
             calls=chosen.calls,
-            on_event=Progress(run, recorder, stream, previews, levels, call.callback, bar),
-            cancel=_check_interrupt,
+            on_event=told,
+            cancel=check_interrupt,
             patience=PATIENCE,
         )
         self._record(call, result, recorder)
@@ -283,7 +291,7 @@ class _SamplerFunction:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
         pool, notes = open_cluster_pool(
-            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, _check_interrupt
+            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, check_interrupt
         )
         run.notes += notes
         if pool is None:
@@ -388,8 +396,3 @@ def _shown(callback: Any, previews: Previews) -> Any:
             callback(state)
 
     return shown
-
-
-def _check_interrupt() -> bool:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    return False

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
@@ -108,6 +109,50 @@ class TestEndlessCall(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestNaNItem(io.ComfyNode):
+    """A LATENT with NaN in one of its items, or with a number in its place."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Latent.Input("samples"), io.Int.Input("item"), io.Boolean.Input("sound", default=False)]
+        return io.Schema(node_id="TestNaNItem", category="tests", inputs=inputs, outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls, samples, item, sound):
+        x = samples["samples"].clone()
+        x[item].view(-1)[3] = 0.5 if sound else torch.nan
+        return io.NodeOutput({**samples, "samples": x})
+
+
+class TestNaNModel(io.ComfyNode):
+    """A MODEL that gives NaN in one item (-1: all) from the given call on, on one lane, or everywhere (-1)."""
+
+    @classmethod
+    def define_schema(cls):
+        names = ("item", "from_call", "lane")
+        inputs = [io.Model.Input("model"), *(io.Int.Input(name, min=-1) for name in names)]
+        return io.Schema(node_id="TestNaNModel", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, item, from_call, lane):
+        model = model.clone()
+        calls = Counter()
+
+        def broken(apply_model, args):
+            denoised = apply_model(args["input"], args["timestep"], **args["c"])
+            thread = threading.current_thread().name
+            calls[thread] += 1
+            if calls[thread] > from_call and (lane < 0 or thread == f"chords-lane-{lane}"):
+                sides = len(args["cond_or_uncond"])
+                denoised = denoised.clone()
+                each = denoised.view(sides, -1, *denoised.shape[1:])
+                each[:, slice(None) if item < 0 else item] = torch.nan
+            return denoised
+
+        model.set_model_unet_function_wrapper(broken)
+        return io.NodeOutput(model)
+
+
 class TestPatience(io.ComfyNode):
     """How many seconds lanes and devices have for any call from now on; 0: the usual ones."""
 
@@ -197,6 +242,8 @@ class TestFaults(ComfyExtension):
             TestDeviceIsBack,
             TestEndlessCall,
             TestHangingDevice,
+            TestNaNItem,
+            TestNaNModel,
             TestNoMemoryOnWorkers,
             TestPatience,
             TestRaisingListener,

@@ -93,9 +93,11 @@ def sample(
 
     Raises:
         InvalidInput: before any model call, naming the argument.
-        InvalidInput: also if the model returns another shape than x's.
-        NonFiniteDenoised: if the model returns NaN or infinity, naming the core and the step.
-        Cancelled: after ``cancel``, when all lanes have stopped but those that hang.
+        InvalidInput: also if the model returns anything but a floating-point tensor of x's shape and device.
+        NonFiniteDenoised: if the model returns NaN or infinity in every item of the batch (dimension 0 of x, where it
+            has two or more; otherwise x is one item), naming the core and the step. One item alone goes on as NaN,
+            and the others as if it were not there.
+        Cancelled: after ``cancel``, within seconds. Lanes that do not stop by then are set aside.
         BaseException: what ``denoise`` raised on the last lane left.
     """
     _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, patience)

@@ -8,7 +8,7 @@ the start whose sample fulfils an objective.
 from .accept import Accept, Agreement, OnDemand, Residual
 from .candidates import Chosen, choose_start
 from .chords import Chords
-from .errors import Cancelled, InvalidInput, LaneStuck, NonFiniteDenoised, WorkersUnavailable
+from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified, Step, Task
 from .faster import Faster
 from .gradient import Objective
@@ -84,6 +84,7 @@ __all__ = [
     "InvalidInput",
     "Iterated",
     "LaneBack",
+    "LaneFaulty",
     "LaneLost",
     "LaneSlow",
     "LaneStuck",

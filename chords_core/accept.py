@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from .checks import check_callable, is_number, shown
 from .errors import InvalidInput
 
 
@@ -20,12 +22,18 @@ class Residual:
     threshold: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise InvalidInput("accept", f"a residual threshold must be a positive number, not {self.threshold}")
+        if not is_number(self.threshold) or not 0 < self.threshold < math.inf:
+            raise InvalidInput("accept", f"a residual threshold must be a positive number, not {shown(self.threshold)}")
 
     def accepts(self, before: Tensor, after: Tensor) -> bool:
-        """Whether ``after`` is close enough to ``before`` (same shape)."""
-        return float((after - before).norm()) / after.numel() < self.threshold
+        """Whether ``after`` is close enough to ``before`` (same shape). Items of a batch that are not finite in either
+        of the two do not count; without any that is, it is not."""
+        difference = after - before
+        norm = float(difference.norm())
+        if not math.isfinite(norm) and difference.ndim > 1:
+            difference = difference[torch.isfinite(difference).flatten(1).all(1)]
+            norm = float(difference.norm())
+        return difference.numel() > 0 and norm / difference.numel() < self.threshold
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class Agreement:
     threshold: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise InvalidInput("accept", f"an agreement's threshold must be a positive number, not {self.threshold}")
+        if not is_number(self.threshold) or not 0 < self.threshold < math.inf:
+            raise InvalidInput("accept", f"an agreement's threshold must be positive, not {shown(self.threshold)}")
 
     def accepts(self, before: Tensor, after: Tensor) -> bool:
         """Whether ``after`` is close enough to ``before`` (same shape). An item that is not finite does not count."""
@@ -62,6 +70,9 @@ class OnDemand:
     otherwise: int | str | Residual | Agreement
     asked: Callable[[], bool]
 
+    def __post_init__(self) -> None:
+        check_callable("accept", self.asked, "nothing")
+
 
 Accept = int | str | Residual | Agreement | OnDemand
 
@@ -74,10 +85,11 @@ def check_accept(accept: int | str | Residual | Agreement, cores: int) -> int | 
     """
     if isinstance(accept, Residual | Agreement):
         return accept
-    if accept == "exact":
+    if isinstance(accept, str) and accept == "exact":
         return cores
     if isinstance(accept, bool) or not isinstance(accept, int):
-        raise InvalidInput("accept", f'must be a hit number, "exact" or Residual(threshold), not {accept!r}')
+        raise InvalidInput("accept", f'must be a hit number, "exact" or Residual(threshold), not {shown(accept)}')
     if not 1 <= accept <= cores:
-        raise InvalidInput("accept", f'{accept} is out of range: {cores} core(s) give hits 1 to {cores}, or "exact"')
+        hits = f'{cores} core(s) give hits 1 to {cores}, or "exact"'
+        raise InvalidInput("accept", f"{shown(accept)} is out of range: {hits}")
     return accept

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .checks import check_callable, check_floating
 from .errors import InvalidInput
 from .gradient import Objective, evaluate
 from .pools import Denoise
-from .sampling import sample
+from .sampling import check_sigmas, sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ def choose_start(
         InvalidInput: as `chords_core.sample`, or if ``starts`` or the objective's values have another shape.
         Cancelled: after ``cancel``.
     """
+    check_callable("denoise", denoise, "x and sigma")
+    check_callable("objective", objective, "a sample")
+    check_callable("on_sampled", on_sampled, "a number and values", optional=True)
+    check_floating("starts", starts)
+    check_sigmas(sigmas)
     if starts.ndim < 3 or starts.numel() == 0:
         raise InvalidInput("starts", f"must be [C, B, ...] with at least one start, not {tuple(starts.shape)}")
     values, evaluations = [], 0

@@ -15,8 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .checks import shown
 from .descent import per_item, precise, rms
-from .errors import Cancelled, InvalidInput
+from .errors import Cancelled, InvalidInput, NonFiniteDenoised
 from .events import Evaluated, Event
 from .gradient import (
     CHECKPOINTED_COST,
@@ -96,9 +97,22 @@ class Work:
                 self._sigmas,
                 method="sequential",
                 solver=self._solver,
-                on_event=listen,
+                on_event=self._unbroken(listen),
                 cancel=self.cancelled,
             ).x
+
+    def _unbroken(self, listen: Callable[[Event], None] | None) -> Callable[[Event], None]:
+        """``listen``, but a sampling in which an item breaks ends: a search rolls that item back at once."""
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Evaluated) and not bool(torch.isfinite(event.denoised).all()):
+                self.broken = ~torch.isfinite(event.denoised).reshape(len(event.denoised), -1).all(1)
+                sigma = float(self._sigmas[event.index])
+                raise NonFiniteDenoised(event.core, event.index, self._steps, sigma)
+            if listen is not None:
+                listen(event)
+
+        return heard
 
     def _with(self, condition: Tensor) -> Denoise:
         denoise = cast(ConditionedDenoise, self._denoise)
@@ -249,7 +263,7 @@ class Shortcut(Work):
                     cores=self._cores,
                     solver=self._solver,
                     pool=self._pool,
-                    on_event=listen,
+                    on_event=self._unbroken(listen),
                     cancel=self.cancelled,
                 )
             self.evaluations += result.evaluations
@@ -307,10 +321,10 @@ def check_keep(keep: str | int | None, steps: int, cores: int, conditioned: bool
     first = lattice_starts(steps, cores)[-1]  # where the core begins whose trajectory is taken
     if keep is None:
         keep = "spread" if conditioned else "last"
-    if keep == "spread":
+    if isinstance(keep, str) and keep == "spread":
         return range(first, steps)
-    if keep == "last":
+    if isinstance(keep, str) and keep == "last":
         return (steps - 1,)
     if isinstance(keep, bool) or not isinstance(keep, int) or not first <= keep < steps:
-        raise InvalidInput("keep", f'must be "last", "spread" or a step {first}..{steps - 1}, not {keep!r}')
+        raise InvalidInput("keep", f'must be "last", "spread" or a step {first}..{steps - 1}, not {shown(keep)}')
     return (keep,)

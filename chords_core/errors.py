@@ -13,7 +13,7 @@ class InvalidInput(ValueError):
 
 
 class NonFiniteDenoised(ArithmeticError):
-    """The model returned NaN or infinity, so every later state would be lost.
+    """The model returned NaN or infinity in every item of the batch, so every later state would be lost.
 
     Attributes name the evaluation: ``core`` (1 = slowest, most accurate), ``index`` (0-based step on
     the sigma grid) and ``sigma``.
@@ -28,6 +28,14 @@ class NonFiniteDenoised(ArithmeticError):
         self.core = core
         self.index = index
         self.sigma = sigma
+
+
+class LaneFaulty(RuntimeError):
+    """A lane returned NaN or infinity where another lane, asked for the same evaluation, did not."""
+
+    def __init__(self, lane: int) -> None:
+        super().__init__("it returned NaN or infinity where another device did not")
+        self.lane = lane
 
 
 class LaneStuck(RuntimeError):

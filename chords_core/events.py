@@ -71,7 +71,8 @@ class Accepted:
 
 @dataclass(frozen=True, eq=False)
 class LaneLost:
-    """A lane raised ``error`` and gets no more work; its evaluation goes to another lane."""
+    """A lane raised ``error``, or was alone with NaN (`LaneFaulty`), and gets no more work; its evaluation goes to
+    another lane."""
 
     lane: int
     error: Exception

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .checks import check_callable, check_choice, is_number, shown
 from .errors import InvalidInput
 from .gradient import Objective, evaluate
 
@@ -36,11 +37,15 @@ class Combine:
     terms: Sequence[tuple[Objective, float]]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.terms, Sequence) or isinstance(self.terms, str):
+            raise InvalidInput("terms", f"must be pairs of an objective and its weight, not {shown(self.terms)}")
         if not self.terms:
             raise InvalidInput("terms", "give at least one objective with its weight")
-        for _, weight in self.terms:
-            if not math.isfinite(weight):
-                raise InvalidInput("terms", f"a weight must be a finite number, not {weight}")
+        for term in self.terms:
+            if not isinstance(term, Sequence) or len(term) != 2 or not callable(term[0]):
+                raise InvalidInput("terms", f"must be pairs of an objective and its weight, not {shown(term)}")
+            if not is_number(term[1]) or math.isinf(term[1]):
+                raise InvalidInput("terms", f"a weight must be a finite number, not {shown(term[1])}")
 
     def __call__(self, sample: Tensor) -> Tensor:
         """The sum, [B]."""
@@ -56,6 +61,10 @@ class Through:
 
     transform: Callable[[Tensor], Tensor]
     objective: Objective
+
+    def __post_init__(self) -> None:
+        check_callable("transform", self.transform, "a sample")
+        check_callable("objective", self.objective, "what the transform gives")
 
     def __call__(self, sample: Tensor) -> Tensor:
         """The values, [B]."""
@@ -75,8 +84,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         _check_finite("reference", self.reference)
-        if self.p not in (1, 2):
-            raise InvalidInput("p", f"must be 1 (absolute) or 2 (squared), not {self.p!r}")
+        if not is_number(self.p) or self.p not in (1, 2):
+            raise InvalidInput("p", f"must be 1 (absolute) or 2 (squared), not {shown(self.p)}")
 
     def __call__(self, sample: Tensor) -> Tensor:
         """The mean distance, [B]."""
@@ -107,6 +116,7 @@ class Similarity:
     target: Tensor
 
     def __post_init__(self) -> None:
+        check_callable("extract", self.extract, "pictures")
         _check_finite("target", self.target)
         if float(self.target.abs().amax()) == 0:
             raise InvalidInput("target", "is all zero: it has no direction to be similar to")
@@ -132,6 +142,7 @@ class Style:
     channels_first: bool = False
 
     def __post_init__(self) -> None:
+        check_callable("extract", self.extract, "pictures")
         _check_finite("target", self.target)
         if self.target.ndim < 3:
             raise InvalidInput("target", f"must be features [B, places, D], not of shape {tuple(self.target.shape)}")
@@ -162,8 +173,8 @@ class RegionColour:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if len(self.colour) != 3:
-            raise InvalidInput("colour", f"must be red, green and blue, not {self.colour!r}")
+        if not isinstance(self.colour, Sequence) or len(self.colour) != 3:
+            raise InvalidInput("colour", f"must be red, green and blue, not {shown(self.colour)}")
         for value in self.colour:
             _check_unit("colour", value)
         _check_mask(self.mask)
@@ -202,8 +213,8 @@ class Contrast:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.target is not None and not 0 <= self.target <= 0.5:
-            raise InvalidInput("target", f"a contrast lies in 0..0.5, not {self.target!r}")
+        if self.target is not None and not (is_number(self.target) and 0 <= self.target <= 0.5):
+            raise InvalidInput("target", f"a contrast lies in 0..0.5, not {shown(self.target)}")
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """One value an item, [B]."""
@@ -220,8 +231,8 @@ class Sharpness:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.target is not None and not (math.isfinite(self.target) and self.target >= 0):
-            raise InvalidInput("target", f"a sharpness is a number of at least 0, not {self.target!r}")
+        if self.target is not None and not (is_number(self.target) and 0 <= self.target < math.inf):
+            raise InvalidInput("target", f"a sharpness is a number of at least 0, not {shown(self.target)}")
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """One value an item, [B]."""
@@ -248,11 +259,13 @@ class Aesthetic:
     activation: str = "none"
 
     def __post_init__(self) -> None:
-        if self.activation not in ("none", "relu"):
-            raise InvalidInput("activation", f'must be "none" or "relu", not {self.activation!r}')
+        check_callable("extract", self.extract, "pictures")
+        check_choice("activation", self.activation, ("none", "relu"))
+        if not isinstance(self.layers, Sequence) or not all(map(_is_layer, self.layers)):
+            raise InvalidInput("layers", f"must be pairs of a weight and a bias or None, not {shown(self.layers)}")
         if not self.layers:
             raise InvalidInput("layers", "there are none")
-        width = self.layers[0][0].shape[-1]
+        width = self.layers[0][0].shape[-1] if self.layers[0][0].ndim else 0
         for weight, bias in self.layers:
             if weight.ndim != 2 or weight.shape[1] != width:
                 raise InvalidInput("layers", f"a weight of shape {tuple(weight.shape)} cannot take {width} values")
@@ -276,6 +289,13 @@ class Aesthetic:
                 values = values.relu()
             values = F.linear(values, _constant(weight, values), None if bias is None else _constant(bias, values))
         return -values[:, 0]
+
+
+def _is_layer(layer: object) -> bool:
+    """Whether it is a weight with a bias or None."""
+    if not isinstance(layer, Sequence) or len(layer) != 2 or not isinstance(layer[0], Tensor):
+        return False
+    return layer[1] is None or isinstance(layer[1], Tensor)
 
 
 def like_picture(extract: Extract, picture: Tensor) -> Similarity:
@@ -331,6 +351,7 @@ def resized(planes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _reference_features(extract: Extract, picture: Tensor) -> Tensor:
+    check_callable("extract", extract, "pictures")
     _check_finite("picture", picture)
     if picture.ndim == 3:
         picture = picture[None]
@@ -403,14 +424,15 @@ def _check_items(name: str, given: Tensor, sample: Tensor) -> None:
 
 def _check_finite(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor) or not torch.is_floating_point(x):
-        raise InvalidInput(name, f"must be a floating-point tensor, not {x.dtype if isinstance(x, Tensor) else x!r}")
+        what = x.dtype if isinstance(x, Tensor) else shown(x)
+        raise InvalidInput(name, f"must be a floating-point tensor, not {what}")
     if x.numel() == 0 or not bool(torch.isfinite(x).all()):
         raise InvalidInput(name, f"is empty or has NaN or infinity (shape {tuple(x.shape)})")
 
 
 def _check_unit(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InvalidInput(name, f"must lie in 0..1, not {value!r}")
+    if not is_number(value) or not 0 <= value <= 1:
+        raise InvalidInput(name, f"must lie in 0..1, not {shown(value)}")
 
 
 def _check_mask(mask: Tensor | None) -> None:

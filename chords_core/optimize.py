@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from .carried import Found, Full, Shortcut, check_keep
+from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, is_number, shown
 from .descent import Adam, Regularise, check_regularise, normalised, per_item, precise, rms
 from .errors import Cancelled, InvalidInput, NonFiniteDenoised
 from .gradient import ConditionedDenoise, Gradient, Objective, evaluate
-from .pools import Denoise, Pool
+from .pools import Denoise, Pool, check_pool
 from .sampling import check_sigmas
 from .solvers import SOLVERS
 
@@ -179,11 +180,15 @@ def optimize_latent(
         NonFiniteDenoised: if the model returns NaN or infinity at the start.
         OptimizationCancelled: after ``cancel``, with the best so far.
     """
+    check_callable("denoise", denoise, "x and sigma")
     sigmas = _check(x, sigmas, iterations, lr, gradient, refresh, solver, patience, condition, pool, cores)
     regulariser = check_regularise(regularise)
     places = check_keep(keep, len(sigmas) - 1, cores, condition is not None)
-    if not callable(objective):
-        raise InvalidInput("objective", f"must be callable, not {type(objective).__name__}")
+    check_callable("objective", objective, "a sample")
+    check_callable("on_event", on_event, "an event", optional=True)
+    if not isinstance(checkpoint, bool):
+        raise InvalidInput("checkpoint", f"must be True or False, not {shown(checkpoint)}")
+    cancelled = as_predicate(cancel)
     # A host may work in inference mode, whose tensors can have no graph.
     with torch.inference_mode(False), torch.no_grad():
         x, sigmas = x.detach().clone(), sigmas.detach().clone().to(x.device)
@@ -194,7 +199,7 @@ def optimize_latent(
             work = Full(denoise, x, sigmas, objective, solver, condition, checkpoint)
         else:
             work = Shortcut(denoise, x, sigmas, objective, solver, condition, refresh, places, pool, cores)
-        search = _Search(work, regulariser, iterations, lr, patience, on_event, cancel)
+        search = _Search(work, regulariser, iterations, lr, patience, on_event, cancelled)
         return search.run()
 
 
@@ -214,18 +219,17 @@ def _check(
     """The checked sigmas, or InvalidInput for whatever argument cannot work."""
     _check_batch("x", x)
     sigmas = check_sigmas(sigmas)
-    _check_whole("iterations", iterations)
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not (math.isfinite(lr) and lr > 0):
-        raise InvalidInput("lr", f"must be a positive number, not {lr!r}")
-    if gradient not in GRADIENTS:
-        raise InvalidInput("gradient", f"unknown gradient {gradient!r}; there are {', '.join(GRADIENTS)}")
-    if solver not in SOLVERS:
-        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join(SOLVERS)}")
-    if refresh != "adaptive":
-        _check_whole("refresh", refresh, ' or "adaptive"')
+    check_whole("iterations", iterations)
+    if not is_number(lr) or not 0 < lr < math.inf:
+        raise InvalidInput("lr", f"must be a positive number, not {shown(lr)}")
+    check_choice("gradient", gradient, GRADIENTS)
+    check_choice("solver", solver, SOLVERS)
+    if not (isinstance(refresh, str) and refresh == "adaptive"):
+        check_whole("refresh", refresh, otherwise=' or "adaptive"')
     if patience is not None:
-        _check_whole("patience", patience, " or None")
-    _check_whole("cores", cores)
+        check_whole("patience", patience, otherwise=" or None")
+    check_whole("cores", cores)
+    check_pool(pool)
     if condition is not None:
         _check_batch("condition", condition)
         if len(condition) != len(x):
@@ -236,19 +240,11 @@ def _check(
 
 
 def _check_batch(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise InvalidInput(name, f"must be a tensor, not {type(x).__name__}")
-    if not torch.is_floating_point(x):
-        raise InvalidInput(name, f"must be a floating-point tensor, not {x.dtype}")
+    check_floating(name, x)
     if x.ndim == 0 or x.numel() == 0:
         raise InvalidInput(name, f"must be a batch [B, ...] of at least one item, not of shape {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()):
         raise InvalidInput(name, "has NaN or infinity")
-
-
-def _check_whole(name: str, value: object, otherwise: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInput(name, f"must be a whole number of at least 1{otherwise}, not {value!r}")
 
 
 class _Search:
@@ -262,15 +258,14 @@ class _Search:
         lr: float,
         patience: int | None,
         on_event: Callable[[OptimizationEvent], None] | None,
-        cancel: Callable[[], bool] | threading.Event | None,
+        cancelled: Callable[[], bool],
     ) -> None:
         self._work = work
         self._regularise = regularise
         self._iterations = iterations
         self._patience = patience
         self._on_event = on_event or (lambda event: None)
-        self._cancelled = cancel.is_set if isinstance(cancel, threading.Event) else cancel or (lambda: False)
-        work.cancelled = self._cancelled
+        self._cancelled = work.cancelled = cancelled
         size = rms(work.start)
         self._rate = lr * torch.where(size > 0, size, 1)  # [B]: of an update, in the variable's own units
         self._adam = Adam.start(work.start)

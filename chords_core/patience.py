@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .checks import is_number, shown
+from .errors import InvalidInput
+
 _LATE_FACTOR = 2.0  # a lane that once came back late may do so again
 
 
@@ -26,6 +29,12 @@ class Patience:
     floor: float = 20.0
     factor: float = 10.0
     first: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("floor", "factor", "first"):
+            value = getattr(self, name)
+            if not is_number(value) or value < 0:
+                raise InvalidInput(name, f"must be a number of at least 0, not {shown(value)}")
 
     def of_first(self, slowest: float) -> float:
         """For a lane that has not answered yet; ``slowest``: the slowest evaluation of any lane, 0 if none."""

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from .checks import check_callable, shown
 from .errors import InvalidInput, LaneStuck
 from .events import Task
 
@@ -34,6 +35,7 @@ class Outcome:
     error: BaseException | None = None
 
 
+@runtime_checkable
 class Pool(Protocol):
     """What the driver needs of a pool."""
 
@@ -47,11 +49,19 @@ class Pool(Protocol):
     def next(self, timeout: float) -> Outcome | None:
         """The next outcome, or None after ``timeout`` seconds without one."""
 
-    def settle(self, within: float | None = None) -> int:
-        """Wait until no evaluation is under way, drop what comes back, and say how many those were.
+    def settle(self, within: float | None = None) -> list[Outcome]:
+        """Wait until no evaluation is under way, and give back what came in, errors too.
 
         After ``within`` seconds (None: never) give up what is still under way: it must not come out of `next` later.
         """
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """A pool that can be waited for without taking anything from it, so that a cancel is seen meanwhile."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether no evaluation is under way any more, at the latest after ``timeout`` seconds."""
 
 
 def _evaluate(denoise: Denoise, lane: int, task: Task) -> Outcome:
@@ -67,6 +77,7 @@ class InlinePool:
     """One lane in the caller's own thread: the plain sequential case, without any thread."""
 
     def __init__(self, denoise: Denoise) -> None:
+        check_callable("denoise", denoise, "x and sigma")
         self._denoise = denoise
         self._task: Task | None = None
 
@@ -81,9 +92,9 @@ class InlinePool:
         task, self._task = self._task, None
         return None if task is None else _evaluate(self._denoise, 0, task)
 
-    def settle(self, within: float | None = None) -> int:
+    def settle(self, within: float | None = None) -> list[Outcome]:
         self._task = None  # submitted, not begun
-        return 0
+        return []
 
 
 class ThreadPool:
@@ -108,12 +119,14 @@ class ThreadPool:
         denoisers: Sequence[Denoise],
         lane_context: Callable[[int], AbstractContextManager[object]] = lambda lane: nullcontext(),
     ) -> None:
-        if not denoisers:
-            raise InvalidInput("pool", "a ThreadPool needs at least one denoiser, one a lane")
+        _check_denoisers(denoisers)
+        check_callable("lane_context", lane_context, "a lane's number")
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._busy: set[int] = set()
         self._hung: set[int] = set()
         self._lock = threading.Lock()  # a lane comes back, or is given up
+        self._news = threading.Event()  # a lane has come back
+        self._closed = False
         self._inboxes: list[queue.SimpleQueue[tuple[Task, bool, bool] | None]] = [
             queue.SimpleQueue() for _ in denoisers
         ]
@@ -140,6 +153,7 @@ class ThreadPool:
                     self._hung.remove(lane)
                 else:
                     self._outcomes.put(outcome)
+            self._news.set()
             del item, task, outcome  # an idle lane must not keep a latent alive
 
     @property
@@ -147,6 +161,8 @@ class ThreadPool:
         return len(self._threads)
 
     def submit(self, lane: int, task: Task) -> None:
+        if self._closed:
+            raise InvalidInput("pool", "is closed; its lanes have ended")
         self._busy.add(lane)
         if lane in self._hung:
             self._outcomes.put(Outcome(lane, task, 0.0, error=LaneStuck(lane)))
@@ -154,29 +170,36 @@ class ThreadPool:
             self._inboxes[lane].put((task, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
 
     def next(self, timeout: float) -> Outcome | None:
+        return self._take(timeout)
+
+    def wait(self, timeout: float) -> bool:
+        self._news.clear()
+        if self._outcomes.qsize() < len(self._busy):
+            self._news.wait(timeout)
+        return self._outcomes.qsize() >= len(self._busy)
+
+    def settle(self, within: float | None = None) -> list[Outcome]:
+        came: list[Outcome] = []
+        end = None if within is None else time.monotonic() + min(within, threading.TIMEOUT_MAX)
+        while self._busy:
+            outcome = self._take(None if end is None else max(0.0, end - time.monotonic()))
+            if outcome is None:
+                break
+            came.append(outcome)
+        with self._lock:
+            while (outcome := self._take(0.0)) is not None:  # it came at the last moment
+                came.append(outcome)
+            self._hung |= self._busy
+        self._busy.clear()
+        return came
+
+    def _take(self, timeout: float | None) -> Outcome | None:
         try:
             outcome = self._outcomes.get(timeout=timeout)
         except queue.Empty:
             return None
         self._busy.remove(outcome.lane)
         return outcome
-
-    def settle(self, within: float | None = None) -> int:
-        under_way = len(self._busy)
-        end = None if within is None else time.monotonic() + min(within, threading.TIMEOUT_MAX)
-        while self._busy:
-            try:
-                outcome = self._outcomes.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                break
-            self._busy.remove(outcome.lane)
-        with self._lock:
-            while not self._outcomes.empty():  # it came at the last moment
-                self._busy.remove(self._outcomes.get().lane)
-            self._hung |= self._busy
-        given_up = len(self._busy)
-        self._busy.clear()
-        return under_way - given_up
 
     @property
     def hung(self) -> tuple[int, ...]:
@@ -187,6 +210,7 @@ class ThreadPool:
     def close(self) -> None:
         """End the threads, each after the evaluation it is at; those of `hung` lanes are not waited for. Closing
         again does nothing."""
+        self._closed = True
         for inbox in self._inboxes:
             inbox.put(None)
         hung = self.hung
@@ -199,3 +223,23 @@ class ThreadPool:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def check_pool(pool: object) -> None:
+    """Raise `InvalidInput` unless ``pool`` is a pool with a lane, or None."""
+    if pool is None:
+        return
+    if isinstance(pool, type) or not isinstance(pool, Pool):
+        raise InvalidInput("pool", f"must be a pool, such as ThreadPool, or None, not {shown(pool)}")
+    if pool.lanes < 1:
+        raise InvalidInput("pool", "has no lane")
+
+
+def _check_denoisers(denoisers: Sequence[Denoise]) -> None:
+    if not isinstance(denoisers, Sequence) or isinstance(denoisers, str):
+        raise InvalidInput("pool", f"a ThreadPool takes a list of denoisers, one a lane, not {shown(denoisers)}")
+    if not denoisers:
+        raise InvalidInput("pool", "a ThreadPool needs at least one denoiser, one a lane")
+    for lane, denoise in enumerate(denoisers):
+        if not callable(denoise):
+            raise InvalidInput("pool", f"the denoiser of lane {lane} must be a function, not {shown(denoise)}")

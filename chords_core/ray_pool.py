@@ -37,6 +37,7 @@ _PLACE_SECONDS = 15.0  # for all workers to find a place in the cluster; then th
 _NO_PLACE_SECONDS = 60.0  # for the first worker; one that has found none by then is given up
 _PING_SECONDS = 5.0  # for a worker to say that it is alive
 _STOP_SECONDS = 5.0  # at least, for a worker to leave the evaluation it was told to stop
+_FETCH_SECONDS = 1.0  # for the answer of a call that is over, where nobody needs it any more
 _CLOSE_SECONDS = 60.0  # the same, where nobody says how long it may take
 _REST_SECONDS = 300.0  # before a worker that could not get ready for a model is tried again with it
 
@@ -405,6 +406,7 @@ class RayPool:
         self.names = tuple(name for _, name in workers)
         self.left_out = tuple(dict.fromkeys(left_out))
         self._under_way: dict[Any, tuple[int, Task, float]] = {}
+        self._stopping: dict[Any, Any] = {}  # by call under way, the call that tells its worker to stop
         self._session = _session()
 
     @property
@@ -423,15 +425,35 @@ class RayPool:
         if not self._connected:
             return self._outcome(next(iter(self._under_way)), None, "the connection to Ray was ended by someone else")
         there, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout)
-        if not there:
-            return None
+        return self._fetched(there[0], timeout) if there else None
+
+    def wait(self, timeout: float) -> bool:
+        ray = _ray()
+
+        if not self._under_way or not self._connected:
+            return True
+        calls = [*self._under_way, *self._told_to_stop()]
+        _, left = ray.wait(calls, num_returns=len(calls), timeout=timeout)
+        return not left
+
+    def _told_to_stop(self) -> list[Any]:
+        """The calls that tell the workers to stop what they are at, each made once."""
+        for ref in self._under_way:
+            if ref not in self._stopping:
+                self._stopping[ref] = _aside(self._handles[self._under_way[ref][0]].stop)
+        return [self._stopping[ref] for ref in self._under_way]
+
+    def _fetched(self, ref: Any, timeout: float) -> Outcome | None:
+        """What a call that is over came back with; None if that is not here within ``timeout`` seconds."""
+        ray = _ray()
+
         try:
-            value, problem = ray.get(there[0], timeout=timeout)
+            value, problem = ray.get(ref, timeout=timeout)
         except ray.exceptions.GetTimeoutError:
             return None
         except ray.exceptions.RayError as error:
-            return self._outcome(there[0], None, _lost(error))
-        return self._outcome(there[0], value, None if problem is None else problem[0])
+            return self._outcome(ref, None, _lost(error))
+        return self._outcome(ref, value, None if problem is None else problem[0])
 
     def _outcome(self, ref: Any, value: Packed | None, problem: str | None) -> Outcome:
         lane, task, began = self._under_way.pop(ref)
@@ -440,23 +462,24 @@ class RayPool:
             return Outcome(lane, task, seconds, error=WorkersUnavailable(f"{self.names[lane]}: {problem}"))
         return Outcome(lane, task, seconds, unpack(value).to(task.x.device))
 
-    def settle(self, within: float | None = None) -> int:
+    def settle(self, within: float | None = None) -> list[Outcome]:
         """As `Pool.settle`, but workers are told to stop what they are at, have some seconds for that in any case, and
         are ended only after that: one that is no more than slow keeps its model."""
         ray = _ray()
 
         if not self._under_way or not self._connected:
             self._under_way.clear()
-            return 0
-        pending = list(self._under_way)
-        stopping = [_aside(self._handles[self._under_way[ref][0]].stop) for ref in pending]
+            return []
+        pending, stopping = list(self._under_way), self._told_to_stop()
         patience = None if within in (None, math.inf) else max(within, _STOP_SECONDS)
         _, left = ray.wait([*pending, *stopping], num_returns=2 * len(pending), timeout=patience)
         given_up = [ref for ref in pending if ref in left]
         for ref in given_up:
             ray.kill(self._handles[self._under_way[ref][0]])
+        there = [self._fetched(ref, _FETCH_SECONDS) for ref in pending if ref not in given_up]
         self._under_way.clear()
-        return len(pending) - len(given_up)
+        self._stopping.clear()
+        return [outcome for outcome in there if outcome is not None]
 
     def close(self) -> None:
         """Let the workers forget the run. Closing again does nothing."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from .accept import Accept, Agreement, OnDemand, Residual, check_accept
+from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
 from .chords import Chords
 from .driver import drive
 from .errors import InvalidInput
 from .events import Event, Hit
 from .fewer_calls import FewerCalls
 from .patience import Patience, Watch
-from .pools import Denoise, InlinePool, Pool
-from .solvers import SOLVERS, Solver
-from .sparse import sparse_nodes, sparsely
+from .pools import Denoise, InlinePool, Pool, check_pool
+from .solvers import SOLVERS, Solver, Starting
+from .sparse import sparsely
 from .starts import check_starts, lattice_starts
 from .unipc import PREDICTOR_CORRECTORS
 from .window import Window, WindowPlan
@@ -56,7 +58,7 @@ def sample(
     method: str = "chords",
     cores: int = 1,
     starts: Sequence[int] | None = None,
-    solver: str = "euler",
+    solver: Solver | str = "euler",
     accept: Accept = 1,
     rounds: int | None = None,
     calls: int | None = None,
@@ -78,13 +80,13 @@ def sample(
             methods of `chords_core.window`, "picard" and "secant".
         cores: K >= 1. Where the steps leave no room for as many, fewer are used.
         starts: for CHORDS; increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
-        solver: one of `PARALLEL_SOLVERS`; "euler" is DDIM, too. With "secant" also "cubic", which takes the sigmas
-            for a curve, chooses nodes of its own on it, and aims at the solution of the ODE.
-        accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
-            which is the sequential result; `Residual` when two hits agree; `OnDemand` with any of these or,
-            once it is asked to, with the newest hit. Window methods have a hit each round: 1 stands for as many
-            rounds as they take by rule, each number above for a fifth more, "exact" for as many as it takes to come
-            to the sequential result, to rounding.
+        solver: one of `PARALLEL_SOLVERS`, or a `Solver` of one's own; "euler" is DDIM, too. With "secant" also "cubic",
+            which takes the sigmas for a curve, chooses nodes of its own on it, and aims at the solution of the ODE.
+        accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest, which is the
+            sequential result; `Residual` and `Agreement` when two hits agree; `OnDemand` with any of these or, once it
+            is asked to, with the newest hit. Window methods have a hit each round and end by what they measure: 1
+            stands for a small distance from the sequential result, each number above for a smaller one, "exact" for
+            the sequential result, to rounding. In a batch the most demanding item decides.
         calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
             interpolated at the others (`chords_core.sparse`); more where that turns out to jump. None: at each.
             ``starts`` count them.
@@ -98,25 +100,21 @@ def sample(
 
     Raises:
         InvalidInput: before any model call, naming the argument.
-        InvalidInput: also if the model returns another shape than x's.
-        NonFiniteDenoised: if the model returns NaN or infinity, naming the core and the step.
-        Cancelled: after ``cancel``, when all lanes have stopped but those that hang.
+        InvalidInput: also if the model returns anything but a floating-point tensor of x's shape and device.
+        NonFiniteDenoised: if the model returns NaN or infinity in every item of the batch (dimension 0 of x, where it
+            has two or more; otherwise x is one item), naming the core and the step. One item alone goes on as NaN,
+            and the others as if it were not there.
+        Cancelled: after ``cancel``, within seconds. Lanes that do not stop by then are set aside.
         BaseException: what ``denoise`` raised on the last lane left.
     """
+    _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, patience)
     sigmas = check_sigmas(sigmas).to(x.device)
     steps = len(sigmas) - 1
-    if not torch.is_floating_point(x):
-        raise InvalidInput("x", f"must be a floating-point tensor, not {x.dtype}")
-    if solver == ACCURATE and method in METHODS and method != "secant":
-        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not {method!r}')
-    if solver != ACCURATE and solver not in PARALLEL_SOLVERS:
-        raise InvalidInput("solver", f"unknown solver {solver!r}; there are {', '.join((*PARALLEL_SOLVERS, ACCURATE))}")
-    if rounds is not None and method not in WINDOW_METHODS:
-        raise InvalidInput("rounds", f"method {method!r} takes no rounds; leave it out")
-    check_rounds(rounds)
+    if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
+        raise InvalidInput("calls", f"{shown(calls)} are more than the {steps} steps of the schedule")
+    cancelled = as_predicate(cancel)
     if pool is None:
-        if denoise is None:
-            raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
+        assert denoise is not None
         pool = InlinePool(denoise)
     flow = _predicts_flow(prediction)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
@@ -125,9 +123,7 @@ def sample(
         planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls, flow)
         run, steps = Window(x, planned, rule), planned.path.steps
     else:
-        fine = PARALLEL_SOLVERS[solver]
-        if calls is not None:
-            sparse_nodes(steps, calls)  # which refuses impossible numbers
+        fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
         indices, rule = _check_cores(method, cores, starts, rule, steps if calls is None else calls)
         ends_with = check_accept(rule, len(indices))
         if calls is not None and len(indices) == 1:
@@ -141,7 +137,7 @@ def sample(
         pool,
         steps,
         on_event or (lambda event: None),
-        _as_predicate(cancel),
+        cancelled,
         asked,
         Watch(patience),
     )
@@ -155,26 +151,56 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     Raises:
         InvalidInput: naming what is wrong.
     """
-    if not isinstance(sigmas, Tensor):
-        raise InvalidInput("sigmas", f"must be a tensor, not {type(sigmas).__name__}")
+    check_floating("sigmas", sigmas)
     if sigmas.ndim != 1:
         raise InvalidInput("sigmas", f"must be one-dimensional, not of shape {tuple(sigmas.shape)}")
     if len(sigmas) < 2:
         raise InvalidInput("sigmas", f"need at least 2 values for one step, not {len(sigmas)} (zero steps)")
-    if not bool(torch.isfinite(sigmas).all()) or float(sigmas[-1]) < 0:
-        raise InvalidInput("sigmas", f"must be finite and not negative, not {sigmas.tolist()}")
-    if not bool((sigmas[1:] < sigmas[:-1]).all()):
-        raise InvalidInput("sigmas", f"must be strictly descending, not {sigmas.tolist()}")
+    levels: list[float] = sigmas.tolist()
+    for place, (level, following) in enumerate(pairwise(levels), start=1):
+        if not (math.isfinite(level) and following < level and following >= 0):
+            finite = math.isfinite(level) and math.isfinite(following)
+            must = "be finite" if not finite else "be strictly descending" if following >= level else "not be negative"
+            pair = f"values {place} and {place + 1} of {len(levels)} are {level!r} and {following!r}"
+            raise InvalidInput("sigmas", f"must {must}; {pair}")
     return sigmas
+
+
+def _check_arguments(
+    denoise: Denoise | None,
+    x: Tensor,
+    method: str,
+    cores: int,
+    solver: Solver | str,
+    rounds: int | None,
+    pool: Pool | None,
+    on_event: Callable[[Event], None] | None,
+    patience: Patience | None,
+) -> None:
+    """Raise `InvalidInput` for what can be seen of each argument by itself, or of two that exclude each other."""
+    check_floating("x", x)
+    check_choice("method", method, METHODS)
+    if not isinstance(solver, Starting) and not callable(solver):
+        check_choice("solver", solver, (*PARALLEL_SOLVERS, ACCURATE))
+    check_whole("cores", cores)
+    if solver == ACCURATE and method != "secant":
+        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not "{method}"')
+    check_rounds(rounds)
+    if rounds is not None and method not in WINDOW_METHODS:
+        raise InvalidInput("rounds", f'method "{method}" takes no rounds; leave it out')
+    if pool is None and denoise is None:
+        raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
+    check_callable("denoise", denoise, "x and sigma", optional=True)
+    check_pool(pool)
+    check_callable("on_event", on_event, "an event", optional=True)
+    if not isinstance(patience, Patience | None):
+        raise InvalidInput("patience", f"must be a Patience or None, not {shown(patience)}")
 
 
 def _check_cores(
     method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual | Agreement, steps: int
 ) -> tuple[tuple[int, ...], int | str | Residual | Agreement]:
     """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
-    if method not in METHODS:
-        raise InvalidInput("method", f"unknown method {method!r}; there are {', '.join(METHODS)}")
-    _check_count(cores)
     if method == "sequential" and (cores != 1 or starts is not None):
         raise InvalidInput("cores" if starts is None else "starts", 'method "sequential" has one core; use "chords"')
     if starts is not None:
@@ -187,36 +213,30 @@ def _check_cores(
     return indices, min(accept, len(indices)) if isinstance(accept, int) else accept
 
 
-def _check_count(cores: int) -> None:
-    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
-        raise InvalidInput("cores", f"must be a whole number of at least 1, not {cores!r}")
-
-
 def _window_plan(
     method: str,
     sigmas: Tensor,
     cores: int,
     starts: Sequence[int] | None,
-    solver: str,
+    solver: Solver | str,
     accept: int | str | Residual | Agreement,
     rounds: int | None,
     calls: int | None,
     flow: bool | None,
 ) -> WindowPlan:
-    _check_count(cores)
     if starts is not None:
         raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
-    if not isinstance(accept, int):
+    if isinstance(accept, int):
+        check_whole("accept", accept, 1, ', "exact" or Residual(threshold)')
+    else:
         check_accept(accept, cores)
-    elif isinstance(accept, bool) or accept < 1:
-        raise InvalidInput("accept", f'must be a number of at least 1, "exact" or Residual(threshold), not {accept!r}')
     slopes = method == "secant"
     if solver != ACCURATE:
         if calls is not None and isinstance(accept, str) and rounds is None:
             raise InvalidInput(
                 "accept", f'"{accept}" is a solver\'s result, but fewer calls only come close to it; give rounds'
             )
-        fine = PARALLEL_SOLVERS[solver]
+        fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
         return solver_plan(sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept)
     if isinstance(accept, str):
         if rounds is None:
@@ -230,12 +250,7 @@ def _window_plan(
 
 
 def _predicts_flow(prediction: str | None) -> bool | None:
-    if prediction not in (None, *PREDICTIONS):
-        raise InvalidInput("prediction", f"must be None, {' or '.join(map(repr, PREDICTIONS))}, not {prediction!r}")
-    return None if prediction is None else prediction == "flow"
-
-
-def _as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:
-    if cancel is None:
-        return lambda: False
-    return cancel.is_set if isinstance(cancel, threading.Event) else cancel
+    if prediction is None:
+        return None
+    check_choice("prediction", prediction, PREDICTIONS)
+    return prediction == "flow"

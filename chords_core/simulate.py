@@ -14,7 +14,7 @@ import heapq
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import count
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .accept import check_accept
+from .checks import check_whole, is_number, shown
 from .chords import Chords
 from .driver import Method, drive
 from .errors import InvalidInput
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from .planner import Plan  # which may come to use this module
 
 
-def _check(name: str, value: float, holds: bool, must: str) -> None:
-    if not holds:
-        raise InvalidInput(name, f"must be {must}, not {value!r}")
+def _check(name: str, value: float, must: str, holds: Callable[[float], bool]) -> None:
+    if not is_number(value) or not holds(value):
+        raise InvalidInput(name, f"must be {must}, not {shown(value)}")
 
 
 class DeviceLost(Exception):
@@ -68,8 +69,8 @@ class Link:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        _check("latency", self.latency, self.latency >= 0 and math.isfinite(self.latency), "finite and at least 0")
-        _check("bandwidth", self.bandwidth, self.bandwidth > 0, "positive")
+        _check("latency", self.latency, "finite and at least 0", lambda seconds: 0 <= seconds < math.inf)
+        _check("bandwidth", self.bandwidth, "positive", lambda rate: rate > 0)
 
 
 # What reaches a program of the nominal rates. Between machines a call of a Ray actor sets the latency, not the wire.
@@ -101,10 +102,12 @@ class Device:
     hangs_at: float = math.inf
 
     def __post_init__(self) -> None:
-        _check("seconds", self.seconds, self.seconds > 0 and math.isfinite(self.seconds), "finite and positive")
-        _check("jitter", self.jitter, 0 <= self.jitter < 1, "at least 0 and below 1")
-        _check("dies_at", self.dies_at, self.dies_at >= 0, "at least 0")
-        _check("hangs_at", self.hangs_at, self.hangs_at >= 0, "at least 0")
+        _check("seconds", self.seconds, "finite and positive", lambda seconds: 0 < seconds < math.inf)
+        _check("jitter", self.jitter, "at least 0 and below 1", lambda share: 0 <= share < 1)
+        _check("dies_at", self.dies_at, "at least 0", lambda moment: moment >= 0)
+        _check("hangs_at", self.hangs_at, "at least 0", lambda moment: moment >= 0)
+        if not isinstance(self.link, Link):
+            raise InvalidInput("link", f"must be a Link, not {shown(self.link)}")
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,13 @@ def simulate(
     Raises:
         InvalidInput: for no devices, or a negative payload or overhead.
     """
-    if not devices:
-        raise InvalidInput("devices", "need at least one")
-    _check("payload", payload, payload >= 0, "at least 0 bytes")
-    _check("overhead", overhead, overhead >= 0 and math.isfinite(overhead), "finite and at least 0 seconds")
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise InvalidInput("method", f"must be a method that has not begun, such as Chords, not {shown(method)}")
+    _check_run(devices, payload, overhead)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidInput("seed", f"must be a whole number, not {shown(seed)}")
+    if not isinstance(patience, Patience | None):
+        raise InvalidInput("patience", f"must be a Patience or None, not {shown(patience)}")
     pool = _ImaginedPool(devices, payload, overhead, seed, patience)
     recorder = Recorder(lambda: pool.now)
     ended = True
@@ -238,7 +244,10 @@ def expected_seconds(
     See `simulate` for ``payload`` and ``overhead``, and for what it raises; a plan that no device is left for takes
     infinitely long.
     """
-    _check("runs", runs, runs >= 1, "at least 1")
+    if not isinstance(plans, Sequence) or not all(hasattr(plan, "starts") for plan in plans):
+        raise InvalidInput("plans", f"must be a list of Plan, not {shown(plans)}")
+    _check_run(devices, payload, overhead)
+    check_whole("runs", runs)
     seeds = range(runs if any(device.jitter for device in devices) else 1)
     return tuple(
         fmean(
@@ -247,6 +256,15 @@ def expected_seconds(
         )
         for plan in plans
     )
+
+
+def _check_run(devices: Sequence[Device], payload: int, overhead: float) -> None:
+    if not isinstance(devices, Sequence) or not all(isinstance(device, Device) for device in devices):
+        raise InvalidInput("devices", f"must be a list of Device, not {shown(devices)}")
+    if not devices:
+        raise InvalidInput("devices", "need at least one")
+    check_whole("payload", payload, 0)
+    _check("overhead", overhead, "finite and at least 0 seconds", lambda seconds: 0 <= seconds < math.inf)
 
 
 class _Watch(Watch):
@@ -318,14 +336,14 @@ class _ImaginedPool:
             self.now += self._overhead
         return outcome
 
-    def settle(self, within: float | None = None) -> int:
+    def settle(self, within: float | None = None) -> list[Outcome]:
         limit = math.inf if within is None else self.now + within
-        before = self.answers
-        while self._under_way and self._next_by(limit):
-            pass
+        came: list[Outcome] = []
+        while self._under_way and (outcome := self._next_by(limit)):
+            came.append(outcome)
         if self._under_way:
             self._wait_until(limit)
-        return self.answers - before
+        return came
 
     def _next_by(self, limit: float) -> Outcome | None:
         """The next outcome, the clock set to it, or None if there is none by ``limit``."""

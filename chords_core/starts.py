@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index as as_index
 
+from .checks import check_whole, shown
 from .errors import InvalidInput
 
 _AUTHORS_50 = {4: (0, 8, 16, 32), 8: (0, 2, 4, 8, 16, 24, 32, 40)}
@@ -37,8 +38,7 @@ def lattice_starts(steps: int, cores: int, q: int = 2) -> list[int]:
         InvalidInput: for values below 1.
     """
     for name, value in (("steps", steps), ("cores", cores), ("q", q)):
-        if value < 1:
-            raise InvalidInput(name, f"must be at least 1, not {value}")
+        check_whole(name, value)
     cores = min(cores, steps)
     if cores == 1:
         return [0]
@@ -56,10 +56,11 @@ def authors_starts(steps: int, cores: int) -> list[int]:
     Raises:
         InvalidInput: for another number of cores, or fewer steps than cores.
     """
-    if cores not in _AUTHORS_50:
-        raise InvalidInput("cores", f"the authors give starts for 4 and 8 cores, not {cores}")
+    check_whole("steps", steps)
+    if check_whole("cores", cores) not in _AUTHORS_50:
+        raise InvalidInput("cores", f"the authors give starts for 4 and 8 cores, not {shown(cores)}")
     if steps < cores:
-        raise InvalidInput("steps", f"{cores} cores need at least {cores} steps, not {steps}")
+        raise InvalidInput("steps", f"{cores} cores need at least {cores} steps, not {shown(steps)}")
     starts: list[int] = []
     for core, start in enumerate(_AUTHORS_50[cores]):
         scaled = (2 * start * steps + 50) // 100
@@ -74,16 +75,21 @@ def check_starts(starts: Sequence[int], steps: int) -> tuple[int, ...]:
     Raises:
         InvalidInput: naming what is wrong.
     """
+    check_whole("steps", steps)
     try:
-        indices = tuple(as_index(start) for start in starts)
-    except TypeError as error:
-        raise InvalidInput("starts", f"must be whole step indices such as [0, 8, 16, 32], not {starts!r}") from error
+        given = list(starts)
+        indices = tuple(as_index(start) for start in given)
+        whole = not any(isinstance(start, bool) for start in given)
+    except TypeError:
+        whole = False
+    if not whole:
+        raise InvalidInput("starts", f"must be whole step indices such as [0, 8, 16, 32], not {shown(starts)}")
     if not indices or indices[0] != 0:
         raise InvalidInput(
-            "starts", f"must begin with 0 (the slowest core starts at the first step), not {list(starts)}"
+            "starts", f"must begin with 0 (the slowest core starts at the first step), not {shown(list(indices))}"
         )
     if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
-        raise InvalidInput("starts", f"must increase strictly, one index a core, not {list(starts)}")
+        raise InvalidInput("starts", f"must increase strictly, one index a core, not {shown(list(indices))}")
     if indices[-1] >= steps:
-        raise InvalidInput("starts", f"{indices[-1]} is beyond the last step index {steps - 1} of {steps} steps")
+        raise InvalidInput("starts", f"{shown(indices[-1])} is beyond the last step index {steps - 1} of {steps} steps")
     return indices

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .accept import Agreement, Residual
-from .errors import InvalidInput
+from .checks import check_whole
 from .path import CubicPath, SolverPath
 from .quadrature import amplification, cubic_rows, curve_nodes, in_flow_coordinates, is_flow, solver_rows
 from .solvers import Solver
@@ -148,8 +148,8 @@ def accuracy_rounds(steps: int) -> int:
 
 def check_rounds(rounds: int | None) -> None:
     """Raise `InvalidInput` unless ``rounds`` is None or a whole number of at least 1."""
-    if rounds is not None and (isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1):
-        raise InvalidInput("rounds", f"must be None or a whole number of at least 1, not {rounds!r}")
+    if rounds is not None:
+        check_whole("rounds", rounds, 1, " or None")
 
 
 def _times(sigmas: Sequence[float], flow: bool | None) -> tuple[float, ...]:

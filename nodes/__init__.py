@@ -6,7 +6,7 @@ from . import objectives
 from .benchmark import ChordsBenchmark
 from .demo import ChordsDemoModel, ChordsDemoPrompt
 from .devices import ChordsDevices
-from .host import routes
+from .host import errors, routes
 from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
 from .schedules import ChordsScheduler
@@ -42,5 +42,6 @@ class ChordsExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> ChordsExtension:
+    errors.show_by_name()
     routes.register()
     return ChordsExtension()

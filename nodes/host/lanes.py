@@ -17,6 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...chords_core import Denoise, Faster, InlinePool, Pool, ThreadPool
+from .interrupts import passed_on
 from .split import spread_over, stuck_devices
 from .tensors import mapped
 
@@ -136,7 +137,7 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | Non
     """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
+        return model(x, _sigmas(model, x, sigma), **extra_args)
 
     if spread is None:
         return denoise
@@ -148,7 +149,7 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | Non
         nonlocal shared
         if shared is not None:
             try:
-                return model(x, x.new_full((x.shape[0],), sigma), **shared)
+                return model(x, _sigmas(model, x, sigma), **shared)
             except Exception as error:
                 logging.getLogger("chords").warning("CHORDS: lost a device of two, the other goes on: %s", error)
                 shared = None
@@ -194,7 +195,7 @@ def lane_denoiser(
     def denoise(x: Tensor, sigma: float) -> Tensor:
         home = x.device
         x = x.to(device)
-        denoised = lane_model(x, x.new_full((x.shape[0],), sigma), **lane_args).to(home)
+        denoised = lane_model(x, _sigmas(model, x, sigma), **lane_args).to(home)
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         return denoised
@@ -203,7 +204,8 @@ def lane_denoiser(
 
 
 def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
-    """What a lane's thread needs around a call: the current device, and one intra-op thread on a CPU."""
+    """What a lane's thread needs around a call: the current device, one intra-op thread on a CPU, and that a cancel it
+    meets is not lost for the others."""
 
     @contextmanager
     def context(lane: int) -> Iterator[None]:
@@ -213,9 +215,15 @@ def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
                 torch.set_num_threads(1)
         else:
             comfy.model_management.set_torch_device(device)
-        yield
+        with passed_on():
+            yield
 
     return context
+
+
+def _sigmas(model: Any, x: Tensor, sigma: float) -> Tensor:
+    """[B]: in the dtype of the noise that ``model``, the host's, began with, which x may have left on its way."""
+    return x.new_full((x.shape[0],), sigma, dtype=model.noise.dtype)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

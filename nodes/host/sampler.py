@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from ...chords_core import (
     CHORDS,
     EVERY_STEP,
+    Event,
     InvalidInput,
     OnDemand,
     Patience,
@@ -36,8 +36,10 @@ from ...chords_core.unipc import SMALLEST_SIGMA
 from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
+from .interrupts import check_interrupt, passed_on
 from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
 from .measured import Measured, key_of, recall
+from .precise import as_in_the_host
 from .previews import Previews, Shapes, previewing, shapes_of_parts
 from .replicas import copies_on, short_of_memory
 from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
@@ -220,6 +222,12 @@ class _SamplerFunction:
         bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
         # By size alone: which of the two it is makes a difference to rounding.
         too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
+        progress = Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar)
+
+        def told(event: Event) -> None:
+            with passed_on():  # the host's progress bar looks for a cancel, too
+                progress(event)
+
         result = sample(
             None,
             call.x.cpu() if too_large else call.x,
@@ -227,13 +235,13 @@ class _SamplerFunction:
             method=chosen.method,
             cores=chosen.cores,
             starts=None if windowed else chosen.starts,
-            solver=run.solver,
+            solver=as_in_the_host(run.solver, call.x, call.sigmas),
             accept=OnDemand(chosen.ends_with, stream.accept.is_set),
             pool=pool,
             calls=chosen.calls,
             prediction=prediction_of(call.base_model),
-            on_event=Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar),
-            cancel=_check_interrupt,
+            on_event=told,
+            cancel=check_interrupt,
             patience=PATIENCE,
         )
         self._record(call, result, recorder)
@@ -287,7 +295,7 @@ class _SamplerFunction:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
         pool, notes = open_cluster_pool(
-            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, _check_interrupt
+            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, check_interrupt
         )
         run.notes += notes
         if pool is None:
@@ -409,8 +417,3 @@ def _shown(callback: Any, previews: Previews) -> Any:
             callback(state)
 
     return shown
-
-
-def _check_interrupt() -> bool:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    return False

@@ -9,20 +9,22 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import comfy.model_management
 import torch
+from comfy.model_management import processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from comfy.multigpu import MultiGPUThreadPool
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 from comfy.samplers import CFGGuider
 
 from ...chords_core import Patience
+from .interrupts import check_interrupt, passed_on
 
 SIDES = 2
 
 PATIENCE = Patience()  # with a device that does not answer, as with a lane
 
 _POLL_SECONDS = 0.02  # how long a cancel may go unseen
+_STOP_SECONDS = 1.0  # that devices have to stop after a cancel
 
 
 def is_guided(guider: Any, model_options: dict[str, Any]) -> bool:
@@ -64,10 +66,11 @@ class Devices(MultiGPUThreadPool):
         super().__init__(devices)
         self._asked: dict[torch.device, float] = {}  # devices at work, and since when
         self._slowest: float | None = None
+        self._cancelled_at: float | None = None
 
     def submit(self, device: torch.device, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._asked[device] = time.monotonic()
-        super().submit(device, fn, *args, **kwargs)
+        super().submit(device, passed_on()(fn), *args, **kwargs)
 
     def get_result(self, device: torch.device) -> tuple[Any, BaseException | None]:
         """What ``device`` came back with: a result, or an error. A cancel of the prompt raises."""
@@ -102,23 +105,33 @@ class Devices(MultiGPUThreadPool):
                 waited = time.monotonic() - began
                 if waited > self._patience:
                     return None, TimeoutError(f"{device} has not answered for {waited:.0f} s")
-                if comfy.model_management.processing_interrupted():
+                if processing_interrupted():
                     self._settle()
-                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    check_interrupt()
                 continue
             del self._asked[device]
             self._slowest = max(self._slowest or 0.0, time.monotonic() - began)
             return result
 
     def _settle(self) -> None:
-        """Take what the devices at work come back with, as far as they do in time."""
-        for device, began in list(self._asked.items()):
-            left = began + self._patience - time.monotonic()
-            try:
-                self._result_queues[device].get(timeout=max(0.0, left))
-                del self._asked[device]
-            except queue.Empty:
-                pass
+        """Take what the devices at work come back with, as far as they do in time: after a cancel, in a moment."""
+        for device in list(self._asked):
+            while device in self._asked:
+                left = self._left(device)
+                try:
+                    self._result_queues[device].get(timeout=max(0.0, min(left, _POLL_SECONDS)))
+                    del self._asked[device]
+                except queue.Empty:
+                    if left <= 0:
+                        break
+
+    def _left(self, device: torch.device) -> float:
+        """The seconds that a device at work still has."""
+        now = time.monotonic()
+        if self._cancelled_at is None and processing_interrupted():
+            self._cancelled_at = now
+        left = self._asked[device] + self._patience - now
+        return left if self._cancelled_at is None else min(left, self._cancelled_at + _STOP_SECONDS - now)
 
     @property
     def _patience(self) -> float:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from chords_core import InlinePool, InvalidInput, NonFiniteDenoised, Residual, ThreadPool, sample
+from chords_core import (
+    Aesthetic,
+    Combine,
+    Contrast,
+    Device,
+    InlinePool,
+    InvalidInput,
+    Link,
+    NonFiniteDenoised,
+    Patience,
+    Reference,
+    RegionBrightness,
+    RegionColour,
+    Residual,
+    Sharpness,
+    Similarity,
+    Style,
+    ThreadPool,
+    Through,
+    authors_starts,
+    check_sigmas,
+    check_starts,
+    choose_start,
+    expected_seconds,
+    lattice_starts,
+    optimize_latent,
+    sample,
+    simulate,
+    skeleton,
+)
 from tests.core.problems import Counted, geometric, noise, nonlinear
 
 GOOD: dict[str, Any] = {"x": noise(4), "sigmas": geometric(12)}
@@ -64,6 +96,16 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("cores", {"cores": True}),
     ("cores", {"cores": None}),
     ("cores", {"cores": 4, "method": "sequential"}),
+    ("method", {"method": "foo", "solver": "cubic"}),
+    ("solver", {"method": "picard", "solver": "cubic"}),
+    ("calls", {"calls": 5.5}),
+    ("calls", {"calls": 1}),
+    ("calls", {"calls": 13}),
+    ("calls", {"calls": 10**400}),
+    ("accept", {"accept": 10**400}),
+    ("starts", {"starts": [0, True]}),
+    ("starts", {"starts": [0, 10**400]}),
+    ("sigmas", {"sigmas": torch.tensor([3, 2, 1])}),
     ("rounds", {"rounds": 5}),
     ("rounds", {"rounds": 5, "method": "sequential"}),
     ("x", {"x": torch.arange(4)}),
@@ -86,7 +128,132 @@ def test_refused_by_name_before_any_call(name: str, wrong: dict[str, Any]) -> No
     assert model.calls == 0
 
 
-@pytest.mark.parametrize("threshold", [0, 0.0, -1e-3, float("nan"), float("inf")])
+def features(pictures: Tensor) -> Tensor:
+    return pictures.flatten(1)
+
+
+def two_items(x: Tensor, sigma: float) -> Tensor:
+    raise AssertionError("the model was called")
+
+
+NAN, INFINITY = float("nan"), float("-inf")
+NUMBERS_OF_OTHERS = [np.int64(3), np.float32(3), torch.tensor(3), torch.ones(2)]
+ODD: list[Any] = ["x", b"x", 2.5, True, None, NAN, INFINITY, -1, *NUMBERS_OF_OTHERS, [], ["x"], {}, object()]
+"""Values of every kind; of these, no argument takes others than it says."""
+
+SAMPLED = {"denoise": two_items, "x": noise(2, 3), "sigmas": geometric(12)}
+OPTIMISED = {**SAMPLED, "objective": features}
+CHOSEN = {**SAMPLED, "starts": noise(2, 1, 3), "objective": features}
+del CHOSEN["x"]
+
+TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = [
+    *((sample, SAMPLED, name, ()) for name in ("sigmas", "method", "cores", "solver", "accept")),
+    *((call, given, "x", (Tensor,)) for call, given in ((sample, SAMPLED), (optimize_latent, OPTIMISED))),
+    *((sample, SAMPLED, name, (type(None),)) for name in ("starts", "calls", "rounds")),
+    *((sample, SAMPLED, name, (type(None),)) for name in ("pool", "on_event", "cancel", "patience")),
+    *((sample, {**SAMPLED, "method": "secant"}, name, (type(None),)) for name in ("calls", "rounds", "starts")),
+    *((sample, {**SAMPLED, "method": "secant"}, name, ()) for name in ("cores", "solver", "denoise")),
+    *((optimize_latent, OPTIMISED, name, ()) for name in ("sigmas", "objective", "iterations", "denoise")),
+    *((optimize_latent, OPTIMISED, name, ()) for name in ("gradient", "refresh", "solver", "regularise", "cores")),
+    *((optimize_latent, OPTIMISED, name, (type(None),)) for name in ("on_event", "cancel", "patience", "pool")),
+    (optimize_latent, OPTIMISED, "keep", (type(None),)),
+    (optimize_latent, OPTIMISED, "condition", (type(None), Tensor)),
+    (optimize_latent, OPTIMISED, "lr", (float,)),
+    (optimize_latent, OPTIMISED, "checkpoint", (bool,)),
+    *((choose_start, CHOSEN, name, ()) for name in ("denoise", "starts", "sigmas", "objective", "solver")),
+    *((choose_start, CHOSEN, name, (type(None),)) for name in ("on_sampled", "cancel")),
+    *((simulate, {"method": skeleton(12, (0,)), "devices": [Device(1.0)]}, name, ()) for name in ("method", "devices")),
+    *((lattice_starts, {"steps": 12, "cores": 3}, name, ()) for name in ("steps", "cores", "q")),
+    *((authors_starts, {"steps": 12, "cores": 4}, name, ()) for name in ("steps", "cores")),
+    *((check_starts, {"steps": 12, "starts": [0, 4]}, name, ()) for name in ("steps", "starts")),
+    (expected_seconds, {"plans": [], "devices": [Device(1.0)]}, "devices", ()),
+    (Device, {"seconds": 1.0}, "link", ()),
+    *((Device, {"seconds": 1.0}, name, (float,)) for name in ("seconds", "jitter", "dies_at", "hangs_at")),
+    *((Link, {"name": "a"}, name, (float,)) for name in ("latency", "bandwidth")),
+    *((Patience, {}, name, (float,)) for name in ("floor", "factor", "first")),
+    (Combine, {}, "terms", ()),
+    *((Reference, {"reference": torch.ones(1, 3)}, name, ()) for name in ("p",)),
+    *((Similarity, {"extract": features, "target": torch.ones(3)}, name, ()) for name in ("extract",)),
+    (Style, {"target": torch.ones(1, 2, 3)}, "extract", ()),
+    (RegionColour, {}, "colour", ()),
+    (RegionColour, {"colour": (0, 0, 1)}, "mask", (type(None),)),
+    (RegionBrightness, {}, "brightness", ()),
+    *((kind, {}, "target", (type(None), float)) for kind in (Contrast, Sharpness)),
+    (Aesthetic, {"layers": ((torch.ones(1, 3), None),)}, "extract", ()),
+    *((Aesthetic, {"extract": features}, name, ()) for name in ("layers",)),
+    (Aesthetic, {"extract": features, "layers": ((torch.ones(1, 3), None),)}, "activation", ()),
+    (Through, {"objective": features}, "transform", ()),
+    (Through, {"transform": features}, "objective", ()),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "name", "kinds"),
+    TAKES,
+    ids=lambda value: value.__name__ if callable(value) else str(value)[:12],
+)
+def test_whatever_is_given_is_taken_or_refused_by_name(
+    call: Callable[..., Any], arguments: dict[str, Any], name: str, kinds: tuple[type, ...]
+) -> None:
+    """In a line of moderate length, before any model call. ``kinds``: what of `ODD` may be fine."""
+    for odd in ODD:
+        if isinstance(odd, kinds):
+            continue
+        with pytest.raises(InvalidInput) as raised:
+            call(**{**arguments, name: odd})
+            pytest.fail(f"{name}={odd!r} was taken")
+        assert raised.value.name == name and str(raised.value).startswith(f"{name}: ")
+        assert len(str(raised.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([3, 2, 2, 1, 1], "strictly descending; values 2 and 3 of 5 are 2.0 and 2.0"),
+        ([3, 2, 1, 1.5, 0.5, 0.7], "strictly descending; values 3 and 4 of 6 are 1.0 and 1.5"),
+        ([3, 2, float("nan"), 1], "finite; values 2 and 3 of 4 are 2.0 and nan"),
+        ([float("nan"), 2, 1], "finite; values 1 and 2 of 3 are nan and 2.0"),
+        ([float("inf"), 2, 1], "finite; values 1 and 2 of 3 are inf and 2.0"),
+        ([2, 2, float("nan")], "strictly descending; values 1 and 2 of 3 are 2.0 and 2.0"),
+        ([1, 0, -0.5, -1], "not be negative; values 2 and 3 of 4 are 0.0 and -0.5"),
+        ([*(1 - k / 200 for k in range(100)), *(1 - k / 200 for k in range(99, 200)), 0.0],
+         "strictly descending; values 100 and 101 of 202 are 0.505 and 0.505"),
+    ],
+)  # fmt: skip
+def test_of_a_schedule_the_first_pair_that_is_wrong_is_named(values: list[float], said: str) -> None:
+    """With its place, counted from 1, in a line that does not grow with the schedule."""
+    with pytest.raises(InvalidInput, match=f"^sigmas: must .*{re.escape(said)}$") as raised:
+        check_sigmas(sigmas(*values))
+    assert len(str(raised.value)) < 120
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["inline", "thread"])
+@pytest.mark.parametrize(
+    "answer", [None, 1.0, "x", [1.0], noise(4).numpy(), (noise(4),), torch.ones(4, dtype=torch.int64),
+               torch.ones(4, dtype=torch.bool), torch.ones(4, dtype=torch.complex64)],
+    ids=lambda answer: str(getattr(answer, "dtype", type(answer).__name__)),
+)  # fmt: skip
+def test_an_answer_that_is_no_floating_point_tensor_is_refused(answer: Any, threads: bool) -> None:
+    """By the name of the model, with one lane as with several."""
+    with ThreadPool([lambda x, sigma: answer] * 2) as lanes, pytest.raises(InvalidInput, match="^denoise: ."):
+        sample(None, **GOOD, pool=lanes if threads else InlinePool(lambda x, sigma: answer))
+
+
+def test_a_closed_pool_is_refused() -> None:
+    """Its lanes have ended, and would never answer."""
+    pool = ThreadPool([nonlinear])
+    pool.close()
+    with pytest.raises(InvalidInput, match="^pool: is closed"):
+        sample(None, **GOOD, pool=pool)
+
+
+@pytest.mark.parametrize("denoisers", [nonlinear, "x", None, [nonlinear, None], (3,), {}, 2])
+def test_a_thread_pool_takes_a_list_of_functions(denoisers: Any) -> None:
+    with pytest.raises(InvalidInput, match="^pool: "):
+        ThreadPool(denoisers)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.0, -1e-3, float("nan"), float("inf"), "1", None, True, torch.tensor(1.0)])
 def test_residual_threshold_must_be_positive(threshold: float) -> None:
     """A rule that nothing or anything would pass is refused where it is made."""
     with pytest.raises(InvalidInput, match="^accept: "):

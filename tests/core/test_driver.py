@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,17 +17,22 @@ from chords_core import (
     Accepted,
     Cancelled,
     Chords,
+    Denoise,
     Evaluated,
     Event,
     Hit,
     InlinePool,
     LaneLost,
+    OnDemand,
+    Outcome,
+    Patience,
     Rectified,
     Residual,
     Result,
     Step,
     Task,
     ThreadPool,
+    driver,
     sample,
 )
 from chords_core.driver import drive
@@ -146,25 +152,180 @@ def test_an_interrupt_stops_the_run(kind: type[BaseException], lanes: int | None
     assert not any(isinstance(event, LaneLost | Accepted) for event in seen)
 
 
-def test_an_interrupt_waits_for_the_other_lanes() -> None:
+class Settling(ThreadPool):
+    """Says when the driver waits for its last lanes, however it does that."""
+
+    def __init__(self, denoisers: list[Denoise], begun: threading.Event | None = None) -> None:
+        self.begun = begun or threading.Event()
+        super().__init__(denoisers)
+
+    def wait(self, timeout: float) -> bool:
+        self.begun.set()
+        return super().wait(timeout)
+
+    def settle(self, within: float | None = None) -> list[Outcome]:
+        self.begun.set()
+        return super().settle(within)
+
+
+def test_an_interrupt_waits_for_the_other_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller gets the interrupt only when the evaluation under way on another lane has ended."""
+    monkeypatch.setattr(driver, "_STOP_SECONDS", 60.0)  # a busy machine may need more than the usual
     both = threading.Barrier(2, timeout=30)
-    finished = threading.Event()
 
     class Interrupted(Counted):
         def call(self, number: int, x: Tensor, sigma: float) -> Tensor:
             if number > 1 and both.wait() == 0:
                 raise HostInterrupt
             if number > 1:
-                time.sleep(0.1)
-                finished.set()
+                assert pool.begun.wait(30)
             return nonlinear(x, sigma)
 
     model = Interrupted()
-    with ThreadPool([model] * 2) as pool:
+    with Settling([model] * 2) as pool:
         with pytest.raises(HostInterrupt):
             run(pool)
-        assert finished.is_set() and model.active == 0 and model.calls == 3
+        assert model.active == 0 and model.calls == 3 and not pool.hung
+
+
+def all_ended() -> None:
+    """Wait for lanes that a run has set aside."""
+    for thread in lane_threads():
+        thread.join(60)
+
+
+class AtTheEnd(Counted):
+    """The draft comes while two lanes and more are at work; these wait for ``goes_on`` and do what ``then`` says."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+        self.returned = 0
+        self._then, self._held = then, threading.Semaphore(0)
+
+    def call(self, number: int, x: Tensor, sigma: float) -> Tensor:
+        index = SIGMAS.tolist().index(sigma)
+        denoised = nonlinear(x, sigma)
+        if index == STARTS[3]:  # the fastest core's first evaluation, which gives the draft
+            assert self._held.acquire(timeout=60) and self._held.acquire(timeout=60)
+        elif index in (5, 7):  # the second core's and the third one's beside it
+            self._held.release()
+            assert self.goes_on.wait(120)
+            denoised = self._then(denoised)
+        with self._lock:
+            self.returned += 1
+        return denoised
+
+
+def raising(error: BaseException) -> Callable[[Tensor], Tensor]:
+    def then(x: Tensor) -> Tensor:
+        raise error
+
+    return then
+
+
+class AcceptsTheDraft(OnDemand):
+    """Ends with the draft; ``seen`` are the events until then."""
+
+    def __init__(self) -> None:
+        self.seen: list[Event]
+        object.__setattr__(self, "seen", [])
+        super().__init__("exact", lambda: any(isinstance(event, Hit) for event in self.seen))
+
+
+@pytest.mark.parametrize("kind", [HostInterrupt, KeyboardInterrupt, SystemExit])
+def test_an_interrupt_after_the_last_hit_is_not_lost(kind: type[BaseException]) -> None:
+    """Accept has ended the run, and a lane that is still at work takes the host's interrupt: it reaches the caller."""
+    error, accept = kind("stop"), AcceptsTheDraft()
+    model = AtTheEnd(raising(error))
+    with Settling([model] * 4, model.goes_on) as pool:
+        with pytest.raises(kind) as raised:
+            run(pool, accept=accept, on_event=accept.seen.append)
+        assert raised.value is error and model.active == 0
+    assert isinstance(accept.seen[-1], Accepted)
+
+
+@pytest.mark.parametrize("then", [raising(RuntimeError("broken")), lambda x: x], ids=["failing", "sound"])
+def test_only_calls_with_a_result_count(then: Callable[[Tensor], Tensor]) -> None:
+    """Also those that come back after the end, which nobody is told of; one that fails then loses no lane."""
+    model, accept = AtTheEnd(then), AcceptsTheDraft()
+    with Settling([model] * 4, model.goes_on) as pool:
+        result = run(pool, accept=accept, on_event=accept.seen.append)
+    told = sum(isinstance(event, Evaluated) for event in accept.seen)
+    assert told < model.calls and result.evaluations == model.returned
+    assert not any(isinstance(event, LaneLost) for event in accept.seen)
+
+
+@pytest.mark.parametrize("first", [LookupError("listener"), Cancelled("by the caller")])
+def test_an_interrupt_outdoes_an_error(first: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails already, and a lane takes an interrupt meanwhile: that is what the caller gets, with its cause."""
+    monkeypatch.setattr(driver, "_STOP_SECONDS", 60.0)  # a busy machine may need more than the usual
+    model = AtTheEnd(raising(HostInterrupt()))
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Hit):
+            raise first
+
+    with Settling([model] * 4, model.goes_on) as pool:
+        with pytest.raises(HostInterrupt) as raised:
+            run(pool, accept="exact", on_event=listener)
+        assert raised.value.__cause__ is first and model.active == 0
+
+
+@pytest.mark.parametrize("error", [LookupError("listener"), None], ids=["after an error", "after the end"])
+@pytest.mark.parametrize("raises", [True, False], ids=["raised", "true"])
+def test_a_cancel_is_seen_while_the_last_lanes_hang(error: Exception | None, raises: bool) -> None:
+    """The run is over but for lanes that hang, and have all time in the world for their calls: a cancel ends it, and
+    they are set aside."""
+    accept, model = AcceptsTheDraft(), AtTheEnd()
+
+    def cancel() -> bool:
+        if pool.begun.is_set() and raises:
+            raise HostInterrupt
+        return pool.begun.is_set()
+
+    def listener(event: Event) -> None:
+        accept.seen.append(event)
+        if error is not None and isinstance(event, Hit):
+            raise error
+
+    patience = Patience(floor=math.inf, first=math.inf)
+    with Settling([model] * 4) as pool:
+        with pytest.raises(HostInterrupt if raises else LookupError if error else Cancelled):
+            run(pool, accept=accept, on_event=listener, cancel=cancel, patience=patience)
+        assert len(pool.hung) >= 2 and model.active == len(pool.hung)
+        model.goes_on.set()
+    all_ended()
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["first call", "later call"])
+@pytest.mark.parametrize("kind", [HostInterrupt, None], ids=["raised", "true"])
+def test_a_cancel_does_not_wait_for_a_lane_that_hangs(after: int, kind: type[BaseException] | None) -> None:
+    """In its first call or a later one, and whatever time it would have: it is set aside."""
+    hangs, over = threading.Event(), threading.Event()
+    calls = [0, 0]
+
+    def denoiser(lane: int) -> Denoise:
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            calls[lane] += 1
+            if lane == 1 and calls[lane] > after:
+                hangs.set()
+                assert over.wait(120)
+            return nonlinear(x, sigma)
+
+        return denoise
+
+    def cancel() -> bool:
+        if hangs.is_set() and kind is not None:
+            raise kind
+        return hangs.is_set()
+
+    with ThreadPool([denoiser(0), denoiser(1)]) as pool:
+        with pytest.raises(kind or Cancelled):
+            run(pool, accept="exact", cancel=cancel, patience=Patience(floor=math.inf, first=math.inf))
+        assert pool.hung == (1,)
+        over.set()
+    all_ended()
 
 
 @pytest.mark.parametrize("lanes", [None, 3])

@@ -19,6 +19,7 @@ from chords_core import (
     Hit,
     InlinePool,
     LaneLost,
+    Outcome,
     Recorder,
     Rectified,
     Residual,
@@ -103,9 +104,10 @@ def test_what_was_under_way_at_the_end_is_not_in_it(threshold: float) -> None:
     class Watched(ThreadPool):
         dropped = 0
 
-        def settle(self, within: float | None = None) -> int:
-            self.dropped += super().settle(within)
-            return self.dropped
+        def settle(self, within: float | None = None) -> list[Outcome]:
+            came = super().settle(within)
+            self.dropped += len(came)
+            return came
 
     model = Counted(Slow(0))
     with Watched([model] * CORES) as pool:

@@ -101,7 +101,7 @@ def _read_until(process: subprocess.Popen[str], text: str) -> str:
 
 def _gone(client: ComfyClient, prompt_id: str) -> bool:
     """Whether the server neither runs the prompt nor will, within a while."""
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 60
     while client.is_queued(prompt_id) and time.monotonic() < limit:
         time.sleep(0.05)
     return not client.is_queued(prompt_id)

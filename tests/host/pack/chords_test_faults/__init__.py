@@ -2,7 +2,11 @@
 
 import sys
 import threading
+import time
+from collections import Counter
+from pathlib import Path
 
+import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
@@ -63,6 +67,106 @@ class TestDeviceIsBack(io.ComfyNode):
     @staticmethod
     def _of_devices():
         return [thread for thread in threading.enumerate() if "_worker_loop" in thread.name]
+
+
+class TestEndlessCall(io.ComfyNode):
+    """A MODEL with calls that do not return before the file ``folder``/over is there: those on the lanes of the list,
+    after the given number of calls on each, or on a device of a pair. For each there is a file whose name begins with
+    "begun", and one with "returned" afterwards. While there is a file "later" they take a tenth of a second instead."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [
+            io.Model.Input("model"),
+            io.String.Input("folder"),
+            io.String.Input("lanes", default=""),
+            io.String.Input("device", default=""),
+            io.Int.Input("after_calls", default=0),
+        ]
+        return io.Schema(node_id="TestEndlessCall", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, folder, lanes, device, after_calls):
+        model, folder = model.clone(), Path(folder)
+        calls = Counter()
+
+        def endless(apply_model, args):
+            lane = threading.current_thread().name.removeprefix("chords-lane-")
+            pair = str(args["c"]["transformer_options"].get("multigpu_thread_device"))
+            if lane in lanes.split(",") or pair == device:
+                place = (lane, pair)
+                calls[place] += 1
+                if (folder / "later").exists():
+                    time.sleep(0.1)
+                elif calls[place] > after_calls and not (folder / "over").exists():
+                    (folder / f"begun {lane} {pair.replace(':', ' ')}").touch()
+                    while not (folder / "over").exists():
+                        time.sleep(0.01)
+                    (folder / f"returned {lane} {pair.replace(':', ' ')}").touch()
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(endless)
+        return io.NodeOutput(model)
+
+
+class TestNaNItem(io.ComfyNode):
+    """A LATENT with NaN in one of its items, or with a number in its place."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Latent.Input("samples"), io.Int.Input("item"), io.Boolean.Input("sound", default=False)]
+        return io.Schema(node_id="TestNaNItem", category="tests", inputs=inputs, outputs=[io.Latent.Output()])
+
+    @classmethod
+    def execute(cls, samples, item, sound):
+        x = samples["samples"].clone()
+        x[item].view(-1)[3] = 0.5 if sound else torch.nan
+        return io.NodeOutput({**samples, "samples": x})
+
+
+class TestNaNModel(io.ComfyNode):
+    """A MODEL that gives NaN in one item (-1: all) from the given call on, on one lane, or everywhere (-1)."""
+
+    @classmethod
+    def define_schema(cls):
+        names = ("item", "from_call", "lane")
+        inputs = [io.Model.Input("model"), *(io.Int.Input(name, min=-1) for name in names)]
+        return io.Schema(node_id="TestNaNModel", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, item, from_call, lane):
+        model = model.clone()
+        calls = Counter()
+
+        def broken(apply_model, args):
+            denoised = apply_model(args["input"], args["timestep"], **args["c"])
+            thread = threading.current_thread().name
+            calls[thread] += 1
+            if calls[thread] > from_call and (lane < 0 or thread == f"chords-lane-{lane}"):
+                sides = len(args["cond_or_uncond"])
+                denoised = denoised.clone()
+                each = denoised.view(sides, -1, *denoised.shape[1:])
+                each[:, slice(None) if item < 0 else item] = torch.nan
+            return denoised
+
+        model.set_model_unet_function_wrapper(broken)
+        return io.NodeOutput(model)
+
+
+class TestPatience(io.ComfyNode):
+    """How many seconds lanes and devices have for any call from now on; 0: the usual ones."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Float.Input("seconds", max=1e9), io.Int.Input("salt")]
+        return io.Schema(node_id="TestPatience", category="tests", inputs=inputs, outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, seconds, salt):
+        for name, module in sys.modules.items():
+            if name.endswith((".nodes.host.split", ".nodes.host.sampler")):
+                module.PATIENCE = type(module.PATIENCE)(**({"floor": seconds, "first": seconds} if seconds else {}))
+        return io.NodeOutput()
 
 
 class TestNoMemoryOnWorkers(io.ComfyNode):
@@ -136,8 +240,12 @@ class TestFaults(ComfyExtension):
     async def get_node_list(self):
         return [
             TestDeviceIsBack,
+            TestEndlessCall,
             TestHangingDevice,
+            TestNaNItem,
+            TestNaNModel,
             TestNoMemoryOnWorkers,
+            TestPatience,
             TestRaisingListener,
             TestRayReferences,
         ]

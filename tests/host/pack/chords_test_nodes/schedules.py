@@ -1,5 +1,8 @@
-"""Shows SIGMAS to a test."""
+"""Shows SIGMAS to a test, or gives those of a test."""
 
+import json
+
+import torch
 from comfy_api.latest import io
 
 
@@ -19,4 +22,15 @@ class TestShowSigmas(io.ComfyNode):
         return io.NodeOutput(ui={"sigmas": sigmas.tolist()})
 
 
-NODES = [TestShowSigmas]
+class TestSigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.String.Input("values"), io.String.Input("dtype", default="float32")]
+        return io.Schema(node_id="TestSigmas", category="tests", inputs=inputs, outputs=[io.Sigmas.Output()])
+
+    @classmethod
+    def execute(cls, values, dtype):
+        return io.NodeOutput(torch.tensor(json.loads(values), dtype=getattr(torch, dtype)))
+
+
+NODES = [TestShowSigmas, TestSigmas]

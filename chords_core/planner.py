@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 from .accept import Agreement
+from .checks import check_choice, check_whole, is_number, shown
 from .errors import InvalidInput
 from .sparse import fewer_calls
 from .starts import hit_depth, lattice_starts
@@ -101,8 +103,7 @@ def calls_of(choice: str, steps: int) -> int | None:
     Raises:
         InvalidInput: for an unknown choice.
     """
-    if choice not in CALLS:
-        raise InvalidInput("calls", f"unknown {choice!r}; there are {', '.join(CALLS)}")
+    check_choice("calls", choice, CALLS)
     if choice == EVERY_STEP:
         return None
     if choice == "auto":
@@ -142,14 +143,13 @@ def plan(
     Raises:
         InvalidInput: for an unknown ``accept``, ``calls`` or ``method``, cores below 0 or no step.
     """
-    if steps < 1:
-        raise InvalidInput("steps", f"need at least one step, not {steps}")
-    if cores < 0:
-        raise InvalidInput("cores", f"must be 0 (choose for me) or more, not {cores}")
-    if accept not in ACCEPTS:
-        raise InvalidInput("accept", f"unknown {accept!r}; there are {', '.join(ACCEPTS)}")
-    if method not in PARALLEL_METHODS:
-        raise InvalidInput("method", f"unknown {method!r}; there are {', '.join(PARALLEL_METHODS)}")
+    check_whole("steps", steps)
+    check_whole("lanes", lanes, 0)
+    check_whole("cores", cores, 0, " (0 chooses)")
+    check_choice("accept", accept, ACCEPTS)
+    check_choice("method", method, PARALLEL_METHODS)
+    if not isinstance(costs, Sequence) or not all(is_number(cost) and 0 < cost < math.inf for cost in costs):
+        raise InvalidInput("costs", f"must be a list of positive numbers, not {shown(costs)}")
     made = calls_of(calls, steps)
     alone = cores == 1 or (cores == 0 and lanes < 2)
     if made is not None and accept != "exact" and (method != CHORDS or alone):

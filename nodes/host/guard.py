@@ -2,12 +2,11 @@
 
 Cores work at different sigmas at the same time. A patch that remembers something from one call to the next
 (a step cache, a keyframe) would mix them up, so such graphs run one core. Where this module cannot tell, it
-errs on the side of one core.
+errs on the side of one core. It reads the code of other packs (`reading`); what that misses, `proof` finds.
 """
 
 from __future__ import annotations
 
-import dis
 import functools
 import types
 from collections.abc import Callable, Iterator
@@ -15,7 +14,11 @@ from typing import Any
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from .hooks import Hook, hooks_around, hooks_in
+from .origins import Origin, origin_of, pack_of
+from .proof import Subject, failed
+from .reading import read, writes_outside
 
 _CONDS = {
     "control": "a ControlNet keeps state between calls",
@@ -23,20 +26,33 @@ _CONDS = {
     "hooks": "conditioning hooks change the model's weights as sampling goes on",
 }
 _TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
-# Hooks that run around a whole sampling, not around a call.
-_NOT_PER_CALL = frozenset(
-    (
-        WrappersMP.OUTER_SAMPLE,
-        WrappersMP.PREPARE_SAMPLING,
-        WrappersMP.SAMPLER_SAMPLE,
-        *(value for name, value in vars(CallbacksMP).items() if name.startswith("ON_") and name != "ON_PREPARE_STATE"),
-    )
-)
 
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider must see its steps in order on one device, or None if it need not."""
-    return _reason_in_conds(guider) or _reason_in_model(guider, model_options) or _reason_in_hooks(model_options)
+    return (
+        _reason_in_conds(guider)
+        or _reason_in_model(guider, model_options)
+        or _reason_in_hooks(guider, model_options)
+        or _reason_from_trial(guider, model_options)
+    )
+
+
+def subject_of_trial(guider: Any, model_options: dict[str, Any]) -> Subject | None:
+    """What of other packs takes part in a call, and has to be tried; None if all is the host's own."""
+    packs: set[str] = set()
+    hooks: list[Hook] = []
+    for hook in _all_hooks(guider, model_options):
+        if met := _packs_in(hook.call):
+            packs |= met
+            hooks.append(hook)
+    patcher = guider.model_patcher
+    for part in (patcher.model, getattr(patcher.model, "diffusion_model", None)):
+        if origin_of(type(part)) is Origin.PACK:
+            packs.add(pack_of(type(part)))
+    if not packs:
+        return None
+    return Subject(tuple(sorted(packs)), tuple(hooks), patcher.model, patcher.patches_uuid, type(guider))
 
 
 def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -57,7 +73,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
         return "context windows follow the step order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return next(_stateful(model_options), None)
+    return next(_stateful(guider, model_options), None)
 
 
 def _reason_in_conds(guider: Any) -> str | None:
@@ -75,7 +91,7 @@ def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     name = type(guider).__name__
     if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
         return f"the guider {name} uses a second model"
-    if keeps_state(type(guider).predict_noise):
+    if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"
     if model_options.get("context_handler") is not None:
         return "context windows follow the step order"
@@ -99,59 +115,57 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, ModelPatcher | BaseModel)
 
 
-def _reason_in_hooks(model_options: dict[str, Any]) -> str | None:
-    for name, hook in _hooks(model_options):
-        if hasattr(hook, "to"):
-            return f"the model patch {name} holds tensors on one device"
-    return next(_stateful(model_options), None)
+def _reason_in_hooks(guider: Any, model_options: dict[str, Any]) -> str | None:
+    for hook in hooks_in(model_options):
+        if hasattr(hook.call, "to"):
+            return f"{hook.name} holds tensors on one device"
+    return next(_stateful(guider, model_options), None)
 
 
-def _stateful(model_options: dict[str, Any]) -> Iterator[str]:
+def _reason_from_trial(guider: Any, model_options: dict[str, Any]) -> str | None:
+    subject = subject_of_trial(guider, model_options)
+    return None if subject is None else failed(subject)
+
+
+def _stateful(guider: Any, model_options: dict[str, Any]) -> Iterator[str]:
     """Of each hook that is not the same at every call, what it is."""
-    for name, hook in _hooks(model_options):
+    for hook in _all_hooks(guider, model_options):
         for word, reason in _TELLING_NAMES.items():
-            if word in name.lower():
-                yield f"{name} {reason}"
-        if keeps_state(hook):
-            yield f"the model patch {name} keeps state from call to call"
+            if word in hook.name.lower():
+                yield f"{hook.name} {reason}"
+        if _host_keeps_state(hook.call):
+            yield f"{hook.name} keeps state from call to call"
+        if (finding := read(hook.call).finding) is not None:
+            yield f"{hook.name} {finding}"
 
 
-def keeps_state(hook: Callable[..., Any]) -> bool:
-    """Whether a hook's own code writes to anything that outlives the call: an attribute, a global or a
-    variable of an enclosing function. It sees the hook's code, not that of what it calls, and not what is
-    put into a list or dict."""
-    code = _code(hook)
-    return code is not None and _writes_outside(code, frozenset(code.co_freevars))
+def _all_hooks(guider: Any, model_options: dict[str, Any]) -> Iterator[Hook]:
+    yield from hooks_in(model_options)
+    yield from hooks_around(guider)
 
 
-def _writes_outside(code: types.CodeType, outer: frozenset[str]) -> bool:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_ATTR", "STORE_GLOBAL"):
-            return True
-        if instruction.opname == "STORE_DEREF" and instruction.argval in outer:
-            return True
-    nested = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return any(_writes_outside(inner, outer & frozenset(inner.co_freevars)) for inner in nested)
+def _packs_in(call: Callable[..., Any]) -> frozenset[str]:
+    """The packs whose code takes part in a hook; an installed library counts as one."""
+    packs = read(call).packs
+    function = _function(call)
+    if origin_of(function) is Origin.LIBRARY and not packs and isinstance(function, types.FunctionType):
+        return frozenset({pack_of(function)})
+    return packs
 
 
-def _code(hook: Callable[..., Any]) -> types.CodeType | None:
+def _host_keeps_state(hook: Callable[..., Any]) -> bool:
+    """Whether code of the host's own writes to what outlives the call: an attribute, a global or a variable of an
+    enclosing function. It sees the hook's code, not that of what it calls, and not what is put into a list or dict:
+    the host's own nodes are known."""
+    function = _function(hook)
+    code = getattr(function, "__code__", None)
+    if code is None or origin_of(function) is not Origin.HOST:
+        return False
+    return writes_outside(code, frozenset(code.co_freevars))
+
+
+def _function(hook: Callable[..., Any]) -> Any:
     while isinstance(hook, functools.partial):
         hook = hook.func
     function = getattr(hook, "__func__", hook)
-    if not isinstance(function, types.FunctionType):
-        function = type(hook).__call__
-    return getattr(function, "__code__", None)
-
-
-def _hooks(options: Any, path: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Every callable in the nested model options that runs in a call, with a name a user may recognise."""
-    if isinstance(options, dict):
-        for key, value in options.items():
-            if key not in _NOT_PER_CALL:
-                yield from _hooks(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from _hooks(value, path)
-    elif callable(options) and not isinstance(options, type):
-        kind = getattr(options, "__qualname__", type(options).__name__)
-        yield f"{kind} ({path})", options
+    return function if isinstance(function, types.FunctionType) else type(hook).__call__

@@ -1,0 +1,71 @@
+"""Lanes whose copies are as the model is, and where patches of other packs were tried; else one core's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...chords_core import Patience, Pool
+from .alike import unlike
+from .guard import subject_of_trial
+from .lanes import Group, open_pool
+from .proof import Lanes, passed, tried
+from .replicas import forget_copies
+
+
+def open_tried_pool(
+    stack: ExitStack,
+    model: Any,
+    extra_args: dict[str, Any],
+    groups: Sequence[Group],
+    copies: Mapping[torch.device, ModelPatcher],
+    in_this_thread: bool,
+    only_if_faster: bool,
+    *,
+    x: Tensor,
+    sigmas: Tensor,
+    cancelled: Callable[[], bool],
+    patience: Patience,
+) -> tuple[Pool, str | None]:
+    """What `open_pool` opens, or, with the reason, a pool for one core that calls the model as the host does.
+
+    ``x``, ``sigmas``: the run's start and schedule, for a trial; ``cancelled``, ``patience``: as in a run.
+    """
+    guider = model.inner_model
+    reason = unlike(guider.model_patcher, copies)
+    if reason is not None:
+        forget_copies(guider.model_patcher)
+        return _alone(stack, model, extra_args), reason
+    devices = tuple(device for group in groups for device in group)
+    alone = in_this_thread and len(devices) == 1
+    subject = None if alone else subject_of_trial(guider, extra_args["model_options"])
+    if subject is None or passed(subject, devices):
+        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, only_if_faster), None
+    patchers = (guider.model_patcher, *copies.values())
+    in_use = [extra_args["model_options"], guider.model_options, *(patcher.model_options for patcher in patchers)]
+    with ExitStack() as trial:
+        pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, only_if_faster, in_use)
+        firsts = tuple(group[0] for group in groups)
+        own = guider.model_patcher.load_device
+        lanes = Lanes(
+            firsts,
+            firsts.index(own) if own in firsts else None,
+            in_use,
+            guider.inner_model.get_dtype_inference(),
+            len(devices) > len(groups),
+        )
+        pool, reason = tried(subject, pool, lanes, devices, x, sigmas, cancelled, patience)
+        if reason is None:
+            stack.push(trial.pop_all())
+            return pool, None
+    return _alone(stack, model, extra_args), reason
+
+
+def _alone(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:
+    group = (model.inner_model.model_patcher.load_device,)
+    return open_pool(stack, model, extra_args, [group], {}, in_this_thread=True, only_if_faster=False)

@@ -32,9 +32,11 @@ def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
         other = others.pop(path, None)
         if other is None:
             return f"the part {path} ({type(part).__name__})"
-        if _name(type(part)) != _name(type(other)):
+        if type(part) is not type(other) and _name(type(part)) != _name(type(other)):
             return f"the class {type(part).__name__} of {path}"
-        if _shapes(part) != _shapes(other):
+        if part._parameters.keys() != other._parameters.keys() or not all(
+            map(_same_shape, part._parameters.values(), (other._parameters[name] for name in part._parameters))
+        ):
             return f"the parameters of {path or type(part).__name__}"
         set_here, set_there = dict(set_on(part)), dict(set_on(other))
         for name in sorted(set_here.keys() | set_there.keys()):
@@ -43,8 +45,8 @@ def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
     return f"it has a part {next(iter(others))} more" if others else None
 
 
-def _shapes(part: nn.Module) -> dict[str, tuple[int, ...] | None]:
-    return {name: None if parameter is None else tuple(parameter.shape) for name, parameter in part._parameters.items()}
+def _same_shape(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other if one is None or other is None else one.shape == other.shape
 
 
 def _name(kind: type) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import heapq
 import logging
 import operator
@@ -38,8 +39,32 @@ CHANGES_FIRST: tuple[Any, ...] = (
     heapq.heapreplace,
     heapq.heappushpop,
     heapq.heapify,
+    np.copyto,
+    np.place,
+    np.put,
+    np.putmask,
 )
 """Functions that change their first argument."""
+
+ADVANCES = frozenset(("__next__", "send", "throw"))
+"""Methods that take the next from an iterator."""
+
+OPERATORS = {
+    ast.Add: "add",
+    ast.BitAnd: "and",
+    ast.BitOr: "or",
+    ast.BitXor: "xor",
+    ast.Div: "truediv",
+    ast.FloorDiv: "floordiv",
+    ast.LShift: "lshift",
+    ast.MatMult: "matmul",
+    ast.Mod: "mod",
+    ast.Mult: "mul",
+    ast.Pow: "pow",
+    ast.RShift: "rshift",
+    ast.Sub: "sub",
+}
+"""Names of the methods behind operators, without what is around them."""
 
 PASSES_ELEMENTS = frozenset("get items keys pop popitem popleft setdefault values __getitem__".split())
 """Methods whose result belongs to their object."""
@@ -88,6 +113,8 @@ def draws(called: Any, name: str, base: Any, kept: bool) -> bool:
     if isinstance(base, _GENERATORS):
         return kept and name not in _READS_GENERATOR
     if called is os.urandom:
+        return True
+    if name in ("sample", "rsample") and isinstance(base, torch.distributions.Distribution):
         return True
     owner = getattr(called, "__self__", None)
     if isinstance(owner, random.Random | np.random.RandomState):  # those of the modules are methods of one object

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_base import BaseModel
@@ -18,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from .hooks import Hook, hooks_around, hooks_in
 from .origins import Origin, origin_of, pack_of
 from .proof import Subject, failed
-from .reading import read, writes_outside
+from .reading import Reading, read, writes_outside
 
 _CONDS = {
     "control": "a ControlNet keeps state between calls",
@@ -28,31 +29,45 @@ _CONDS = {
 _TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A hook and what its code says."""
+
+    hook: Hook
+    reading: Reading
+
+    @property
+    def packs(self) -> frozenset[str]:
+        """The packs whose code takes part; an installed library counts as one."""
+        function = _function(self.hook.call)
+        library = isinstance(function, types.FunctionType) and origin_of(function) is Origin.LIBRARY
+        return self.reading.packs or (frozenset({pack_of(function)}) if library else frozenset())
+
+
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider must see its steps in order on one device, or None if it need not."""
-    return (
-        _reason_in_conds(guider)
-        or _reason_in_model(guider, model_options)
-        or _reason_in_hooks(guider, model_options)
-        or _reason_from_trial(guider, model_options)
-    )
+    reason = _reason_in_conds(guider) or _reason_in_model(guider, model_options)
+    if reason is not None:
+        return reason
+    hooks = _read_hooks(guider, model_options)
+    return _reason_in_hooks(hooks) or _reason_from_trial(guider, hooks)
 
 
 def subject_of_trial(guider: Any, model_options: dict[str, Any]) -> Subject | None:
     """What of other packs takes part in a call, and has to be tried; None if all is the host's own."""
-    packs: set[str] = set()
-    hooks: list[Hook] = []
-    for hook in _all_hooks(guider, model_options):
-        if met := _packs_in(hook.call):
-            packs |= met
-            hooks.append(hook)
+    return _subject(guider, _read_hooks(guider, model_options))
+
+
+def _subject(guider: Any, hooks: Sequence[_Read]) -> Subject | None:
+    foreign = [each for each in hooks if each.packs]
     patcher = guider.model_patcher
-    for part in (patcher.model, getattr(patcher.model, "diffusion_model", None)):
-        if origin_of(type(part)) is Origin.PACK:
-            packs.add(pack_of(type(part)))
+    networks = (patcher.model, getattr(patcher.model, "diffusion_model", None))
+    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) is Origin.PACK}
+    packs = packs.union(*(each.packs for each in foreign))
     if not packs:
         return None
-    return Subject(tuple(sorted(packs)), tuple(hooks), patcher.model, patcher.patches_uuid, type(guider))
+    calls = tuple(each.hook for each in foreign)
+    return Subject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
 
 
 def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -73,7 +88,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
         return "context windows follow the step order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return next(_stateful(guider, model_options), None)
+    return next(_stateful(_read_hooks(guider, model_options)), None)
 
 
 def _reason_in_conds(guider: Any) -> str | None:
@@ -115,42 +130,33 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, ModelPatcher | BaseModel)
 
 
-def _reason_in_hooks(guider: Any, model_options: dict[str, Any]) -> str | None:
-    for hook in hooks_in(model_options):
-        if hasattr(hook.call, "to"):
-            return f"{hook.name} holds tensors on one device"
-    return next(_stateful(guider, model_options), None)
+def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_Read]:
+    return [_Read(hook, read(hook.call)) for hook in (*hooks_in(model_options), *hooks_around(guider))]
 
 
-def _reason_from_trial(guider: Any, model_options: dict[str, Any]) -> str | None:
-    subject = subject_of_trial(guider, model_options)
+def _reason_in_hooks(hooks: Sequence[_Read]) -> str | None:
+    for each in hooks:
+        if hasattr(each.hook.call, "to"):
+            return f"{each.hook.name} holds tensors on one device"
+    return next(_stateful(hooks), None)
+
+
+def _reason_from_trial(guider: Any, hooks: Sequence[_Read]) -> str | None:
+    subject = _subject(guider, hooks)
     return None if subject is None else failed(subject)
 
 
-def _stateful(guider: Any, model_options: dict[str, Any]) -> Iterator[str]:
+def _stateful(hooks: Sequence[_Read]) -> Iterator[str]:
     """Of each hook that is not the same at every call, what it is."""
-    for hook in _all_hooks(guider, model_options):
+    for each in hooks:
+        name = each.hook.name
         for word, reason in _TELLING_NAMES.items():
-            if word in hook.name.lower():
-                yield f"{hook.name} {reason}"
-        if _host_keeps_state(hook.call):
-            yield f"{hook.name} keeps state from call to call"
-        if (finding := read(hook.call).finding) is not None:
-            yield f"{hook.name} {finding}"
-
-
-def _all_hooks(guider: Any, model_options: dict[str, Any]) -> Iterator[Hook]:
-    yield from hooks_in(model_options)
-    yield from hooks_around(guider)
-
-
-def _packs_in(call: Callable[..., Any]) -> frozenset[str]:
-    """The packs whose code takes part in a hook; an installed library counts as one."""
-    packs = read(call).packs
-    function = _function(call)
-    if origin_of(function) is Origin.LIBRARY and not packs and isinstance(function, types.FunctionType):
-        return frozenset({pack_of(function)})
-    return packs
+            if word in name.lower():
+                yield f"{name} {reason}"
+        if _host_keeps_state(each.hook.call):
+            yield f"{name} keeps state from call to call"
+        if each.reading.finding is not None:
+            yield f"{name} {each.reading.finding}"
 
 
 def _host_keeps_state(hook: Callable[..., Any]) -> bool:

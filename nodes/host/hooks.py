@@ -73,10 +73,13 @@ def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
 
 def set_on(part: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Functions that are set on this part of a network itself, not on its class; hooks of torch's are among them."""
-    for name, value in vars(part).items():
-        if name in _TORCH_HOOKS:
-            yield from ((name, hook) for hook in value.values())
-        elif callable(value) and not isinstance(value, type | nn.Module) and not _is_own(value, part, name):
+    attributes = vars(part)
+    for name in _TORCH_HOOKS:
+        if hooks := attributes.get(name):
+            yield from ((name, hook) for hook in hooks.values())
+    for name, value in attributes.items():
+        # What torch keeps begins with an underscore: not looked at, for a network has thousands of parts.
+        if name[0] != "_" and callable(value) and not isinstance(value, type) and not _is_own(value, part, name):
             yield name, value
 
 

@@ -18,7 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...chords_core import Evaluated, Event, Hit, LaneLost, LaneStuck, NonFiniteDenoised, Outcome, Patience, Pool, Task
+from ...chords_core import (
+    Denoise,
+    Evaluated,
+    Event,
+    Hit,
+    LaneLost,
+    LaneStuck,
+    NonFiniteDenoised,
+    Outcome,
+    Patience,
+    Pool,
+    Task,
+    WorkersUnavailable,
+)
 from ...chords_core.driver import drive
 from ...chords_core.patience import Watch
 from .hooks import Hook
@@ -43,27 +56,28 @@ class Subject:
 @dataclass(frozen=True)
 class Lanes:
     """The lanes of a trial. ``devices``: of each, its own; ``primary``: which has the model itself, if any;
-    ``options``: the model options that they use; ``dtype``: the type that the model computes in; ``shared``: whether
-    two devices make one call, so that sums may come in another order from call to call."""
+    ``own``: the same call on the model's own device, where no lane makes it; ``options``: the model options that they
+    use; ``dtype``: the type that the model computes in; ``shared``: whether two devices make one call, so that sums
+    may come in another order from call to call."""
 
     devices: tuple[torch.device, ...]
     primary: int | None
     options: Sequence[dict[str, Any]]
     dtype: torch.dtype
     shared: bool
+    own: Denoise | None = None
 
     @property
     def reference(self) -> int:
         """The lane that the others are compared with."""
         return self.primary or 0
 
-    def apart(self, lane: int, other: int) -> float:
-        """How far the results of two lanes, or of one, may be apart, relative to their size: rounding."""
-        if not self.shared and {self.devices[lane].type, self.devices[other].type} == {"cpu"}:
+    def apart(self, *lanes: int) -> float:
+        """How far two results of these lanes may be apart, relative to their size: rounding."""
+        if not self.shared and self.own is None and {self.devices[lane].type for lane in lanes} == {"cpu"}:
             return 1e-6  # usually they are the same bits
-        loosely = self.shared or lane != other
         error = torch.finfo(self.dtype).eps
-        return max(1e-4, 4 * error) if loosely else max(1e-5, error / 4)
+        return max(1e-4, 4 * error) if self.shared or len(set(lanes)) > 1 else max(1e-5, error / 4)
 
 
 # Verdicts
@@ -76,7 +90,7 @@ class Verdict:
     hooks: tuple[Callable[[], Any], ...]
     version: Any
     guider: Callable[[], type | None]
-    devices: frozenset[torch.device]
+    devices: frozenset[torch.device | str]
     reason: str | None
 
     def is_about(self, subject: Subject) -> bool:
@@ -98,13 +112,13 @@ def failed(subject: Subject) -> str | None:
     return next((verdict.reason for verdict in known if verdict.reason is not None), None)
 
 
-def passed(subject: Subject, devices: Sequence[torch.device]) -> bool:
+def passed(subject: Subject, devices: Sequence[torch.device | str]) -> bool:
     """Whether an earlier trial on these devices, or more, had none."""
     known = (verdict for verdict in _verdicts.get(subject.model, ()) if verdict.is_about(subject))
     return any(verdict.reason is None and verdict.devices >= set(devices) for verdict in known)
 
 
-def _remember(subject: Subject, devices: Sequence[torch.device], reason: str | None) -> None:
+def _remember(subject: Subject, devices: Sequence[torch.device | str], reason: str | None) -> None:
     try:
         hooks = tuple(_reference(hook.call) for hook in subject.hooks)
     except TypeError:  # one that cannot be referred to weakly: it is tried in each run
@@ -135,7 +149,7 @@ def tried(
     subject: Subject,
     pool: Pool,
     lanes: Lanes,
-    devices: Sequence[torch.device],
+    devices: Sequence[torch.device | str],
     x: Tensor,
     sigmas: Tensor,
     cancelled: Callable[[], bool],
@@ -143,16 +157,18 @@ def tried(
 ) -> tuple[Pool, str | None]:
     """The pool for the run, which knows the answer to its first call; and the reason for one core if the trial failed.
 
-    ``devices``: all that take part. What a patch raises is a failure. A cancel of the prompt passes through. What has
-    nothing to do with patches (no memory, no finite number, a device that hangs) is left to the run.
+    ``devices``: all that take part, or names of workers. What a patch raises is a failure. A cancel of the prompt
+    passes through. What has nothing to do with patches (no memory, no finite number, a device that hangs) is left to
+    the run.
     """
     trial = _Trial(pool.lanes, x, (float(sigmas[0]), float(sigmas[max(1, (len(sigmas) - 1) // 2)])))
-    generators, options = Generators.now(set(devices)), Options.of(*lanes.options)
+    local = {device for device in devices if isinstance(device, torch.device)}
+    generators, options = Generators.now(local), Options.of(*lanes.options)
     held = Held(hook.call for hook in subject.hooks)
     conclusive = True
     try:
         drive(trial, pool, _ROUNDS, trial.listen, cancelled, lambda: False, Watch(patience))
-        moved, added = generators.moved(Generators.now(set(devices))), options.changed()
+        moved, added = generators.moved(Generators.now(local)), options.changed()
         if moved:
             failure: str | None = f"they draw random numbers in each call ({', '.join(moved)})"
         elif added:
@@ -175,7 +191,7 @@ def tried(
 
 def _has_other_causes(error: Exception) -> bool:
     """Whether this has nothing to do with patches."""
-    return isinstance(error, NonFiniteDenoised | LaneStuck | torch.cuda.OutOfMemoryError)
+    return isinstance(error, NonFiniteDenoised | LaneStuck | WorkersUnavailable | torch.cuda.OutOfMemoryError)
 
 
 class _Trial:
@@ -240,6 +256,10 @@ class _Trial:
         for lane in sorted(first) if own is not None else ():
             if _apart(own.denoised, first[lane].denoised) > lanes.apart(lanes.reference, lane):
                 return f"the model's copy on {lanes.devices[lane]} gave another result than the model"
+        if own is not None and lanes.own is not None:
+            here = lanes.own(self.x.clone(), self.sigma)
+            if _apart(here, own.denoised) > max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
+                return "the model's copies gave another result than the model"
         return None
 
 

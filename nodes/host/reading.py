@@ -25,6 +25,7 @@ from torch import nn
 from .calls import (
     LANES,
 )
+from .hooks import set_on
 from .origins import Origin, callables_in, linked, origin_of, pack_of, syntax_of
 from .values import MADE, Instance, Nested, Scope, Value, attribute_of
 from .walk import STATE, Walk
@@ -99,23 +100,29 @@ class _Reader:
             if isinstance(begin, types.FunctionType) and syntax_of(begin) is not None:  # a dataclass has no source
                 self.enter(begin, [Value(obj=Instance(call)), *values], named, depth + 1)
             return Value(obj=Instance(call))
+        foreign = origin_of(call) is Origin.PACK
         if callable(wrapped := getattr(call, "__wrapped__", None)):  # a cache of functools, say
-            return self.enter(wrapped, values, named, depth + 1)
+            self.enter(wrapped, values, named, depth + 1)
         if isinstance(call, nn.Module):
-            for child in call.children():
-                if origin_of(child) is Origin.PACK:
-                    self.enter(child, [], {}, depth + 1)
+            self._enter_parts(call, depth)
         method = "forward" if isinstance(call, nn.Module) else "__call__"
-        if origin_of(call) is not Origin.PACK and method not in getattr(call, "__dict__", {}):
+        if not foreign and method not in getattr(call, "__dict__", {}):
             self._enter_held(call, depth)
             return MADE
         found = attribute_of(call, method)
         if isinstance(found, types.FunctionType | types.MethodType):
             return self.enter(found, values, named, depth + 1)
-        if origin_of(call) is Origin.PACK and id(call) not in self._seen:
-            self._seen.add(id(call))
+        if foreign:
             self.foreign[type(call)] = pack_of(type(call))
         return MADE
+
+    def _enter_parts(self, network: nn.Module, depth: int) -> None:
+        """Follow the parts of a network that are a pack's, and functions that are set on its parts."""
+        for part in network.modules():
+            for _, function in set_on(part):
+                self.enter(function, [], {}, depth + 1)
+            if part is not network and origin_of(part) is Origin.PACK:
+                self.enter(attribute_of(part, "forward"), [], {}, depth + 1)
 
     def _enter_held(self, owner: Any, depth: int) -> None:
         """Follow what an object of the host's, or of a library's, holds of a pack."""

@@ -43,7 +43,7 @@ from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields
 from .setting import Setting
 from .split import SIDES, is_guided
 from .stream import RunStream
-from .tried_lanes import open_tried_pool
+from .tried_lanes import open_tried_pool, try_workers
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
@@ -304,7 +304,8 @@ class _SamplerFunction:
                 return None
         run.plan, run.devices = chosen, pool.names
         announce(run, describe(chosen, pool.names))
-        return pool
+        pool, reason = try_workers(pool, call.model, call.extra_args, call.x, call.sigmas, _check_interrupt, PATIENCE)
+        return pool if reason is None else None  # it is known now, so that one core does it here
 
     def _record(self, call: _Call, result: Result, recorder: Recorder) -> None:
         run = call.run

@@ -1,4 +1,4 @@
-"""Lanes whose copies are as the model is, and where patches of other packs were tried; else one core's."""
+"""Lanes, here or on a cluster, whose copies are as the model is, and where patches of other packs were tried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ...chords_core import Patience, Pool
 from .alike import unlike
 from .guard import subject_of_trial
-from .lanes import Group, open_pool
+from .lanes import Group, inline_denoiser, open_pool
 from .proof import Lanes, passed, tried
 from .replicas import forget_copies
 
@@ -42,6 +42,7 @@ def open_tried_pool(
         forget_copies(guider.model_patcher)
         return _alone(stack, model, extra_args), reason
     devices = tuple(device for group in groups for device in group)
+    own = guider.model_patcher.load_device
     alone = in_this_thread and len(devices) == 1
     subject = None if alone else subject_of_trial(guider, extra_args["model_options"])
     if subject is None or passed(subject, devices):
@@ -51,7 +52,6 @@ def open_tried_pool(
     with ExitStack() as trial:
         pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, only_if_faster, in_use)
         firsts = tuple(group[0] for group in groups)
-        own = guider.model_patcher.load_device
         lanes = Lanes(
             firsts,
             firsts.index(own) if own in firsts else None,
@@ -64,6 +64,35 @@ def open_tried_pool(
             stack.push(trial.pop_all())
             return pool, None
     return _alone(stack, model, extra_args), reason
+
+
+def try_workers(
+    pool: Pool,
+    model: Any,
+    extra_args: dict[str, Any],
+    x: Tensor,
+    sigmas: Tensor,
+    cancelled: Callable[[], bool],
+    patience: Patience,
+) -> tuple[Pool, str | None]:
+    """The pool of a cluster's workers for a run, and the reason for one core if patches of other packs failed there.
+
+    Workers are compared with each other, and one of them with the model here.
+    """
+    guider = model.inner_model
+    subject = subject_of_trial(guider, extra_args["model_options"])
+    workers = tuple(f"worker {lane}" for lane in range(pool.lanes))
+    if subject is None or passed(subject, workers):
+        return pool, None
+    lanes = Lanes(
+        (guider.model_patcher.load_device,) * pool.lanes,
+        primary=None,
+        options=[],
+        dtype=guider.inner_model.get_dtype_inference(),
+        shared=False,
+        own=inline_denoiser(model, extra_args),
+    )
+    return tried(subject, pool, lanes, workers, x, sigmas, cancelled, patience)
 
 
 def _alone(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:

@@ -6,7 +6,7 @@ import builtins
 import functools
 import inspect
 import types
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import MutableMapping, MutableSequence, MutableSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from .hooks import set_on
 from .origins import FunctionNode, Origin, origin_of
 
 UNKNOWN: Any = type("_Unknown", (), {"__repr__": lambda self: "unknown"})()
+_PLAIN = (dict, list, set, bytearray, deque, OrderedDict, defaultdict, Counter)
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque, torch.Tensor, np.ndarray)
 
 
@@ -124,6 +126,10 @@ def attribute_of(obj: Any, name: str) -> Any:
         return types.MethodType(found.__func__, where if isinstance(where, type) else type(where))
     if isinstance(found, types.FunctionType) and not isinstance(obj, type | Instance):
         return found if name in getattr(obj, "__dict__", {}) else types.MethodType(found, obj)
+    if isinstance(found, types.GetSetDescriptorType):  # of a tensor, say
+        return UNKNOWN
+    if isinstance(found, types.MethodDescriptorType) and type(obj) in _PLAIN:
+        return getattr(obj, name)
     if isinstance(found, types.MemberDescriptorType) and not isinstance(obj, type | Instance):
         return getattr(obj, name, UNKNOWN)
     return found
@@ -135,10 +141,10 @@ def is_read(called: Any) -> bool:
         return True
     if called is UNKNOWN or isinstance(called, Instance):
         return False
-    if callable(getattr(called, "__wrapped__", None)):
+    if callable(wrapped := getattr(called, "__wrapped__", None)) and is_read(wrapped):
         return True
     if isinstance(called, types.FunctionType | types.MethodType | type):
         return origin_of(getattr(called, "__func__", called)) is Origin.PACK
     if isinstance(called, nn.Module):
-        return any(origin_of(module) is Origin.PACK for module in called.modules()) or "forward" in vars(called)
+        return any(origin_of(part) is Origin.PACK or any(set_on(part)) for part in called.modules())
     return callable(called) and origin_of(called) is Origin.PACK

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from torch import nn
 
 from .calls import (
+    ADVANCES,
     CHANGES_CONTAINER,
     CHANGES_FIRST,
     HARMLESS_IN_PLACE,
     LANES,
     MOVES,
+    OPERATORS,
     PASSES_ELEMENTS,
     TENSOR_PARTS,
     draws,
@@ -119,6 +121,7 @@ class Walk(ast.NodeVisitor):
             self._write(node.target, value)
             return
         before = self._scope[node.target.id]
+        self._operate(before, f"__i{OPERATORS[type(node.op)]}__", f"__{OPERATORS[type(node.op)]}__")
         if before.kept and isinstance(before.obj, CONTAINERS):
             self._note(f"changes {node.target.id} in place")
         self._write(node.target, MADE if before.kept else before)
@@ -134,6 +137,8 @@ class Walk(ast.NodeVisitor):
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         elements = self._elements(node.iter)
+        if elements.kept and isinstance(self._eval_without_following(node.iter).obj, Iterator):
+            self._note(f"advances {ast.unparse(node.iter)}")
         for _ in range(2):  # what the first turn leaves, the second one sees
             self._write(node.target, elements)
             self._branches(node.body, [])
@@ -150,6 +155,7 @@ class Walk(ast.NodeVisitor):
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         for item in node.items:
             value = self._eval(item.context_expr)
+            self._operate(value, "__enter__", "__exit__")
             if item.optional_vars is not None:
                 self._write(item.optional_vars, value)
         self._run(node.body)
@@ -271,8 +277,13 @@ class Walk(ast.NodeVisitor):
     def _attribute(self, node: ast.Attribute) -> Value:
         base = self._eval_without_following(node.value)
         found = attribute_of(base.obj, node.attr)
-        if isinstance(found, property) and isinstance(found.fget, types.FunctionType):
-            return self._reader.enter(found.fget, [base], {}, self._depth + 1)
+        if isinstance(found, property | functools.cached_property):
+            getter = found.fget if isinstance(found, property) else found.func
+            return self._reader.enter(getter, [base], {}, self._depth + 1)
+        if found is UNKNOWN:
+            self._operate(base, "__getattr__")
+        elif not isinstance(found, types.FunctionType | type):
+            self._operate(Value(kept=True, obj=found), "__get__")
         if base.kept or (base.given and node.attr not in TENSOR_PARTS):
             return Value(kept=True, obj=found)
         return replace(base, obj=found)
@@ -284,11 +295,24 @@ class Walk(ast.NodeVisitor):
             return self._attribute(node)
         return self._eval(node)
 
+    def _eval_BinOp(self, node: ast.BinOp) -> Value:
+        for value, side in ((self._eval(node.left), ""), (self._eval(node.right), "r")):
+            self._operate(value, f"__{side}{OPERATORS[type(node.op)]}__")
+        return MADE
+
+    def _operate(self, value: Value, *methods: str) -> None:
+        """Follow what an operator calls of an object of a pack's."""
+        for method in methods:
+            if isinstance(found := attribute_of(value.obj, method), types.FunctionType | types.MethodType):
+                bound = [value] if isinstance(value.obj, Instance) else []
+                self._reader.enter(found, bound, {}, self._depth + 1)
+
     def _eval_Subscript(self, node: ast.Subscript) -> Value:
-        base = self._eval_without_following(node.value)
-        self._eval(node.slice)
-        key = node.slice.value if isinstance(node.slice, ast.Constant) else UNKNOWN
-        return self._element(base, key)
+        base, key = self._eval_without_following(node.value), self._eval(node.slice).obj
+        self._operate(base, "__getitem__")
+        if isinstance(node.slice, ast.Constant):
+            key = node.slice.value
+        return self._element(base, key if isinstance(key, str | int) else UNKNOWN)
 
     def _element(self, base: Value, key: Any) -> Value:
         found = UNKNOWN
@@ -359,6 +383,11 @@ class Walk(ast.NodeVisitor):
             return MADE
         values = [self._eval(argument) for argument in node.args]
         named = {word.arg: self._eval(word.value) for word in node.keywords if word.arg is not None}
+        while isinstance(called, functools.partial):
+            values = [*(Value(kept=True, obj=value) for value in called.args), *values]
+            named = {key: Value(kept=True, obj=value) for key, value in called.keywords.items()} | named
+            called = called.func
+            name = getattr(called, "__name__", name)
         for word in node.keywords:
             if word.arg is None:
                 self._eval(word.value)
@@ -380,9 +409,15 @@ class Walk(ast.NodeVisitor):
     ) -> None:
         """A note if the call changes something that outlives it."""
         first = values[0] if values else MADE
+        owner = getattr(called, "__self__", None)
         kept_first = first.kept or (first.given and _one_of(called, (setattr, delattr, object.__setattr__)))
-        if _one_of(called, CHANGES_FIRST) and kept_first:
-            self._note(f"writes to {ast.unparse(node.args[0])}")
+        in_module = isinstance(base.obj, types.ModuleType) and name.endswith("_") and not name.startswith("__")
+        if (_one_of(called, CHANGES_FIRST) or in_module) and kept_first:
+            self._note(f"writes to what outlives the call, by {ast.unparse(node.func)}")
+        elif isinstance(owner, CONTAINERS) and not base.kept and _changes(_name_of(called, name), owner):
+            self._note(f"changes what outlives the call, by {ast.unparse(node.func)}")
+        elif base.kept and name in ADVANCES:
+            self._note(f"advances {ast.unparse(node.func)}")
         elif isinstance(called, types.FunctionType) and called.__module__ == "torch.nn.init" and kept_first:
             self._note(f"writes to {ast.unparse(node.args[0])}")
         elif isinstance(base.obj, type) and name in CHANGES_CONTAINER and first.kept:
@@ -451,9 +486,16 @@ class Walk(ast.NodeVisitor):
         for found in callables_in(value.obj):
             if is_read(found):
                 self._reader.enter(found, [], {}, self._depth + 1)
+            elif draws(found, getattr(found, "__name__", ""), None, True):
+                self._note(getattr(found, "__name__", "a generator"), CHANCE)
 
     def _note(self, code: str, kind: str = STATE) -> None:
         self._reader.note(self._scope.function, code, kind)
+
+
+def _name_of(called: Any, name: str) -> str:
+    found = getattr(called, "__name__", name)
+    return found if isinstance(found, str) else name
 
 
 def _one_of(called: Any, functions: tuple[Any, ...]) -> bool:

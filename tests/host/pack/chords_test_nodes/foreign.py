@@ -1,6 +1,6 @@
 """Patches of another pack: what the guard has to see by reading, what only a trial finds, and what is harmless."""
 
-import functools
+import operator
 import sys
 import types
 
@@ -109,14 +109,13 @@ class _Box:
 
 
 def hidden_state():
-    """Written by a built-in function that is bound beforehand."""
+    """Written by a function of Python's that is made for that as the call runs."""
     box = _Box()
-    keep = functools.partial(setattr, box, "last")
 
     def apply(apply_model, args):
         now = apply_model(args["input"], args["timestep"], **args["c"])
         out = _mixed(now, box.last)
-        keep(now)
+        operator.methodcaller("__setattr__", "last", now)(box)
         return out
 
     return apply
@@ -136,13 +135,12 @@ def hidden_draw():
 def hidden_error():
     """Refuses a noise level above that of the call before, as packs do that take that for a new sampling."""
     box = _Box()
-    keep = functools.partial(setattr, box, "last")
 
     def apply(apply_model, args):
         level = float(args["timestep"].max())
         if box.last is not None and level > box.last:
             raise ValueError("steps come in order")
-        keep(level)
+        operator.methodcaller("__setattr__", "last", level)(box)
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     return apply

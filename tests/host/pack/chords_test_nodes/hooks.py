@@ -757,6 +757,131 @@ def draws_unseeded():
     return hook
 
 
+@_unsteady
+def keeps_by_bound_method():
+    seen = []
+    keep = seen.append
+
+    def hook(args):
+        keep(args)
+        return args
+
+    return hook
+
+
+@_unsteady
+def keeps_by_bound_setattr():
+    keep = functools.partial(setattr, Box(), "last")
+
+    def hook(args):
+        keep(args)
+        return args
+
+    return hook
+
+
+@_unsteady
+def keeps_in_context():
+    class Context:
+        entered = 0
+
+        def __enter__(self):
+            self.entered += 1
+
+        def __exit__(self, *error):
+            pass
+
+    context = Context()
+
+    def hook(args):
+        with context:
+            return args
+
+    return hook
+
+
+@_unsteady
+def keeps_in_operator():
+    class Total:
+        total = 0
+
+        def __add__(self, other):
+            self.total += other
+            return self.total
+
+    total = Total()
+    return lambda args: total + args
+
+
+@_unsteady
+def keeps_in_attribute_of_class():
+    class Counted:
+        def __get__(self, instance, owner):
+            Counter.step += 1
+            return Counter.step
+
+    class Hook:
+        step = Counted()
+
+        def __call__(self, args):
+            return args * self.step
+
+    return Hook()
+
+
+@_unsteady
+def keeps_in_generator():
+    def running():
+        last = None
+        while True:
+            last = yield last
+
+    run = running()
+    next(run)
+    return lambda args: run.send(args)
+
+
+@_unsteady
+def keeps_in_hook_of_module():
+    seen, network = [], nn.Linear(2, 2)
+    network.register_forward_hook(lambda module, given, out: seen.append(out))
+    return lambda args: network(args)
+
+
+@_unsteady
+def keeps_behind_class_as_decorator():
+    class Counting:
+        def __init__(self, function):
+            functools.update_wrapper(self, function)
+            self.function, self.calls = function, 0
+
+        def __call__(self, *args):
+            self.calls += 1
+            return self.function(*args)
+
+    @Counting
+    def hook(args):
+        return args
+
+    return hook
+
+
+@_unsteady
+def draws_by_table():
+    kinds = {"gaussian": torch.randn_like}
+
+    def hook(args, kind="gaussian"):
+        return args["x"] + kinds[kind](args["x"])
+
+    return hook
+
+
+@_unsteady
+def draws_by_distribution():
+    normal = torch.distributions.Normal(0.0, 1.0)
+    return lambda args: args["x"] + normal.sample(args["x"].shape)
+
+
 @_steady
 def has_local():
     def hook(args):

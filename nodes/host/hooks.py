@@ -23,6 +23,7 @@ _NOT_PER_CALL = frozenset(
     )
 )
 _GUIDING = ("__call__", "outer_predict_noise", "predict_noise")
+_SAMPLING = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma", "timestep")
 _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -51,6 +52,11 @@ def hooks_around(guider: Any) -> Iterator[Hook]:
     for name, functions in guider.model_patcher.weight_wrapper_patches.items():
         for function in functions:
             yield Hook(f"the patch of the weight {name}", function)
+    for name, patch in guider.model_patcher.object_patches.items():
+        for method in _SAMPLING:
+            function = getattr(type(patch), method, None)
+            if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+                yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
     yield from hooks_in_network(guider.model_patcher.model)
 
 

@@ -137,7 +137,10 @@ class Held:
             value = waiting.pop()
             if id(value) not in self._seen:
                 self._seen[id(value)] = value
-                waiting += self._look(value)
+                try:
+                    waiting += self._look(value)
+                except Exception:  # it cannot be copied, or looked into
+                    continue
 
     def restore(self) -> None:
         """Put all back."""
@@ -155,13 +158,17 @@ class Held:
         if isinstance(value, torch.Tensor):
             if not isinstance(value, nn.Parameter) and (total := self._bytes + value.nbytes) <= _MOST_BYTES:
                 self._bytes = total
-                self._restores.append(functools.partial(value.copy_, value.clone()))
+                self._restores.append(functools.partial(_copy_changed, value, value.clone(), torch.equal, value.copy_))
             return []
         if isinstance(value, dict | list | set | deque | bytearray):
             self._restores.append(functools.partial(_refill, value, value.copy()))
             return list(value.values() if isinstance(value, dict) else value)
         if isinstance(value, np.ndarray):
-            self._restores.append(functools.partial(np.copyto, value, value.copy()))
+            self._restores.append(
+                functools.partial(
+                    _copy_changed, value, value.copy(), np.array_equal, functools.partial(np.copyto, value)
+                )
+            )
             return []
         if (restore := _restore_generator(value)) is not None:
             self._restores.append(restore)
@@ -199,6 +206,11 @@ class Held:
             return [type(value)]
         self._restores.append(functools.partial(_refill, held, held.copy()))
         return [*held.values(), type(value)]
+
+
+def _copy_changed(now: Any, before: Any, equal: Callable[[Any, Any], bool], put: Callable[[Any], object]) -> None:
+    if not equal(now, before):
+        put(before)
 
 
 def _picked(space: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ costs two calls, once while the server runs.
 
 from __future__ import annotations
 
+import textwrap
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from .kept import Generators, Held, Options
 
 _ROUNDS = 3
 _VERDICTS_OF_A_MODEL = 16
+_LONGEST = 200  # letters of an error in a message
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def tried(
         conclusive = failure is not None or trial.is_complete
     except Exception as error:
         conclusive = not _has_other_causes(error)
-        failure = f"out of step order they fail ({error})" if conclusive else None
+        failure = _failing(error) if conclusive else None
     finally:
         generators.restore()
         held.restore()
@@ -187,6 +189,10 @@ def tried(
     if conclusive:
         _remember(subject, devices, reason)
     return _Begun(pool, trial), reason
+
+
+def _failing(error: Exception) -> str:
+    return f"out of step order they fail ({textwrap.shorten(str(error), _LONGEST, placeholder='...')})"
 
 
 def _has_other_causes(error: Exception) -> bool:
@@ -201,9 +207,11 @@ class _Trial:
         self.x = x
         self.accepted: Hit | None = None
         self.sigma, other = sigmas
+        start, further = (x, self.sigma), (x * (other / self.sigma), other)  # about as large as it is there
+        self._given = [given for given, _ in (start, further, start)]
         self._rounds = [
-            [Task(lane + 1, number, number + 1, x.clone(), sigma) for lane in range(lanes)]
-            for number, sigma in enumerate((self.sigma, other, self.sigma))
+            [Task(lane + 1, number, number + 1, given.clone(), sigma) for lane in range(lanes)]
+            for number, (given, sigma) in enumerate((start, further, start))
         ]
         self._begun = self._waiting = 0
         self._answers: list[dict[int, Evaluated]] = [{} for _ in self._rounds]  # by lane
@@ -245,12 +253,12 @@ class _Trial:
         """What does not hold that a run in parallel relies on."""
         for error in self._lost.values():
             if not _has_other_causes(error):
-                return f"out of step order they fail ({error})"
+                return _failing(error)
         first, _, again = self._answers
         for lane in first.keys() & again.keys():
             if _apart(first[lane].denoised, again[lane].denoised) > lanes.apart(lane, lane):
                 return "the same call gave another result after another one"
-        if not all(torch.equal(task.x, self.x) for tasks in self._rounds for task in tasks):
+        if not all(_is_equal(task.x, self._given[task.index]) for tasks in self._rounds for task in tasks):
             return "they change the picture that they are given"
         own = first.get(lanes.reference)
         for lane in sorted(first) if own is not None else ():
@@ -261,6 +269,10 @@ class _Trial:
             if _apart(here, own.denoised) > max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
                 return "the model's copies gave another result than the model"
         return None
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dis
 import functools
+import logging
+import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from .origins import Origin, callables_in, linked, origin_of, pack_of, syntax_of
 from .values import MADE, Instance, Nested, Scope, Value, attribute_of
 from .walk import STATE, Walk
 
+_LONGEST = 100  # letters of code in a message
 _DEPTH = 12  # calls within calls
 _FUNCTIONS = 400  # of one patch: what is larger is left to the proof
 
@@ -45,7 +48,8 @@ class Finding:
     pack: str
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.code}, in {self.function} of {self.pack})"
+        code = textwrap.shorten(self.code, _LONGEST, placeholder="...")
+        return f"{self.kind} ({code}, in {self.function} of {self.pack})"
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,13 @@ class Reading:
 
 
 def read(hook: Callable[..., Any]) -> Reading:
-    """What the code of ``hook`` says."""
+    """What the code of ``hook`` says. Reading never fails: what it cannot read is left to the trial."""
     reader = _Reader()
-    reader.enter(hook, [], {}, 0)
+    try:
+        reader.enter(hook, [], {}, 0)
+    except Exception as error:
+        logging.getLogger("chords").debug("CHORDS: the code of %r could not be read: %r", hook, error)
+        reader.foreign.setdefault(id(hook), pack_of(getattr(hook, "__func__", hook)))
     findings = [finding for code, finding in reader.findings if code not in reader.for_lanes]
     packs = frozenset(pack for code, pack in reader.foreign.items() if code not in reader.for_lanes)
     return Reading(findings[0] if findings else None, packs)

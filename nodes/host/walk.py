@@ -276,6 +276,8 @@ class Walk(ast.NodeVisitor):
 
     def _attribute(self, node: ast.Attribute) -> Value:
         base = self._eval_without_following(node.value)
+        if isinstance(base.obj, types.FunctionType) and node.attr in ("__get__", "__call__"):
+            self._follow(base)
         found = attribute_of(base.obj, node.attr)
         if isinstance(found, property | functools.cached_property):
             getter = found.fget if isinstance(found, property) else found.func
@@ -416,6 +418,8 @@ class Walk(ast.NodeVisitor):
             self._note(f"writes to what outlives the call, by {ast.unparse(node.func)}")
         elif isinstance(owner, CONTAINERS) and not base.kept and _changes(_name_of(called, name), owner):
             self._note(f"changes what outlives the call, by {ast.unparse(node.func)}")
+        elif getattr(called, "__module__", None) == "unittest.mock":
+            self._note(f"replaces parts of others for a while, by {ast.unparse(node.func)}")
         elif base.kept and name in ADVANCES:
             self._note(f"advances {ast.unparse(node.func)}")
         elif isinstance(called, types.FunctionType) and called.__module__ == "torch.nn.init" and kept_first:
@@ -461,9 +465,8 @@ class Walk(ast.NodeVisitor):
             return MADE
         value = self._reader.enter(called, [*bound, *values], named, self._depth + 1)
         if isinstance(called, types.FunctionType) and not called.__closure__:
-            self._reader.for_lanes |= (
-                {self._scope.function.__code__} if called.__code__ in self._reader.for_lanes else set()
-            )
+            if called.__code__ in self._reader.for_lanes:  # a function that tells on which lane this is
+                self._reader.for_lanes.add(self._scope.function.__code__)
         return value
 
     def _looked_up(self, node: ast.Call, values: list[Value]) -> Value:

@@ -180,6 +180,7 @@ PATCHES = {
     "in_dictionary": "(writes to state['last'], in apply of chords_test_nodes)",
     "counting": "(writes to _Steps.done, in apply of chords_test_nodes)",
     "random_prompt": "draws random numbers in each call (torch.randn_like, in noisy of chords_test_nodes)",
+    "sampling": "the part model_sampling of the model keeps state from call to call (writes to self.last,",
     "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after another one",
     "hidden_draw": "of chords_test_nodes were tried, and they draw random numbers in each call (torch)",
     "hidden_error": "of chords_test_nodes were tried, and out of step order they fail (steps come in order)",

@@ -1,5 +1,6 @@
 """Patches of another pack: what the guard has to see by reading, what only a trial finds, and what is harmless."""
 
+import copy
 import operator
 import sys
 import types
@@ -99,6 +100,20 @@ def random_prompt():
         return apply_model(args["input"], args["timestep"], **c)
 
     return apply
+
+
+def _sampling(base):
+    """A parametrisation that mixes its results."""
+
+    class Mixing(base):
+        last = None
+
+        def calculate_denoised(self, sigma, model_output, model_input):
+            now = super().calculate_denoised(sigma, model_output, model_input)
+            out, self.last = _mixed(now, self.last), now
+            return out
+
+    return Mixing
 
 
 # What reading misses.
@@ -236,6 +251,10 @@ class TestPatch(_ModelNode):
         if kind in WRAPPERS:
             model.set_model_unet_function_wrapper(WRAPPERS[kind]())
             model.set_model_patch(counted, "post_input")
+        elif kind == "sampling":
+            sampling = copy.deepcopy(model.get_model_object("model_sampling"))
+            sampling.__class__ = _sampling(type(sampling))
+            model.add_object_patch("model_sampling", sampling)
         elif kind == "hidden_option":
             model.set_model_sampler_post_cfg_function(types.FunctionType(hidden_option.__code__, globals()))
             model.set_model_patch(counted, "post_input")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 import torch
@@ -862,6 +863,20 @@ def keeps_behind_class_as_decorator():
     @Counting
     def hook(args):
         return args
+
+    return hook
+
+
+@_unsteady
+def keeps_in_method_for_a_while():
+    def forward(self, args):
+        self.last = args
+        return args
+
+    def hook(apply_model, args):
+        network = apply_model.__self__.diffusion_model
+        with mock.patch.multiple(network, forward=forward.__get__(network, type(network))):
+            return apply_model(args)
 
     return hook
 

@@ -8,7 +8,7 @@ import random
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,28 +73,26 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Options:
-    """Nested options as they were: every dictionary and list in them, with its content."""
+    """Nested options as they were: every dictionary and list in them, and its content; by its id."""
 
-    content: list[tuple[dict[Any, Any] | list[Any], dict[Any, Any] | list[Any]]] = field(default_factory=list)
+    content: dict[int, tuple[Any, Any]]
 
     @classmethod
     def of(cls, *options: dict[str, Any]) -> Options:
-        found = cls()
-        for each in options:
-            found._add(each)
-        return found
-
-    def _add(self, value: Any) -> None:
-        if isinstance(value, dict | list) and not any(known is value for known, _ in self.content):
-            self.content.append((value, value.copy()))
-            for item in value.values() if isinstance(value, dict) else value:
-                self._add(item)
+        content: dict[int, tuple[Any, Any]] = {}
+        waiting: list[Any] = list(options)
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict | list) and id(value) not in content:
+                content[id(value)] = value, value.copy()
+                waiting += value.values() if isinstance(value, dict) else value
+        return cls(content)
 
     def changed(self) -> list[str]:
         """The keys that were added or removed, or whose value is another one."""
         keys: list[str] = []
-        for now, before in self.content:
-            if isinstance(now, dict) and isinstance(before, dict):
+        for now, before in self.content.values():
+            if isinstance(now, dict):
                 keys += [
                     str(key) for key in {**before, **now} if key not in now or now[key] is not before.get(key, now)
                 ]
@@ -104,7 +102,7 @@ class Options:
 
     def restore(self) -> None:
         """Put all back."""
-        for now, before in self.content:
+        for now, before in self.content.values():
             _refill(now, before)
 
 

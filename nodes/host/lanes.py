@@ -63,7 +63,7 @@ def open_pool(
 
     def denoiser(group: Group, spread: Spread | None) -> Denoise:
         if in_this_thread:
-            return inline_denoiser(model, extra_args, spread)
+            return inline_denoiser(model, extra_args, spread, in_use)
         return lane_denoiser(model, extra_args, group[0], copies.get(group[0]), spread, in_use)
 
     def shared(group: Group) -> Denoise:
@@ -131,7 +131,9 @@ def hung_devices() -> set[torch.device]:
     return found
 
 
-def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | None = None) -> Denoise:
+def inline_denoiser(
+    model: Any, extra_args: dict[str, Any], spread: Spread | None = None, in_use: list[dict[str, Any]] | None = None
+) -> Denoise:
     """The sampler's model call as the host makes it, in its own thread.
 
     With ``spread`` it is shared by several devices, until one of them fails: then the host's own call does the rest.
@@ -144,6 +146,8 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | Non
         return denoise
     options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
     spread(options)
+    if in_use is not None:
+        in_use.append(options)
     shared: dict[str, Any] | None = {**extra_args, "model_options": options}
 
     def denoise_together(x: Tensor, sigma: float) -> Tensor:

@@ -58,7 +58,7 @@ class Subject:
 @dataclass(frozen=True)
 class Lanes:
     """The lanes of a trial. ``devices``: of each, its own; ``primary``: which has the model itself, if any;
-    ``own``: the same call on the model's own device, where no lane makes it; ``options``: the model options that they
+    ``own``: the same call as the host makes it, where no lane does; ``options``: the model options that they
     use; ``dtype``: the type that the model computes in; ``shared``: whether two devices make one call, so that sums
     may come in another order from call to call."""
 
@@ -267,7 +267,7 @@ class _Trial:
         if own is not None and lanes.own is not None:
             here = lanes.own(self.x.clone(), self.sigma)
             if _apart(here, own.denoised) > max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
-                return "the model's copies gave another result than the model"
+                return "the lanes gave another result than the model on its own device"
         return None
 
 

@@ -52,12 +52,15 @@ def open_tried_pool(
     with ExitStack() as trial:
         pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, only_if_faster, in_use)
         firsts = tuple(group[0] for group in groups)
+        shared = len(devices) > len(groups)
         lanes = Lanes(
             firsts,
             firsts.index(own) if own in firsts else None,
             in_use,
             guider.inner_model.get_dtype_inference(),
-            len(devices) > len(groups),
+            shared,
+            # A patch may depend on how many items a call has, so that it minds that they are shared out.
+            inline_denoiser(model, extra_args) if shared else None,
         )
         pool, reason = tried(subject, pool, lanes, devices, x, sigmas, cancelled, patience)
         if reason is None:

@@ -165,6 +165,8 @@ def _with_patch(run_graph, kind: str, *, salt: int | None = None, seed: int = 7,
     sampling["model"] = graph.add("TestPatch", model=sampling["model"], kind=kind, salt=salt)
     if "lanes" in chords:
         chords["devices"] = lanes(graph, chords.pop("lanes"))
+    if chords.pop("pair", False):
+        chords["devices"] = graph.add("ChordsDevices", cpu_lanes=2, cfg_split="on")
     node = graph.add("ChordsKSampler" if chords else "KSampler", **sampling, **chords)
     graph.save("latent", node)
     calls = graph.add("TestCountedCalls", latent=node)
@@ -220,6 +222,24 @@ def test_a_trial_costs_two_calls_once(run_graph) -> None:
     assert 0 < first["counted"] - again["counted"] <= 3 * 4 - 1
     assert alone["counted"] == 20
     assert torch.equal(exact, _with_patch(run_graph, "scaled")[1])
+
+
+@pytest.mark.parametrize("kind", ["skimmed", "scaled", "hidden_state", "hidden_option"])
+def test_patches_are_tried_where_two_devices_share_a_call(run_graph, kind: str) -> None:
+    """One of them draws for all items of a call at once, so that sharing them out gives another picture."""
+    reasons = PATCHES | {"scaled": "the lanes gave another result than the model on its own device"}
+    summary, ours = _with_patch(run_graph, kind, pair=True, calls="every step")
+    _, stock = _with_patch(run_graph, kind)
+    if kind == "skimmed":
+        assert summary["devices"] == ["cpu+cpu:1"], summary["message"]
+        assert _close(ours, stock)
+    else:
+        assert summary["devices"] == ["cpu"] and reasons[kind] in summary["message"]
+        assert torch.equal(ours, stock)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool((one - other).norm() < 1e-4 * other.norm())
 
 
 # The loaded network, changed in place

@@ -39,6 +39,9 @@ from .hooks import Hook
 from .kept import Generators, Held, Options
 
 _ROUNDS = 3
+Unit = tuple[torch.device, ...] | str
+"""A lane's devices, or a name of a worker."""
+
 _VERDICTS_OF_A_MODEL = 16
 _LONGEST = 200  # letters of an error in a message
 
@@ -87,13 +90,18 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a trial: the ``reason`` for one core, or None. Hooks and guider are referred to weakly."""
+    """What came of a trial: the ``reason`` for one core, or None. Hooks and guider are referred to weakly.
+
+    ``units``: the lanes, as what says on which devices each calls the model. ``anywhere``: whether the reason holds for
+    any others, too.
+    """
 
     hooks: tuple[Callable[[], Any], ...]
     version: Any
     guider: Callable[[], type | None]
-    devices: frozenset[torch.device | str]
+    units: frozenset[Unit]
     reason: str | None
+    anywhere: bool
 
     def is_about(self, subject: Subject) -> bool:
         """Whether it came from a trial of the very same hooks."""
@@ -109,24 +117,32 @@ _verdicts: weakref.WeakKeyDictionary[Any, list[Verdict]] = weakref.WeakKeyDictio
 
 
 def failed(subject: Subject) -> str | None:
-    """The reason for one core, if an earlier trial had one."""
-    known = (verdict for verdict in _verdicts.get(subject.model, ()) if verdict.is_about(subject))
-    return next((verdict.reason for verdict in known if verdict.reason is not None), None)
+    """The reason for one core, if an earlier trial had one that holds for any lanes."""
+    return next(
+        (verdict.reason for verdict in _about(subject) if verdict.reason is not None and verdict.anywhere), None
+    )
 
 
-def passed(subject: Subject, devices: Sequence[torch.device | str]) -> bool:
-    """Whether an earlier trial on these devices, or more, had none."""
-    known = (verdict for verdict in _verdicts.get(subject.model, ()) if verdict.is_about(subject))
-    return any(verdict.reason is None and verdict.devices >= set(devices) for verdict in known)
+def known(subject: Subject, units: Sequence[Unit]) -> Verdict | None:
+    """What an earlier trial on these lanes has shown, if there was one; it passed also if there were more of them."""
+    wanted = frozenset(units)
+    for verdict in _about(subject):
+        if verdict.units >= wanted if verdict.reason is None else verdict.units == wanted:
+            return verdict
+    return None
 
 
-def _remember(subject: Subject, devices: Sequence[torch.device | str], reason: str | None) -> None:
+def _about(subject: Subject) -> list[Verdict]:
+    return [verdict for verdict in _verdicts.get(subject.model, ()) if verdict.is_about(subject)]
+
+
+def _remember(subject: Subject, units: Sequence[Unit], reason: str | None, anywhere: bool) -> None:
     try:
         hooks = tuple(_reference(hook.call) for hook in subject.hooks)
     except TypeError:  # one that cannot be referred to weakly: it is tried in each run
         return
     alive = [old for old in _verdicts.get(subject.model, ()) if all(hook() is not None for hook in old.hooks)]
-    new = Verdict(hooks, subject.version, weakref.ref(subject.guider), frozenset(devices), reason)
+    new = Verdict(hooks, subject.version, weakref.ref(subject.guider), frozenset(units), reason, anywhere)
     _verdicts[subject.model] = [new, *alive][:_VERDICTS_OF_A_MODEL]
 
 
@@ -151,7 +167,7 @@ def tried(
     subject: Subject,
     pool: Pool,
     lanes: Lanes,
-    devices: Sequence[torch.device | str],
+    units: Sequence[Unit],
     x: Tensor,
     sigmas: Tensor,
     cancelled: Callable[[], bool],
@@ -159,15 +175,15 @@ def tried(
 ) -> tuple[Pool, str | None]:
     """The pool for the run, which knows the answer to its first call; and the reason for one core if the trial failed.
 
-    ``devices``: all that take part, or names of workers. What a patch raises is a failure. A cancel of the prompt
+    ``units``: see `Verdict`. What a patch raises is a failure. A cancel of the prompt
     passes through. What has nothing to do with patches (no memory, no finite number, a device that hangs) is left to
     the run.
     """
     trial = _Trial(pool.lanes, x, (float(sigmas[0]), float(sigmas[max(1, (len(sigmas) - 1) // 2)])))
-    local = {device for device in devices if isinstance(device, torch.device)}
+    local = {device for unit in units if not isinstance(unit, str) for device in unit}
     generators, options = Generators.now(local), Options.of(*lanes.options)
     held = Held(hook.call for hook in subject.hooks)
-    conclusive = True
+    conclusive = anywhere = True
     try:
         drive(trial, pool, _ROUNDS, trial.listen, cancelled, lambda: False, Watch(patience))
         moved, added = generators.moved(Generators.now(local)), options.changed()
@@ -177,6 +193,8 @@ def tried(
             failure = f"they keep state in the model's options ({', '.join(added)})"
         else:
             failure = trial.unmet(lanes)
+        if failure is None and (failure := trial.unlike_own(lanes)) is not None:
+            anywhere = False
         conclusive = failure is not None or trial.is_complete
     except Exception as error:
         conclusive = not _has_other_causes(error)
@@ -187,7 +205,7 @@ def tried(
         options.restore()
     reason = None if failure is None else f"patches of {', '.join(subject.packs)} were tried, and {failure}"
     if conclusive:
-        _remember(subject, devices, reason)
+        _remember(subject, units, reason, anywhere)
     return _Begun(pool, trial), reason
 
 
@@ -264,11 +282,17 @@ class _Trial:
         for lane in sorted(first) if own is not None else ():
             if _apart(own.denoised, first[lane].denoised) > lanes.apart(lanes.reference, lane):
                 return f"the model's copy on {lanes.devices[lane]} gave another result than the model"
-        if own is not None and lanes.own is not None:
-            here = lanes.own(self.x.clone(), self.sigma)
-            if _apart(here, own.denoised) > max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
-                return "the lanes gave another result than the model on its own device"
         return None
+
+    def unlike_own(self, lanes: Lanes) -> str | None:
+        """Whether the host's own call gives something else, where no lane makes it."""
+        first = self._answers[0].get(lanes.reference)
+        if lanes.own is None or first is None:
+            return None
+        here = lanes.own(self.x.clone(), self.sigma)
+        if _apart(here, first.denoised) <= max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
+            return None
+        return "the lanes gave another result than the model on its own device"
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:

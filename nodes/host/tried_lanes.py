@@ -14,7 +14,7 @@ from ...chords_core import Patience, Pool
 from .alike import unlike
 from .guard import subject_of_trial
 from .lanes import Group, inline_denoiser, open_pool
-from .proof import Lanes, passed, tried
+from .proof import Lanes, known, tried
 from .replicas import forget_copies
 
 
@@ -45,7 +45,10 @@ def open_tried_pool(
     own = guider.model_patcher.load_device
     alone = in_this_thread and len(devices) == 1
     subject = None if alone else subject_of_trial(guider, extra_args["model_options"])
-    if subject is None or passed(subject, devices):
+    verdict = None if subject is None else known(subject, groups)
+    if verdict is not None and verdict.reason is not None:
+        return _alone(stack, model, extra_args), verdict.reason
+    if subject is None or verdict is not None:
         return open_pool(stack, model, extra_args, groups, copies, in_this_thread, only_if_faster), None
     patchers = (guider.model_patcher, *copies.values())
     in_use = [extra_args["model_options"], guider.model_options, *(patcher.model_options for patcher in patchers)]
@@ -62,7 +65,7 @@ def open_tried_pool(
             # A patch may depend on how many items a call has, so that it minds that they are shared out.
             inline_denoiser(model, extra_args) if shared else None,
         )
-        pool, reason = tried(subject, pool, lanes, devices, x, sigmas, cancelled, patience)
+        pool, reason = tried(subject, pool, lanes, groups, x, sigmas, cancelled, patience)
         if reason is None:
             stack.push(trial.pop_all())
             return pool, None
@@ -85,8 +88,9 @@ def try_workers(
     guider = model.inner_model
     subject = subject_of_trial(guider, extra_args["model_options"])
     workers = tuple(f"worker {lane}" for lane in range(pool.lanes))
-    if subject is None or passed(subject, workers):
-        return pool, None
+    verdict = None if subject is None else known(subject, workers)
+    if subject is None or verdict is not None:
+        return pool, None if verdict is None else verdict.reason
     lanes = Lanes(
         (guider.model_patcher.load_device,) * pool.lanes,
         primary=None,

@@ -38,7 +38,7 @@ class Generators:
         }
         for device in devices:
             if device.type in ("cuda", "xpu"):
-                states[f"torch on {device}"] = torch.get_device_module(device).get_rng_state(device)
+                states[f"torch on {device}"] = getattr(torch, device.type).get_rng_state(device)
             elif device.type == "mps":
                 states["torch on mps"] = torch.mps.get_rng_state()
         return cls(states)
@@ -60,7 +60,7 @@ class Generators:
                 torch.mps.set_rng_state(state)
             else:
                 device = torch.device(name.rpartition(" ")[2])
-                torch.get_device_module(device).set_rng_state(state, device)
+                getattr(torch, device.type).set_rng_state(state, device)
 
 
 def _equal(one: Any, other: Any) -> bool:

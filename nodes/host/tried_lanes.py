@@ -60,7 +60,7 @@ def open_tried_pool(
             firsts,
             firsts.index(own) if own in firsts else None,
             in_use,
-            guider.inner_model.get_dtype_inference(),
+            _computed_in(guider.inner_model),
             shared,
             # A patch may depend on how many items a call has, so that it minds that they are shared out.
             inline_denoiser(model, extra_args) if shared else None,
@@ -95,11 +95,17 @@ def try_workers(
         (guider.model_patcher.load_device,) * pool.lanes,
         primary=None,
         options=[],
-        dtype=guider.inner_model.get_dtype_inference(),
+        dtype=_computed_in(guider.inner_model),
         shared=False,
         own=inline_denoiser(model, extra_args),
     )
     return tried(subject, pool, lanes, workers, x, sigmas, cancelled, patience)
+
+
+def _computed_in(model: Any) -> torch.dtype:
+    """The type that a BaseModel computes in."""
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    return dtype if dtype is not None and dtype.is_floating_point else torch.float16  # quantised weights
 
 
 def _alone(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:

@@ -149,9 +149,8 @@ class Recorder:
         now = self._seconds = self._clock() - self._began
         if isinstance(event, Evaluated):
             self._rounds_ahead[event.core] = event.depth - event.index
-            self._evaluations.append(
-                Evaluation(event.core, event.index, event.depth, event.lane, now - event.seconds, event.seconds)
-            )
+            began = max(0.0, now - event.seconds)  # the first call may have been made before the run
+            self._evaluations.append(Evaluation(event.core, event.index, event.depth, event.lane, began, event.seconds))
         elif isinstance(event, Rectified):
             depth = event.index - 1 + self._rounds_ahead[event.core]
             self._rectified.append(RectificationMark(event.core, event.index, depth))

@@ -2,20 +2,24 @@
 
 Cores work at different sigmas at the same time. A patch that remembers something from one call to the next
 (a step cache, a keyframe) would mix them up, so such graphs run one core. Where this module cannot tell, it
-errs on the side of one core.
+errs on the side of one core. It reads the code of other packs (`reading`); what that misses, `proof` finds.
 """
 
 from __future__ import annotations
 
-import dis
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from .hooks import Hook, hooks_around, hooks_in
+from .origins import Origin, origin_of, pack_of
+from .proof import Subject, failed
+from .reading import Reading, read, writes_outside
 
 _CONDS = {
     "control": "a ControlNet keeps state between calls",
@@ -23,20 +27,47 @@ _CONDS = {
     "hooks": "conditioning hooks change the model's weights as sampling goes on",
 }
 _TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
-# Hooks that run around a whole sampling, not around a call.
-_NOT_PER_CALL = frozenset(
-    (
-        WrappersMP.OUTER_SAMPLE,
-        WrappersMP.PREPARE_SAMPLING,
-        WrappersMP.SAMPLER_SAMPLE,
-        *(value for name, value in vars(CallbacksMP).items() if name.startswith("ON_") and name != "ON_PREPARE_STATE"),
-    )
-)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A hook and what its code says."""
+
+    hook: Hook
+    reading: Reading
+
+    @property
+    def packs(self) -> frozenset[str]:
+        """The packs whose code takes part; an installed library counts as one."""
+        function = _function(self.hook.call)
+        library = isinstance(function, types.FunctionType) and origin_of(function) is Origin.LIBRARY
+        return self.reading.packs or (frozenset({pack_of(function)}) if library else frozenset())
 
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider must see its steps in order on one device, or None if it need not."""
-    return _reason_in_conds(guider) or _reason_in_model(guider, model_options) or _reason_in_hooks(model_options)
+    reason = _reason_in_conds(guider) or _reason_in_model(guider, model_options)
+    if reason is not None:
+        return reason
+    hooks = _read_hooks(guider, model_options)
+    return _reason_in_hooks(hooks) or _reason_from_trial(guider, hooks)
+
+
+def subject_of_trial(guider: Any, model_options: dict[str, Any]) -> Subject | None:
+    """What of other packs takes part in a call, and has to be tried; None if all is the host's own."""
+    return _subject(guider, _read_hooks(guider, model_options))
+
+
+def _subject(guider: Any, hooks: Sequence[_Read]) -> Subject | None:
+    foreign = [each for each in hooks if each.packs]
+    patcher = guider.model_patcher
+    networks = (patcher.model, getattr(patcher.model, "diffusion_model", None))
+    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) is Origin.PACK}
+    packs = packs.union(*(each.packs for each in foreign))
+    if not packs:
+        return None
+    calls = tuple(each.hook for each in foreign)
+    return Subject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
 
 
 def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -57,7 +88,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
         return "context windows follow the step order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return next(_stateful(model_options), None)
+    return next(_stateful(_read_hooks(guider, model_options)), None)
 
 
 def _reason_in_conds(guider: Any) -> str | None:
@@ -75,7 +106,7 @@ def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     name = type(guider).__name__
     if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
         return f"the guider {name} uses a second model"
-    if keeps_state(type(guider).predict_noise):
+    if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"
     if model_options.get("context_handler") is not None:
         return "context windows follow the step order"
@@ -99,59 +130,48 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, ModelPatcher | BaseModel)
 
 
-def _reason_in_hooks(model_options: dict[str, Any]) -> str | None:
-    for name, hook in _hooks(model_options):
-        if hasattr(hook, "to"):
-            return f"the model patch {name} holds tensors on one device"
-    return next(_stateful(model_options), None)
+def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_Read]:
+    return [_Read(hook, read(hook.call)) for hook in (*hooks_in(model_options), *hooks_around(guider))]
 
 
-def _stateful(model_options: dict[str, Any]) -> Iterator[str]:
+def _reason_in_hooks(hooks: Sequence[_Read]) -> str | None:
+    for each in hooks:
+        if hasattr(each.hook.call, "to"):
+            return f"{each.hook.name} holds tensors on one device"
+    return next(_stateful(hooks), None)
+
+
+def _reason_from_trial(guider: Any, hooks: Sequence[_Read]) -> str | None:
+    subject = _subject(guider, hooks)
+    return None if subject is None else failed(subject)
+
+
+def _stateful(hooks: Sequence[_Read]) -> Iterator[str]:
     """Of each hook that is not the same at every call, what it is."""
-    for name, hook in _hooks(model_options):
+    for each in hooks:
+        name = each.hook.name
         for word, reason in _TELLING_NAMES.items():
             if word in name.lower():
                 yield f"{name} {reason}"
-        if keeps_state(hook):
-            yield f"the model patch {name} keeps state from call to call"
+        if _host_keeps_state(each.hook.call):
+            yield f"{name} keeps state from call to call"
+        if each.reading.finding is not None:
+            yield f"{name} {each.reading.finding}"
 
 
-def keeps_state(hook: Callable[..., Any]) -> bool:
-    """Whether a hook's own code writes to anything that outlives the call: an attribute, a global or a
-    variable of an enclosing function. It sees the hook's code, not that of what it calls, and not what is
-    put into a list or dict."""
-    code = _code(hook)
-    return code is not None and _writes_outside(code, frozenset(code.co_freevars))
+def _host_keeps_state(hook: Callable[..., Any]) -> bool:
+    """Whether code of the host's own writes to what outlives the call: an attribute, a global or a variable of an
+    enclosing function. It sees the hook's code, not that of what it calls, and not what is put into a list or dict:
+    the host's own nodes are known."""
+    function = _function(hook)
+    code = getattr(function, "__code__", None)
+    if code is None or origin_of(function) is not Origin.HOST:
+        return False
+    return writes_outside(code, frozenset(code.co_freevars))
 
 
-def _writes_outside(code: types.CodeType, outer: frozenset[str]) -> bool:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_ATTR", "STORE_GLOBAL"):
-            return True
-        if instruction.opname == "STORE_DEREF" and instruction.argval in outer:
-            return True
-    nested = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return any(_writes_outside(inner, outer & frozenset(inner.co_freevars)) for inner in nested)
-
-
-def _code(hook: Callable[..., Any]) -> types.CodeType | None:
+def _function(hook: Callable[..., Any]) -> Any:
     while isinstance(hook, functools.partial):
         hook = hook.func
     function = getattr(hook, "__func__", hook)
-    if not isinstance(function, types.FunctionType):
-        function = type(hook).__call__
-    return getattr(function, "__code__", None)
-
-
-def _hooks(options: Any, path: str = "") -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Every callable in the nested model options that runs in a call, with a name a user may recognise."""
-    if isinstance(options, dict):
-        for key, value in options.items():
-            if key not in _NOT_PER_CALL:
-                yield from _hooks(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from _hooks(value, path)
-    elif callable(options) and not isinstance(options, type):
-        kind = getattr(options, "__qualname__", type(options).__name__)
-        yield f"{kind} ({path})", options
+    return function if isinstance(function, types.FunctionType) else type(hook).__call__

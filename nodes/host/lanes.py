@@ -41,12 +41,14 @@ def open_pool(
     copies: Mapping[torch.device, ModelPatcher],
     in_this_thread: bool,
     only_if_faster: bool,
+    in_use: list[dict[str, Any]] | None = None,
 ) -> Pool:
     """A pool for one run of ``model``, the host's KSamplerX0Inpaint, closed by ``stack``.
 
     ``in_this_thread``: call the model as the host does, without lanes. Otherwise one lane a group, also if
     that is only one: a lane on a CPU computes with one thread, and sums depend on how many there are.
     ``only_if_faster``: the devices of a group share calls only where that turns out to be faster.
+    ``in_use`` is given the model options of each lane.
     """
     for replica in copies.values():
         replica.pre_run()
@@ -62,8 +64,8 @@ def open_pool(
 
     def denoiser(group: Group, spread: Spread | None) -> Denoise:
         if in_this_thread:
-            return inline_denoiser(model, extra_args, spread)
-        return lane_denoiser(model, extra_args, group[0], copies.get(group[0]), spread)
+            return inline_denoiser(model, extra_args, spread, in_use)
+        return lane_denoiser(model, extra_args, group[0], copies.get(group[0]), spread, in_use)
 
     def shared(group: Group) -> Denoise:
         together = denoiser(group, spread(group))
@@ -130,7 +132,9 @@ def hung_devices() -> set[torch.device]:
     return found
 
 
-def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | None = None) -> Denoise:
+def inline_denoiser(
+    model: Any, extra_args: dict[str, Any], spread: Spread | None = None, in_use: list[dict[str, Any]] | None = None
+) -> Denoise:
     """The sampler's model call as the host makes it, in its own thread.
 
     With ``spread`` it is shared by several devices, until one of them fails: then the host's own call does the rest.
@@ -143,6 +147,8 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any], spread: Spread | Non
         return denoise
     options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
     spread(options)
+    if in_use is not None:
+        in_use.append(options)
     shared: dict[str, Any] | None = {**extra_args, "model_options": options}
 
     def denoise_together(x: Tensor, sigma: float) -> Tensor:
@@ -164,6 +170,7 @@ def lane_denoiser(
     device: torch.device,
     replica: ModelPatcher | None,
     spread: Spread | None = None,
+    in_use: list[dict[str, Any]] | None = None,
 ) -> Denoise:
     """The same call on ``device``, safe to make while other lanes make theirs.
 
@@ -178,6 +185,9 @@ def lane_denoiser(
         spread(options)
     options["transformer_options"]["sample_sigmas"] = options["transformer_options"]["sample_sigmas"].to(device)
     comfy.samplers.cast_transformer_options(options["transformer_options"], device=device)
+
+    if in_use is not None:
+        in_use.append(options)
 
     guider = copy.copy(model.inner_model)
     if replica is not None:

@@ -56,6 +56,12 @@ def short_of_memory(primary: ModelPatcher, copies: Copies) -> list[torch.device]
     return [device for device, patcher in loaded if patcher.model.model_lowvram]
 
 
+def forget_copies(primary: ModelPatcher) -> None:
+    """Let go of copies that are not as the model is any more, where a new one may be: one that was made in memory."""
+    if primary.cached_patcher_init is None:
+        _bases.pop(primary.model, None)
+
+
 def _load(models: list[ModelPatcher], memory: float, least: float) -> None:
     comfy.model_management.load_models_gpu(models, memory_required=memory, minimum_memory_required=least)
 

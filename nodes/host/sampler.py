@@ -37,7 +37,7 @@ from .cluster import cluster_lanes, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
 from .interrupts import check_interrupt, passed_on
-from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
+from .lanes import Group, hung_devices, names_of, sharing_pays
 from .measured import Measured, key_of, recall
 from .precise import as_in_the_host
 from .previews import Previews, Shapes, previewing, shapes_of_parts
@@ -46,6 +46,7 @@ from .report import ChordsRun, Progress, RunHit, announce, describe, plan_fields
 from .setting import Setting
 from .split import SIDES, is_guided
 from .stream import RunStream
+from .tried_lanes import open_tried_pool, try_workers
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
@@ -271,7 +272,7 @@ class _SamplerFunction:
         if short:
             run.notes.append(f"slow for want of memory, with parts of the model outside: {', '.join(map(str, short))}")
             announce(run, run.message)
-        return open_pool(
+        pool, reason = open_tried_pool(
             stack,
             call.model,
             call.extra_args,
@@ -279,7 +280,15 @@ class _SamplerFunction:
             copies,
             in_this_thread=chosen.cores == 1,
             only_if_faster=self.request.cfg_split == "auto",
+            x=call.x,
+            sigmas=call.sigmas,
+            cancelled=check_interrupt,
+            patience=PATIENCE,
         )
+        if reason is not None:
+            run.plan, run.devices = one_core(call.steps, reason), names_of([(guider.model_patcher.load_device,)])
+            announce(run, describe(run.plan, run.devices))
+        return pool
 
     def _cluster_pool(self, call: _Call, stack: ExitStack) -> Pool | None:
         """Lanes on the Ray cluster that is asked for, with the plan for them in the record; None if there are none to
@@ -307,7 +316,8 @@ class _SamplerFunction:
                 return None
         run.plan, run.devices = chosen, pool.names
         announce(run, describe(chosen, pool.names))
-        return pool
+        pool, reason = try_workers(pool, call.model, call.extra_args, call.x, call.sigmas, check_interrupt, PATIENCE)
+        return pool if reason is None else None  # it is known now, so that one core does it here
 
     def _record(self, call: _Call, result: Result, recorder: Recorder) -> None:
         run = call.run

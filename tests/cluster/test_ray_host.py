@@ -111,6 +111,19 @@ def test_patches_of_the_model_take_effect_there(server, client, model) -> None:
         assert model is _closure or not torch.equal(latent, plain)
 
 
+def test_patches_of_other_packs_are_tried_on_the_workers(server, client) -> None:
+    """One that keeps state which reading misses runs here, on one core, as on lanes."""
+
+    def patch(salt: int) -> Callable[[Graph, Any], Node]:
+        return lambda graph, model: graph.add("TestPatch", model=model, kind="hidden_state", salt=salt)
+
+    expected = _run(server, client, _on_lanes, model=patch(1))[2]
+    _, summary, latent = _run(server, client, _on_ray, model=patch(2))
+    assert "of chords_test_nodes were tried, and the same call gave another result" in summary["message"]
+    assert summary["devices"] == ["cpu"]
+    assert torch.equal(latent, expected)
+
+
 def test_another_lora_is_sent_once(server, client) -> None:
     before = len(server.log())
     latents = []

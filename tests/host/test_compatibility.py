@@ -28,7 +28,8 @@ def _on_model(class_type: str, **inputs: Any) -> Patch:
     def patch(graph: Graph, sampling: dict[str, Any]) -> None:
         sampling["model"] = graph.add(class_type, model=sampling["model"], **inputs)
 
-    patch.__name__ = "-".join([class_type.replace(" ", ""), *([inputs["sampling"]] if "sampling" in inputs else [])])
+    telling = [inputs[name] for name in ("sampling", "kind") if name in inputs]
+    patch.__name__ = "-".join([class_type.replace(" ", ""), *telling])
     return patch
 
 
@@ -116,6 +117,8 @@ PARALLEL: list[Patch] = [
     _on_model("RenormCFG", cfg_trunc=100.0, renorm_cfg=1.0),
     _on_model("ScaleROPE", scale_x=1.5, shift_x=0.0, scale_y=1.0, shift_y=0.0, scale_t=1.0, shift_t=0.0),
     _on_model("FreSca", scale_low=0.9, scale_high=1.2, freq_cutoff=4),
+    _on_model("TestPatch", kind="scaled"),
+    _on_model("TestPatch", kind="skimmed"),
 ]
 
 
@@ -126,6 +129,71 @@ def test_patches_in_parallel(run_graph, patch: Patch) -> None:
     graph.save("plain", _ksampler(graph, lambda graph, sampling: None)({}))
     _, latents = run_graph(graph)
     assert not _close(_check_parallel(latents), latents["plain"])  # the patch does something
+
+
+# Models of other loaders, and what is made for UNets
+
+
+@pytest.mark.parametrize("by", ["class", "method"])
+def test_loaders_of_other_packs_in_parallel(run_graph, by: str) -> None:
+    """Which put classes or functions of their own into the network, and of which a copy has its own."""
+
+    def loaded(graph: Graph, sampling: dict[str, Any]) -> None:
+        model = graph.add("UNETLoader", unet_name=f"own_loader_{by}.safetensors", weight_dtype="default")
+        sampling["model"] = graph.add("TestOwnLoader", model=model, by=by)
+
+    graph = Graph()
+    _add_parallel(graph, _ksampler(graph, loaded))
+    _check_parallel(run_graph(graph)[1])
+
+
+def _unet(graph: Graph, patch: Patch) -> Sampled:
+    loader = graph.add("TestUNet", seed=1)
+    negative = graph.add("ConditioningZeroOut", conditioning=loader[1])
+    sampling = settings(steps=STEPS) | {"model": loader[0], "positive": loader[1], "negative": negative}
+    sampling["latent_image"] = graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    patch(graph, sampling)
+    return lambda chords: graph.add("ChordsKSampler" if chords else "KSampler", **sampling, **chords)
+
+
+_DOWNSCALE = {"start_percent": 0.0, "end_percent": 0.5, "downscale_method": "bicubic", "upscale_method": "bicubic"}
+
+FOR_UNETS: list[Patch] = [
+    _on_model("FreeU", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
+    _on_model("FreeU_V2", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
+    _on_model("PatchModelAddDownscale", block_number=1, downscale_factor=2.0, downscale_after_skip=True, **_DOWNSCALE),
+    _on_model("PerturbedAttentionGuidance", scale=2.0),
+    _on_model("NAGuidance", nag_scale=3.0, nag_alpha=0.5, nag_tau=1.5),
+]
+
+
+@pytest.mark.parametrize("patch", FOR_UNETS, ids=[patch.__name__ for patch in FOR_UNETS])
+def test_patches_for_unets_in_parallel(run_graph, patch: Patch) -> None:
+    graph = Graph()
+    _add_parallel(graph, _unet(graph, patch))
+    graph.save("plain", _unet(graph, lambda graph, sampling: None)({}))
+    _, latents = run_graph(graph)
+    assert not _close(_check_parallel(latents), latents["plain"])
+
+
+FOR_UNETS_IN_ORDER: list[Patch] = [
+    _on_model("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0),
+    _on_model("HyperTile", tile_size=32, swap_size=2, max_depth=0, scale_depth=False),
+    _on_model("TomePatchModel", ratio=0.3),
+]
+
+
+@pytest.mark.parametrize("patch", FOR_UNETS_IN_ORDER, ids=[patch.__name__ for patch in FOR_UNETS_IN_ORDER])
+def test_patches_for_unets_that_fall_back(run_graph, patch: Patch) -> None:
+    graph = Graph()
+    sampled = _unet(graph, patch)
+    ours = sampled(_chords(graph, "first", 4))
+    graph.save("ours", ours)
+    graph.save("stock", sampled({}))
+    run, latents = run_graph(graph)
+    summary = run.outputs[ours.name]["chords"][0]
+    assert summary["cores"] == 1 and "keeps state" in summary["message"]
+    assert torch.equal(latents["ours"], latents["stock"])
 
 
 # What stays in order

@@ -6,12 +6,15 @@ cores, and its exact hit equals the stock sampler too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 import torch
 from graphs import Graph, demo, empty_latent, lanes, settings
+
+_SALTS = count(9000)  # the host does not run again what it has run
 
 Patch = Callable[[Graph, dict[str, Any]], None]
 """Changes a sampler's inputs by adding nodes to the graph."""
@@ -133,3 +136,153 @@ def test_reloaded_samplers_are_still_known(run_graph) -> None:
     graph.save("ours", node)
     run, _ = run_graph(graph)
     assert run.outputs[node.name]["chords"][0]["cores"] == 4
+
+
+# Patches of other packs
+
+
+def test_code_is_read_by_each_way_that_keeps_state(run_graph) -> None:
+    """And none that only looks so: the catalogue is hooks.py of the tests' nodes."""
+    graph = Graph()
+    node = graph.add("TestReadHooks", salt=next(_SALTS))
+    found = run_graph(graph)[0].outputs[node.name]
+    assert len(found["unsteady"]) > 50
+    assert [name for name, reason in found["unsteady"] if not reason] == []
+    assert [name for name, reason in found["unsteady"] if name.startswith("draws") != ("random" in reason)] == []
+    assert all("of" in reason and name for name, reason in found["unsteady"])
+    assert [(name, reason) for name, reason in found["steady"] if reason] == []
+
+
+def _small_latent(graph: Graph) -> Any:
+    return graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+
+
+def _with_patch(run_graph, kind: str, *, salt: int | None = None, seed: int = 7, **chords: Any):
+    """The run's summary and the latent with a patch that was made for this run; stock without ``chords``."""
+    graph = Graph()
+    sampling = demo(graph) | settings(steps=20, seed=seed) | {"latent_image": _small_latent(graph)}
+    salt = next(_SALTS) if salt is None else salt
+    sampling["model"] = graph.add("TestPatch", model=sampling["model"], kind=kind, salt=salt)
+    if "lanes" in chords:
+        chords["devices"] = lanes(graph, chords.pop("lanes"))
+    if chords.pop("pair", False):
+        chords["devices"] = graph.add("ChordsDevices", cpu_lanes=2, cfg_split="on")
+    node = graph.add("ChordsKSampler" if chords else "KSampler", **sampling, **chords)
+    graph.save("latent", node)
+    calls = graph.add("TestCountedCalls", latent=node)
+    run, latents = run_graph(graph)
+    summary = run.outputs[node.name]["chords"][0] if chords else {}
+    return summary | {"counted": run.outputs[calls.name]["calls"][0]}, latents["latent"]
+
+
+PATCHES = {
+    "decorated": "keeps state from call to call (writes to last, in apply of chords_test_nodes)",
+    "chained": "keeps state from call to call (writes to last, in apply of chords_test_nodes)",
+    "in_object": "keeps state from call to call (changes self.values, in _Average.add of chords_test_nodes)",
+    "in_dictionary": "(writes to state['last'], in apply of chords_test_nodes)",
+    "counting": "(writes to _Steps.done, in apply of chords_test_nodes)",
+    "random_prompt": "draws random numbers in each call (torch.randn_like, in noisy of chords_test_nodes)",
+    "sampling": "the part model_sampling of the model keeps state from call to call (writes to self.last,",
+    "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after another one",
+    "hidden_draw": "of chords_test_nodes were tried, and they draw random numbers in each call (torch)",
+    "hidden_error": "of chords_test_nodes were tried, and out of step order they fail (steps come in order)",
+    "hidden_option": "were tried, and they keep state in the model's options (tests_last)",
+}
+
+
+@pytest.mark.parametrize("chords", [{}, {"cores": 4, "accept": "exact"}], ids=["default", "exact"])
+@pytest.mark.parametrize("kind", PATCHES)
+def test_patches_of_other_packs_that_need_their_steps_in_order(run_graph, kind: str, chords: dict[str, Any]) -> None:
+    _, stock = _with_patch(run_graph, kind)
+    summary, ours = _with_patch(run_graph, kind, lanes=4, **chords)
+    assert summary["message"].startswith("one core"), summary["message"]
+    assert PATCHES[kind] in summary["message"]
+    assert len(summary["devices"]) == 1
+    assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("kind", ["hidden_state", "hidden_option"])
+def test_what_a_trial_found_is_known_in_the_next_run(run_graph, kind: str) -> None:
+    """Without another trial, also with other lanes."""
+    salt = next(_SALTS)
+    first, _ = _with_patch(run_graph, kind, salt=salt, lanes=4, cores=4)
+    again, _ = _with_patch(run_graph, kind, salt=salt, seed=8, lanes=2, cores=4)
+    assert PATCHES[kind] in first["message"] and PATCHES[kind] in again["message"]
+    assert again["counted"] == 20 < first["counted"]
+
+
+def test_a_trial_costs_two_calls_once(run_graph) -> None:
+    """On each lane, for the answer to the first call is the run's own; and none on one core."""
+    salt = next(_SALTS)
+    chords = {"lanes": 4, "cores": 4, "accept": "exact"}
+    first, exact = _with_patch(run_graph, "scaled", salt=salt, **chords)
+    again, _ = _with_patch(run_graph, "scaled", salt=salt, seed=8, **chords)
+    alone, _ = _with_patch(run_graph, "scaled", salt=next(_SALTS), lanes=1, cores=1)
+    assert first["cores"] == again["cores"] == 4, first["message"]
+    assert 0 < first["counted"] - again["counted"] <= 3 * 4 - 1
+    assert alone["counted"] == 20
+    assert torch.equal(exact, _with_patch(run_graph, "scaled")[1])
+
+
+@pytest.mark.parametrize("kind", ["skimmed", "scaled", "hidden_state", "hidden_option"])
+def test_patches_are_tried_where_two_devices_share_a_call(run_graph, kind: str) -> None:
+    """One of them draws for all items of a call at once, so that sharing them out gives another picture."""
+    reasons = PATCHES | {"scaled": "the lanes gave another result than the model on its own device"}
+    summary, ours = _with_patch(run_graph, kind, pair=True, calls="every step")
+    _, stock = _with_patch(run_graph, kind)
+    if kind == "skimmed":
+        assert summary["devices"] == ["cpu+cpu:1"], summary["message"]
+        assert _close(ours, stock)
+    else:
+        assert summary["devices"] == ["cpu"] and reasons[kind] in summary["message"]
+        assert torch.equal(ours, stock)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool((one - other).norm() < 1e-4 * other.norm())
+
+
+# The loaded network, changed in place
+
+
+@pytest.fixture
+def changed(run_graph) -> Iterator[Callable[[Graph, Any, str], Any]]:
+    """Changes the network of a model in a graph; after the test it is as it was."""
+    done = []
+
+    def change(graph: Graph, model: Any, how: str) -> Any:
+        done.append(how)
+        return graph.add("TestChangedNetwork", model=model, how=how, salt=next(_SALTS))
+
+    yield change
+    for how in done:
+        graph = Graph()
+        inputs = demo(graph)
+        latent = empty_latent(graph)
+        inputs["model"] = graph.add("TestRestoredNetwork", model=inputs["model"], how=how, latent=latent)
+        sampling = inputs | settings(steps=1, seed=next(_SALTS)) | {"latent_image": latent}
+        graph.save("latent", graph.add("KSampler", **sampling))
+        run_graph(graph)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("forward", "lacks that: the function forward of diffusion_model.double_blocks.0"),
+        ("class", "lacks that: the class Louder of diffusion_model.double_blocks.0"),
+        ("weight", "were tried, and the model's copy on cpu:1 gave another result than the model"),
+    ],
+)
+def test_a_network_that_was_changed_in_place(run_graph, changed, how: str, reason: str) -> None:
+    """Also where copies were kept from before."""
+    assert _with_patch(run_graph, "scaled", lanes=4, cores=4)[0]["cores"] == 4
+    graph = Graph()
+    sampling = demo(graph) | settings(steps=10, seed=next(_SALTS)) | {"latent_image": empty_latent(graph)}
+    sampling["model"] = changed(graph, sampling["model"], how)
+    node = graph.add("ChordsKSampler", **sampling, cores=4, accept="first", devices=lanes(graph, 4))
+    graph.save("ours", node)
+    graph.save("stock", graph.add("KSampler", **sampling))
+    run, latents = run_graph(graph)
+    summary = run.outputs[node.name]["chords"][0]
+    assert summary["cores"] == 1 and reason in summary["message"], summary["message"]
+    assert torch.equal(latents["ours"], latents["stock"])

@@ -35,6 +35,8 @@ def main(host: Path, folder: Path) -> None:
     _save(broken, folder / "diffusion_models" / "tiny_nan.safetensors", None)
     _save(demo, folder / "diffusion_models" / "demo_copy.safetensors", None)  # weights no other test has copied
     _save(demo, folder / "diffusion_models" / "uncopyable.safetensors", None)
+    for by in ("class", "method"):
+        _save(demo, folder / "diffusion_models" / f"own_loader_{by}.safetensors", None)
     other = {name: weight * (1.1 if name.endswith("qkv.weight") else 1.0) for name, weight in demo.items()}
     _save(other, folder / "diffusion_models" / "demo_other.safetensors", None)  # another model of the same shape
 

@@ -20,7 +20,7 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, memory, previews, schedules, sdo
+from . import compat, foreign, gpu, memory, previews, schedules, sdo
 
 
 def _lane() -> int | None:
@@ -473,6 +473,7 @@ class TestNodes(ComfyExtension):
             TestSlope,
             *sdo.NODES,
             *compat.NODES,
+            *foreign.NODES,
             *memory.NODES,
             *gpu.NODES,
             *schedules.NODES,

@@ -1,0 +1,107 @@
+"""Where patches hook into a model call: options, the guider, weights, and what was replaced in the network itself."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import nn
+
+from .origins import Origin, origin_of
+
+# Hooks that run around a whole sampling, not around a call.
+_NOT_PER_CALL = frozenset(
+    (
+        WrappersMP.OUTER_SAMPLE,
+        WrappersMP.PREPARE_SAMPLING,
+        WrappersMP.SAMPLER_SAMPLE,
+        *(value for name, value in vars(CallbacksMP).items() if name.startswith("ON_") and name != "ON_PREPARE_STATE"),
+    )
+)
+_GUIDING = ("__call__", "outer_predict_noise", "predict_noise")
+_SAMPLING = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma", "timestep")
+_TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A function that takes part in each model call, with a name that a user may recognise."""
+
+    name: str
+    call: Callable[..., Any]
+
+
+def hooks_in(model_options: dict[str, Any]) -> Iterator[Hook]:
+    """Every callable in the nested options that runs in a call."""
+    for path, found in _callables(model_options, ""):
+        kind = getattr(found, "__qualname__", type(found).__name__)
+        yield Hook(f"the model patch {kind} ({path})", found)
+
+
+def hooks_around(guider: Any) -> Iterator[Hook]:
+    """What other packs have put in the place of the host's own: the guider, functions of weights, parts of the
+    network."""
+    for name in _GUIDING:
+        method = getattr(guider, name, None)
+        if isinstance(method, types.MethodType) and origin_of(method.__func__) is Origin.PACK:
+            yield Hook(f"the guider {type(guider).__name__}", method)
+    for name, functions in guider.model_patcher.weight_wrapper_patches.items():
+        for function in functions:
+            yield Hook(f"the patch of the weight {name}", function)
+    for name, patch in guider.model_patcher.object_patches.items():
+        for method in _SAMPLING:
+            function = getattr(type(patch), method, None)
+            if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+                yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
+    yield from hooks_in_network(guider.model_patcher.model)
+
+
+def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
+    """Functions of packs that are set on parts of a loaded network, or on the host's classes of them."""
+    classes: dict[type, nn.Module] = {}
+    for path, part in model.named_modules():
+        for kind in type(part).__mro__:
+            classes.setdefault(kind, part)
+        for name, found in set_on(part):
+            if origin_of(getattr(found, "__func__", found)) is Origin.PACK:
+                yield Hook(f"the function {path}.{name} that was set on the network", found)
+    for kind, part in classes.items():
+        if origin_of(kind) is Origin.HOST:
+            for name, function in vars(kind).items():
+                if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+                    what = f"the function {kind.__name__}.{name} that was put in the place of the host's"
+                    yield Hook(what, types.MethodType(function, part))
+
+
+def set_on(part: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Functions that are set on this part of a network itself, not on its class; hooks of torch's are among them."""
+    attributes = vars(part)
+    for name in _TORCH_HOOKS:
+        if hooks := attributes.get(name):
+            yield from ((name, hook) for hook in hooks.values())
+    for name, value in attributes.items():
+        # What torch keeps begins with an underscore: not looked at, for a network has thousands of parts.
+        if name[0] != "_" and callable(value) and not isinstance(value, type) and not _is_own(value, part, name):
+            yield name, value
+
+
+def _is_own(value: Any, part: nn.Module, name: str) -> bool:
+    """Whether it is what the class has anyway: the host leaves that behind when it takes a patch off."""
+    own = inspect.getattr_static(type(part), name, None)
+    return isinstance(value, types.MethodType) and value.__self__ is part and value.__func__ is own
+
+
+def _callables(options: Any, path: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    if isinstance(options, dict):
+        for key, value in options.items():
+            if key not in _NOT_PER_CALL:
+                yield from _callables(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(options, list | tuple | set):
+        for value in options:
+            yield from _callables(value, path)
+    elif callable(options) and not isinstance(options, type):
+        yield path, options

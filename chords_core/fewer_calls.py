@@ -3,7 +3,7 @@
 The steps are chosen before the run (`chords_core.sparse.sparse_nodes`) and the prediction is interpolated at the
 others. That holds while it is smooth. Guidance or a patch that acts in a part of the schedule makes it jump: then an
 evaluation is far more off the line through the two before it than those were. Where that is seen, the run goes back to
-where the prediction was smooth, and calls each step from there to beyond the jump.
+where the prediction was smooth, and calls each step from there on.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FewerCalls:
             return []
         self._made += 1
         if self._jumps(denoised):
-            self._call_each_around(len(self._said))
+            self._call_each_from(len(self._said) - 2)
         else:
             self._take(denoised)
             self._state = self._state.step(denoised)
@@ -87,14 +87,11 @@ class FewerCalls:
         step = self._nodes[len(self._said)]
         return Task(1, step, self._made + 1, self._state.x, float(self._sigmas[step]))
 
-    def _call_each_around(self, at: int) -> None:
-        """Call each step from the node before the last, where the prediction was smooth, to the one after this."""
-        first, last = self._nodes[at - 2], self._nodes[min(at + 1, len(self._nodes) - 1)]
-        self._nodes = (*self._nodes[: at - 2], *range(first, last), *self._nodes[at + 1 :])
-        self._said, self._bends = (
-            self._said[: at - 1],
-            self._bends[: at - 3],
-        )  # what follows is asked from better states
+    def _call_each_from(self, place: int) -> None:
+        """Call each step from the node at this place on, where the prediction was smooth. What sets in also ends, which
+        the bends, larger from now on, would not show."""
+        self._nodes = (*self._nodes[:place], *range(self._nodes[place], len(self._rows)))
+        self._said = self._said[: place + 1]  # what follows is asked from better states
         self._state = self._replayed()
         self.depth = self._made + len(self._nodes) - len(self._said)
 

@@ -36,7 +36,7 @@ from .accept import Agreement, Residual
 from .events import Accepted, Event, Hit, Step, Task
 from .path import Path, trend
 from .quadrature import Row
-from .secant_model import SecantModel, dot
+from .secant_model import SecantModel
 from .window_rule import Fixed, Measured, MovingRule, Progress
 
 _SWEEPS_AHEAD = {True: 2, False: 1}
@@ -220,7 +220,7 @@ class Window:
             self._nodes[node].value, self._nodes[node].moved = value, None
         known = self._known
         first = bisect_left(known, min(self._came))
-        for place in range(first):
+        for place in range(first if self._plan.slopes else 0):
             node_there = self._nodes[known[place]]
             if node_there.model.slope is None and node_there.model.at is not node_there.state:  # it borrows a slope
                 first = place
@@ -256,9 +256,9 @@ class Window:
             node.value, node.moved, node.drift = node.model.value, None, None
             return
         dx = node.state - node.model.at
-        moved = dot(dx, dx).sqrt()
+        moved = _norm(dx)
         node.moved = moved / self._picture(known[place], node.state)
-        node.drift = moved / dot(node.state, node.state).sqrt().clamp_min(torch.finfo(dx.dtype).tiny)
+        node.drift = moved / _norm(node.state).clamp_min(torch.finfo(dx.dtype).tiny)
         trusted = 1 / (1 + node.moved.square())
         modelled = node.model(dx, borrowed)
         blended = trusted * modelled + (1 - trusted) * self._trend(place)
@@ -275,8 +275,8 @@ class Window:
     def _picture(self, node: int, state: Tensor) -> Tensor:
         """The size of the picture that a state implies so far: without the noise that is left. [B, 1]"""
         times = self._plan.times
-        picture = state - (times[node] / times[0]) * self._start
-        return dot(picture, picture).sqrt().clamp_min(torch.finfo(state.dtype).tiny)
+        picture = torch.sub(state, self._start, alpha=times[node] / times[0])
+        return _norm(picture).clamp_min(torch.finfo(state.dtype).tiny)
 
     def _surprise(self, node: int) -> Tensor:
         """How far the evaluation of a node is from the trend of those before it, as a move of its state. [B, 1]"""
@@ -285,7 +285,7 @@ class Window:
             return torch.zeros_like(self._start[:, :1])
         off = self._nodes[node].value - self._trend(place)
         step = 1 - self._plan.times[node] / self._plan.times[self._known[place - 1]]
-        return step * dot(off, off).sqrt() / self._picture(node, self._nodes[node].state)
+        return step * _norm(off) / self._picture(node, self._nodes[node].state)
 
     def _measured(self) -> Measured:
         """What the rule looks at, in one transfer from the device; what is not finite counts as 0."""
@@ -314,3 +314,9 @@ class Window:
     def _end_with(self, hit: Hit, events: list[Event]) -> None:
         self.accepted = hit
         events.append(Accepted(hit))
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Of each sample, [B, d] -> [B, 1]."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return norm

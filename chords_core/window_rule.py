@@ -46,7 +46,7 @@ ROUGH = 0.1
 """The surprise from which on the prediction is taken to jump: the steps left out before the node are evaluated, too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """What a round has shown.
 

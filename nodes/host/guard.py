@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from .hooks import Hook, hooks_around, hooks_in
 from .origins import Origin, origin_of, pack_of
 from .proof import Subject, failed
+from .ranges import acts_in_a_part
 from .reading import Reading, read, writes_outside
 
 _CONDS = {
@@ -29,7 +30,7 @@ _CONDS = {
 _TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Read:
     """A hook and what its code says."""
 
@@ -77,6 +78,9 @@ def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | N
             return "a prompt holds for a part of the steps only"
     if model_options.get("denoise_mask_function") is not None:
         return "the mask changes from step to step"
+    for hook in (*hooks_in(model_options), *hooks_around(guider)):
+        if acts_in_a_part(hook.call):
+            return f"{hook.name} acts in a part of the steps only"
     return None
 
 

@@ -27,7 +27,7 @@ _SAMPLING = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma
 _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hook:
     """A function that takes part in each model call, with a name that a user may recognise."""
 

@@ -22,7 +22,7 @@ _MOST_BYTES = 2**28  # of tensors that are copied
 _EMPTY = object()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generators:
     """Where the generators stand that a process has."""
 
@@ -71,7 +71,7 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Options:
     """Nested options as they were: every dictionary and list in them, and its content; by its id."""
 

@@ -47,7 +47,7 @@ _VERDICTS_OF_A_MODEL = 16
 _LONGEST = 200  # letters of an error in a message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """What is tried. ``packs``: whose code it is; ``hooks``: what they put into a call; ``model``: the BaseModel;
     ``version``: of its weights; ``guider``: its class."""
@@ -59,7 +59,7 @@ class Subject:
     guider: type
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lanes:
     """The lanes of a trial. ``devices``: of each, its own; ``primary``: which has the model itself, if any;
     ``own``: the same call as the host makes it, where no lane does; ``options``: the model options that they
@@ -89,7 +89,7 @@ class Lanes:
 # Verdicts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdict:
     """What came of a trial: the ``reason`` for one core, or None. Hooks and guider are referred to weakly.
 

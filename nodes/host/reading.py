@@ -76,7 +76,7 @@ def read(hook: Callable[..., Any]) -> Reading:
     return Reading(findings[0] if findings else None, packs)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Reader:
     """Follows calls. ``foreign``: the code of packs that was met, and the pack's name."""
 

@@ -60,7 +60,7 @@ class Nested:
     scope: Scope
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scope:
     """Where names are looked up: in the call, then in what ``function`` encloses, then in its module."""
 

@@ -191,9 +191,9 @@ def test_where_the_prediction_jumps_each_step_is_taken(between: tuple[float, flo
     wanted = sample(denoise, x, SIGMAS, solver=solver).x
     found = sample(denoise, x, SIGMAS, solver=solver, calls=15)
     blind = sample(denoise, x, SIGMAS, solver=solver, calls=15, starts=(0, 1), accept="exact").x
-    assert 15 < found.evaluations <= 30
+    assert 15 < found.evaluations <= 30 + 2
     assert found.depth == found.evaluations
-    assert _distance(found.x, wanted) < 0.7 * _distance(blind, wanted)
+    assert _distance(found.x, wanted) < 0.3 * _distance(blind, wanted)
 
 
 def test_a_smooth_prediction_takes_no_more_calls_than_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""Fewer model calls than steps: nearly the stock picture sooner, on one device too, and only where it is asked for."""
+"""Fewer model calls than steps: nearly the stock picture earlier, on one device too, and only where it is asked for."""
 
 from __future__ import annotations
 
@@ -158,3 +158,29 @@ def test_an_unknown_choice_is_refused(run_graph) -> None:
     graph.save("ours", graph.add("ChordsKSampler", **_inputs(graph), calls="fewest"))
     with pytest.raises((ExecutionError, RuntimeError), match="calls"):
         run_graph(graph)
+
+
+def _guided(run_graph, node: str, **inputs: Any) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """The summary with `calls` auto of a model that another node has patched, its latent, and the stock one."""
+    graph = Graph()
+    found = _inputs(graph)
+    found["model"] = graph.add(node, model=found["model"], **inputs)
+    ours = graph.add("ChordsKSampler", **found, calls="auto")
+    graph.save("stock", graph.add("KSampler", **found))
+    graph.save("ours", ours)
+    run, latents = run_graph(graph)
+    return run.outputs[ours.name]["chords"][0], latents["ours"], latents["stock"]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.2, 0.6), (0.5, 1.0), (0.0, 0.4)])
+def test_a_patch_that_acts_in_a_part_of_the_steps_takes_every_step(run_graph, start: float, end: float) -> None:
+    layers = {"double_layers": "1", "single_layers": "0", "scale": 2.8, "rescaling_scale": 0.0}
+    summary, ours, stock = _guided(run_graph, "SkipLayerGuidanceDiT", start_percent=start, end_percent=end, **layers)
+    assert torch.equal(ours, stock)
+    assert "acts in a part of the steps only" in summary["message"]
+
+
+def test_a_patch_that_acts_in_all_steps_takes_as_few_as_without(run_graph) -> None:
+    summary, ours, stock = _guided(run_graph, "RescaleCFG", multiplier=0.5)
+    assert summary["evaluations"] == CALLS
+    assert 0 < _distance(ours, stock) < 0.05

@@ -80,10 +80,11 @@ def sample(
         solver: one of `PARALLEL_SOLVERS`; "euler" is DDIM, too. With "secant" also "cubic", which takes the sigmas
             for a curve, chooses nodes of its own on it, and aims at the solution of the ODE.
         accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest,
-            which is the sequential result; `Residual` when two hits agree; `OnDemand` with any of these or,
-            once it is asked to, with the newest hit. Window methods have a hit each round: 1 stands for as many
-            rounds as they take by rule, each number above for a fifth more, "exact" for as many as it takes to come
-            to the sequential result, to rounding.
+            which is the sequential result; `Residual` or `Agreement` when two hits agree; `OnDemand` with any of these
+            or, once it is asked to, with the newest hit. Window methods have a hit each round and end by what they
+            measure: 1 stands for the budget of `chords_core.window_rule`, each number above for one that is stricter
+            by `chords_core.window_plans.STRICTER`, "exact" for as many rounds as it takes to come to the sequential
+            result, to rounding.
         calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
             interpolated at the others (`chords_core.sparse`); None: at each. ``starts`` count them.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.

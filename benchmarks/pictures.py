@@ -38,7 +38,7 @@ COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (  # caption, CHORDS inputs (n
     ("one device,\ncalls at auto", {"cores": 1, "calls": "auto"}),
     ("4 devices,\nwindow", {"cores": 4, **WINDOW}),
     ("8 devices,\nwindow", {"cores": 8, **WINDOW}),
-    ("4 devices, CHORDS,\nfirst hit", {"cores": 4, "accept": "first"}),
+    ("4 devices, CHORDS,\nfirst hit", {"cores": 4, "accept": "first", "method": "CHORDS"}),
 )
 TILE, GAP, CAPTION, LABEL = 168, 12, 46, 190
 INK, PAPER = "#1f2430", "white"
@@ -66,7 +66,8 @@ def _report(client: ComfyClient) -> Image.Image:
         graph = Graph()
         inputs = demo(graph) | settings(seed=seed, steps=50) | {"latent_image": empty_latent(graph)}
         inputs["model"] = graph.add("TestSleepingModel", model=inputs["model"], milliseconds=40.0)
-        sampler = graph.add("ChordsKSampler", **inputs, cores=8, accept="second", devices=lanes(graph, 8))
+        chosen = {"cores": 8, "accept": "second", "method": "CHORDS"}
+        sampler = graph.add("ChordsKSampler", **inputs, **chosen, devices=lanes(graph, 8))
         report = graph.add("ChordsReport", run=sampler[1])
         run = client.run(graph.nodes)
     picture = Image.open(io.BytesIO(client.view(run.outputs[report.name]["images"][0]))).convert("RGB")

@@ -152,16 +152,18 @@ def plan(
         raise InvalidInput("costs", f"must be a list of positive numbers, not {shown(costs)}")
     made = calls_of(calls, steps)
     alone = cores == 1 or (cores == 0 and lanes < 2)
+    doubtful = method == "auto" and solver not in _WINDOW_SOLVERS
+    too_far = f"on several cores {solver} is not close enough to one; name a method to run it so"
     if made is not None and accept != "exact" and (method != CHORDS or alone):
         chosen = _sparse_plan(steps, made, lanes, cores, accept, costs, solver, solving)
-        if chosen.cores > 1 and method == "auto" and solver not in _WINDOW_SOLVERS:
+        if chosen.cores > 1 and doubtful:
             chosen = _sparse_plan(steps, made, 1, 0, accept, costs, solver, solving)
+            chosen = replace(chosen, reason=f"{chosen.reason}; {too_far}")
         return chosen
     if cores == 1:
         return one_core(steps, "one core was asked for")
-    doubtful = method == "auto" and solver not in _WINDOW_SOLVERS
     if doubtful and accept != "exact" and (cores or lanes > 1):
-        return one_core(steps, f"on several cores {solver} is not close enough to one; name a method to run it so")
+        return one_core(steps, too_far)
     if cores:
         make = _chords_plan if method == CHORDS or accept == "exact" else _window_plan
         chosen = make(steps, cores, accept, f"{cores} cores were asked for", solver)

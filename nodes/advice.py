@@ -72,11 +72,14 @@ def _why_not(stock: Entry, ours: Sequence[Entry], faster: Sequence[Entry]) -> st
     if not saving:
         return next((entry.message for entry in ours), "nothing else was tried")
     best = min(saving, key=lambda entry: entry.seconds)
-    return f"the fastest that saves calls, {best.name}, took {best.seconds / stock.seconds:.2f} times as long"
+    told = f"the fastest that saves calls, {best.name}"
+    if best.seconds <= (1 - LEAST_GAIN) * stock.seconds:
+        return f"{told}, took {best.seconds / stock.seconds:.2f} times as long, but not each run was faster"
+    return f"{told}, took {best.seconds / stock.seconds:.2f} times as long"
 
 
 def difference(rmse: float) -> str:
     """A relative RMSE in words."""
     if rmse == 0:
         return "the same bits"
-    return f"{100 * rmse:.2g} % from its result" if rmse >= 1e-4 else "equal to its result but for rounding"
+    return f"{100 * rmse:.2g} % from its result" if rmse >= 1e-4 else "equal to its result, apart from rounding"

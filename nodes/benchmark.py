@@ -1,4 +1,4 @@
-"""Whether it pays: the host's own sampler and ours, measured on the user's own model, prompt, size and devices."""
+"""Is it worth it? The host's own sampler and ours, measured on the user's own model, prompt, size and devices."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ChordsBenchmark(io.ComfyNode):
             node_id="ChordsBenchmark",
             display_name="CHORDS Benchmark",
             category=CATEGORY,
-            description="Whether CHORDS pays for you: samples your picture with KSampler and with several settings of "
+            description="Is CHORDS worth it for you? Samples your picture with KSampler and with several settings of "
             "KSampler (CHORDS), and shows speed and difference side by side, with a recommendation. Takes the time of "
-            "some twenty to forty pictures; what was measured is kept.",
+            "some twenty to forty pictures. What was measured is kept.",
             search_aliases=["chords", "benchmark", "compare", "speed", "profile"],
             is_output_node=True,
             inputs=[
@@ -48,7 +48,8 @@ class ChordsBenchmark(io.ComfyNode):
                     "cores",
                     optional=True,
                     default="",
-                    tooltip="Numbers of cores to try, such as 2, 4, 8. Empty: what the devices could gain from.",
+                    tooltip="Numbers of cores to try, such as 2, 4, 8: each as a window, the most with CHORDS, too. "
+                    "Empty: what the devices could gain from.",
                 ),
                 io.Int.Input(
                     "repeats",

@@ -42,8 +42,8 @@ class ChordsDevices(io.ComfyNode):
                     options=list(SPLITS),
                     default="auto",
                     tooltip="Whether two devices share each guided call, one the positive side and one the negative: "
-                    "up to twice as fast, and the same picture but for rounding. auto: on GPUs, where the first calls "
-                    "turn out faster so, except where the exact result is asked for.",
+                    "up to twice as fast, and the same picture apart from rounding. auto: on GPUs, where the first "
+                    "calls show that it is faster, except where the exact result is asked for.",
                 ),
                 io.String.Input(
                     "ray_address",

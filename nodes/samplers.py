@@ -32,11 +32,12 @@ def _sampling_inputs() -> list[io.Input]:
         io.Combo.Input(
             "sampler_name",
             options=sampler_names(),
-            tooltip="euler, ddim, dpmpp_2m, res_multistep and uni_pc run in parallel; others run as in KSampler.",
+            tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel, uni_pc and uni_pc_bh2 only with a method "
+            "that is named; others run as in KSampler.",
         ),
         io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How noise is removed over the steps."),
-        io.Conditioning.Input("positive", tooltip="What the picture shall show."),
-        io.Conditioning.Input("negative", tooltip="What it shall not show."),
+        io.Conditioning.Input("positive", tooltip="The conditioning describing what should be in the picture."),
+        io.Conditioning.Input("negative", tooltip="The conditioning describing what should not be in it."),
         io.Latent.Input("latent_image", tooltip="The latent to denoise."),
     ]
 
@@ -242,7 +243,8 @@ class ChordsSampler(io.ComfyNode):
                 io.Combo.Input(
                     "sampler_name",
                     options=sampler_names(),
-                    tooltip="euler, ddim, dpmpp_2m, res_multistep and uni_pc run in parallel; others run unchanged.",
+                    tooltip="euler, ddim, dpmpp_2m and res_multistep run in parallel, uni_pc and uni_pc_bh2 only with "
+                    "a method that is named; others run unchanged.",
                 ),
                 *parallel_inputs(),
             ],

@@ -19,7 +19,8 @@ class ChordsStreamPreview(io.ComfyNode):
             display_name="CHORDS Stream Preview",
             category=CATEGORY,
             description="Shows each result of a CHORDS sampler while it works, and takes the best so far by a click "
-            "on Accept. Set accept of the sampler to exact to watch all of them. Puts out every result, the best last.",
+            "on Accept. On several cores there is a result after each round of model calls. Outputs every result, the "
+            "best last.",
             search_aliases=["chords", "preview", "streaming", "accept"],
             is_output_node=True,
             inputs=[

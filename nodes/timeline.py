@@ -198,7 +198,8 @@ def _figures(run: ChordsRun) -> list[Figure]:
 
 
 def _about_rounds(run: ChordsRun, numbered: bool) -> str:
-    by = f", numbered by {'call' if run.plan.calls else 'step'}" if numbered else ""
+    counted = "call" if run.plan.calls and run.method != "secant" else "step"
+    by = f", numbered by {counted}" if numbered else ""
     return f"model calls in a row{by}" + ("; ended early, by request" if run.by_request else "")
 
 

@@ -24,34 +24,39 @@ def parallel_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=64,
-            tooltip="How many solvers work on the picture at once. 0 chooses what is fastest on the devices "
-            "there are, one core where nothing is gained. A number fixes the picture on every machine.",
+            tooltip="How many solvers work on the picture at once. 0 chooses what is fastest on the devices there "
+            "are, one core where nothing is gained. A number fixes the picture on every machine; with fewer "
+            "devices the cores take turns, slower than KSampler.",
         ),
         io.Combo.Input(
             "accept",
             optional=True,
             options=list(ACCEPTS),
             default="auto",
-            tooltip="Which result ends the run: the first to arrive is the fastest, each later one is closer to "
-            "what one core gives, exact is that very result. auto takes the first.",
+            tooltip="Which result ends the run. auto: a window ends once it measures that its result is close to "
+            "KSampler's; CHORDS ends with the first result that differs by at most 5 % from the one before, at "
+            "worst with the exact one. first: CHORDS ends with the first to arrive. second, third: later, and "
+            "closer. exact: what KSampler gives.",
         ),
         io.Combo.Input(
             "calls",
             optional=True,
             options=list(CALLS),
             default=CALLS[0],
-            tooltip="At how many of the steps the model is called. auto takes so few that the picture is still about "
-            "the same (13 calls for 20 steps, 18 for 50), even on one device; what the model would say at the other "
-            "steps is interpolated. every step asks it each time, as KSampler does; so does accept exact.",
+            tooltip="At how many of the steps the model is called. auto: so few that the picture is still about "
+            "the same (13 for 20 steps, 18 for 50, on one device, too); its answers at the other steps are "
+            "interpolated. every step: at each, as in KSampler; the same with accept at exact and with CHORDS on "
+            "several cores.",
         ),
         io.Combo.Input(
             "method",
             optional=True,
             options=list(PARALLEL_METHODS),
             default="auto",
-            tooltip="How the cores work together. CHORDS: from staggered starts, each correcting the next, with exact "
-            "results at the end. secant window: at neighbouring steps, the whole path solved again each time; closer "
-            "and sooner. auto: the window where cores is 0, CHORDS for a number.",
+            tooltip="How the cores work together. auto: the secant window, or one core with samplers whose window "
+            "is not close enough (uni_pc, uni_pc_bh2). secant window: each round asks the model at neighbouring "
+            "steps and solves the whole path again, until little moves any more. CHORDS: from staggered starts, "
+            "each core corrects the next; the last result is exactly KSampler's.",
         ),
         Devices.Input(
             "devices",

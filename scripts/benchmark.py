@@ -1,4 +1,4 @@
-"""Whether CHORDS pays for you: measures KSampler and settings of CHORDS on a workflow of yours.
+"""Is CHORDS worth it for you? Measures KSampler and settings of CHORDS on a workflow of yours.
 
     python scripts/benchmark.py                                       the demo's picture, on a ComfyUI of its own
     python scripts/benchmark.py workflow_api.json --server http://127.0.0.1:8188 --repeats 3

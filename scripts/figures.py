@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,18 @@ def run_search(iterations: int, steps: int) -> tuple[list[Iterated], Optimized]:
 def apart(x: Tensor, exact: Tensor) -> float:
     """Relative RMS difference, in percent."""
     return 100 * float((x - exact).norm() / exact.norm())
+
+
+def stretches(nodes: Sequence[int]) -> list[tuple[int, int]]:
+    """Increasing numbers as ranges without a gap, from the first of each to after its last."""
+    breaks = [place for place in range(1, len(nodes)) if nodes[place] != nodes[place - 1] + 1]
+    return [(nodes[a], nodes[b - 1] + 1) for a, b in pairwise([0, *breaks, len(nodes)])]
+
+
+def spread(counts: Sequence[int]) -> str:
+    """From the lowest to the highest, in words."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _keep(kind: type, kept: list[Any]) -> Callable[[Event], None]:
@@ -546,11 +559,9 @@ def draw_window(scale: Scale, path: Path) -> None:
             extent=(-0.5, on_demo.steps + 0.5, len(off) + 0.5, 0.5),
         )
         for number, nodes in enumerate(demo.windows, start=1):
-            right.add_patch(
-                _patches().Rectangle(
-                    (nodes[0] - 0.5, number - 0.5), len(nodes), 1, fill=False, edgecolor=CORE_COLOURS[2], lw=1.8
-                )
-            )
+            for begin, end in stretches(nodes):
+                frame = {"fill": False, "edgecolor": CORE_COLOURS[2], "lw": 1.8}
+                right.add_patch(_patches().Rectangle((begin - 0.5, number - 0.5), end - begin, 1, **frame))
         right.set_title("On the demo model: distance from the chain")
         right.set_xlabel("step (framed: those the model is asked at)")
         right.set_ylabel("round")
@@ -566,20 +577,24 @@ def draw_window(scale: Scale, path: Path) -> None:
 def draw_ten(scale: Scale, path: Path) -> None:
     """CHORDS' first hit and the window's result from ten starts of each of three prompts."""
     rows = ((STAR, "a star, its place\nleft open"), (STARS, "two stars"), (CROSS, "a cross and a ring"))
+    kinds = (("CHORDS, first hit", CORE_COLOURS[3], 0.16), ("secant window", CORE_COLOURS[1], -0.16))
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name, _, _ in kinds}  # how far off, row, depth
+    for row, (prompt, _) in enumerate(rows):
+        for seed in SEEDS[: scale.seeds]:
+            subject = demo_subject(prompt, seed, scale.steps)
+            exact = run_chain(subject).states[-1]
+            hits = (
+                run_team(subject, team_starts(scale.steps)).result.hits[1],
+                run_window(subject, CORES).result.hits[-1],
+            )
+            for (name, _, lift), hit in zip(kinds, hits, strict=True):
+                found[name].append((apart(hit.x, exact), row + lift, hit.depth))
     with _figure(2.5, scale.dpi) as figure:
         axes = figure.add_axes((0.2, 0.2, 0.77, 0.62))
-        for row, (prompt, _) in enumerate(rows):
-            subjects = [demo_subject(prompt, seed, scale.steps) for seed in SEEDS[: scale.seeds]]
-            exact = [run_chain(subject).states[-1] for subject in subjects]
-            teams = [run_team(subject, team_starts(scale.steps)).result.hits[1] for subject in subjects]
-            windows = [run_window(subject, CORES).result.hits[-1] for subject in subjects]
-            for hits, lift, name, colour in (
-                (teams, 0.16, "CHORDS, first hit", CORE_COLOURS[3]),
-                (windows, -0.16, "secant window", CORE_COLOURS[1]),
-            ):
-                offs = [apart(hit.x, end) for hit, end in zip(hits, exact, strict=True)]
-                label = f"{name}, after {hits[0].depth} calls in a row" if row == 0 else None
-                axes.scatter(offs, [row + lift] * len(offs), s=34, color=colour, alpha=0.7, linewidth=0, label=label)
+        for name, colour, _ in kinds:
+            offs, places, depths = zip(*found[name], strict=True)
+            label = f"{name}, after {spread(depths)} calls in a row"
+            axes.scatter(offs, places, s=34, color=colour, alpha=0.7, linewidth=0, label=label)
         axes.set_yticks(range(len(rows)), [name for _, name in rows], color=INK)
         axes.set(ylim=(-0.5, len(rows) - 0.5), xscale="log", xlabel="how far off KSampler's picture")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...chords_core import EVERY_STEP, SECANT, InvalidInput, plan
+from ...chords_core import CHORDS, EVERY_STEP, SECANT, Evaluation, InvalidInput, Timeline, plan
 from .cluster import cluster_lanes
 from .decode import hit_images
 from .devices import DeviceRequest, lane_devices
@@ -116,11 +116,7 @@ def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Se
     began = time.perf_counter()
     bench = _Bench(task, request or DeviceRequest())
     settings = sweep(bench.steps, cores or bench.counts()) if bench.parallel else [AUTO]
-    warming = [
-        None,
-        AUTO,
-        *(setting for setting in settings if setting.accept == "first" and setting.calls == EVERY_STEP),
-    ]
+    warming = [None, AUTO, *(setting for setting in settings if _window(setting) and setting.calls == EVERY_STEP)]
     timed = repeats * [None, *settings]
     progress = _Progress(len(warming) + len(timed))
     for setting in warming:
@@ -135,18 +131,27 @@ def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Se
 
 
 def sweep(steps: int, counts: Sequence[int]) -> list[Setting]:
-    """The settings to try: what the node chooses by itself; each number of cores, with CHORDS and as a window; and one
-    core and each number with the model called at fewer steps, where that saves any. Of the most cores also CHORDS'
-    second hit, where that is not the last, and the exact result, which comes no sooner, but shows hits before."""
-    settings = [AUTO, *(Setting(cores, "first") for cores in counts)]
+    """The settings to try: what the node chooses by itself; a window of each number of cores; CHORDS on the most of
+    them, to its first result, to the one that it ends with by itself, and to the exact one, which is no faster but
+    shows results before; and one core and each number with the model called at fewer steps, where that saves any.
+
+    Methods are named: with some samplers "auto" takes one core."""
+    settings = [AUTO, *(_on(cores) for cores in counts)]
     most = max(counts, default=0)
     if most > 1:
-        second = [Setting(most, "second")] if plan(steps, most, most).cores > 2 else []
-        settings += [*second, Setting(most, "exact")]
-        settings += [Setting(cores, method=SECANT) for cores in counts if plan(steps, cores).cores > 1]
+        settings += [Setting(most, accept, method=CHORDS) for accept in ("first", "auto", "exact")]
     if plan(steps, 1, calls=FEWER_CALLS).speedup > 1:
-        settings += [Setting(cores, "first", FEWER_CALLS) for cores in sorted({1, *counts})]
+        settings += [_on(cores, FEWER_CALLS) for cores in sorted({1, *counts})]
     return settings
+
+
+def _on(cores: int, calls: str = EVERY_STEP) -> Setting:
+    """A window of so many cores; one core alone."""
+    return Setting(cores, calls=calls, method=SECANT if cores > 1 else "auto")
+
+
+def _window(setting: Setting) -> bool:
+    return setting.cores > 1 and setting.method == SECANT
 
 
 # --- one run
@@ -207,7 +212,8 @@ class _Bench:
         if primary.type == "cpu" and not self._request.ray_address:
             lanes = min(lanes, os.cpu_count() or 1)  # further ones would only take turns
         counts = sorted({lanes, *(1 << power for power in range(1, lanes.bit_length()))})
-        return [cores for cores in counts if plan(self.steps, lanes, cores).speedup > 1]
+        solver = PARALLEL[self._task.sampler_name]
+        return [cores for cores in counts if plan(self.steps, cores, method=SECANT, solver=solver).cores > 1]
 
     def sample(self, setting: Setting | None, callback: Any) -> _Sampled:
         """One run by the host's own sampler (None) or by ours, without previews of steps, which neither is about."""
@@ -343,12 +349,13 @@ def _measured(rows: Sequence[Row], steps: int) -> Measured:
     for run in sorted((row.run for row in rows if row.run), key=lambda run: run.method == "secant"):
         if run.timeline is None or run.depth == 0 or run.lost_lanes or len(run.devices) < run.plan.cores:
             continue
-        seconds = run.timeline.seconds / run.depth
+        windowed = run.method == "secant"
+        seconds = _seconds_a_round(run.timeline) if windowed else run.timeline.seconds / run.depth
         if any(SHARE in device for device in run.devices):
             if run.plan.cores == 1:
                 shared = min(seconds, shared or math.inf)
             continue
-        if run.method == "secant":
+        if windowed:
             rounds[run.plan.cores] = seconds
         else:
             rounds.setdefault(run.plan.cores, seconds)
@@ -357,6 +364,17 @@ def _measured(rows: Sequence[Row], steps: int) -> Measured:
             calls = {run.devices[lane]: seconds for lane, seconds in lanes.items()}
     when = datetime.now(timezone.utc).isoformat("T", "seconds")
     return Measured(median(rows[0].seconds) / steps, rounds, calls, shared, when)
+
+
+def _seconds_a_round(timeline: Timeline) -> float:
+    """From the first model call of a round to its last answer, by the mean: without what solving takes in between,
+    which a plan adds by itself."""
+    rounds: dict[int, list[Evaluation]] = {}
+    for evaluation in timeline.evaluations:
+        rounds.setdefault(evaluation.depth, []).append(evaluation)
+    ends = (max(each.began + each.seconds for each in calls) for calls in rounds.values())
+    begins = (min(each.began for each in calls) for calls in rounds.values())
+    return fmean(end - begin for begin, end in zip(begins, ends, strict=True))
 
 
 def _name(setting: Setting | None) -> str:
@@ -371,4 +389,5 @@ def _name(setting: Setting | None) -> str:
         return cores
     if setting.method == SECANT:
         return f"{cores}, window"
-    return f"{cores}, {setting.accept}{' hit' * (setting.accept != 'exact')}"
+    which = {"first": ", first result", "auto": ""}
+    return f"{cores}, CHORDS{which.get(setting.accept, f', {setting.accept}')}"

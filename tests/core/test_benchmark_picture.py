@@ -69,6 +69,16 @@ def test_where_nothing_is_faster_the_fastest_is_named(advice: ModuleType) -> Non
     assert place == 0 and "slow, took 1.20 times as long" in told
 
 
+@pytest.mark.parametrize("times", [(7.0, 7.5, 10.0), (7.0, 7.0, 9.9)])
+def test_what_is_faster_but_not_in_each_run_is_told_with_the_reason(
+    advice: ModuleType, times: tuple[float, ...]
+) -> None:
+    """A figure below 1 beside "nothing is gained" would look wrong."""
+    ours = entry(advice, "unsteady", *times, rmse=0.01)
+    place, told = advice.advise([entry(advice, "KSampler", 10.0, 9.9, 10.1), ours])
+    assert place == 0 and "unsteady" in told and "not each run was faster" in told
+
+
 def test_what_does_the_same_as_ksampler_gains_nothing_and_its_reason_is_told(advice: ModuleType) -> None:
     one = entry(advice, "automatic", 5.0, saves=False, message="one core: one device")
     place, told = advice.advise([entry(advice, "KSampler", 10.0), one])

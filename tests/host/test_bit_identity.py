@@ -132,14 +132,14 @@ def test_exact_equals_stock(run_graph, build: Callable[[Graph, str], Sampled], s
     graph.save("stock", sampled({}))
     graph.save("one", sampled({"cores": 1, "accept": "auto"}))
     graph.save("exact", sampled({"cores": 4, "accept": "exact", "devices": lanes(graph, 4)}))
-    graph.save("first", sampled({"cores": 4, "accept": "first", "devices": lanes(graph, 4)}))
+    graph.save("window", sampled({"cores": 4, "method": "secant window", "devices": lanes(graph, 4)}))
     _, latents = run_graph(graph)
     assert latents["stock"].std() > 0.1
     assert torch.equal(latents["one"], latents["stock"])
     assert torch.equal(latents["exact"], latents["stock"])
-    # The first hit is another computation; if it were equal, nothing ran in parallel.
-    assert not torch.equal(latents["first"], latents["stock"])
-    assert torch.nn.functional.mse_loss(latents["first"], latents["stock"]) < 0.2 * latents["stock"].var()
+    # A window is another computation; if it were equal, nothing ran in parallel.
+    assert not torch.equal(latents["window"], latents["stock"])
+    assert torch.nn.functional.mse_loss(latents["window"], latents["stock"]) < 0.2 * latents["stock"].var()
 
 
 @pytest.mark.parametrize("cores", [2, 4])
@@ -156,13 +156,15 @@ def test_second_output_of_custom_sampling_equals_stock(run_graph, cores: int) ->
     assert torch.equal(latents["exact4"], latents["stock"])
 
 
+@pytest.mark.parametrize("method", ["CHORDS", "secant window"])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_lanes_do_not_change_the_latent(run_graph, solver: str) -> None:
+def test_lanes_do_not_change_the_latent(run_graph, solver: str, method: str) -> None:
     graph = Graph()
     sampled = _txt2img(graph, solver)
     counts = (1, 2, 3, 8)
     for count in counts:
-        graph.save(f"lanes{count}", sampled({"cores": 8, "accept": "first", "devices": lanes(graph, count)}))
+        chords = {"cores": 8, "accept": "first", "method": method, "devices": lanes(graph, count)}
+        graph.save(f"lanes{count}", sampled(chords))
     _, latents = run_graph(graph)
     for count in counts[1:]:
         assert torch.equal(latents[f"lanes{count}"], latents["lanes1"])

@@ -84,8 +84,8 @@ def _the_server_is_idle_again(client: ComfyClient) -> Iterator[None]:
 
 
 def _settings(**inputs: Any) -> list[str]:
-    """Arguments that set inputs of the sampler, and a new seed."""
-    inputs = {"seed": next(seeds), "steps": STEPS, **inputs}
+    """Arguments that set inputs of the sampler, four cores, and a new seed."""
+    inputs = {"seed": next(seeds), "steps": STEPS, "cores": 4, **inputs}
     return [word for key, value in inputs.items() for word in ("--set", f"{SAMPLER}.{key}={value}")]
 
 
@@ -225,7 +225,7 @@ def test_ctrl_c_while_it_runs(start: StartClient, client: ComfyClient, workflow:
 @posix_only
 def test_ctrl_c_while_it_waits(start: StartClient, client: ComfyClient, workflow: Path) -> None:
     graph = json.loads(workflow.read_text(encoding="utf-8"))
-    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": LONG, "accept": "exact"}
+    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": LONG, "cores": 4, "accept": "exact"}
     first = client.queue(graph)
     process = start(*_settings(), "--json")
     _read_until(process, BY_SOCKET)
@@ -258,7 +258,7 @@ def test_interrupted_by_somebody_else(start: StartClient, client: ComfyClient, s
 
 def test_a_stream_that_breaks_off_is_followed_by_polling(client: ComfyClient, workflow: Path) -> None:
     graph = json.loads(workflow.read_text(encoding="utf-8"))
-    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": STEPS, "accept": "exact"}
+    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": STEPS, "cores": 4, "accept": "exact"}
     another = ComfyClient(client.url)
     notes: list[str] = []
     with another.socket() as stream:

@@ -1,8 +1,8 @@
 """What works in parallel with what, by the host's own nodes on the live server: the rows of docs/compatibility.md.
 
 A row that runs in parallel: the exact hit of four cores on four lanes is the stock sampler's latent bit for bit, and
-the first hit is the same on one lane and on four. A row that falls back runs one core, is the stock latent and says
-why. test_guard.py and test_bit_identity.py have further rows.
+the window's result is the same on one lane and on four. A row that falls back runs one core, is the stock latent and
+says why. test_guard.py and test_bit_identity.py have further rows.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _check_parallel(latents: dict[str, torch.Tensor], name: str = "") -> torch.T
     assert stock.isfinite().all() and stock.std() > 0.05
     assert torch.equal(latents[f"{name}exact"], stock)
     assert torch.equal(latents[f"{name}first"], latents[f"{name}alone"])
-    # The first hit is another computation; if it were equal, nothing ran in parallel.
+    # A window is another computation; if it were equal, nothing ran in parallel.
     assert not torch.equal(latents[f"{name}first"], stock)
     return stock
 

@@ -30,7 +30,7 @@ ENOUGH = 8
 @pytest.mark.parametrize(
     ("kind", "accept"),
     [("KSampler", None), ("ChordsKSampler", "first")],
-    ids=["stock", "first hit of four cores"],
+    ids=["stock", "four cores"],
 )
 def test_pictures_show_their_prompts(client, kind: str, accept: str | None) -> None:
     graph = Graph()

@@ -17,7 +17,7 @@ import pytest
 from graphs import Graph, demo, empty_latent, lanes, settings
 from PIL import Image, ImageChops, ImageDraw
 
-from chords_core import OnDemand, Plan, Recorder, ThreadPool, lattice_starts, one_core, sample
+from chords_core import OnDemand, Plan, Recorder, Result, ThreadPool, lattice_starts, one_core, sample
 from tests.core.problems import Slow, geometric, noise, nonlinear
 
 SEEDS = iter(range(20_000, 30_000))  # the host does not run again what it has run
@@ -80,15 +80,14 @@ def _check_timeline(figures: dict[str, Any]) -> None:
     assert figures["speedup"] == pytest.approx(figures["steps"] * pace / figures["sampling_seconds"])
     assert figures["accuracy_estimate"] == figures["hits"][-1]["change"]
     assert 0 < figures["sampling_seconds"] <= figures["seconds"]
-    for evaluation in evaluations:
-        assert (
-            evaluation["depth"] == evaluation["index"] - figures["starts"][evaluation["core"] - 1] + evaluation["core"]
-        )
+    if figures["method"] != "secant":
+        starts = figures["starts"]
+        assert all(each["depth"] == each["index"] - starts[each["core"] - 1] + each["core"] for each in evaluations)
 
 
 @pytest.mark.parametrize(("accept", "hits"), [("first", [0, 4]), ("second", [0, 4, 3]), ("exact", [0, 4, 3, 2, 1])])
 def test_of_four_lanes(run_graph, client, accept: str, hits: list[int]) -> None:
-    reported = _reported(run_graph, client, cores=4, accept=accept)
+    reported = _reported(run_graph, client, cores=4, accept=accept, method="CHORDS")
     figures = reported.figures
     _check(reported)
     _check_timeline(figures)
@@ -97,6 +96,19 @@ def test_of_four_lanes(run_graph, client, accept: str, hits: list[int]) -> None:
     assert [hit["core"] for hit in figures["hits"]] == hits
     assert figures["hits"][0]["change"] is None and 0 < figures["accuracy_estimate"] < 1
     assert {mark["core"] for mark in figures["rectifications"]} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("calls", ["every step", "1/2"])
+def test_of_a_window_of_four_lanes(run_graph, client, calls: str) -> None:
+    """A result a round; nodes are numbered by step, whether or not the model is called at each."""
+    reported = _reported(run_graph, client, cores=4, steps=20, calls=calls)
+    figures = reported.figures
+    _check(reported)
+    _check_timeline(figures)
+    assert figures["method"] == "secant" and figures["rectifications"] == []
+    assert [hit["depth"] for hit in figures["hits"]] == list(range(1, figures["depth"] + 1))
+    assert {evaluation["depth"] for evaluation in figures["timeline"]} == set(range(1, figures["depth"] + 1))
+    assert max(evaluation["index"] for evaluation in figures["timeline"]) == 19
 
 
 def test_of_one_core(run_graph, client) -> None:
@@ -165,16 +177,35 @@ def _run(steps: int, cores: int, accept: int = 1, lanes: int | None = None, *, l
             pool=pool,
             on_event=recorder,
         )
+    plan = Plan(steps, tuple(starts), accept, result.depth, "so many were asked for")
+    return _record(recorder, result, plan, "chords" if cores > 1 else "sequential", lanes, len(recorder.hits) > end_at)
+
+
+def _window(steps: int, cores: int, calls: int | None = None) -> SimpleNamespace:
+    """The same of a window."""
+    recorder = Recorder()
+    with ThreadPool([Slow(lane) for lane in range(cores)]) as pool:
+        x, sigmas = noise(6, scale=10.0), geometric(steps)
+        given = {"method": "secant", "cores": cores, "calls": calls, "pool": pool, "on_event": recorder}
+        result = sample(nonlinear, x, sigmas, **given)
+    plan = Plan(steps, tuple(range(cores)), 7, 8, "so many were asked for", calls, "secant")
+    return _record(recorder, result, plan, "secant", cores)
+
+
+def _record(
+    recorder: Recorder, result: Result, plan: Plan, method: str, lanes: int, by_request: bool = False
+) -> SimpleNamespace:
     return SimpleNamespace(
-        message=f"{cores} cores, starting at steps {starts}: hit {accept} of {cores} after {result.depth} model calls",
-        method="chords" if cores > 1 else "sequential",
+        message=f"{plan.cores} cores ({method}): a result after {result.depth} model calls",
+        method=method,
         solver="euler",
-        plan=Plan(steps, tuple(starts), accept, result.depth, "so many were asked for"),
+        plan=plan,
         devices=tuple(f"cuda:{lane}" for lane in range(lanes)),
         depth=result.depth,
         evaluations=result.evaluations,
         seconds=2 * recorder.timeline().seconds,
         timeline=recorder.timeline(),
+        by_request=by_request,
     )
 
 
@@ -189,6 +220,7 @@ def _stock(**changes: Any) -> SimpleNamespace:
         "evaluations": 0,
         "seconds": 4.2,
         "timeline": None,
+        "by_request": False,
     }
     return SimpleNamespace(**{**record, **changes})
 
@@ -207,6 +239,8 @@ PICTURES: dict[str, Callable[[], SimpleNamespace]] = {
     "ended early": lambda: _run(20, 4, accept=4, end_at=1),
     "ended with the draft": lambda: _run(50, 8, accept=8, end_at=0),
     "a lost lane": lambda: _run(20, 4, accept=4, lose=True),
+    "a window of 4 cores": lambda: _window(20, 4),
+    "a window of 8 cores, fewer calls": lambda: _window(50, 8, 18),
     "stock": _stock,
     "nothing sampled": lambda: _stock(message="", method="", solver="", plan=one_core(0, ""), seconds=0.0),
     "other letters": lambda: SimpleNamespace(
@@ -247,6 +281,20 @@ def test_the_picture_tells_what_was_lost(timeline: ModuleType) -> None:
     whole, lost = timeline.draw_timeline(_run(20, 4)), timeline.draw_timeline(_run(20, 4, lose=True))
     assert not has(whole, timeline.RED) and has(lost, timeline.RED)
     assert has(whole, timeline.GOLD)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("4 cores", "numbered by step"),
+        ("a window of 8 cores, fewer calls", "numbered by step"),
+        ("ended early", "ended early, by request"),
+    ],
+)
+def test_the_words_beside_the_rounds(timeline: ModuleType, name: str, told: str) -> None:
+    run = PICTURES[name]()
+    about = timeline._about_rounds(run, numbered=True)
+    assert told in about and ("request" in about) == run.by_request
 
 
 def test_lanes_are_told_apart(timeline: ModuleType) -> None:

@@ -52,8 +52,9 @@ def test_an_older_host_has_the_same_nodes(older: ComfyServer, client: ComfyClien
 
 def test_the_demo_runs_on_two_lanes(older: ComfyServer, repo: Path) -> None:
     workflow = json.loads((repo / "workflows" / "api" / "chords_demo.json").read_text(encoding="utf-8"))
-    (devices,) = (node for node in workflow.values() if node["class_type"] == "ChordsDevices")
-    devices["inputs"]["cpu_lanes"] = 2
+    changes = {"ChordsDevices": {"cpu_lanes": 2}, "ChordsKSampler": {"cores": 2}}
+    for node in workflow.values():
+        node["inputs"] |= changes.get(node["class_type"], {})
     client = older.client()
     run = client.run(workflow)
     picture = Image.open(io.BytesIO(client.view(run.images[0]))).convert("RGB")
@@ -73,7 +74,7 @@ def test_it_equals_the_stock_sampler_where_it_should(older: ComfyServer, solver:
     chords = {
         "one core": {"cores": 1},
         "exact": {"cores": 2, "accept": "exact"},
-        "first": {"cores": 2, "accept": "first"},
+        "window": {"cores": 2, "method": "secant window"},
         "fewer calls": {"cores": 1, "calls": "auto"},
         "shared guidance": {"cores": 1, "devices": graph.add("ChordsDevices", cpu_lanes=2, cfg_split="on")},
     }
@@ -84,7 +85,7 @@ def test_it_equals_the_stock_sampler_where_it_should(older: ComfyServer, solver:
     stock = latents.pop("stock")
     off = {name: float((latent - stock).norm() / stock.norm()) for name, latent in latents.items()}
     assert torch.equal(latents["one core"], stock) and torch.equal(latents["exact"], stock), off
-    assert 0 < off["first"] < 0.1 and 0 < off["fewer calls"] < 0.1, off
+    assert 0 < off["window"] < 0.1 and 0 < off["fewer calls"] < 0.1, off
     assert off["shared guidance"] < 1e-4, off
 
 

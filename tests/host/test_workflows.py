@@ -18,7 +18,7 @@ from client import ClientError, ComfyClient, Run
 from PIL import Image
 from swap import KINDS, SOCKETS, WIDGETS
 
-from chords_core import plan
+from chords_core import Plan, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -32,6 +32,7 @@ STEPS = {  # of the samplers of each, one after the other, and whether they are 
     "qwen_image": ([20], True),
     "z_image": ([25], True),
 }
+CALLS = ("every step", "auto")
 LARGEST = 60_000  # bytes of a thumbnail
 Json = dict[str, Any]
 
@@ -150,27 +151,41 @@ def test_the_note_tells_what_to_download_and_what_to_expect(name: str) -> None:
     for folder, file in stand_ins.files(_read(FOLDER / "api" / f"{name}.json")):
         assert re.search(rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)", text)
     steps, guided = STEPS[name]
-    table = "\n".join(["| GPUs | calls: every step | calls: auto |", "|---|---|---|", *_rows(steps, guided)])
+    solver = _samplers(name)[0]["sampler_name"]
+    table = "\n".join(["| GPUs | calls: every step | calls: auto |", "|---|---|---|", *_rows(steps, guided, solver)])
     assert table in text, f"what the planner says now:\n{table}"
     assert "not yet measured on this model" in text
 
 
-def _rows(steps: list[int], guided: bool) -> list[str]:
+def _rows(steps: list[int], guided: bool, solver: str) -> list[str]:
     """Model calls in a row by number of GPUs; under guidance they work in pairs."""
     rows = []
     for gpus in (1, 2, 4, 8):
         lanes = max(1, gpus // 2) if guided else gpus
         shared = ", shared" if guided and gpus > 1 else ""
-        depths = [sum(plan(count, lanes, calls=calls).depth for count in steps) for calls in ("every step", "auto")]
-        rows.append(f"| {gpus} | {depths[0]}{shared} | {depths[1]}{shared} |")
+        cells = [
+            _calls_in_a_row([plan(count, lanes, calls=calls, solver=solver) for count in steps]) for calls in CALLS
+        ]
+        rows.append(f"| {gpus} | {cells[0]}{shared} | {cells[1]}{shared} |")
     return rows
+
+
+def _calls_in_a_row(plans: list[Plan]) -> str:
+    """Of plans one after the other; those of windows are only about right."""
+    about = "about " if any(chosen.cores > 1 for chosen in plans) else ""
+    return f"{about}{sum(chosen.depth for chosen in plans)}"
+
+
+def _samplers(name: str) -> list[Json]:
+    """The inputs of ours in a workflow for the API."""
+    prompt = _read(FOLDER / "api" / f"{name}.json")
+    return [node["inputs"] for node in prompt.values() if node["class_type"].startswith("ChordsKSampler")]
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_steps_the_note_counts_are_those_of_the_workflow(name: str) -> None:
     """In the Wan 14B graph they come by way of switches: two samplers, ten steps each."""
-    prompt = _read(FOLDER / "api" / f"{name}.json")
-    samplers = [node["inputs"] for node in prompt.values() if node["class_type"].startswith("ChordsKSampler")]
+    prompt, samplers = _read(FOLDER / "api" / f"{name}.json"), _samplers(name)
     total, guided = sum(STEPS[name][0]), STEPS[name][1]
     assert len(samplers) == len(STEPS[name][0])
     for inputs in samplers:
@@ -190,3 +205,13 @@ def _value(prompt: Json, value: Any) -> Any:
 def test_nothing_of_a_machine_is_in_the_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not any(word in text for word in ("/tmp", "/home/", "/root", "127.0.0.1", "ComfyUI_temp", "\\\\"))
+
+
+@pytest.mark.parametrize("name", API)
+def test_a_workflow_starts_from_what_the_node_chooses_by_itself(name: str) -> None:
+    """A number of cores is there only to have results to watch on any machine, and a method is never named."""
+    for inputs in _samplers(name):
+        watched = name in ("chords_streaming", "sdo_to_chords")
+        exact = name == "sdo_to_chords"  # it draws the very picture that was found
+        assert (inputs["cores"], inputs["accept"]) == (4 if watched else 0, "exact" if exact else "auto")
+        assert (inputs["method"], inputs["calls"]) == ("auto", "every step")

@@ -31,10 +31,12 @@ SEEDS = iter(range(1000, 10_000))
 STRIP = ["draft", "hit 1", "hit 2", "hit 3", "hit 4"]
 
 
-def _open(frontend: Frontend, steps: int | None = None) -> Panel:
-    """Open the workflow file. The host does not run again what it has run, so each test has a seed of its own."""
+def _open(frontend: Frontend, steps: int | None = None, accept: str = "exact") -> Panel:
+    """Open the workflow file, for a result a core. The host does not run again what it has run, so each test has a seed
+    of its own."""
     frontend.open_file(WORKFLOW)
     frontend.set_widget(SAMPLER, "seed", next(SEEDS))
+    frontend.set_widget(SAMPLER, "accept", accept)
     if steps is not None:
         frontend.set_widget(SAMPLER, "steps", steps)
         frontend.evaluate(DELAY, SAMPLER)
@@ -102,8 +104,23 @@ def _latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.n
     assert np.array_equal(saved, _pictures(client, history, PREVIEW)[index])
 
 
+def test_a_window_has_a_result_a_round(frontend: Frontend, client: ComfyClient) -> None:
+    """The workflow file as it is. The picture decides how many there are, so none is said to be one of so many."""
+    panel = _open(frontend, accept="auto")
+    prompt = _start(frontend, client)
+    panel.wait_for_state("success")
+    (accepted,) = _events(client, prompt, "accepted")
+    last, rounds = accepted["index"], accepted["depth"]
+    assert last == rounds - 1 and 4 < rounds < 30
+    frontend.until(lambda: len(panel.drawn()) == rounds, "all thumbnails are drawn")
+    assert panel.labels == ["draft", *(f"hit {index}" for index in range(1, rounds))]
+    assert panel.caption.startswith(f"hit {last} · {rounds} calls · ")
+    assert panel.status.startswith(f"accepted hit {last} · {rounds} calls in a row, {4 * rounds} in all")
+    (plan,) = _events(client, prompt, "plan")
+    assert plan["method"] == "secant" and "about" in plan["message"]
+
+
 def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
-    """The workflow file as it is."""
     panel = _open(frontend)
     prompt = _start(frontend, client)
     panel.wait_for_state("success")
@@ -204,7 +221,7 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend hands over the outputs, and no run."""
     graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
-    graph[str(SAMPLER)]["inputs"]["seed"] = next(SEEDS)
+    graph[str(SAMPLER)]["inputs"] |= {"seed": next(SEEDS), "accept": "exact"}
     outputs = client.run(graph).outputs
     panel = _open(frontend)
     frontend.evaluate("app.nodeOutputs = argument", outputs)
@@ -420,6 +437,10 @@ WORDS = """async () => {
   said.push(words.describeRun(run));
   tell("done", { status: "error", error: "no lanes left", seconds: 2.5, depth: 0 });
   said.push(words.describeRun(run), words.acceptLabel(run));
+  const windowed = new Run("w", "1");
+  windowed.apply({ kind: "plan", method: "secant", cores: 4, accept: 2, message: "" });
+  windowed.apply({ kind: "hit", index: 3, core: 0, depth: 4, seconds: 1.84, change: 0.0132 });
+  said.push(words.describeHit(windowed.newest, windowed).join(" · "));
   const runs = new Runs();
   for (let i = 0; i < 100; i++) runs.live({ kind: "plan", prompt_id: `${i}`, node_id: "1" });
   said.push(`${runs.all.length} ${runs.all.at(-1).promptId}`);
@@ -444,6 +465,7 @@ def test_the_words(frontend: Frontend) -> None:
         "3 of 30 calls · lost cuda:1: out of memory",
         "failed: no lanes left · 2.5 s · lost cuda:1: out of memory",
         "Accept",
+        "hit 3 · 4 calls · 1.8 s · changed 1.3 %",
         "64 99",
         "true",
     ]

@@ -135,12 +135,12 @@ const asked = (run) => run.request !== null && run.request.error === undefined;
 
 // ------------------------------------------------------------------------------------------------ in words
 
-/** "draft", "hit 2 of 4", or "result" where there is but one. */
+/** "draft", "hit 2 of 4" (of a window, "hit 2"), or "result" where there is but one. */
 export function nameOf(hit, run, brief = false) {
   if (hit.index === 0) return say("draft");
   const cores = run.plan?.cores;
   if (cores === 1 || run.plan?.method === "stock") return say("result");
-  const most = run.plan?.method === "secant" ? run.plan.accept : cores; // a window has a hit each round
+  const most = run.plan?.method === "secant" ? null : cores; // how many a window has, the picture decides
   const { index } = hit;
   return most && !brief ? say("hit {index} of {most}", { index, most }) : say("hit {index}", { index });
 }

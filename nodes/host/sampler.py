@@ -31,8 +31,9 @@ from ...chords_core import (
     sample,
     sparse_nodes,
 )
+from ...chords_core.ray_pool import NoWorker
 from ...chords_core.unipc import SMALLEST_SIGMA
-from .cluster import cluster_lanes, open_cluster_pool
+from .cluster import cluster_lanes, no_worker, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
 from .lanes import Group, hung_devices, names_of, open_pool, sharing_pays
@@ -278,13 +279,16 @@ class _SamplerFunction:
         announce(run, f"looking for Ray workers ({self.request.ray_address})")
         measured = self._measured(call, self.request)
         costs = measured.costs() if measured is not None else ()
-        chosen = self._planned(call, cluster_lanes(self.request), costs=costs)
+        try:
+            lanes = cluster_lanes(self.request)
+        except NoWorker as problem:
+            run.notes.append(no_worker(problem))
+            return None
+        chosen = self._planned(call, lanes, costs=costs)
         if chosen.cores == 1:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
-        pool, notes = open_cluster_pool(
-            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, _check_interrupt
-        )
+        pool, notes = open_cluster_pool(stack, self.request, call.model, call.extra_args, call.x, chosen.cores)
         run.notes += notes
         if pool is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -40,10 +41,7 @@ class RayLink:
     """A child process, and the messages to and from it. One thread at a time may use it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).resolve().parent)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        # A session of its own: what is typed at this process's terminal does not reach it, and it can be ended whole.
-        self._process = subprocess.Popen(command, start_new_session=os.name != "nt", **pipes)  # type: ignore[call-overload]
+        self._process, self._end_whole = _started(), _end_whole
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
         self._heard = time.monotonic()
@@ -106,15 +104,8 @@ class RayLink:
         """End the child at once, and with it what it started on this machine."""
         self._closing = True
         self._outbox.put(None)
-        if self._ended:
-            return
-        if os.name == "nt":
-            self._process.kill()
-        else:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        if not self._ended:
+            self._end_whole(self._process)
 
     def _lose(self, why: str) -> None:
         if self._lost is None:
@@ -123,15 +114,11 @@ class RayLink:
                 _log.warning("CHORDS: the connection to Ray is lost: %s", why)
 
     def _write(self) -> None:
-        stream = _stream(self._process.stdin)
-        try:
+        with contextlib.suppress(OSError), _stream(self._process.stdin) as stream:  # the reading thread sees an error
             while (message := self._outbox.get()) is not None:
                 stream.write(message)
                 stream.flush()
                 del message  # may be a whole model
-            stream.close()
-        except OSError:
-            pass  # the child is gone, which the reading thread sees
 
     def _read(self) -> None:
         stream, problem = _stream(self._process.stdout), ""
@@ -143,6 +130,8 @@ class RayLink:
             problem = f"its process sent {error}"
         except OSError as error:
             problem = f"its process cannot be heard: {line(error)}"
+        with contextlib.suppress(OSError):
+            stream.close()
         try:
             self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -160,9 +149,28 @@ class RayLink:
 
     def _log_lines(self) -> None:
         """What Ray prints in the child."""
-        for text in _stream(self._process.stderr):
-            if said := line(text.decode(errors="replace")):
-                _log.info("CHORDS: Ray: %s", said)
+        with _stream(self._process.stderr) as stream:
+            for text in stream:
+                if said := line(text.decode(errors="replace")):
+                    _log.info("CHORDS: Ray: %s", said)
+
+
+def _started() -> subprocess.Popen[bytes]:
+    """The child, in a session of its own: what is typed at this process's terminal does not reach it, and it can be
+    ended whole."""
+    command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).resolve().parent)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=os.name != "nt")
+
+
+def _end_whole(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "nt":
+        process.kill()
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _stream(pipe: object) -> BinaryIO:

@@ -126,7 +126,7 @@ def test_a_head_that_is_lost_while_nobody_asks_for_it(server, client, head) -> N
 @pytest.mark.parametrize("blow", ["killed", "raylet stopped"])
 def test_a_head_that_is_lost_in_a_run(server, client, head, blow: str) -> None:
     _on_ray(server, client, head, 31)
-    graph, sampler = _graph(head.address, 32, steps=900)
+    graph, sampler = _graph(head.address, 32, steps=300)
     prompt = client.queue(graph.nodes)
     _wait_until(lambda: any(event["kind"] == "step" for event in client.chords_events(prompt)))
     if blow == "killed":
@@ -148,7 +148,7 @@ def test_nothing_of_ray_is_left_when_the_server_ends(comfy_host: Path, end: str)
     """In the middle of a run on a Ray of its own."""
     with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), environment=QUIET) as server:
         client = server.client()
-        graph, _ = _graph("local", 41, steps=900)
+        graph, _ = _graph("local", 41, steps=300)
         prompt = client.queue(graph.nodes)
         _wait_until(lambda: any(event["kind"] == "step" for event in client.chords_events(prompt)))
         process = psutil.Process(server.pid)

@@ -55,7 +55,7 @@ def workers() -> Iterator[RayWorkers]:
 
 @pytest.fixture(autouse=True)
 def _watchdog() -> Iterator[None]:
-    """Nothing here may wait for ever: then the test's process says where it was, and fails."""
+    """Nothing here may wait without end: after a while the test's process says where it was, and fails."""
     import faulthandler
 
     faulthandler.dump_traceback_later(5 * ENOUGH_SECONDS, exit=True)
@@ -141,7 +141,7 @@ def test_a_worker_that_takes_too_long_is_left_out_and_takes_part_later(where: st
 
 @pytest.mark.parametrize("kind", ["stop", "sleep"])
 @pytest.mark.parametrize("where", WHERE)
-def test_a_cancel_is_heeded_while_all_workers_hang(where: str, kind: str, tmp_path: Path) -> None:
+def test_a_cancel_works_while_all_workers_hang(where: str, kind: str, tmp_path: Path) -> None:
     file, asked = tmp_path / "fault", list[float]()
 
     def cancelled() -> bool:
@@ -157,7 +157,7 @@ def test_a_cancel_is_heeded_while_all_workers_hang(where: str, kind: str, tmp_pa
         _check(workers.open(remote(), 1, FINE))
 
 
-def test_a_cancel_is_heeded_while_a_process_stopped_in_a_call(workers: RayWorkers) -> None:
+def test_a_cancel_works_while_a_process_stopped_in_a_call(workers: RayWorkers) -> None:
     """Though it might have had minutes for its first call."""
 
     def stopping(x: Tensor, sigma: float, stopped: Any) -> Tensor:

@@ -174,7 +174,7 @@ def test_a_worker_that_hangs_is_left_behind_and_replaced(workers: RayWorkers, tm
     assert _same(_sampled(workers, remote(), x), _expected(x))  # on two lanes again
 
 
-def test_a_cancel_is_heeded_while_workers_get_ready(workers: RayWorkers) -> None:
+def test_a_cancel_works_while_workers_get_ready(workers: RayWorkers) -> None:
     with pytest.raises(Cancelled):
         workers.open(remote(), 2, Parcel("cancelled", lambda: b"1.0@/dev/null"), cancelled=lambda: True)
     assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))

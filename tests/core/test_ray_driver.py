@@ -301,7 +301,7 @@ def test_a_call_that_goes_on_is_given_up_soon(ray: StandInRay, workers: RayWorke
     assert sum(handle.dead for handle in ray.handles) == (0 if within else 1)
 
 
-def test_a_cancel_is_heeded_wherever_it_waits(ray: StandInRay, workers: RayWorkers, told: Told) -> None:
+def test_a_cancel_works_wherever_it_waits(ray: StandInRay, workers: RayWorkers, told: Told) -> None:
     for call in ("make", "load", "begin"):
         told.faults[call] = ["sleep", "sleep"]
         asked = iter(range(10))

@@ -248,10 +248,12 @@ class Actors:
         if len(crew.ready) >= crew.count:
             return False
         now, times = time.monotonic(), self._timeouts
-        if self._getting_ready(crew):
+        if getting_ready := self._getting_ready(crew):
             if not crew.ready:
                 return now < crew.began + times.ready
             behind = max(times.behind, times.behind_factor * (crew.first_ready - crew.began))
+            if all(actor.step is not None and actor.step.crew is not crew for actor in getting_ready):
+                behind = times.ping  # they are at what an earlier run has waited for already
             if now < crew.first_ready + behind:
                 return True
         unplaced = any(not actor.name for actor in self._actors)

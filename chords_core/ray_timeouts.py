@@ -28,7 +28,8 @@ class RayTimeouts:
     """For the first worker to find a place; one that has found none by then is given up."""
 
     ping: float = 5.0
-    """For a worker of an earlier run to say that it is alive; one that does not is replaced."""
+    """For a worker of an earlier run to say that it is alive; one that does not is replaced. Also for one that is still
+    at work for an earlier run, after the first one is ready; one that is not ready by then is left out of this run."""
 
     hung: float = 20.0
     """For a worker that gets ready to say that it is alive; one that does not is ended and left out."""

@@ -205,6 +205,17 @@ def test_one_that_takes_too_long_takes_part_later(ray: StandInRay, told: Told, c
         assert len(ray.handles) == 2 and not any(handle.dead for handle in ray.handles)
 
 
+def test_one_that_is_busy_for_an_earlier_run_is_not_waited_for_again(ray: StandInRay, told: Told) -> None:
+    told.faults["load"] = ["sleep"]
+    parcel = Parcel("key", lambda: b"model")
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, ping=5.0, behind=600.0)) as workers:
+        with pytest.raises(Cancelled):
+            workers.open("run", 2, parcel, cancelled=lambda: len(told.loaded) == 1)
+        check(workers.open("run", 2, parcel), lanes=1)
+        told.over.set()
+        check_all_in_time(workers, parcel)
+
+
 def test_one_that_takes_for_ever_is_given_up(ray: StandInRay, told: Told) -> None:
     told.faults["load"] = ["sleep"]
     with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, give_up=3.0)) as workers:

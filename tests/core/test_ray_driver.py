@@ -194,7 +194,7 @@ def test_a_wrong_setup_ends_the_run_and_is_read_anew(workers: RayWorkers, told: 
 def test_one_that_takes_too_long_takes_part_later(ray: StandInRay, told: Told, call: str) -> None:
     told.faults[call] = ["sleep"]
     parcel = Parcel("key", lambda: b"model")
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, behind=0.3, behind_factor=0.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, behind=0.3, behind_factor=0.0, ping=5.0)) as workers:
         for _ in range(2):
             pool = workers.open("run", 2, parcel)
             (why,) = pool.left_out

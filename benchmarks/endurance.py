@@ -117,9 +117,8 @@ def _on_ray(comfy: Path, arguments: list[str], runs: int) -> str:
         "Ray that the server started; a choice of one core runs in the server.",
         _table(found),
         _verdict(found),
-        "Objects: entries in Ray's object store, as its node says. References: those of the server to Ray's objects "
-        "and actors. The workers' figures are sums over them; Ray's memory is that of its node and its directory "
-        "(raylet, gcs_server).",
+        "Objects: entries in Ray's object store, as its node says. The workers' figures are sums over them; Ray's "
+        "memory is that of its node and its directory (raylet, gcs_server).",
     ]
     return "\n\n".join(report)
 
@@ -188,17 +187,14 @@ def _sample(server: ComfyServer, client: ComfyClient, runs: int) -> Sample:
     }
     children = process.children(recursive=True)
     raylet = next((child for child in children if child.name() == "raylet"), None)
-    return Sample(runs, figures | (_sample_ray(client, runs, children, raylet) if raylet else {}))
+    return Sample(runs, figures | (_sample_ray(children, raylet) if raylet else {}))
 
 
-def _sample_ray(
-    client: ComfyClient, runs: int, children: list[psutil.Process], raylet: psutil.Process
-) -> dict[str, int]:
+def _sample_ray(children: list[psutil.Process], raylet: psutil.Process) -> dict[str, int]:
     workers = [child for child in children if "RayActor" in " ".join(child.cmdline())]
     services = [child for child in children if child.name() in ("raylet", "gcs_server")]
     return {
         "objects": _objects_in_store(raylet),
-        "references": _asked(client, "TestRayReferences", runs)["references"],
         "workers": len(workers),
         "workers' memory": sum(worker.memory_info().rss for worker in workers),
         "workers' threads": sum(worker.num_threads() for worker in workers),

@@ -1,28 +1,25 @@
 """What runs in a Ray actor's process: it keeps a `Worker`, and answers one call at a time.
 
 Ray sends this module's class and functions by value, because the package may have another name there, or not
-be installed. So they use torch and the standard library only, nothing else of the package.
+be installed. So they use torch, the standard library and `ray_messages`, nothing else of the package.
+All that an actor returns is one message as plain bytes, which nobody has to unpickle.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
+from .ray_messages import decode, encode, tensor_data, tensor_from, tensor_header
 
-Packed = tuple[Any, str, tuple[int, ...]]
-"""A tensor on its way: its bytes (a uint8 array, which Ray does not copy into its message), dtype and shape."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Problem = tuple[str, str, bool]
-"""What went wrong in a line, its traceback, and whether it is a `WrongSetup`."""
-
-Reply = tuple[Any, Problem | None]
-"""What a call gave, or what kept it from giving anything."""
+_MOST_TRACE = 20_000  # characters
 
 
 class WrongSetup(Exception):
@@ -40,7 +37,7 @@ class Worker(Protocol):
     What one of them raises reaches the driver as the text of the error; see `WrongSetup`.
     """
 
-    def load(self, model: Any) -> None:
+    def load(self, model: bytes) -> None:
         """Take the model that the following runs evaluate. Sent once per change, not once per run."""
 
     def begin(self, run: Any) -> None:
@@ -57,73 +54,78 @@ class Worker(Protocol):
         the next ``begin`` forgets it."""
 
 
-def pack(x: Tensor) -> Packed:
-    """``x`` of any device, dtype and shape as plain bytes."""
-    flat = x.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy(), str(x.dtype).removeprefix("torch."), tuple(x.shape)
-
-
-def unpack(packed: Packed) -> Tensor:
-    """The tensor again, on the CPU, with memory of its own."""
-    data, dtype, shape = packed
-    return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).reshape(shape)
-
-
 class RayActor:
-    """The actor. Until ``make`` it costs next to nothing, so that where it runs is known early."""
+    """The actor. Until ``make`` it costs next to nothing, so that where it runs is known early.
+
+    Each method returns a message. Its header holds what was asked for, or under ``problem`` why there is none: the
+    error in a line, its ``trace``, and whether it is a `WrongSetup`.
+    """
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> bytes:
         """Where this is: the node's address, the machine's name, the process."""
         import ray
 
         address: Any = ray.util.get_node_ip_address  # has no types
-        return {"address": address(), "machine": socket.gethostname(), "pid": os.getpid()}
+        return encode({"address": address(), "machine": socket.gethostname(), "pid": os.getpid()})
 
-    def make(self, factory: Callable[[], Worker]) -> Reply:
-        """Make the worker, unless a former call did."""
+    def make(self, factory: bytes) -> bytes:
+        """Make the worker with the pickled factory, unless a former call did."""
 
         def made() -> None:
             if self._worker is None:
-                self._worker = factory()
+                self._worker = pickle.loads(factory)()
 
-        return self._tried(made)
+        return _tried(made)
 
-    def load(self, model: Any) -> Reply:
-        return self._tried(lambda: self._made.load(model))
+    def load(self, model: bytes) -> bytes:
+        return _tried(lambda: self._made.load(model))
 
-    def begin(self, run: Any) -> Reply:
-        return self._tried(lambda: self._made.begin(run))
+    def begin(self, run: bytes) -> bytes:
+        """Begin the pickled run."""
+        return _tried(lambda: self._made.begin(pickle.loads(run)))
 
-    def denoise(self, packed: Packed, sigma: float) -> Reply:
-        def evaluated() -> Packed:
+    def denoise(self, request: bytes) -> bytes:
+        """One evaluation: the data is x, the header says its dtype and shape, and sigma."""
+
+        def evaluated() -> bytes:
+            import torch
+
             # Sums on a CPU depend on how many threads share them. Not by the environment of the process: for that Ray
             # starts it through a shell, which a Python in a folder with a space in its name does not survive.
             if torch.get_num_threads() != 1:
                 torch.set_num_threads(1)
-            return pack(self._made.denoise(unpack(packed), sigma))
+            header, data = decode(request)
+            x = tensor_from(header, data)
+            denoised = self._made.denoise(x, header["sigma"])
+            if denoised.shape != x.shape or denoised.dtype != x.dtype:
+                raise TypeError(
+                    f"the model gave {tuple(denoised.shape)} in {denoised.dtype} for {tuple(x.shape)} in {x.dtype}"
+                )
+            return encode(tensor_header(denoised), tensor_data(denoised))
 
-        return self._tried(evaluated)
+        return _tried(evaluated)
 
-    def end(self) -> Reply:
-        return self._tried(lambda: self._made.end())
+    def end(self) -> bytes:
+        return _tried(lambda: self._made.end())
 
-    def stop(self) -> Reply:
-        return self._tried(lambda: self._made.stop())
+    def stop(self) -> bytes:
+        return _tried(lambda: self._made.stop())
 
     @property
     def _made(self) -> Worker:
         assert self._worker is not None, "make comes first"
         return self._worker
 
-    @staticmethod
-    def _tried(call: Callable[[], Any]) -> Reply:
-        try:
-            return call(), None
-        except BaseException as error:  # a host's interrupt may be no Exception, and Ray would end the process
-            wrong_setup, text = getattr(error, "is_wrong_setup", False), str(error)
-            if not wrong_setup:
-                text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-            return None, (text, traceback.format_exc(), wrong_setup)
+
+def _tried(call: Callable[[], bytes | None]) -> bytes:
+    try:
+        return call() or encode({})
+    except BaseException as error:  # a host's interrupt may be no Exception, and Ray would end the process
+        wrong_setup, text = getattr(error, "is_wrong_setup", False), str(error)
+        if not wrong_setup:
+            text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        trace = traceback.format_exc()[-_MOST_TRACE:]
+        return encode({"problem": text[:_MOST_TRACE], "trace": trace, "wrong_setup": bool(wrong_setup)})

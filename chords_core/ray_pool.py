@@ -1,6 +1,10 @@
-"""Evaluations on the machines of a Ray cluster. The only module here that knows Ray, and it imports it late.
+"""Evaluations on the machines of a Ray cluster.
 
-`RayWorkers` are actors that live from run to run; `RayPool` is what the driver works with during one run.
+`RayWorkers` are actors that live from run to run; `RayPool` is what the driver works with during one run. This process
+does not connect to Ray, because Ray ends a process that loses its cluster, and unpickles what a cluster answers. A
+child process does (`ray_driver`), and it may end at any time. It is sent the worker's factory and the run pickled, and
+answers with plain bytes.
+
 What crosses the network: a model's changes once per change, the conditioning once per run and machine, and
 one latent each way per evaluation.
 """
@@ -10,36 +14,34 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
+import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
-from . import ray_actor
+from torch import Tensor
+
+from . import ray_actor, ray_messages
 from .errors import Cancelled, WorkersUnavailable
 from .events import Task
 from .pools import Outcome
-from .ray_actor import Packed, RayActor, Worker, pack, unpack
+from .ray_actor import Worker
+from .ray_address import LOCAL, resolved
+from .ray_link import LinkLost, RayLink
+from .ray_messages import Header, Malformed, decode, encode, line, tensor_data, tensor_from, tensor_header
+from .ray_timeouts import RayTimeouts
 
 _log = logging.getLogger("chords")
 
-Session = tuple[str, str]
-"""A connection of this process to Ray: the node's id, and the number the cluster gave the connection."""
-
-LOCAL = "local"
 HOW_TO_GET_RAY = "Ray is not installed. Install it where ComfyUI runs, with ComfyUI's Python: python -m pip install ray"
 
-_MOST_CPU_WORKERS = 8  # unless more are asked for: each holds a model of its own
 _POLL_SECONDS = 0.05  # between two looks whether the run was cancelled
-_CONNECT_SECONDS = 5.0
-_PLACE_SECONDS = 15.0  # for all workers to find a place in the cluster; then those that have one do
-_NO_PLACE_SECONDS = 60.0  # for the first worker; one that has found none by then is given up
-_PING_SECONDS = 5.0  # for a worker to say that it is alive
-_STOP_SECONDS = 5.0  # at least, for a worker to leave the evaluation it was told to stop
-_FETCH_SECONDS = 1.0  # for the answer of a call that is over, where nobody needs it any more
-_CLOSE_SECONDS = 60.0  # the same, where nobody says how long it may take
-_REST_SECONDS = 300.0  # before a worker that could not get ready for a model is tried again with it
+_HEADER_BYTES = 1 << 16  # of an answer, beside its tensor
+
+
+_T = TypeVar("_T")
 
 
 class NoWorker(WorkersUnavailable):
@@ -50,44 +52,8 @@ class NoWorker(WorkersUnavailable):
 class Parcel:
     """What the actors load: a key that changes when it does, and what makes it, called only if an actor lacks it."""
 
-    key: Hashable
+    key: str
     make: Callable[[], bytes]
-
-
-@dataclass(eq=False)
-class _Actor:
-    """An actor, and what is known of it: its ``name`` once it has a place, what it has loaded."""
-
-    handle: Any
-    placed: Any  # the pending answer to about()
-    since: float
-    name: str = ""
-    made: bool = False
-    loaded: Hashable = None
-    failed: _Failed | None = None
-    doubtful: bool = False  # could not begin the last run: that may lie in the run, or in this process
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """An actor could not load the model of this key: why, and when."""
-
-    key: Hashable
-    why: str
-    when: float
-
-
-@dataclass(eq=False)
-class _Crew:
-    """The actors that get ready for a run with the model of this ``key``, and a line on each that could not."""
-
-    key: Hashable
-    actors: list[_Actor]
-    left_out: list[str]
-
-    def leave_out(self, actor: _Actor, why: str) -> None:
-        self.actors.remove(actor)
-        self.left_out.append(f"the worker {actor.name}: {why}")
 
 
 class RayWorkers:
@@ -95,15 +61,21 @@ class RayWorkers:
 
     Args:
         factory: makes the `Worker` in an actor's process. Sent by value if it is a function within a function.
-        address: "local" starts a Ray on this machine; else the address of a running one, as ``ray.init`` takes
-            it. A Ray that this process is connected to already is used as it is.
+        address: "local" starts a Ray on this machine; else ``host:port`` of a running one, or "auto" for that in
+            RAY_ADDRESS, or, without one, as "local".
         count: how many actors at most; 0: all GPUs, or up to 8 CPU cores.
         local_gpus: whether a Ray that is started here may use this machine's GPUs.
+        timeouts: how long each part may take.
+        cancelled: asked again and again while something is waited for, here and in what follows; ends the waiting
+            by returning true or by raising.
 
     Raises:
+        InvalidInput: if the address is none.
         WorkersUnavailable: if Ray is not installed, or cannot be started or reached.
+        Cancelled: once ``cancelled`` returns true.
 
-    Use it as a context manager, or call `close`: that ends the actors, and Ray only if it was started here.
+    Use it as a context manager, or call `close`: that ends the actors, and a Ray that was started here. One thread at a
+    time may use it.
     """
 
     def __init__(
@@ -112,78 +84,72 @@ class RayWorkers:
         address: str = LOCAL,
         count: int = 0,
         local_gpus: bool = True,
+        timeouts: RayTimeouts | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._factory, self._address, self._count, self._local_gpus = factory, address, count, local_gpus
-        self._actors: list[_Actor] = []
-        self._names = 0
-        self._model: tuple[Hashable, Any] | None = None
-        self._session: Session | None = None
-        self._connected_here = False
-        self._connect()
+        self._address, self._count, self._local_gpus = resolved(address), count, local_gpus
+        self._timeouts, self._cancelled = timeouts or RayTimeouts(), cancelled
+        self._factory = _pickled(factory)
+        self._link: RayLink | None = None
+        self._link = self._connected()
 
     @property
     def lanes(self) -> int:
-        """How many actors there can be on the cluster as it is now."""
-        self._connect()
-        gpus, cpus = self._resources()
-        if gpus:
-            return min(self._count or gpus, gpus)
-        return max(1, min(self._count or _MOST_CPU_WORKERS, cpus))
+        """How many actors there can be on the cluster as it is now.
 
-    @property
-    def on_gpus(self) -> bool:
-        """Whether the actors have a GPU each."""
-        return self._resources()[0] > 0
+        Raises:
+            NoWorker: if the cluster was there and is lost.
+            Cancelled: see `RayWorkers`.
+        """
+
+        def asked(link: RayLink) -> int:
+            try:
+                return int(self._ask(link, {"op": "lanes"}, seconds=self._timeouts.answer)["lanes"])
+            except WorkersUnavailable as error:
+                raise LinkLost(str(error)) from error
+
+        return self._tried_anew(asked)
 
     def open(
         self,
         run: Any,
         count: int,
         model: Parcel | None = None,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] | None = None,
     ) -> RayPool:
         """A pool of at most ``count`` actors for one run, each with ``model`` loaded and the ``run`` begun.
 
         Actors that died are replaced, and new ones started, as far as the cluster has room. One that cannot be made
         or load the model is left out, also for some minutes in the runs with that model that follow; one that cannot
-        begin, in this run. The pool says so.
+        begin, in this run; one that is not ready in time (see `RayTimeouts`) until it is. The pool says so.
 
         Raises:
-            NoWorker: if none is left, or the cluster has no room for any.
+            NoWorker: if none is left, or the cluster has no room for any, or is lost.
             WorkersUnavailable: if a worker's machine is not set up as it has to be, with its reason and machine.
-            Cancelled: once ``cancelled`` returns true.
+            Cancelled: see `RayWorkers`; ``cancelled`` takes its place here.
         """
-        ray = _ray()
+        data = _pickled(run)
 
-        crew = self._placed(min(count, self.lanes), None if model is None else model.key, cancelled)
-        unmade = self._call_all(
-            crew, lambda actor: actor.handle.make.remote(self._factory), cancelled, lambda actor: not actor.made
-        )
-        self._set_aside(crew, unmade)
-        for actor in crew.actors:
-            actor.made = True
-        if model is not None:
-            self._load(crew, model, cancelled)
-        shared = ray.put(run)
-        for actor, _ in self._call_all(crew, lambda actor: actor.handle.begin.remote(shared), cancelled):
-            if actor.doubtful:
-                self._end(actor)  # a new process may do what this one cannot any more
-            actor.doubtful = True
-        for actor in self._manned(crew).actors:
-            actor.doubtful = False
-        return RayPool([(actor.handle, actor.name) for actor in crew.actors], crew.left_out)
+        def opened(link: RayLink) -> RayPool:
+            request = {"op": "open", "count": count, "key": None if model is None else model.key}
+            number = link.number()
+
+            def send_model(names: Sequence[str]) -> None:
+                assert model is not None
+                _log.info("CHORDS: sending the model's changes to %s", ", ".join(map(line, names)))
+                link.send({"op": "model", "id": number}, model.make())
+
+            said = self._ask(link, {**request, "id": number}, data, cancelled, send_model)
+            names, left_out = ([line(text) for text in said[name]] for name in ("names", "left_out"))
+            return RayPool(link, number, names, left_out, self._timeouts)
+
+        return self._tried_anew(opened)
 
     def close(self) -> None:
-        """End the actors, and the connection to Ray if it was made here; with that, a Ray that was started here.
-        Closing again does nothing, nor does closing after someone else has connected this process anew."""
-        ray = _ray()
-
-        if self._session is not None and _session() == self._session:
-            for actor in self._actors:
-                ray.kill(actor.handle)
-            if self._connected_here:
-                ray.shutdown()
-        self._forget(None, connected_here=False)
+        """End the actors and the connection to Ray; with that, a Ray that was started here. Closing again does
+        nothing."""
+        if self._link is not None:
+            self._link.close(self._timeouts.end)
 
     def __enter__(self) -> RayWorkers:
         return self
@@ -191,206 +157,82 @@ class RayWorkers:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _connect(self) -> None:
-        """Connect if there is no connection (any more). One that someone else has made is used."""
-        try:
-            ray = _ray()
-        except ImportError as error:
-            raise WorkersUnavailable(HOW_TO_GET_RAY) from error
-        there = _session()
-        if there is not None:
-            if there != self._session:
-                _log.warning("CHORDS: this process is connected to a Ray already; used instead of %s", self._address)
-                self._forget(there, connected_here=False)
-            return
-        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if self._address == LOCAL:
-            cores = max(os.cpu_count() or 1, self._count)
-            options |= {"include_dashboard": False, "num_cpus": cores}
-            options |= {} if self._local_gpus else {"num_gpus": 0}
-        else:
-            _check_reachable(self._address)
-        try:
-            ray.init(address=self._address, **options)
-        except Exception as error:
-            what = "started here" if self._address == LOCAL else f"reached at {self._address}"
-            raise WorkersUnavailable(f"Ray could not be {what}: {error}") from error
-        self._forget(_session(), connected_here=True)
-
-    def _forget(self, session: Session | None, connected_here: bool) -> None:
-        """Begin anew in that connection: the actors and what they were sent belong to the one before."""
-        self._actors, self._model = [], None
-        self._session, self._connected_here = session, connected_here
-
-    @staticmethod
-    def _resources() -> tuple[int, int]:
-        """The GPUs and CPU cores of all nodes that are alive."""
-        ray = _ray()
-
-        resources = ray.cluster_resources()
-        return int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-
-    def _placed(self, count: int, key: Hashable, cancelled: Callable[[], bool]) -> _Crew:
-        """``count`` living actors that may get ready for the model of this key, or as many as find room."""
-        self._actors = self._living(key)
-        resting = [actor for actor in self._actors if actor.failed]
-        for _ in range(len(self._actors), min(count + len(resting), self.lanes)):
-            self._actors.append(self._start())
-        crew = _Crew(key, [], [f"the worker {actor.name}: {actor.failed.why}" for actor in resting if actor.failed])
-        began = time.monotonic()
-        while True:
-            without = self._newly_placed(crew)
-            crew.actors = [actor for actor in self._actors if actor.name and not actor.failed][:count]
-            waited_enough = bool(crew.actors) and time.monotonic() - began > _PLACE_SECONDS
-            if len(crew.actors) == count or waited_enough or not without:
-                break
-            _wait_a_little(cancelled)
-        if without and len(crew.actors) < count:
-            crew.left_out.append("a worker has not found a place in the cluster in time, or has not started there")
-        return self._manned(crew)
-
-    def _newly_placed(self, crew: _Crew) -> list[_Actor]:
-        """Name those that have found a place, and end those that never will; the actors without one as yet."""
-        for actor in [actor for actor in self._actors if not actor.name]:
-            if _is_there(actor.placed, 0):
-                if (death := self._name(actor)) is not None:
-                    crew.left_out.append(f"a worker could not start: {_first_line(death)}")
-            elif time.monotonic() - actor.since > _NO_PLACE_SECONDS:
-                self._end(actor)
-                crew.left_out.append(self._no_room())
-        return [actor for actor in self._actors if not actor.name]
-
-    def _no_room(self) -> str:
-        need = "GPU" if self.on_gpus else "CPU core"
-        return (
-            f"the Ray cluster at {self._address} has no room for a worker, which needs one {need}; something else may "
-            "be using it"
-        )
-
-    @staticmethod
-    def _manned(crew: _Crew) -> _Crew:
-        """Raises NoWorker if nobody is left in it."""
-        if not crew.actors:
-            raise NoWorker("; ".join(dict.fromkeys(crew.left_out)))
-        return crew
-
-    def _end(self, actor: _Actor) -> None:
-        """Kill it, and free its device or its place in the queue for one."""
-        ray = _ray()
-
-        ray.kill(actor.handle)
-        self._actors.remove(actor)
-
-    def _start(self) -> _Actor:
-        ray = _ray()
-
-        ray.cloudpickle.register_pickle_by_value(ray_actor)
-        made = ray.remote(
-            num_cpus=0 if self.on_gpus else 1,
-            num_gpus=1 if self.on_gpus else 0,
-            max_restarts=0,
-            concurrency_groups={"aside": 1},  # answers while the actor works
-            scheduling_strategy="SPREAD",
-            enable_task_events=False,  # a record of every call, which the cluster would keep
-        )(RayActor)
-        handle = made.remote()
-        return _Actor(handle, _aside(handle.about), time.monotonic())
-
-    def _name(self, actor: _Actor) -> Exception | None:
-        """Name it after its node; or, if it died, forget it and return what is known of that."""
-        ray = _ray()
-
-        try:
-            about = ray.get(actor.placed)
-        except ray.exceptions.RayError as error:
-            self._actors.remove(actor)
-            death: Exception = error
-            return death
-        actor.name = f"ray:{about['address']}/{self._names}"
-        self._names += 1
-        return None
-
-    def _living(self, key: Hashable) -> list[_Actor]:
-        """The actors that answer, and those that have no place yet; without those that failed and are to be tried
-        again: a new process may do what an old one cannot any more."""
-        ray = _ray()
-
-        named = [(actor, _aside(actor.handle.about)) for actor in self._actors if actor.name]
-        answered = set()
-        if named:
-            there, _ = ray.wait([ref for _, ref in named], num_returns=len(named), timeout=_PING_SECONDS)
-            for ref in there:
-                try:
-                    ray.get(ref)
-                    answered.add(ref)
-                except ray.exceptions.RayError:
-                    pass
-        kept = []
-        for actor, ref in named:
-            rested = actor.failed and (actor.failed.key != key or time.monotonic() - actor.failed.when > _REST_SECONDS)
-            if ref in answered and not rested:
-                kept.append(actor)
-            else:
-                ray.kill(actor.handle)  # if it only hangs, it must not keep its device
-        return kept + [actor for actor in self._actors if not actor.name]
-
-    def _load(self, crew: _Crew, model: Parcel, cancelled: Callable[[], bool]) -> None:
-        """Send the model to the actors that have another or none."""
-        ray = _ray()
-
-        lacking = [actor for actor in crew.actors if actor.loaded != model.key]
-        if not lacking:
-            return
-        if self._model is None or self._model[0] != model.key:
-            self._model = model.key, ray.put(model.make())  # kept for actors that start later; frees the one before
-        shared = self._model[1]
-        _log.info("CHORDS: sending the model's changes to %s", ", ".join(actor.name for actor in lacking))
-        for actor in lacking:
-            actor.loaded = None  # until it has loaded this one
-        unloaded = self._call_all(
-            crew, lambda actor: actor.handle.load.remote(shared), cancelled, lambda actor: actor in lacking
-        )
-        self._set_aside(crew, unloaded)
-        for actor in crew.actors:
-            actor.loaded = model.key
-
-    def _call_all(
-        self,
-        crew: _Crew,
-        call: Callable[[_Actor], Any],
-        cancelled: Callable[[], bool],
-        where: Callable[[_Actor], bool] = lambda actor: True,
-    ) -> list[tuple[_Actor, str]]:
-        """Call the actors and wait for all. Those that fail or die are left out; the former are returned, with why."""
-        ray = _ray()
-
-        failed = []
-        refs = [(actor, call(actor)) for actor in crew.actors if where(actor)]
-        for actor, ref in refs:
-            _check(cancelled)
-            while not _is_there(ref, _POLL_SECONDS):
-                _check(cancelled)
+    def _tried_anew(self, call: Callable[[RayLink], _T]) -> _T:
+        """What ``call`` gives; on a new connection, once, if that of an earlier run turns out to be lost."""
+        for last in (self._link is None or not self._link.alive, True):
             try:
-                _, problem = ray.get(ref)
-            except ray.exceptions.RayError as error:
-                crew.leave_out(actor, _lost(error))
-                continue
-            if problem is None:
-                continue
-            why, trace, wrong_setup = problem
-            _log.error("CHORDS: the worker %s said:\n%s", actor.name, trace)
-            if wrong_setup:
-                self._end(actor)  # the next one reads anew what has been put right by then
-                raise WorkersUnavailable(f"the worker {actor.name}: {why}")
-            failed.append((actor, why))
-            crew.leave_out(actor, why)
-        return failed
+                link = self._connected()
+                return call(link)
+            except LinkLost as error:
+                link.kill()
+                if last:
+                    raise NoWorker(f"the connection to Ray at {self._address} was lost: {error}") from error
+        raise AssertionError("the last time returns or raises")
 
-    def _set_aside(self, crew: _Crew, failed: list[tuple[_Actor, str]]) -> None:
-        """Have these rest, as far as this model goes: to try it again and again would keep every run waiting."""
-        for actor, why in failed:
-            actor.failed = _Failed(crew.key, why, time.monotonic())
-        self._manned(crew)
+    def _connected(self) -> RayLink:
+        """The connection to Ray, made anew if it is lost."""
+        if self._link is not None and self._link.alive:
+            return self._link
+        lost, local = self._link is not None, self._address == LOCAL
+        link = RayLink()
+        request = {
+            "op": "connect",
+            "address": self._address,
+            "count": self._count,
+            "cores": max(os.cpu_count() or 1, self._count),
+            "local_gpus": self._local_gpus,
+            "timeouts": asdict(self._timeouts),
+            "path": [folder for folder in sys.path if folder],
+        }
+        seconds = self._timeouts.start if local else self._timeouts.connect
+        what = "started here" if local else f"reached at {self._address}"
+        try:
+            self._ask(link, request, self._factory, seconds=seconds)
+        except (LinkLost, WorkersUnavailable) as error:
+            link.kill()
+            why = str(error) if self._address in str(error) else f"Ray could not be {what}: {error}"
+            raise (NoWorker if lost else WorkersUnavailable)(why) from error
+        except BaseException:
+            link.kill()
+            raise
+        self._link = link
+        return link
+
+    def _ask(
+        self,
+        link: RayLink,
+        request: Header,
+        data: bytes = b"",
+        cancelled: Callable[[], bool] | None = None,
+        wanted: Callable[[Sequence[str]], None] | None = None,
+        seconds: float | None = None,
+    ) -> Header:
+        """The answer to a request. ``wanted``: called if the child asks for the model; ``seconds``: to answer, no
+        matter whether it gives signs of life.
+
+        Raises:
+            LinkLost, NoWorker, WorkersUnavailable, Cancelled.
+        """
+        number = request.setdefault("id", link.number())
+        link.send(request, data)
+        began = time.monotonic()
+        try:
+            while True:
+                if (cancelled or self._cancelled)():
+                    raise Cancelled("the run was cancelled")
+                message = link.receive(_POLL_SECONDS, seconds or self._timeouts.silent)
+                said = {} if message is None else message[0]
+                if said.get("re") == number:
+                    return _granted(said)
+                if said.get("wants") == number and wanted is not None:
+                    wanted(said["names"])
+                if seconds is not None and time.monotonic() - began > seconds:
+                    raise LinkLost(f"it has not answered within {seconds:.0f} s")
+        except LinkLost:
+            raise
+        except BaseException:
+            link.send({"op": "withdraw", "id": number})
+            raise
 
 
 class RayPool:
@@ -401,97 +243,105 @@ class RayPool:
     should have been here why it is not.
     """
 
-    def __init__(self, workers: Sequence[tuple[Any, str]], left_out: Sequence[str] = ()) -> None:
-        self._handles = [handle for handle, _ in workers]
-        self.names = tuple(name for _, name in workers)
-        self.left_out = tuple(dict.fromkeys(left_out))
-        self._under_way: dict[Any, tuple[int, Task, float]] = {}
-        self._stopping: dict[Any, Any] = {}  # by call under way, the call that tells its worker to stop
-        self._session = _session()
+    def __init__(
+        self, link: RayLink, run: int, names: Sequence[str], left_out: Sequence[str], timeouts: RayTimeouts
+    ) -> None:
+        self.names, self.left_out = tuple(names), tuple(dict.fromkeys(left_out))
+        self._link, self._run, self._timeouts = link, run, timeouts
+        self._under_way: dict[int, tuple[int, Task, float]] = {}
+        self._told: set[int] = set()  # of the calls under way, those whose workers were told to stop
+        self._stopping: set[int] = set()  # what these have yet to answer to that
+        self._came: list[Outcome] = []  # after they were told
+        self._open = True
 
     @property
     def lanes(self) -> int:
-        return len(self._handles)
+        return len(self.names)
 
     def submit(self, lane: int, task: Task) -> None:
-        ref = self._handles[lane].denoise.remote(pack(task.x), task.sigma) if self._connected else object()
-        self._under_way[ref] = lane, task, time.perf_counter()
+        number = self._link.number()
+        request = encode({**tensor_header(task.x), "sigma": task.sigma}, tensor_data(task.x))
+        self._under_way[number] = lane, task, time.perf_counter()
+        self._order("call", lane, request, id=number, most_data=task.x.nbytes + _HEADER_BYTES)
 
     def next(self, timeout: float) -> Outcome | None:
-        ray = _ray()
-
-        if not self._under_way:
-            return None
-        if not self._connected:
-            return self._outcome(next(iter(self._under_way)), None, "the connection to Ray was ended by someone else")
-        there, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout)
-        return self._fetched(there[0], timeout) if there else None
+        end = time.monotonic() + timeout
+        while self._under_way:
+            try:
+                message = self._link.receive(max(0.0, end - time.monotonic()), self._timeouts.silent)
+            except LinkLost as error:
+                return self._outcome(next(iter(self._under_way)), f"the connection to Ray was lost: {error}")
+            if message is None:
+                return None
+            header, data = message
+            if header.get("re") in self._under_way:
+                return self._outcome(header["re"], header.get("lost"), data)
+        return None
 
     def wait(self, timeout: float) -> bool:
-        ray = _ray()
-
-        if not self._under_way or not self._connected:
-            return True
-        calls = [*self._under_way, *self._told_to_stop()]
-        _, left = ray.wait(calls, num_returns=len(calls), timeout=timeout)
-        return not left
-
-    def _told_to_stop(self) -> list[Any]:
-        """The calls that tell the workers to stop what they are at, each made once."""
-        for ref in self._under_way:
-            if ref not in self._stopping:
-                self._stopping[ref] = _aside(self._handles[self._under_way[ref][0]].stop)
-        return [self._stopping[ref] for ref in self._under_way]
-
-    def _fetched(self, ref: Any, timeout: float) -> Outcome | None:
-        """What a call that is over came back with; None if that is not here within ``timeout`` seconds."""
-        ray = _ray()
-
-        try:
-            value, problem = ray.get(ref, timeout=timeout)
-        except ray.exceptions.GetTimeoutError:
-            return None
-        except ray.exceptions.RayError as error:
-            return self._outcome(ref, None, _lost(error))
-        return self._outcome(ref, value, None if problem is None else problem[0])
-
-    def _outcome(self, ref: Any, value: Packed | None, problem: str | None) -> Outcome:
-        lane, task, began = self._under_way.pop(ref)
-        seconds = time.perf_counter() - began
-        if value is None:
-            return Outcome(lane, task, seconds, error=WorkersUnavailable(f"{self.names[lane]}: {problem}"))
-        return Outcome(lane, task, seconds, unpack(value).to(task.x.device))
+        """See `chords_core.pools.Waits`. The workers are told to stop what they are at."""
+        self._gather(time.monotonic() + timeout)
+        return not self._under_way
 
     def settle(self, within: float | None = None) -> list[Outcome]:
-        """As `Pool.settle`, but workers are told to stop what they are at, have some seconds for that in any case, and
-        are ended only after that: one that is no more than slow keeps its model."""
-        ray = _ray()
-
-        if not self._under_way or not self._connected:
-            self._under_way.clear()
-            return []
-        pending, stopping = list(self._under_way), self._told_to_stop()
-        patience = None if within in (None, math.inf) else max(within, _STOP_SECONDS)
-        _, left = ray.wait([*pending, *stopping], num_returns=2 * len(pending), timeout=patience)
-        given_up = [ref for ref in pending if ref in left]
-        for ref in given_up:
-            ray.kill(self._handles[self._under_way[ref][0]])
-        there = [self._fetched(ref, _FETCH_SECONDS) for ref in pending if ref not in given_up]
+        """As `Pool.settle`, but workers are told to stop, and have a moment for that. After it, one that still works is
+        left to it if its evaluation may end ``within`` that time: it keeps its model, and the next run finds it again.
+        Otherwise it is ended."""
+        self._gather(math.inf if within is None else time.monotonic() + self._timeouts.stop)
+        for lane, _, _ in self._under_way.values():
+            if within:
+                self._order("leave", lane, seconds=min(within, self._timeouts.give_up))
+            else:
+                self._order("kill", lane)
+        came, self._came = self._came, []
         self._under_way.clear()
         self._stopping.clear()
-        return [outcome for outcome in there if outcome is not None]
+        return came
+
+    def _gather(self, end: float) -> None:
+        """Tell the workers to stop, each once, and take what comes in until all have, or until ``end``, on the clock
+        `time.monotonic`."""
+        for number, (lane, _, _) in self._under_way.items():
+            if number not in self._told:
+                stop = self._link.number()
+                self._order("stop", lane, id=stop)
+                self._stopping.add(stop)
+        self._told = set(self._under_way)
+        try:
+            while (self._under_way or self._stopping) and (left := end - time.monotonic()) > 0:
+                message = self._link.receive(min(left, _POLL_SECONDS), self._timeouts.silent)
+                if message is None:
+                    continue
+                header, data = message
+                self._stopping.discard(header.get("re"))
+                if header.get("re") in self._under_way:
+                    self._came.append(self._outcome(header["re"], header.get("lost"), data))
+        except LinkLost:
+            self._stopping.clear()
 
     def close(self) -> None:
         """Let the workers forget the run. Closing again does nothing."""
-        self.settle(_CLOSE_SECONDS)
-        for handle in self._handles if self._connected else ():
-            handle.end.remote()
-        self._handles = []
+        self.settle(self._timeouts.give_up)
+        if self._open:
+            self._order("end")
+        self._open = False
 
-    @property
-    def _connected(self) -> bool:
-        """Whether the workers can be reached at all; without a connection, Ray would start another by itself."""
-        return _session() == self._session
+    def _order(self, order: str, lane: int = 0, data: bytes = b"", most_data: int = 0, **more: Any) -> None:
+        self._link.send({"op": order, "run": self._run, "lane": lane, **more}, data, most_data)
+
+    def _outcome(self, number: int, problem: str | None, data: bytes = b"") -> Outcome:
+        lane, task, began = self._under_way.pop(number)
+        seconds = time.perf_counter() - began
+        denoised = None
+        if problem is None:
+            try:
+                denoised, problem = _denoised(data, task.x)
+            except Malformed as error:
+                problem = f"its answer is {error}"
+        if denoised is None:
+            lost = WorkersUnavailable(f"{self.names[lane]}: {line(problem)}")
+            return Outcome(lane, task, seconds, error=lost)
+        return Outcome(lane, task, seconds, denoised.to(task.x.device))
 
     def __enter__(self) -> RayPool:
         return self
@@ -500,60 +350,46 @@ class RayPool:
         self.close()
 
 
-def _ray() -> Any:
-    import ray
+def _denoised(data: bytes, x: Tensor) -> tuple[Tensor | None, str | None]:
+    """What an actor answered to ``x``, or its problem.
 
-    return ray
-
-
-def _session() -> Session | None:
-    """This process's connection to Ray as it is now, or None: another program in it may end one and make its own."""
-    ray = _ray()
-
-    if not ray.is_initialized():
-        return None
-    context = ray.get_runtime_context()
-    return context.get_node_id(), context.get_job_id()
+    Raises:
+        Malformed: if it is neither.
+    """
+    header, values = decode(data)
+    if (problem := header.get("problem")) is not None:
+        return None, str(problem)
+    if {name: header.get(name) for name in ("dtype", "shape")} != tensor_header(x):
+        raise Malformed("a tensor of another dtype or shape than was asked for")
+    return tensor_from(header, values), None
 
 
-def _lost(error: BaseException) -> str:
-    return f"its process or machine was lost: {_first_line(error)}"
+def _granted(said: Header) -> Header:
+    """An answer, unless it says that there is none."""
+    if "failed" not in said:
+        return said
+    why = str(said["failed"])
+    raise NoWorker(why) if said.get("kind") == "NoWorker" else WorkersUnavailable(why)
 
 
-def _aside(method: Any) -> Any:
-    """Call an actor's method beside what it is doing."""
-    return method.options(concurrency_group="aside").remote()
-
-
-def _is_there(ref: Any, timeout: float) -> bool:
-    ray = _ray()
-
-    return bool(ray.wait([ref], timeout=timeout)[0])
-
-
-def _wait_a_little(cancelled: Callable[[], bool]) -> None:
-    _check(cancelled)
-    time.sleep(_POLL_SECONDS)
-
-
-def _check(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled("the run was cancelled")
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _check_reachable(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself would try for a minute or more."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not port.isdigit():
-        return  # "auto", or a name that only Ray understands
+def _pickled(value: Any) -> bytes:
+    """``value`` for an actor, with all that it uses of this package but cannot import there."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise WorkersUnavailable(
-            f"nothing answers at {address} ({error}). Is Ray running there (ray status), and is the port open?"
-        ) from error
+        from ray import cloudpickle
+    except ImportError as error:
+        raise WorkersUnavailable(HOW_TO_GET_RAY) from error
+    with _by_value(cloudpickle):
+        dumps: Callable[[Any], bytes] = cloudpickle.dumps
+        return dumps(value)
+
+
+@contextmanager
+def _by_value(cloudpickle: Any) -> Iterator[None]:
+    modules = ray_actor, ray_messages
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)

@@ -51,8 +51,8 @@ class ChordsDevices(io.ComfyNode):
                     advanced=True,
                     default="",
                     tooltip="Empty: this machine's devices. local: Ray workers on this machine. Or the address of a "
-                    "running Ray cluster, such as 192.168.1.10:6379. Needs the Python package ray; see "
-                    "docs/cluster.md.",
+                    "running Ray cluster, such as 192.168.1.10:6379, which the owner of this server has to allow. "
+                    "Needs the Python package ray; see docs/cluster.md.",
                 ),
                 io.Int.Input(
                     "ray_workers",

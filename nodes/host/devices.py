@@ -8,6 +8,7 @@ import comfy.model_management
 import torch
 
 from ...chords_core import InvalidInput
+from ...chords_core.ray_address import canonical
 
 SPLITS = ("auto", "on", "off")
 
@@ -31,9 +32,9 @@ def parse_devices(
     """A request from the node's inputs: ``auto``, or names separated by commas.
 
     Raises:
-        InvalidInput: for a device this host does not have, or one named twice.
+        InvalidInput: for a device this host does not have, or one named twice, or for what is no address of a Ray.
     """
-    rest = ray_address.strip(), ray_workers, cfg_split
+    rest = canonical(ray_address) if ray_address.strip() else "", ray_workers, cfg_split
     names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
     if names in ((), ("auto",)):
         return DeviceRequest((), cpu_lanes, *rest)

@@ -108,7 +108,7 @@ def _digest(path: Path, size: int, _changed: int) -> str:
     return found.hexdigest()[:24]
 
 
-def model_parcel(patcher: ModelPatcher) -> tuple[tuple[str, str], Callable[[], bytes]]:
+def model_parcel(patcher: ModelPatcher) -> tuple[str, Callable[[], bytes]]:
     """A key that changes when the weights do, and what makes the bytes that the worker loads.
 
     Raises:
@@ -123,7 +123,7 @@ def model_parcel(patcher: ModelPatcher) -> tuple[tuple[str, str], Callable[[], b
     recipe = Recipe(function, _with_files(arguments), tuple(index))
     base_key = hashlib.sha256(f"{function.__module__}.{function.__qualname__} {recipe}".encode()).hexdigest()
     patches = patcher.patches if patcher.patches else {}
-    key = base_key, str(patcher.patches_uuid) if patches else ""
+    key = f"{base_key} {patcher.patches_uuid if patches else ''}"
     content = {"recipe": recipe, "base_key": base_key, "patches": patches, "patches_uuid": patcher.patches_uuid}
     return key, lambda: packed(content, patcher)
 

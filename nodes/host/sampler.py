@@ -32,8 +32,9 @@ from ...chords_core import (
     sample,
     solving_seconds,
 )
+from ...chords_core.ray_pool import NoWorker
 from ...chords_core.unipc import SMALLEST_SIGMA
-from .cluster import cluster_lanes, open_cluster_pool
+from .cluster import cluster_lanes, no_worker, open_cluster_pool
 from .devices import DeviceRequest, lane_devices
 from .guard import reason_for_every_step, reason_for_one_core
 from .interrupts import check_interrupt, passed_on
@@ -299,13 +300,16 @@ class _SamplerFunction:
         announce(run, f"looking for Ray workers ({self.request.ray_address})")
         measured = self._measured(call, self.request)
         costs = measured.costs() if measured is not None else ()
-        chosen = self._planned(call, cluster_lanes(self.request), costs=costs)
+        try:
+            lanes = cluster_lanes(self.request)
+        except NoWorker as problem:
+            run.notes.append(no_worker(problem))
+            return None
+        chosen = self._planned(call, lanes, costs=costs)
         if chosen.cores == 1:
             return None
         announce(run, f"getting Ray workers ready ({self.request.ray_address})")
-        pool, notes = open_cluster_pool(
-            stack, self.request, call.model, call.extra_args, call.x, chosen.cores, check_interrupt
-        )
+        pool, notes = open_cluster_pool(stack, self.request, call.model, call.extra_args, call.x, chosen.cores)
         run.notes += notes
         if pool is None:
             return None

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
 
-from chords_core import Evaluated, Event, LaneLost, RayWorkers, Result, WorkersUnavailable, ray_pool, sample
+from chords_core import Cancelled, Evaluated, Event, LaneLost, RayWorkers, Result, WorkersUnavailable, sample
+from chords_core.ray_pool import NoWorker
+from chords_core.ray_timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
 
+from heads import Head
 from workers import factory, inline, remote
 
 TEN_MOMENTS = (1, 2, 4, 8, 10, 13, 17, 20, 24, 28)  # evaluations after which a node is removed
 SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 16), torch.zeros(1)])
-ENOUGH_SECONDS = 60.0
+ENOUGH_SECONDS = 120.0
+BUSY = RayTimeouts(connect=90.0, answer=30.0, place=90.0, no_place=90.0, ping=15.0, behind=90.0)  # for a busy machine
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     """Two nodes of one core each. The head is node 0."""
     from ray.cluster_utils import Cluster
 
@@ -36,18 +46,22 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    """A cluster of one node of one core, which may be lost and come back."""
+    with Head(tmp_path / "ray", cores=1) as head:
+        yield head
+
+
 def _noise() -> Tensor:
     return 8 * torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("moments", [(8,), pytest.param(TEN_MOMENTS, marks=pytest.mark.slow)], ids=["once", "ten"])
-def test_a_removed_node_costs_time_only_and_another_takes_its_place(
-    cluster: Any, moments: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_pool, "_PLACE_SECONDS", 45.0)  # a busy machine may need some to start a node's worker
+def test_a_removed_node_costs_time_only_and_another_takes_its_place(cluster: Any, moments: tuple[int, ...]) -> None:
     x = _noise()
     expected = sample(inline(), x, SIGMAS, cores=4, accept="exact")
-    with RayWorkers(factory(), cluster.address, count=2) as workers:
+    with RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as workers:
         losses = list[int]()
         for moment in moments:
             assert workers.lanes == 2
@@ -94,98 +108,187 @@ def _sampled_without_the_second_node(
     return result, events
 
 
-def test_a_core_that_others_use_is_done_without_until_it_is_free(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    @ray.remote(num_cpus=1)
-    class Other:
-        def here(self) -> None:
-            pass
-
-    monkeypatch.setattr(ray_pool, "_PLACE_SECONDS", 2.0)
-    monkeypatch.setattr(ray_pool, "_NO_PLACE_SECONDS", 8.0)
+def test_a_core_that_others_use_is_done_without_until_it_is_free(cluster: Any) -> None:
+    short = dataclasses.replace(BUSY, place=2.0, no_place=8.0)
     x = _noise()
     expected = sample(inline(), x, SIGMAS, cores=4).x
-    with RayWorkers(factory(), cluster.address, count=2) as workers:
-        other = Other.remote()
-        ray.get(other.here.remote())
-        for _ in range(2):
-            with workers.open(remote(), 2) as pool:
-                assert pool.lanes == 1 and len(pool.left_out) == 1
-                assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
-        ray.kill(other)
-        monkeypatch.setattr(ray_pool, "_PLACE_SECONDS", 30.0)
-        with workers.open(remote(), 2) as pool:
-            assert pool.lanes == 2 and not pool.left_out
-            assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
+    with RayWorkers(factory(), cluster.address, count=1, timeouts=BUSY) as others, others.open(remote(), 1):
+        with RayWorkers(factory(), cluster.address, count=2, timeouts=short) as workers:
+
+            def one_is_left_out() -> (
+                bool
+            ):  # where a place for a worker was not even tried in time, there is none at all
+                with contextlib.suppress(NoWorker), workers.open(remote(), 2) as pool:
+                    assert pool.lanes == 1 and "not found a place" in pool.left_out[0]
+                    assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
+                    return True
+                return False
+
+            def all_take_part() -> bool:
+                with workers.open(remote(), 2) as pool:
+                    return pool.lanes == 2 and not pool.left_out
+
+            for _ in range(2):
+                _wait_until(one_is_left_out)
+            others.close()
+            _wait_until(all_take_part)
+
+
+def test_workers_that_find_no_room_are_given_up(cluster: Any) -> None:
+    """Nor do they wait on for room, which they would take from others later."""
+    short = dataclasses.replace(BUSY, place=2.0, no_place=2.0)
+    with RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as others, others.open(remote(), 2) as pool:
+        assert pool.lanes == 2  # both cores are taken
+        with RayWorkers(factory(), cluster.address, count=2, timeouts=short) as workers:
+            with pytest.raises(NoWorker, match="has no room for a worker, which needs one CPU core"):
+                workers.open(remote(), 2)
+            assert not _states(cluster) - {"ALIVE", "DEAD"}
+        assert torch.equal(
+            sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, sample(inline(), _noise(), SIGMAS, cores=4).x
+        )
+
+
+def _states(cluster: Any) -> set[str]:
+    """Of all actors, as the cluster says to another program."""
+    program = (
+        f"import ray; ray.init(address={cluster.address!r}, log_to_driver=False, configure_logging=False)\n"
+        "print(*{actor['State'] for actor in ray._private.state.actors().values()})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 def test_a_ray_that_others_started_goes_on_after_close(cluster: Any) -> None:
-    import ray
-
     x = torch.ones(2, 2)
     for _ in range(2):  # the second time, it has to be there still, and its cores free
-        with RayWorkers(factory(), cluster.address, count=2) as workers, workers.open(remote(), 2) as pool:
+        with (
+            RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as workers,
+            workers.open(remote(), 2) as pool,
+        ):
             assert pool.lanes == 2
             assert sample(None, x, SIGMAS, cores=4, pool=pool).x.shape == x.shape
-        assert not ray.is_initialized()
     assert len(cluster.list_all_nodes()) == 2
     assert all(node.remaining_processes_alive() for node in cluster.list_all_nodes())
 
 
 def test_a_ray_of_our_own_ends_with_us() -> None:
-    import psutil
-    import ray
-
     workers = RayWorkers(factory(), count=1)
     children = psutil.Process(os.getpid()).children(recursive=True)
     assert any("raylet" in child.name() for child in children)
     workers.close()
-    assert not ray.is_initialized()
-    gone, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     workers.close()
 
 
-@pytest.mark.parametrize("used_since", [True, False])
-def test_a_ray_that_someone_else_has_started_since_goes_on(used_since: bool) -> None:
-    """Another program in this process ends the Ray that was started here, and starts one of its own."""
+def test_a_ray_that_is_in_this_process_goes_on() -> None:
+    """Another program in this process has started one of its own."""
     import ray
 
-    x = _noise()
-    expected = sample(inline(), x, SIGMAS, cores=4).x
-    workers = RayWorkers(factory(), count=1)
-    with workers.open(remote(), 1) as pool:
-        assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
-    ray.shutdown()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         theirs = ray.put("theirs")
-        if used_since:
-            with workers.open(remote(), 1) as pool:
-                assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
-        workers.close()
+        with RayWorkers(factory(), count=1) as workers, workers.open(remote(), 1) as pool:
+            expected = sample(inline(), _noise(), SIGMAS, cores=4).x
+            assert torch.equal(sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, expected)
         assert ray.is_initialized() and ray.get(theirs) == "theirs"
     finally:
         ray.shutdown()
 
 
-def test_a_connection_that_someone_else_ends_is_a_loss_of_all_workers() -> None:
-    """And no other Ray is started in its place, as Ray would by itself."""
-    import ray
+@pytest.mark.parametrize("back", [False, True], ids=["gone", "restarted"])
+def test_a_cluster_whose_head_is_lost(head: Head, back: bool) -> None:
+    """It is told as long as it is gone; one that is there again, as another cluster, is used again."""
+    expected = sample(inline(), _noise(), SIGMAS, cores=4).x
+    with RayWorkers(factory(), head.address, count=1, timeouts=BUSY) as workers:
+        with workers.open(remote(), 1) as pool:
+            assert torch.equal(sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, expected)
+        head.kill()
+        if not back:
+            for call in (lambda: workers.lanes, lambda: workers.open(remote(), 1)):
+                with pytest.raises(NoWorker, match=f"{head.address}|connection to Ray was lost"):
+                    call()
+        head.start()
+        with workers.open(remote(), 1) as pool:
+            assert torch.equal(sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, expected)
 
-    def end_it(event: Event) -> None:
-        if isinstance(event, Evaluated):
-            ray.shutdown()
 
-    with RayWorkers(factory(), count=1) as workers:
-        with pytest.raises(WorkersUnavailable, match="ended by someone else"), workers.open(remote(), 1) as pool:
-            sample(None, _noise(), SIGMAS, cores=4, pool=pool, on_event=end_it)
-        assert not ray.is_initialized()
+def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
+    """Its node's own process is stopped, or it ends whole: all workers are lost, in some time."""
+    with RayWorkers(factory(), head.address, count=1, timeouts=dataclasses.replace(BUSY, silent=5.0)) as workers:
+        pool = workers.open(remote(0.05), 1)
+        with pytest.raises(WorkersUnavailable), pool:
+            sample(None, _noise(), SIGMAS, cores=4, pool=pool, on_event=lambda event: head.kill())
 
 
-def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+def test_the_address_may_come_from_the_environment(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", head.address)
+    with RayWorkers(factory(), "auto", count=1, timeouts=BUSY) as workers, workers.open(remote(), 1) as pool:
+        assert pool.lanes == 1
+        assert not any("raylet" in child.name() for child in _children_but(head))
+
+
+def _children_but(head: Head) -> list[psutil.Process]:
+    theirs = {process.pid for process in head.processes()}
+    return [child for child in psutil.Process().children(recursive=True) if child.pid not in theirs]
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "127.0.0.1:9", "no-such-host.invalid:6379"])
+def test_an_address_where_nothing_listens_is_told_at_once(address: str) -> None:
     began = time.monotonic()
-    with pytest.raises(WorkersUnavailable, match="nothing answers at ray://127.0.0.1:9"):
-        RayWorkers(factory(), "ray://127.0.0.1:9")
-    assert time.monotonic() - began < 10
+    with pytest.raises(WorkersUnavailable, match=f"nothing answers at {address}"):
+        RayWorkers(factory(), address)
+    assert time.monotonic() - began < 20
+
+
+def _settings() -> bytes:
+    return bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+
+NOT_RAY: dict[str, Callable[[socket.socket], None]] = {
+    "says nothing": lambda connection: None,
+    "hangs up": lambda connection: connection.close(),
+    "a web server": lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    "repeats": lambda connection: connection.sendall(connection.recv(100)),
+    "HTTP/2 and no more": lambda connection: connection.sendall(_settings()),
+}
+
+
+@pytest.fixture(params=NOT_RAY)
+def not_ray(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of something else."""
+    kept = list[socket.socket]()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(server.accept()[0])
+                    with contextlib.suppress(OSError):
+                        NOT_RAY[request.param](kept[-1])
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
+
+
+def test_an_address_that_is_no_ray_is_told_in_time(not_ray: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(WorkersUnavailable, match=not_ray):
+        RayWorkers(factory(), not_ray)
+    assert time.monotonic() - began < 20
+
+
+def test_a_cancel_works_while_an_address_is_tried(not_ray: str) -> None:
+    asked = list[float]()
+
+    def cancelled() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) > 3
+
+    with contextlib.suppress(WorkersUnavailable):  # some are known for what they are that fast
+        with pytest.raises(Cancelled):
+            RayWorkers(factory(), not_ray, cancelled=cancelled)
+    assert time.monotonic() - asked[0] < 3

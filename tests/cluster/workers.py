@@ -16,20 +16,43 @@ from chords_core import Denoise, Worker
 from chords_core.ray_actor import WrongSetup
 
 
-def factory() -> Callable[[], Worker]:
-    """Makes workers. Sent by value, as all functions within functions are: actors cannot import the tests."""
+def factory(fault: str = "") -> Callable[[], Worker]:
+    """Makes workers. Sent by value, as all functions within functions are: actors cannot import the tests.
+
+    ``fault``: what happens to the first process that makes one: "stop:FILE", which stops the process, or "sleep:FILE",
+    which lasts until FILE.over is there. A model may be such a text as well, and a run.
+    """
 
     def make() -> Any:
+        import os
+        import signal
         import threading
+        import time
         from pathlib import Path
+
+        def happen(fault: str) -> None:
+            kind, _, file = fault.partition(":")
+            try:
+                Path(file).touch(exist_ok=False)
+            except FileExistsError:
+                return
+            Path(f"{file}.{os.getpid()}").touch()
+            if kind == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            while kind == "sleep" and not Path(f"{file}.over").exists():
+                time.sleep(0.05)
 
         class FunctionWorker:
             def __init__(self) -> None:
+                if fault:
+                    happen(fault)
                 self.stopped = threading.Event()
                 self.scale = 1.0
 
             def load(self, model: bytes) -> None:
                 kind, _, rest = model.decode().partition(":")
+                if kind in ("stop", "sleep"):
+                    return happen(model.decode())
                 if kind == "missing":
                     raise WrongSetup(f"no file {rest}")
                 if kind == "too big":
@@ -51,6 +74,9 @@ def factory() -> Callable[[], Worker]:
             def begin(self, run: Callable[..., Tensor] | str) -> None:
                 if run == "too big":
                     raise MemoryError("no room for the run")
+                if isinstance(run, tuple):  # a fault, and then the run
+                    happen(run[0])
+                    run = run[1]
                 self.run = run
                 self.stopped.clear()
 

@@ -1,14 +1,16 @@
-"""The Ray actor's class, in this process: how tensors travel, and how what goes wrong reaches the driver."""
+"""The Ray actor's class, in this process: what it answers, and how what goes wrong reaches the driver."""
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from chords_core.ray_actor import RayActor, WrongSetup, pack, unpack
+from chords_core.ray_actor import RayActor, WrongSetup
+from chords_core.ray_messages import Header, decode, encode, tensor_data, tensor_from, tensor_header
 
 
 class Doubling:
@@ -49,33 +51,45 @@ class Failing(Doubling):
         raise self.error
 
 
+WORKERS: list[Any] = []
+"""What is to be made next comes last; a pickled factory cannot hold it."""
+
+
+def _last() -> Any:
+    return WORKERS[-1]
+
+
+def _broken() -> Any:
+    raise OSError("no disk")
+
+
+FINE = encode({})
+
+
 def actor(worker: Any) -> RayActor:
+    WORKERS.append(worker)
     made = RayActor()
-    assert made.make(lambda: worker) == (None, None)
+    assert made.make(pickle.dumps(_last)) == FINE
     return made
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64])
-@pytest.mark.parametrize("shape", [(2, 3, 4), (1,), ()])
-def test_a_tensor_travels_as_it_is(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(9).to(dtype)
-    for sent in (x, x.mT) if x.ndim > 1 else (x,):
-        data, *rest = pack(sent)
-        data.flags.writeable = False  # as Ray hands it over
-        found = unpack((data, *rest))
-        assert found.dtype == dtype and found.shape == sent.shape and torch.equal(found, sent)
-        found.zero_()
-        assert data.any()  # its memory was its own
+def request(x: Tensor, sigma: float) -> bytes:
+    return encode({**tensor_header(x), "sigma": sigma}, tensor_data(x))
+
+
+def problem(answer: bytes) -> Header:
+    header, data = decode(answer)
+    assert "problem" in header and not data
+    return header
 
 
 def test_the_worker_does_what_the_driver_calls() -> None:
     worker, x = Doubling(), torch.arange(6.0).reshape(2, 3)
     there = actor(worker)
-    assert there.load("model") == there.begin("run") == (None, None)
-    packed, problem = there.denoise(pack(x), 0.5)
-    assert problem is None and torch.equal(unpack(packed), 2 * x + 0.5)
-    assert there.end() == there.stop() == (None, None)
-    assert worker.told == [("load", "model"), ("begin", "run"), ("threads", 1), "end", "stop"]
+    assert there.load(b"model") == there.begin(pickle.dumps("run")) == FINE
+    assert torch.equal(tensor_from(*decode(there.denoise(request(x, 0.5)))), 2 * x + 0.5)
+    assert there.end() == there.stop() == FINE
+    assert worker.told == [("load", b"model"), ("begin", "run"), ("threads", 1), "end", "stop"]
 
 
 def test_one_thread_computes_however_many_there_were() -> None:
@@ -83,22 +97,19 @@ def test_one_thread_computes_however_many_there_were() -> None:
     worker, before = Doubling(), torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        actor(worker).denoise(pack(torch.ones(2)), 1.0)
+        actor(worker).denoise(request(torch.ones(2), 1.0))
     finally:
         torch.set_num_threads(before)
     assert worker.told == [("threads", 1)]
 
 
 def test_a_worker_is_made_once() -> None:
-    made: list[Doubling] = []
-
-    def factory() -> Doubling:
-        made.append(Doubling())
-        return made[-1]
-
-    there = RayActor()
-    assert there.make(factory) == there.make(factory) == (None, None)
-    assert len(made) == 1
+    worker = Doubling()
+    there = actor(worker)
+    WORKERS.append(Failing(ValueError("another")))
+    assert there.make(pickle.dumps(_last)) == FINE
+    there.end()
+    assert worker.told == ["end"]
 
 
 @pytest.mark.parametrize(
@@ -110,25 +121,30 @@ def test_a_worker_is_made_once() -> None:
 )
 def test_an_error_is_told_in_a_line_and_as_a_traceback(error: BaseException, text: str) -> None:
     there = actor(Failing(error))
-    packed, problem = there.denoise(pack(torch.ones(2)), 1.0)
-    assert packed is None and problem is not None
-    line, trace, wrong_setup = problem
-    assert line == text and not wrong_setup
-    assert "raise self.error" in trace
-    assert there.end() == (None, None)  # and the worker goes on
+    said = problem(there.denoise(request(torch.ones(2), 1.0)))
+    assert said["problem"] == text and not said["wrong_setup"]
+    assert "raise self.error" in said["trace"]
+    assert there.end() == FINE  # and the worker goes on
 
 
 def test_a_wrong_setup_is_told_as_such_and_in_its_own_words() -> None:
-    _, problem = actor(Failing(WrongSetup("install it there"))).denoise(pack(torch.ones(2)), 1.0)
-    assert problem is not None and (problem[0], problem[2]) == ("install it there", True)
+    said = problem(actor(Failing(WrongSetup("install it there"))).denoise(request(torch.ones(2), 1.0)))
+    assert (said["problem"], said["wrong_setup"]) == ("install it there", True)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(2, dtype=torch.float64), torch.ones(2, 1)])
+def test_an_answer_of_another_shape_or_dtype_is_a_problem(wrong: Tensor) -> None:
+    class Wrong(Doubling):
+        def denoise(self, x: Tensor, sigma: float) -> Tensor:
+            return wrong
+
+    said = problem(actor(Wrong()).denoise(request(torch.ones(2), 1.0)))
+    assert "TypeError: the model gave" in said["problem"] and "for (2,) in torch.float32" in said["problem"]
 
 
 def test_a_worker_that_cannot_be_made_is_told_and_may_be_tried_again() -> None:
-    def broken() -> Doubling:
-        raise OSError("no disk")
-
     there = RayActor()
-    _, problem = there.make(broken)
-    assert problem is not None and problem[0] == "OSError: no disk"
-    assert there.make(Doubling) == (None, None)
-    assert there.load("model") == (None, None)
+    assert problem(there.make(pickle.dumps(_broken)))["problem"] == "OSError: no disk"
+    WORKERS.append(Doubling())
+    assert there.make(pickle.dumps(_last)) == FINE
+    assert there.load(b"model") == FINE

@@ -220,22 +220,6 @@ class TestRaisingListener(io.ComfyNode):
         return io.NodeOutput(model)
 
 
-class TestRayReferences(io.ComfyNode):
-    """How many of Ray's objects and actors this process refers to."""
-
-    @classmethod
-    def define_schema(cls):
-        inputs = [io.Int.Input("salt")]
-        return io.Schema(node_id="TestRayReferences", category="tests", inputs=inputs, outputs=[], is_output_node=True)
-
-    @classmethod
-    def execute(cls, salt):
-        ray = sys.modules["ray"]
-        return io.NodeOutput(
-            ui={"references": [len(ray._private.worker.global_worker.core_worker.get_all_reference_counts())]}
-        )
-
-
 class TestFaults(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -247,7 +231,6 @@ class TestFaults(ComfyExtension):
             TestNoMemoryOnWorkers,
             TestPatience,
             TestRaisingListener,
-            TestRayReferences,
         ]
 
 

@@ -1,0 +1,86 @@
+"""A cluster of one node, as `ray start --head` makes it, that may be lost and come back at the same address."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ENOUGH_SECONDS = 120.0
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+class Head:
+    """A context manager. ``folder``: for its log."""
+
+    def __init__(self, folder: Path, cores: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._folder, self._cores = folder, cores
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ours: list[psutil.Process] = []
+
+    def start(self) -> None:
+        """Start it, and wait until its node is there."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = [f"--port={self.port}", "--node-ip-address=127.0.0.1", f"--num-cpus={self._cores}"]
+        options += ["--include-dashboard=false", "--block", f"--temp-dir={self._temp}"]
+        ray = str(Path(sys.executable).parent / "ray")
+        with (self._folder / "head.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [ray, "start", "--head", *options],
+                env={**os.environ, **QUIET},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + ENOUGH_SECONDS
+        while b"--block" not in self._said():
+            assert time.monotonic() < end and self._process.poll() is None, self._said().decode()
+            time.sleep(0.1)
+        self._ours += self.processes()
+
+    def _said(self) -> bytes:
+        """What it has printed since it was started last; at the end, that it goes on because of --block."""
+        return (self._folder / "head.log").read_bytes().rpartition(b"Local node IP")[2]
+
+    def processes(self) -> list[psutil.Process]:
+        """Its own, and those of its workers."""
+        try:
+            head = psutil.Process(self._process.pid) if self._process is not None else None
+            return [] if head is None else [head, *head.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def named(self, name: str) -> psutil.Process:
+        """Its process of that name."""
+        return next(process for process in self.processes() if name in process.name())
+
+    def kill(self) -> None:
+        """End it at once, as when the machine is switched off."""
+        ours = [*self._ours, *self.processes()]
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._process is not None:
+            self._process.wait()
+        psutil.wait_procs(ours, timeout=ENOUGH_SECONDS)
+        self._ours, self._process = [], None
+        (self._folder / "head.log").write_bytes(b"")
+
+    def __enter__(self) -> Head:
+        self._temp = tempfile.mkdtemp(prefix="ray")  # a short path: Ray has sockets in it
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()

@@ -1,0 +1,288 @@
+"""What hangs on a cluster, or in the child that speaks with it: others go on, a cancel works, nothing is left over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from chords_core import Cancelled, Evaluated, Event, Parcel, RayPool, RayWorkers, WorkersUnavailable, sample
+from chords_core.ray_pool import NoWorker
+from chords_core.ray_timeouts import RayTimeouts
+
+sys.path.append(str(Path(__file__).parent))
+
+from workers import factory, inline, remote
+
+REPO = Path(__file__).resolve().parents[2]
+SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 12), torch.zeros(1)])
+X = 8 * torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+ENOUGH_SECONDS = 120.0
+CANCEL_SECONDS = 3.0
+HASTE = RayTimeouts(hung=4.0, behind=8.0, behind_factor=0.0, silent=20.0, answer=20.0, place=120.0, no_place=120.0)
+FINE = Parcel("fine", lambda: b"1.0@/dev/null")
+
+
+@contextlib.contextmanager
+def _workers(fault: str = "", count: int = 2, timeouts: RayTimeouts = HASTE, **options: Any) -> Iterator[RayWorkers]:
+    """Of a Ray of their own; what the test has stopped goes on at the end, so that it can end."""
+    with RayWorkers(factory(fault), count=count, timeouts=timeouts, **options) as workers:
+        try:
+            yield workers
+        finally:
+            for process in _children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[RayWorkers]:
+    with _workers() as workers:
+        yield workers
+
+
+@pytest.fixture(autouse=True)
+def _watchdog() -> Iterator[None]:
+    """Nothing here may wait without end: after a while the test's process says where it was, and fails."""
+    import faulthandler
+
+    faulthandler.dump_traceback_later(5 * ENOUGH_SECONDS, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _child(workers: RayWorkers) -> psutil.Process:
+    """The one that speaks with Ray."""
+    return psutil.Process(workers._link._process.pid)
+
+
+def _wait_until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + ENOUGH_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _open_until_all(workers: RayWorkers, model: Parcel | None = None) -> RayPool:
+    """A pool of two, which a busy machine may not have ready at once."""
+    end = time.monotonic() + ENOUGH_SECONDS
+    while True:
+        with contextlib.suppress(NoWorker):
+            pool = workers.open(remote(), 2, model)
+            if pool.lanes == 2:
+                return pool
+            pool.close()
+        assert time.monotonic() < end
+
+
+def _check(pool: RayPool) -> None:
+    with pool:
+        assert torch.equal(sample(None, X, SIGMAS, cores=4, pool=pool).x, sample(inline(), X, SIGMAS, cores=4).x)
+
+
+WHERE = ["make", "load", "begin"]
+
+
+def _opened(where: str, kind: str, file: Path, workers: RayWorkers, **options: Any) -> RayPool:
+    """Open a run in which one worker hangs; for "make", the factory does it."""
+    fault = f"{kind}:{file}"
+    model = Parcel(fault, fault.encode) if where == "load" else FINE
+    return workers.open((fault, remote()) if where == "begin" else remote(), 2, model, **options)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_worker_whose_process_stops_while_it_gets_ready_is_left_out_and_replaced(where: str, tmp_path: Path) -> None:
+    file = tmp_path / "fault"
+    with _workers(f"stop:{file}" if where == "make" else "") as workers:
+        if where != "make":
+            _check(_open_until_all(workers, FINE))
+        with _opened(where, "stop", file, workers) as pool:
+            assert file.exists()
+            assert pool.lanes == 1
+            (why,) = pool.left_out
+            assert "has not answered for 4 s" in why
+            _check(pool)
+        _check(_open_until_all(workers, FINE))
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_worker_that_takes_too_long_is_left_out_and_takes_part_later(where: str, tmp_path: Path) -> None:
+    """It answers that it lives, and keeps what it has loaded by then."""
+    file = tmp_path / "fault"
+    with _workers(f"sleep:{file}" if where == "make" else "") as workers:
+        if where != "make":
+            _check(_open_until_all(workers, FINE))
+        with _opened(where, "sleep", file, workers) as pool:
+            assert pool.lanes == 1
+            (why,) = pool.left_out
+            assert "goes on, and takes part in a later run" in why
+            _check(pool)
+        (pid,) = (name.suffix[1:] for name in tmp_path.glob("fault.*"))
+        Path(f"{file}.over").touch()
+        _check(_open_until_all(workers, FINE))
+        assert psutil.pid_exists(int(pid))
+
+
+@pytest.mark.parametrize("kind", ["stop", "sleep"])
+@pytest.mark.parametrize("where", WHERE)
+def test_a_cancel_works_while_all_workers_hang(where: str, kind: str, tmp_path: Path) -> None:
+    file, asked = tmp_path / "fault", list[float]()
+
+    def cancelled() -> bool:
+        if file.exists():
+            asked.append(time.monotonic())
+        return bool(asked)
+
+    with _workers(f"{kind}:{file}" if where == "make" else "", count=1) as workers:
+        with pytest.raises(Cancelled):
+            _opened(where, kind, file, workers, cancelled=cancelled)
+        assert time.monotonic() - asked[0] < CANCEL_SECONDS
+        Path(f"{file}.over").touch()
+        _check(workers.open(remote(), 1, FINE))
+
+
+def test_a_cancel_works_while_a_process_stopped_in_a_call(workers: RayWorkers) -> None:
+    """Though it might have had minutes for its first call."""
+
+    def stopping(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        if sigma < 8.0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return x
+
+    asked = list[float]()
+
+    def cancelled() -> bool:
+        if any(child.status() == psutil.STATUS_STOPPED for child in _children()):
+            asked.append(time.monotonic())
+        return bool(asked)
+
+    pool = workers.open(stopping, 2)
+    with pytest.raises(Cancelled), pool:
+        sample(None, X, SIGMAS, cores=4, pool=pool, cancel=cancelled)
+    assert time.monotonic() - asked[0] < CANCEL_SECONDS
+    _check(_open_until_all(workers))
+
+
+def test_a_worker_that_does_not_hear_a_cancel_keeps_its_model(workers: RayWorkers, tmp_path: Path) -> None:
+    over = str(tmp_path / "over")
+
+    def deaf(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+        while sigma < 8.0 and not Path(over).exists():
+            time.sleep(0.02)
+        return x
+
+    def processes(pool: RayPool) -> set[float]:
+        def process(x: Tensor, sigma: float, stopped: Any) -> Tensor:
+            stopped.wait(0.05)
+            return torch.full_like(x, os.getpid())
+
+        seen = set[float]()
+        with workers.open(process, 2) as pool:
+            sample(
+                None,
+                X.double(),
+                SIGMAS,
+                cores=4,
+                pool=pool,
+                on_event=lambda event: seen.add(float(event.denoised.max())) if isinstance(event, Evaluated) else None,
+            )
+        return seen
+
+    before = processes(_open_until_all(workers))
+    moments = iter(range(100))
+    began = time.monotonic()
+    with pytest.raises(Cancelled), workers.open(deaf, 2) as pool:
+        sample(None, X, SIGMAS, cores=4, pool=pool, cancel=lambda: next(moments) > 20)
+    assert time.monotonic() - began < 20.0
+    threading.Timer(1.0, Path(over).touch).start()
+    _check(workers.open(remote(), 2))  # waits until it is over
+    assert processes(_open_until_all(workers)) == before
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGABRT])
+def test_the_child_may_die_between_runs(workers: RayWorkers, blow: int) -> None:
+    """As Ray makes it when the cluster's head is lost. This process does not notice but by a message."""
+    _check(_open_until_all(workers))
+    everybody, child = _children(), _child(workers)
+    child.send_signal(blow)
+    _, alive = psutil.wait_procs(everybody, timeout=20)
+    assert not alive  # Ray went with it
+    assert workers.lanes == 2
+    _check(_open_until_all(workers))
+
+
+def test_the_child_may_die_in_a_run(workers: RayWorkers) -> None:
+    child = None
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            child.kill()
+
+    pool = _open_until_all(workers)
+    child = _child(workers)
+    with pytest.raises(WorkersUnavailable, match="the connection to Ray was lost"), pool:
+        sample(None, X, SIGMAS, cores=4, pool=pool, on_event=kill)
+    _check(_open_until_all(workers))
+
+
+def test_a_child_that_stops_is_given_up() -> None:
+    """Also in the middle of a run: then by the driver, as all workers at once."""
+    with _workers(timeouts=RayTimeouts(silent=4.0, answer=4.0, behind=ENOUGH_SECONDS)) as workers:
+        _check(_open_until_all(workers))
+        _child(workers).suspend()
+        assert workers.lanes == 2  # of a new one
+        pool, child = _open_until_all(workers), _child(workers)
+        with pytest.raises(WorkersUnavailable, match="has given no sign of life for 4 s"), pool:
+            sample(None, X, SIGMAS, cores=4, pool=pool, on_event=lambda event: child.suspend())
+
+
+def test_this_process_is_not_connected_to_ray(workers: RayWorkers) -> None:
+    import ray
+
+    _check(_open_until_all(workers))
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("way", ["SIGKILL", "SIGTERM", "exit", "hung"])
+def test_nothing_of_ray_outlives_this_process(way: str, tmp_path: Path) -> None:
+    program = f"""
+import os, signal, sys, time
+sys.path[:0] = [{str(REPO)!r}, {str(Path(__file__).parent)!r}]
+from chords_core import RayWorkers
+from workers import factory, remote
+workers = RayWorkers(factory(), count=1)
+pool = workers.open(remote(), 1)
+print("ready", flush=True)
+if {way!r} != "exit":
+    time.sleep(600)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        everybody = psutil.Process(process.pid).children(recursive=True)
+        assert way == "exit" or any("raylet" in child.name() for child in everybody)
+        if way == "hung":
+            next(child for child in everybody if "raylet" in child.name()).suspend()
+            process.kill()
+        elif way != "exit":
+            process.send_signal(getattr(signal, way))
+    _, alive = psutil.wait_procs(everybody, timeout=20)
+    for child in alive:
+        child.kill()
+    assert not alive

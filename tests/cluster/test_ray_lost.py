@@ -1,0 +1,159 @@
+"""A live ComfyUI whose Ray cluster is lost: it lives, the prompt is done here, it says so, and nothing is left over."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from _env import venv_python
+from _server import ComfyServer
+from client import ComfyClient, Run
+from safetensors.torch import load_file
+from torch import Tensor
+
+sys.path += [str(Path(__file__).resolve().parents[1] / "host"), str(Path(__file__).parent)]
+
+from graphs import Graph, demo, empty_latent, lanes, settings
+from heads import QUIET, Head
+
+ENOUGH_SECONDS = 180.0
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with Head(tmp_path_factory.mktemp("head"), cores=2) as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def server(comfy_host: Path, head: Head) -> Iterator[ComfyServer]:
+    pack = {"CHORDS_RAY_ADDRESSES": head.address, **QUIET}
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), environment=pack) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: ComfyServer) -> ComfyClient:
+    return server.client()
+
+
+@pytest.fixture(autouse=True)
+def _the_same_server(server: ComfyServer) -> Iterator[None]:
+    """Each test leaves the process as it was: the same one, alive."""
+    before = psutil.Process(server.pid)
+    yield
+    assert before.is_running() and before.status() != psutil.STATUS_ZOMBIE
+    assert psutil.Process(server.pid) == before
+
+
+def _graph(address: str | None, seed: int, steps: int = 12) -> tuple[Graph, str]:
+    """With the name of its sampler. Without an address: on lanes of this machine."""
+    graph = Graph()
+    devices = lanes(graph, 2) if address is None else graph.add("ChordsDevices", ray_address=address, ray_workers=2)
+    inputs = demo(graph) | settings(seed=seed, steps=steps) | {"latent_image": empty_latent(graph)}
+    sampler = graph.add("ChordsKSampler", **inputs, cores=4, accept="first", devices=devices)
+    graph.save("latent", sampler)
+    return graph, sampler.name
+
+
+def _latent(server: ComfyServer, run: Run, graph: Graph) -> Tensor:
+    (file,) = run.outputs[graph.saved["latent"]]["latents"]
+    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def _run(server: ComfyServer, client: ComfyClient, address: str | None, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """The node's summary, and the latent."""
+    graph, sampler = _graph(address, seed)
+    run = client.run(graph.nodes)
+    return run.outputs[sampler]["chords"][0], _latent(server, run, graph)
+
+
+def _wait_until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + ENOUGH_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _on_ray(server: ComfyServer, client: ComfyClient, head: Head, seed: int) -> None:
+    summary, latent = _run(server, client, head.address, seed)
+    assert all(name.startswith("ray:") for name in summary["devices"]), summary["message"]
+    assert torch.equal(latent, _run(server, client, None, seed)[1])
+
+
+def _here(server: ComfyServer, client: ComfyClient, head: Head, seed: int) -> None:
+    summary, latent = _run(server, client, head.address, seed)
+    assert summary["devices"] == ["cpu"]
+    assert "no Ray worker could be had, so it was done here" in summary["message"]
+    assert head.address in summary["message"]
+    assert torch.equal(latent, _run(server, client, None, seed)[1])
+
+
+def test_a_head_that_is_lost_between_prompts_and_comes_back(server, client, head) -> None:
+    _on_ray(server, client, head, 1)
+    head.kill()
+    for seed in (2, 3):
+        _here(server, client, head, seed)
+    head.start()
+    for seed in (4, 5):
+        _on_ray(server, client, head, seed)
+
+
+def test_a_head_that_was_restarted_before_the_next_prompt(server, client, head) -> None:
+    """It is another cluster at the same address."""
+    _on_ray(server, client, head, 11)
+    head.kill()
+    head.start()
+    _on_ray(server, client, head, 12)
+
+
+def test_a_head_that_is_lost_while_nobody_asks_for_it(server, client, head) -> None:
+    """Ray ends a process that it has connected a minute after that: here the child, and ComfyUI stays."""
+    _on_ray(server, client, head, 21)
+    before = len(server.log())
+    head.kill()
+    _wait_until(lambda: "the connection to Ray is lost" in server.log()[before:])
+    _here(server, client, head, 22)
+    head.start()
+
+
+@pytest.mark.parametrize("blow", ["killed", "raylet stopped"])
+def test_a_head_that_is_lost_in_a_run(server, client, head, blow: str) -> None:
+    _on_ray(server, client, head, 31)
+    graph, sampler = _graph(head.address, 32, steps=300)
+    prompt = client.queue(graph.nodes)
+    _wait_until(lambda: any(event["kind"] == "step" for event in client.chords_events(prompt)))
+    if blow == "killed":
+        head.kill()
+    else:
+        head.named("raylet").suspend()
+    _wait_until(lambda: client.history(prompt) is not None)
+    history = client.history(prompt)
+    assert history["status"]["status_str"] == "success"
+    if blow == "killed":
+        assert "all Ray workers were lost, so it was done here" in history["outputs"][sampler]["chords"][0]["message"]
+    head.kill()
+    head.start()
+    _on_ray(server, client, head, 33)
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_nothing_of_ray_is_left_when_the_server_ends(comfy_host: Path, end: str) -> None:
+    """In the middle of a run on a Ray of its own."""
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), environment=QUIET) as server:
+        client = server.client()
+        graph, _ = _graph("local", 41, steps=300)
+        prompt = client.queue(graph.nodes)
+        _wait_until(lambda: any(event["kind"] == "step" for event in client.chords_events(prompt)))
+        process = psutil.Process(server.pid)
+        theirs = process.children(recursive=True)
+        assert any("raylet" in child.name() for child in theirs)
+        getattr(process, end)()
+        _, alive = psutil.wait_procs(theirs, timeout=20)
+        assert not alive

@@ -72,7 +72,7 @@ def test_regional_prompts_masks_and_a_lora(run_graph) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "lanes"),
-    [({"cfg": 1.0}, 2), ({"cores": 2, "accept": "first"}, 2), ({"sampler_name": "euler_ancestral"}, 2)],
+    [({"cfg": 1.0, "cores": 1}, 2), ({"cores": 2, "accept": "first"}, 2), ({"sampler_name": "euler_ancestral"}, 2)],
     ids=["no guidance", "a core for each device", "a sampler of the host"],
 )
 def test_nothing_is_split_where_that_brings_nothing(run_graph, changes: dict[str, Any], lanes: int) -> None:

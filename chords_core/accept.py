@@ -56,7 +56,8 @@ class Agreement:
         before, after = (x.double().flatten(1) if x.ndim > 1 else x.double()[None] for x in (before, after))
         change = (after - before).norm(dim=1)
         known = change.isfinite()
-        return bool((change <= self.threshold * after.norm(dim=1))[known].all())
+        near = change <= self.threshold * after.norm(dim=1)
+        return bool(known.any()) and bool(near[known].all())
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,11 @@ class CubicPath:
         return True
 
     def segment(self, known: Sequence[int], first: int, last: int) -> Row:
-        ratio, weights = 1.0, dict.fromkeys(known, 0.0)
+        ratio, weights = 1.0, dict[int, float]()
         for row in reversed(self._rows[known[-1]][first:last]):
             for j, weight in row.weights:
-                weights[min(j, known[-1])] += ratio * weight
+                node = min(j, known[-1])
+                weights[node] = weights.get(node, 0.0) + ratio * weight
             ratio *= row.ratio
         return Row(ratio, tuple((node, weight) for node, weight in weights.items() if weight != 0))
 

@@ -29,6 +29,9 @@ from .solvers import Solver, begin
 GAUSS_POINTS = 24
 """In each interval between nodes: to rounding, for D a cubic and intervals as long as anyone takes."""
 
+_LEAST_CHANGE = 1e-9
+"""Of a state in a step, relative: below it sigmas are equal to rounding."""
+
 _LOOKS_BACK = 8
 """Evaluations, at most: more than any solver's order asks for."""
 
@@ -86,7 +89,7 @@ def amplification(rows: Sequence[Row]) -> tuple[float, ...]:
     factors = [0.0] * len(rows)
     for row in rows:
         for j, weight in row.weights:
-            factors[j] += abs(weight) / (1 - row.ratio)
+            factors[j] += abs(weight) / max(1 - row.ratio, _LEAST_CHANGE)
     return tuple(factors)
 
 

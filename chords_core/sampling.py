@@ -237,7 +237,10 @@ def _window_plan(
                 "accept", f'"{accept}" is a solver\'s result, but fewer calls only come close to it; give rounds'
             )
         fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
-        return solver_plan(sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept)
+        name = solver if isinstance(solver, str) else ""
+        return solver_plan(
+            sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept, name=name
+        )
     if isinstance(accept, str):
         if rounds is None:
             raise InvalidInput(

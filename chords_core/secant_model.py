@@ -51,7 +51,7 @@ class SecantModel:
     def learn(self, at: Tensor, value: Tensor, highest: float) -> None:
         """Take one more evaluation: ``value`` at the state ``at``. Slopes are at most ``highest``."""
         dx, dvalue = at - self.at, value - self.value
-        known = torch.zeros_like(dx[:, :1]) if self.slope is None else self.slope
+        known = dx.new_zeros(len(dx), 1) if self.slope is None else self.slope
         square = dot(dx, dx)
         # A difference between states that are equal to rounding says nothing.
         moved = square > (16 * torch.finfo(at.dtype).eps) ** 2 * dot(at, at)

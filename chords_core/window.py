@@ -157,7 +157,7 @@ class Window:
         following = None
         if not self._enough(hit, before, exact):
             self._progress, following = self._plan.rule.following(
-                self._progress, measured, self._plan.cores, self._round
+                self._progress, measured, self._plan.cores, self._round, self._plan.most - self._round
             )
         ends = following is None or self._newest_will_do
         of = self._round if ends else max(self._round + 1, self.depth)
@@ -225,7 +225,9 @@ class Window:
             if node_there.model.slope is None and node_there.model.at is not node_there.state:  # it borrows a slope
                 first = place
                 break
-        return max(0, first - 2) if self._path.looks_ahead(known) else first
+        if not self._path.looks_ahead(known):
+            return first
+        return first - 2 if first > 3 else 0  # a cubic at the beginning goes through the first four
 
     def _borrowed(self) -> list[Tensor | None]:
         """For each node the slope of the nearest that has one: to the left, or else to the right; None if none has."""
@@ -281,25 +283,29 @@ class Window:
     def _surprise(self, node: int) -> Tensor:
         """How far the evaluation of a node is from the trend of those before it, as a move of its state. [B, 1]"""
         place = bisect_left(self._known, node)
-        if place == 0:
-            return torch.zeros_like(self._start[:, :1])
-        off = self._nodes[node].value - self._trend(place)
+        off = self._nodes[node].model.value - self._trend(place)
         step = 1 - self._plan.times[node] / self._plan.times[self._known[place - 1]]
         return step * _norm(off) / self._picture(node, self._nodes[node].state)
 
     def _measured(self) -> Measured:
         """What the rule looks at, in one transfer from the device; what is not finite counts as 0."""
         nodes = [self._nodes[node] for node in self._known]
-        zero = torch.zeros_like(self._start[:, :1])
+        zero = self._start.new_zeros(len(self._start), 1)
+        new = [node for node in self._new if node != self._known[0]]
         found = [zero if value is None else value for node in nodes for value in (node.moved, node.drift)]
-        found += [self._surprise(node) for node in self._new]
+        found += [self._surprise(node) for node in new]
         by_value = torch.cat(found, dim=1).nan_to_num(0.0, 0.0, 0.0).T.tolist()
         tolerance, count = 8 * torch.finfo(self._start.dtype).eps, 2 * len(nodes)
+        drifts = by_value[1:count:2]
+        moves = [  # rounding is none, however little of the picture there is
+            tuple(move if drift > tolerance else 0.0 for move, drift in zip(*of_node, strict=True))
+            for of_node in zip(by_value[:count:2], drifts, strict=True)
+        ]
         return Measured(
             known=tuple(self._known),
-            moves=tuple(map(tuple, by_value[:count:2])),
-            changed=tuple(any(drift > tolerance for drift in drifts) for drifts in by_value[1:count:2]),
-            surprises={node: max(found, default=0.0) for node, found in zip(self._new, by_value[count:], strict=True)},
+            moves=tuple(moves),
+            changed=tuple(any(drift > tolerance for drift in of_node) for of_node in drifts),
+            surprises={node: max(found, default=0.0) for node, found in zip(new, by_value[count:], strict=True)},
         )
 
     def _enough(self, hit: Hit, before: Hit | None, exact: bool) -> bool:

@@ -19,6 +19,8 @@ from .window_rule import BUDGET, Fixed, MovingRule, paced_starts, window_starts
 STRICTER = 4.0
 """The budget is divided by this for each later hit that is asked for."""
 
+_STRICTEST = 60  # times: beyond, nothing is within the budget
+
 _MORE_ROUNDS = {"dpmpp_2m": 0.12, "res_multistep": 0.12, "uni_pc": 0.27, "uni_pc_bh2": 0.27}
 """For each of at most `_MOST_STEPS` steps, for solvers that amplify more than Euler does."""
 
@@ -46,6 +48,7 @@ def solver_plan(
     slopes: bool = True,
     rounds: int | None = None,
     accept: int | str | Residual | Agreement = 1,
+    name: str = "euler",
 ) -> WindowPlan:
     """A plan that comes close to the ``solver``'s own result on ``sigmas`` (N+1 values), by measured moves.
 
@@ -56,6 +59,8 @@ def solver_plan(
             None: by ``accept``. A number n asks for the budget of `chords_core.window_rule`, divided n - 1 times by
             `STRICTER`. "exact" asks for as many rounds as it takes until every node was evaluated where it is now, to
             rounding; `Residual` and `Agreement` for the same, unless they accept before.
+
+        name: the solver's, by which `expected_rounds` knows it.
 
     Raises:
         InvalidInput: unless 2 <= calls <= N.
@@ -73,12 +78,12 @@ def solver_plan(
         steps,
         nodes,
         amplification(rows),
-        0.0 if exact or rounds is not None else BUDGET / STRICTER ** (rank - 1),
+        0.0 if exact or rounds is not None else BUDGET / STRICTER ** min(rank - 1, _STRICTEST),
         isinstance(accept, Residual | Agreement),
         paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
-        1 + steps // _FINE if calls is None else 1,
+        1 + steps // _FINE if calls is None and cores > 1 else 1,
     )
-    expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, rank))
+    expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, rank, name))
     most, all_rounds = rounds or steps, rounds is not None
     if isinstance(accept, Residual | Agreement) and not all_rounds:
         most += steps  # once the budget is kept it goes on

@@ -54,8 +54,8 @@ class Measured:
         known: the nodes evaluated so far, increasing.
         moves: of each, by sample.
         changed: whether each has moved by more than rounding.
-        surprises: of each node that was evaluated for the first time, how far the evaluation is from the trend of the
-            nodes before it, as a move; in the sample where it is furthest.
+        surprises: of each node but 0 that was evaluated for the first time, how far the evaluation is from the trend of
+            the nodes before it, as a move; in the sample where it is furthest.
     """
 
     known: tuple[int, ...]
@@ -82,7 +82,8 @@ class MovingRule:
 
     Attributes:
         steps: N.
-        nodes: the steps at which the model may be called, increasing, the first 0 and the last N-1.
+        nodes: the steps at which the model is called, increasing, the first 0 and the last N-1. Where the prediction is
+            rough, it is called at steps between them, too.
         amplification: of each step.
         budget: of the moves; 0: every step has to be evaluated where it is now, to rounding.
         to_rounding: once the budget is kept, go on to that.
@@ -104,10 +105,14 @@ class MovingRule:
         return self.nodes[:cores]
 
     def following(
-        self, progress: Progress, measured: Measured, cores: int, rounds: int
+        self, progress: Progress, measured: Measured, cores: int, rounds: int, left: int
     ) -> tuple[Progress, tuple[int, ...] | None]:
         """The nodes to evaluate next, ``cores`` of them if there are as many, increasing, or None if it is enough.
-        ``rounds``: made so far."""
+
+        Args:
+            rounds: made so far.
+            left: rounds that there may still be, at least 1. Before they run out the rest of the path is evaluated.
+        """
         progress = self._progress(progress, measured)
         start = self._start(progress, measured)
         if start is None and self.pace:
@@ -118,7 +123,9 @@ class MovingRule:
             start = max(start, self.nodes[self.pace[min(rounds, len(self.pace) - 1)]])
         available = sorted({*measured.known, *progress.skipped})
         place = bisect_left(available, start)
-        chosen = available[place : place + cores]
+        unknown = len(self.nodes) - bisect_right(self.nodes, measured.known[-1])
+        due = min(cores, max(0, unknown - cores * (left - 1)))  # or else the last round does not reach the end
+        chosen = available[place : place + cores - due]
         distance = self._distance(progress.gap, measured.known[-1], cores, rounds)
         chosen += self._new(measured.known[-1], distance, cores - len(chosen))
         spare = min(cores - len(chosen), place)  # the nearest to the left
@@ -155,8 +162,8 @@ class MovingRule:
             return replace(progress, skipped=skipped)
         moves = {node: max(by_sample, default=0.0) for node, by_sample in zip(known, measured.moves, strict=True)}
         weighed = {node: surprise * self.amplification[node] for node, surprise in surprises.items()}
-        for node, surprise in weighed.items():
-            if surprise > ROUGH:
+        for node, surprise in surprises.items():
+            if surprise > ROUGH and not self.pace:
                 skipped |= frozenset(range(known[bisect_left(known, node) - 1] + 1, node))
         if self.to_rounding or not self.budget or self.widest == 1:
             return replace(progress, skipped=skipped)
@@ -203,7 +210,7 @@ class Fixed:
         return tuple(range(min(cores, self.count)))
 
     def following(
-        self, progress: Progress, measured: Measured, cores: int, rounds: int
+        self, progress: Progress, measured: Measured, cores: int, rounds: int, left: int
     ) -> tuple[Progress, tuple[int, ...] | None]:
         """See `MovingRule.following`."""
         if rounds >= len(self.starts) and len(measured.known) == self.count and measured.first_changed is None:

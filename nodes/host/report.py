@@ -112,14 +112,19 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | No
         return f"one core{made}: {chosen.reason}"
     names = ", ".join(map(str, devices))
     if chosen.method == "secant":
-        turns = ", which take turns, slower than one core" if len(devices) < chosen.cores else ""
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
         depth = took or chosen.depth
-        fewer = f"{chosen.steps / depth:.1f}x fewer" if depth < chosen.steps else "no faster than one core"
+        fewer = f"{chosen.steps / depth:.1f}x fewer on {names}"
+        if len(devices) < chosen.cores:
+            turns = depth * math.ceil(chosen.cores / len(devices))
+            slower = ", slower than one core" if turns >= chosen.steps else ""
+            fewer = f"on {names} the cores take turns, {turns} calls in a row{slower}"
+        elif depth >= chosen.steps:
+            fewer = f"no faster than one core, on {names}"
         counted = str(depth) if took else f"about {depth}"
         return (
             f"{chosen.cores} cores in a window{made}: a result after {counted} model calls in a row instead of "
-            f"{chosen.steps}; {fewer} on {names}{turns} ({chosen.reason})"
+            f"{chosen.steps}; {fewer} ({chosen.reason})"
         )
     first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
     if len(devices) < chosen.cores:

@@ -37,7 +37,7 @@ def measured(moves: dict[int, float], surprises: dict[int, float] | None = None)
 def following(
     of: MovingRule, seen: Measured, cores: int = 4, progress: Progress | None = None
 ) -> tuple[int, ...] | None:
-    return of.following(progress or Progress(), seen, cores, 1)[1]
+    return of.following(progress or Progress(), seen, cores, 1, 99)[1]
 
 
 # --- the rule
@@ -93,17 +93,17 @@ def test_the_most_demanding_item_of_a_batch_decides() -> None:
 
 def test_new_nodes_lie_further_apart_where_nothing_is_surprising() -> None:
     still = measured(dict.fromkeys(range(12), 0.0), dict.fromkeys(range(8, 12), 1e-4))
-    progress, nodes = rule(200, widest=5).following(Progress(), still, 4, 3)
+    progress, nodes = rule(200, widest=5).following(Progress(), still, 4, 3, 99)
     assert progress.gap == 2.0 and nodes == (13, 15, 17, 19)
     rough = measured(dict.fromkeys(range(12), 0.0), dict.fromkeys(range(8, 12), 0.95 * ROUGH))
-    assert rule(200, widest=5).following(progress, rough, 4, 3)[0].gap < progress.gap
-    assert rule(200, widest=1).following(Progress(), still, 4, 3)[1] == (12, 13, 14, 15)
+    assert rule(200, widest=5).following(progress, rough, 4, 3, 99)[0].gap < progress.gap
+    assert rule(200, widest=1).following(Progress(), still, 4, 3, 99)[1] == (12, 13, 14, 15)
 
 
 def test_steps_left_out_before_a_jump_are_evaluated_after_all() -> None:
     known = dict.fromkeys([*range(10), 13, 16], 0.0)
     seen = measured(known, {13: 0.0, 16: 2 * ROUGH})
-    progress, nodes = rule(200, widest=5).following(Progress(3.0), seen, 4, 4)
+    progress, nodes = rule(200, widest=5).following(Progress(3.0), seen, 4, 4, 99)
     assert progress.skipped == {14, 15}
     assert nodes is not None and nodes[:3] == (14, 15, 16)
 
@@ -246,3 +246,31 @@ def test_a_nan_item_does_not_decide_for_the_others(shape: tuple[int, int]) -> No
     assert with_nan.accepted is not None and without.accepted is not None
     assert with_nan.accepted.depth == without.accepted.depth
     torch.testing.assert_close(with_nan.accepted.x[:-1], without.accepted.x, rtol=1e-9, atol=1e-9)
+
+
+@QUICK
+@given(
+    st.integers(1, 40), st.integers(1, 9), st.integers(2, 40), st.sampled_from([None, 8, 15, 40]), st.booleans(),
+    st.sampled_from(sorted(PARALLEL_SOLVERS)),
+)  # fmt: skip
+def test_the_end_is_always_evaluated(
+    steps: int, cores: int, calls: int, rounds: int | None, rough: bool, solver: str
+) -> None:
+    """However few the calls, however many rounds, and however rough the model."""
+    sigmas, x = flow_sigmas(steps), noise(2, 6)
+    asked = calls if 2 <= calls < steps else None
+    plan = solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver], calls=asked, rounds=rounds)
+    machine, seen = Window(x, plan), set()
+    while machine.accepted is None:
+        for task in machine.ready():
+            seen.add(task.index)
+            factor = 1 + 0.8 * (int(task.sigma * 23) % 2) if rough else 1.0
+            machine.complete(task, factor * torch.tanh(2 * task.x) * (1 - task.sigma))
+    assert machine.accepted.depth <= plan.most
+    assert steps - 1 in seen or rounds is not None and rounds * cores < len(plan.rule.nodes)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0,), (0, 4)])
+def test_latents_without_elements_pass(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape, dtype=torch.float64)
+    assert sample(lambda x, sigma: 0.5 * x, x, flow_sigmas(12), method="secant", cores=3).x.shape == shape

@@ -122,7 +122,7 @@ class Window:
         self._asked: dict[int, Tensor] = {}  # the states of the present round's nodes
         self._came: dict[int, Tensor] = {}  # what it has brought, by node
         self._ready: list[Task] = []
-        self._new: tuple[int, ...] = ()  # of them, those that were evaluated for the first time
+        self._new: tuple[int, ...] = ()  # nodes that the present round evaluated for the first time
         self._round = 0
         self._newest_will_do = False
         self.depth = plan.expected

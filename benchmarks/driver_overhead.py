@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from chords_core import SOLVERS, InlinePool, Pool, Result, ThreadPool, lattice_starts, sample
-from chords_core.solvers import Past
-from chords_core.window_plans import expected_rounds
+from chords_core.methods.window_spec import expected_rounds
+from chords_core.solvers.base import Past
 
 T = TypeVar("T")
 

@@ -41,10 +41,10 @@ from benchmarks._frontier_cases import Case, all_cases
 from benchmarks._frontier_report import DIVERGED, Book, picture, report
 from benchmarks._problems import Problem, differences, make_problem, truth
 from chords_core import Chords, Hit, Window, accuracy_plan, solver_plan
-from chords_core.driver import Method
-from chords_core.quadrature import solver_rows
+from chords_core.execution.driver import Method
 from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.sparse import Sparse, sparse_nodes
+from chords_core.solvers.interpolated import Sparse, sparse_nodes
+from chords_core.solvers.linear_form import solver_rows
 
 RESULTS = Path(__file__).parent / "results"
 RESERVE = 10.0  # seconds of the limit kept for the tables and the picture

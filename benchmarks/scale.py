@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--small]
 
-The real driver and state machine in virtual time (chords_core/simulate.py). Writes scale.md, scale.json and scale.png
+The real driver and state machine in virtual time (chords_core/simulation.py). Writes scale.md, scale.json and scale.png
 to benchmarks/results; the picture needs matplotlib (pip install matplotlib). One section holds the simulator against
 threads that sleep, in real time.
 """
@@ -30,10 +30,10 @@ from chords_core import (
     CHORDS,
     Barrier,
     Device,
+    Evaluation,
     Link,
     Plan,
     Simulated,
-    Task,
     ThreadPool,
     expected_seconds,
     one_core,
@@ -41,8 +41,8 @@ from chords_core import (
     simulate,
     skeleton,
 )
-from chords_core.driver import Method, drive
-from chords_core.simulate import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
+from chords_core.execution.driver import Method, drive
+from chords_core.simulation import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
 
 Row = dict[str, Any]
 Section = list[Row]
@@ -263,9 +263,9 @@ def slept(method: Method, simulated: Simulated, lanes: int) -> float:
     naps = [0.0] * lanes
 
     class Napping(ThreadPool):
-        def submit(self, lane: int, task: Task) -> None:
-            naps[lane] = takes[task.core, task.index]
-            super().submit(lane, task)
+        def submit(self, lane: int, evaluation: Evaluation) -> None:
+            naps[lane] = takes[evaluation.core, evaluation.index]
+            super().submit(lane, evaluation)
 
     def napper(lane: int) -> Callable[[torch.Tensor, float], torch.Tensor]:
         def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -31,9 +31,9 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from chords_core import Denoise, choose_start, sample
-from chords_core.gradient import Objective
-from chords_core.objectives import Contrast, Reference, RegionColour, Through
-from chords_core.optimize import Optimized, optimize_latent
+from chords_core.sdo.gradients import Objective
+from chords_core.sdo.objectives.base import Contrast, Reference, RegionColour, Through
+from chords_core.sdo.optimize import Optimized, optimize_latent
 from demo import SHIFT
 from demo.autoencoder import Autoencoder
 from demo.flow import Flow

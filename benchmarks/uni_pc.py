@@ -22,7 +22,8 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from benchmarks.starts import guided, sigmas
-from chords_core import CHORDS, plan, sample, unipc
+from chords_core import CHORDS, plan, sample
+from chords_core.solvers import unipc
 from demo.flow import Flow
 from demo.scenes import describe, random_scene
 

@@ -5,14 +5,43 @@ The mathematics lives in state machines that do no work themselves (`chords`), a
 the start whose sample fulfils an objective.
 """
 
-from .accept import Accept, Agreement, OnDemand, Residual
-from .candidates import Chosen, choose_start
-from .chords import Chords
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
-from .events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified, Step, Task
-from .faster import Faster
-from .gradient import Objective
-from .objectives import (
+from .execution.autotune import Autotuner
+from .execution.lane_timeout import LaneTimeouts
+from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
+from .execution.ray.actor import Worker
+from .execution.ray.pool import ModelPayload, RayPool, RayWorkers
+from .execution.timeline import (
+    EvaluationMark,
+    HitMark,
+    LostMark,
+    Recorder,
+    RectificationMark,
+    Timeline,
+    relative_change,
+)
+from .methods.accept import Accept, Agreement, OnDemand, Residual
+from .methods.chords import Chords
+from .methods.events import (
+    Accepted,
+    Evaluated,
+    Evaluation,
+    Event,
+    Hit,
+    LaneBack,
+    LaneLost,
+    LaneSlow,
+    Rectified,
+    RoundDone,
+)
+from .methods.start_indices import authors_starts, check_starts, hit_depth, lattice_starts
+from .methods.window import Window, WindowPlan
+from .methods.window_spec import accuracy_plan, solver_plan, solving_seconds
+from .planning import ACCEPTS, CALLS, CHORDS, EVERY_STEP, PARALLEL_METHODS, SECANT, Plan, one_core, plan
+from .sampling import Result, check_sigmas, sample
+from .sdo.best_of_n import Chosen, choose_start
+from .sdo.gradients import Objective
+from .sdo.objectives.base import (
     Aesthetic,
     Combine,
     Contrast,
@@ -27,7 +56,7 @@ from .objectives import (
     in_the_style_of,
     like_picture,
 )
-from .optimize import (
+from .sdo.optimize import (
     Improved,
     Iterated,
     OptimizationCancelled,
@@ -38,19 +67,9 @@ from .optimize import (
     Stopped,
     optimize_latent,
 )
-from .patience import Patience
-from .planner import ACCEPTS, CALLS, CHORDS, EVERY_STEP, PARALLEL_METHODS, SECANT, Plan, one_core, plan
-from .pools import Denoise, InlinePool, Outcome, Pool, ThreadPool
-from .ray_actor import Worker
-from .ray_pool import Parcel, RayPool, RayWorkers
-from .sampling import Result, check_sigmas, sample
-from .simulate import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
-from .solvers import SOLVERS
-from .sparse import sparse_nodes
-from .starts import authors_starts, check_starts, hit_depth, lattice_starts
-from .timeline import Evaluation, HitMark, LostMark, Recorder, RectificationMark, Timeline, relative_change
-from .window import Window, WindowPlan
-from .window_plans import accuracy_plan, solver_plan, solving_seconds
+from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
+from .solvers.base import SOLVERS
+from .solvers.interpolated import sparse_nodes
 
 __all__ = [
     "ACCEPTS",
@@ -74,9 +93,9 @@ __all__ = [
     "Device",
     "DeviceLost",
     "Evaluated",
-    "Evaluation",
+    "EvaluationMark",
     "Event",
-    "Faster",
+    "Autotuner",
     "Hit",
     "HitMark",
     "Improved",
@@ -96,9 +115,9 @@ __all__ = [
     "OptimizationCancelled",
     "OptimizationEvent",
     "Optimized",
-    "Outcome",
-    "Parcel",
-    "Patience",
+    "EvaluationResult",
+    "ModelPayload",
+    "LaneTimeouts",
     "Plan",
     "Pool",
     "RayPool",
@@ -116,10 +135,10 @@ __all__ = [
     "Sharpness",
     "Similarity",
     "Simulated",
-    "Step",
+    "RoundDone",
     "Stopped",
     "Style",
-    "Task",
+    "Evaluation",
     "ThreadPool",
     "Through",
     "Timeline",

@@ -10,21 +10,21 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from .accept import Accept, Agreement, OnDemand, Residual, check_accept
 from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
-from .chords import Chords
-from .driver import drive
 from .errors import InvalidInput
-from .events import Event, Hit
-from .fewer_calls import FewerCalls
-from .patience import Patience, Watch
-from .pools import Denoise, InlinePool, Pool, check_pool
-from .solvers import SOLVERS, Solver, Starting
-from .sparse import sparsely
-from .starts import check_starts, lattice_starts
-from .unipc import PREDICTOR_CORRECTORS
-from .window import Window, WindowPlan
-from .window_plans import accuracy_plan, check_rounds, solver_plan
+from .execution.driver import drive
+from .execution.lane_timeout import LaneTimeouts, LaneWatchdog
+from .execution.pools import Denoise, InlinePool, Pool, check_pool
+from .methods.accept import Accept, Agreement, OnDemand, Residual, check_accept
+from .methods.chords import Chords
+from .methods.events import Event, Hit
+from .methods.fewer_calls import FewerCalls
+from .methods.start_indices import check_starts, lattice_starts
+from .methods.window import Window, WindowPlan
+from .methods.window_spec import accuracy_plan, check_rounds, solver_plan
+from .solvers.base import SOLVERS, Solver, Starting
+from .solvers.interpolated import sparsely
+from .solvers.unipc import PREDICTOR_CORRECTORS
 
 METHODS = ("chords", "picard", "secant", "sequential")
 WINDOW_METHODS = ("picard", "secant")
@@ -66,7 +66,7 @@ def sample(
     pool: Pool | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: Callable[[], bool] | threading.Event | None = None,
-    patience: Patience | None = None,
+    timeouts: LaneTimeouts | None = None,
 ) -> Result:
     """Integrate dx/dsigma = (x - denoised) / sigma from sigmas[0] to sigmas[-1].
 
@@ -77,7 +77,7 @@ def sample(
         x: the state at sigmas[0], any shape, floating point.
         sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
         method: "chords" (arXiv 2507.15260), "sequential" (the plain solver on one core), or one of the window
-            methods of `chords_core.window`, "picard" and "secant".
+            methods of `chords_core.methods.window`, "picard" and "secant".
         cores: K >= 1. Where the steps leave no room for as many, fewer are used.
         starts: for CHORDS; increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
         solver: one of `PARALLEL_SOLVERS`, or a `Solver` of one's own; "euler" is DDIM, too. With "secant" also "cubic",
@@ -88,15 +88,15 @@ def sample(
             stands for a small distance from the sequential result, each number above for a smaller one, "exact" for
             the sequential result, to rounding. In a batch the most demanding item decides.
         calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
-            interpolated at the others (`chords_core.sparse`); more where that turns out to jump. None: at each.
+            interpolated at the others (`solvers.interpolated`); more where that turns out to jump. None: at each.
             ``starts`` count them.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
         prediction: "flow" for a model whose states are (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever
             the network is trained to predict; None: "flow" where sigmas[0] <= 1. Only windows need it.
         pool: where evaluations run; None: in this thread.
-        on_event: called in this thread with each `chords_core.events` record, in order.
+        on_event: called in this thread with each `chords_core.methods.events` record, in order.
         cancel: a function that returns true, or an event that is set, once the run shall stop.
-        patience: how long an evaluation may take before another lane makes it, too; None: the usual `Patience`.
+        timeouts: how long an evaluation may take before another lane makes it, too; None: the usual `LaneTimeouts`.
 
     Raises:
         InvalidInput: before any model call, naming the argument.
@@ -107,7 +107,7 @@ def sample(
         Cancelled: after ``cancel``, within seconds. Lanes that do not stop by then are set aside.
         BaseException: what ``denoise`` raised on the last lane left.
     """
-    _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, patience)
+    _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, timeouts)
     sigmas = check_sigmas(sigmas).to(x.device)
     steps = len(sigmas) - 1
     if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
@@ -139,7 +139,7 @@ def sample(
         on_event or (lambda event: None),
         cancelled,
         asked,
-        Watch(patience),
+        LaneWatchdog(timeouts),
     )
     assert run.accepted is not None
     return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)
@@ -175,7 +175,7 @@ def _check_arguments(
     rounds: int | None,
     pool: Pool | None,
     on_event: Callable[[Event], None] | None,
-    patience: Patience | None,
+    timeouts: LaneTimeouts | None,
 ) -> None:
     """Raise `InvalidInput` for what can be seen of each argument by itself, or of two that exclude each other."""
     check_floating("x", x)
@@ -193,8 +193,8 @@ def _check_arguments(
     check_callable("denoise", denoise, "x and sigma", optional=True)
     check_pool(pool)
     check_callable("on_event", on_event, "an event", optional=True)
-    if not isinstance(patience, Patience | None):
-        raise InvalidInput("patience", f"must be a Patience or None, not {shown(patience)}")
+    if not isinstance(timeouts, LaneTimeouts | None):
+        raise InvalidInput("timeouts", f"must be a LaneTimeouts or None, not {shown(timeouts)}")
 
 
 def _check_cores(

@@ -2,16 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import objectives
 from .benchmark import ChordsBenchmark
 from .demo import ChordsDemoModel, ChordsDemoPrompt
 from .devices import ChordsDevices
-from .host import errors, routes
+from .host import error_names as errors
+from .host.streaming import routes
 from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
-from .schedules import ChordsScheduler
-from .sdo import SDOLatentOptimizer
-from .stream import ChordsStreamPreview
+from .scheduler import ChordsScheduler
+from .sdo import objectives
+from .sdo.optimizer import SDOLatentOptimizer
+from .stream_preview import ChordsStreamPreview
 
 
 class ChordsExtension(ComfyExtension):

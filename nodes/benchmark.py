@@ -11,15 +11,15 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..chords_core import InvalidInput
-from .advice import RULE, Entry, advise
-from .comparison import Comparison, Shown, decibels, draw_comparison, percent
-from .drawing import duration
 from .host.benchmark import Benchmark, Outcome, Row, Task, run_benchmark
-from .host.devices import DeviceRequest
-from .host.report import tell
-from .images import as_image
+from .host.devices.request import DeviceRequest
+from .host.sampling.run_record import tell
+from .inputs import CATEGORY, Devices
+from .plots.comparison import Comparison, Shown, decibels, draw_comparison, percent
+from .plots.drawing import duration
+from .plots.image import as_image
+from .recommendation import RULE, Entry, advise
 from .samplers import ChordsKSampler
-from .types import CATEGORY, Devices
 
 _MOST_CORES = 64
 

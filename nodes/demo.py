@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..demo.prompts import encode_prompt
 from .host.demo import load_demo_model
-from .types import CATEGORY
+from .inputs import CATEGORY
 
 
 class ChordsDemoModel(io.ComfyNode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.devices import SPLITS, parse_devices
-from .types import CATEGORY, Devices
+from .host.devices.request import SPLITS, parse_devices
+from .inputs import CATEGORY, Devices
 
 
 class ChordsDevices(io.ComfyNode):
@@ -66,7 +66,7 @@ class ChordsDevices(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Devices.Output(display_name="CHORDS_DEVICES", tooltip="For the devices input of a CHORDS sampler.")
+                Devices.Output(display_name="CHORDS_DEVICE_SET", tooltip="For the devices input of a CHORDS sampler.")
             ],
         )
 

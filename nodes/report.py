@@ -9,10 +9,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..chords_core import Timeline
-from .host.report import ChordsRun
-from .images import as_image
-from .timeline import draw_timeline
-from .types import CATEGORY, Run
+from .host.sampling.run_record import ChordsRun
+from .inputs import CATEGORY, Run
+from .plots.image import as_image
+from .plots.timeline import draw_timeline
 
 
 class ChordsReport(io.ComfyNode):

@@ -7,12 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..chords_core import EVERY_STEP
-from .host.devices import DeviceRequest
-from .host.ksampler import ksample
-from .host.report import ChordsRun
-from .host.sampler import chords_sampler, sampler_names, scheduler_names
-from .host.setting import Setting
-from .types import CATEGORY, Run, parallel_inputs
+from .host.devices.request import DeviceRequest
+from .host.sampling.ksampler import ksample
+from .host.sampling.options import SamplerOptions
+from .host.sampling.run_record import ChordsRun
+from .host.sampling.sampler import chords_sampler, sampler_names, scheduler_names
+from .inputs import CATEGORY, Run, parallel_inputs
 
 _SEED_MAX = 0xFFFFFFFFFFFFFFFF
 
@@ -130,7 +130,7 @@ class ChordsKSampler(io.ComfyNode):
             negative,
             latent_image,
             denoise=denoise,
-            setting=Setting(cores, accept, calls, method),
+            setting=SamplerOptions(cores, accept, calls, method),
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -222,7 +222,7 @@ class ChordsKSamplerAdvanced(io.ComfyNode):
             start_step=start_at_step,
             last_step=end_at_step,
             force_full_denoise=return_with_leftover_noise == "disable",
-            setting=Setting(cores, accept, calls, method),
+            setting=SamplerOptions(cores, accept, calls, method),
             devices=devices,
             preview_vae=preview_vae,
         )
@@ -262,4 +262,6 @@ class ChordsSampler(io.ComfyNode):
         devices: DeviceRequest | None = None,
         preview_vae: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(chords_sampler(sampler_name, Setting(cores, accept, calls, method), devices, preview_vae))
+        return io.NodeOutput(
+            chords_sampler(sampler_name, SamplerOptions(cores, accept, calls, method), devices, preview_vae)
+        )

@@ -48,10 +48,10 @@ from chords_core import (
     solver_plan,
     sparse_nodes,
 )
-from chords_core.driver import drive
-from chords_core.optimize import Iterated, OptimizationEvent, Optimized
-from chords_core.solvers import euler
-from chords_core.sparse import fewer_calls
+from chords_core.execution.driver import drive
+from chords_core.sdo.optimize import Iterated, OptimizationEvent, Optimized
+from chords_core.solvers.base import euler
+from chords_core.solvers.interpolated import fewer_calls
 
 IMAGES = REPO / "docs" / "images"
 CFG = 3.5

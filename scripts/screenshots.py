@@ -166,7 +166,7 @@ OPTIMIZED = ("model.MODEL > optimizer.model", "latent.LATENT > optimizer.latent"
 def _sampled(*after: Node, links: tuple[str, ...]) -> Graph:
     """A run on four lanes, and what shows it."""
     sampler = _node("sampler", "ChordsKSampler", True, **SAMPLING, **SEED, cores=4, accept="exact")
-    wires = (*WIRES, "devices.CHORDS_DEVICES > sampler.devices")
+    wires = (*WIRES, "devices.CHORDS_DEVICE_SET > sampler.devices")
     return Graph((ON_LANES, (sampler,), after), (*wires, *links), runs=True)
 
 
@@ -186,12 +186,12 @@ VISION = ("CLIPVisionLoader", "CLIP_VISION", "clip_vision", "vision")
 GRAPHS = {
     "ChordsKSampler": Graph(
         (ON_LANES, (_node("sampler", "ChordsKSampler", **SAMPLING, **SEED),), (DECODE, PREVIEW)),
-        (*WIRES, *DECODED, "devices.CHORDS_DEVICES > sampler.devices"),
+        (*WIRES, *DECODED, "devices.CHORDS_DEVICE_SET > sampler.devices"),
         runs=True,
     ),
     "ChordsKSamplerAdvanced": Graph(
         (ON_LANES, (_node("sampler", "ChordsKSamplerAdvanced", **SAMPLING, **NOISE_SEED),), (DECODE, PREVIEW)),
-        (*WIRES, *DECODED, "devices.CHORDS_DEVICES > sampler.devices"),
+        (*WIRES, *DECODED, "devices.CHORDS_DEVICE_SET > sampler.devices"),
         runs=True,
     ),
     "ChordsSampler": Graph(
@@ -216,7 +216,7 @@ GRAPHS = {
     ),
     "ChordsDevices": Graph(
         ((LANES,), (_node("sampler", "ChordsKSampler", **SAMPLING, **SEED),)),
-        ("devices.CHORDS_DEVICES > sampler.devices",),
+        ("devices.CHORDS_DEVICE_SET > sampler.devices",),
     ),
     "ChordsStreamPreview": _sampled(
         _node("show", "ChordsStreamPreview"), links=("sampler.CHORDS_RUN > show.run", "model.VAE > show.vae")
@@ -227,7 +227,7 @@ GRAPHS = {
         (
             *WIRES,
             "model.VAE > sampler.vae",
-            "devices.CHORDS_DEVICES > sampler.devices",
+            "devices.CHORDS_DEVICE_SET > sampler.devices",
             "sampler.IMAGE > preview.images",
         ),
         runs=True,

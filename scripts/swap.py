@@ -39,7 +39,7 @@ Json = dict[str, Any]
 PACK = "comfyui-chords"  # what the frontend asks the registry for where a node is missing
 HOST = "comfy-core"
 OPTIONAL = 7  # the frontend's shape of an optional input
-SOCKETS = {"devices": "CHORDS_DEVICES", "preview_vae": "VAE"}
+SOCKETS = {"devices": "CHORDS_DEVICE_SET", "preview_vae": "VAE"}
 WIDGETS = {
     "cores": ("INT", 0),
     "accept": ("COMBO", "auto"),

@@ -20,16 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from ...chords_core import CHORDS, EVERY_STEP, SECANT, Evaluation, InvalidInput, Timeline, plan
-from .cluster import cluster_lanes
-from .decode import hit_images
-from .devices import DeviceRequest, lane_devices
-from .ksampler import schedule
-from .lanes import SHARE
-from .measured import Key, Measured, keep, key_of
-from .previews import to_picture
-from .report import ChordsRun, RunHit, tell
-from .sampler import PARALLEL, chords_sampler
-from .setting import Setting
+from .devices.lanes import SHARE
+from .devices.request import DeviceRequest, lane_devices
+from .devices.timings import Key, Measured, keep, key_of
+from .ray.cluster import cluster_lanes
+from .sampling.ksampler import schedule
+from .sampling.options import SamplerOptions
+from .sampling.run_record import ChordsRun, RunHit, tell
+from .sampling.sampler import PARALLEL, chords_sampler
+from .streaming.hits import hit_images
+from .streaming.previews import to_picture
 
 _log = logging.getLogger("chords")
 
@@ -52,7 +52,7 @@ class Task:
     denoise: float
 
 
-AUTO = Setting()
+AUTO = SamplerOptions()
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Row:
     """What came of a ``setting`` (None: the host's own sampler). ``seconds``: of each timed run, from its beginning to
     the latent; ``run``: the record of the last of them; ``first``: its first hit, ``accepted``: its result."""
 
-    setting: Setting | None
+    setting: SamplerOptions | None
     seconds: tuple[float, ...]
     run: ChordsRun | None
     first: Outcome
@@ -121,7 +121,7 @@ def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Se
     progress = _Progress(len(warming) + len(timed))
     for setting in warming:
         bench.sample(setting, progress.begin(f"{_name(setting)}, to warm up"))
-    runs: dict[Setting | None, list[_Sampled]] = {setting: [] for setting in timed}
+    runs: dict[SamplerOptions | None, list[_Sampled]] = {setting: [] for setting in timed}
     for setting in timed:
         runs[setting].append(bench.sample(setting, progress.begin(_name(setting))))
     progress.end()
@@ -130,7 +130,7 @@ def run_benchmark(task: Task, vae: Any, request: DeviceRequest | None, cores: Se
     return Benchmark(rows, bench.key, len(warming) + len(timed), time.perf_counter() - began)
 
 
-def sweep(steps: int, counts: Sequence[int]) -> list[Setting]:
+def sweep(steps: int, counts: Sequence[int]) -> list[SamplerOptions]:
     """The settings to try: what the node chooses by itself; a window of each number of cores; CHORDS on the most of
     them, to its first result, to the one that it ends with by itself, and to the exact one, which is no faster but
     shows results before; and one core and each number with the model called at fewer steps, where that saves any.
@@ -139,18 +139,18 @@ def sweep(steps: int, counts: Sequence[int]) -> list[Setting]:
     settings = [AUTO, *(_on(cores) for cores in counts)]
     most = max(counts, default=0)
     if most > 1:
-        settings += [Setting(most, accept, method=CHORDS) for accept in ("first", "auto", "exact")]
+        settings += [SamplerOptions(most, accept, method=CHORDS) for accept in ("first", "auto", "exact")]
     if plan(steps, 1, calls=FEWER_CALLS).speedup > 1:
         settings += [_on(cores, FEWER_CALLS) for cores in sorted({1, *counts})]
     return settings
 
 
-def _on(cores: int, calls: str = EVERY_STEP) -> Setting:
+def _on(cores: int, calls: str = EVERY_STEP) -> SamplerOptions:
     """A window of so many cores; one core alone."""
-    return Setting(cores, calls=calls, method=SECANT if cores > 1 else "auto")
+    return SamplerOptions(cores, calls=calls, method=SECANT if cores > 1 else "auto")
 
 
-def _window(setting: Setting) -> bool:
+def _window(setting: SamplerOptions) -> bool:
     return setting.cores > 1 and setting.method == SECANT
 
 
@@ -215,7 +215,7 @@ class _Bench:
         solver = PARALLEL[self._task.sampler_name]
         return [cores for cores in counts if plan(self.steps, cores, method=SECANT, solver=solver).cores > 1]
 
-    def sample(self, setting: Setting | None, callback: Any) -> _Sampled:
+    def sample(self, setting: SamplerOptions | None, callback: Any) -> _Sampled:
         """One run by the host's own sampler (None) or by ours, without previews of steps, which neither is about."""
         task = self._task
         inputs = {
@@ -285,12 +285,12 @@ class _Progress:
 # --- what came of the runs
 
 
-def _rows(runs: dict[Setting | None, list[_Sampled]], steps: int, vae: Any) -> tuple[Row, ...]:
+def _rows(runs: dict[SamplerOptions | None, list[_Sampled]], steps: int, vae: Any) -> tuple[Row, ...]:
     judge = _Judge(runs[None][-1].latent, vae)
     return tuple(_row(setting, sampled, steps, judge) for setting, sampled in runs.items())
 
 
-def _row(setting: Setting | None, sampled: Sequence[_Sampled], steps: int, judge: _Judge) -> Row:
+def _row(setting: SamplerOptions | None, sampled: Sequence[_Sampled], steps: int, judge: _Judge) -> Row:
     times, newest = tuple(each.seconds for each in sampled), sampled[-1]
     run = newest.run
     if run is None:
@@ -377,7 +377,7 @@ def _seconds_a_round(timeline: Timeline) -> float:
     return fmean(end - begin for begin, end in zip(begins, ends, strict=True))
 
 
-def _name(setting: Setting | None) -> str:
+def _name(setting: SamplerOptions | None) -> str:
     if setting is None:
         return "KSampler"
     if setting.cores == 0:

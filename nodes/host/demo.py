@@ -12,7 +12,7 @@ import comfy.sd
 import comfy.utils
 
 from ...demo import SHIFT
-from .starts import TakesStarts
+from .sdo.initial_noise import TakesStarts
 
 _FOLDER = Path(__file__).resolve().parents[2] / "models"
 _FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_vae.safetensors"

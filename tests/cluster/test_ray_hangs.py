@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from chords_core import Cancelled, Evaluated, Event, Parcel, RayPool, RayWorkers, WorkersUnavailable, sample
-from chords_core.ray_pool import NoWorker
-from chords_core.ray_timeouts import RayTimeouts
+from chords_core import Cancelled, Evaluated, Event, ModelPayload, RayPool, RayWorkers, WorkersUnavailable, sample
+from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -32,7 +32,7 @@ X = 8 * torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
 ENOUGH_SECONDS = 120.0
 CANCEL_SECONDS = 3.0
 HASTE = RayTimeouts(hung=4.0, behind=8.0, behind_factor=0.0, silent=20.0, answer=20.0, place=120.0, no_place=120.0)
-FINE = Parcel("fine", lambda: b"1.0@/dev/null")
+FINE = ModelPayload("fine", lambda: b"1.0@/dev/null")
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def _wait_until(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-def _open_until_all(workers: RayWorkers, model: Parcel | None = None) -> RayPool:
+def _open_until_all(workers: RayWorkers, model: ModelPayload | None = None) -> RayPool:
     """A pool of two, which a busy machine may not have ready at once."""
     end = time.monotonic() + ENOUGH_SECONDS
     while True:
@@ -102,7 +102,7 @@ WHERE = ["make", "load", "begin"]
 def _opened(where: str, kind: str, file: Path, workers: RayWorkers, **options: Any) -> RayPool:
     """Open a run in which one worker hangs; for "make", the factory does it."""
     fault = f"{kind}:{file}"
-    model = Parcel(fault, fault.encode) if where == "load" else FINE
+    model = ModelPayload(fault, fault.encode) if where == "load" else FINE
     return workers.open((fault, remote()) if where == "begin" else remote(), 2, model, **options)
 
 

@@ -21,17 +21,17 @@ from chords_core import (
     Event,
     LaneLost,
     LaneSlow,
-    Parcel,
-    Patience,
+    LaneTimeouts,
+    ModelPayload,
     RayWorkers,
     Result,
     WorkersUnavailable,
     sample,
 )
-from chords_core.ray_link import RayLink
-from chords_core.ray_messages import Header, encode
-from chords_core.ray_pool import NoWorker
-from chords_core.ray_timeouts import RayTimeouts
+from chords_core.execution.ray.link import RayLink
+from chords_core.execution.ray.messages import Header, encode
+from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -56,7 +56,7 @@ def _expected(x: Tensor, **options: Any) -> Result:
     return sample(inline(), x, SIGMAS, cores=4, **options)
 
 
-def _sampled(workers: RayWorkers, run: Any, x: Tensor, model: Parcel | None = None, **options: Any) -> Result:
+def _sampled(workers: RayWorkers, run: Any, x: Tensor, model: ModelPayload | None = None, **options: Any) -> Result:
     with workers.open(run, 2, model) as pool:
         assert pool.lanes == 2
         return sample(None, x, SIGMAS, cores=4, pool=pool, **options)
@@ -166,8 +166,8 @@ def test_a_worker_that_hangs_is_left_behind_and_replaced(workers: RayWorkers, tm
         return torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
 
     x, events, began = _noise(), list[Event](), time.monotonic()
-    patience = Patience(floor=1.0, factor=3.0, first=5.0)
-    result = _sampled(workers, hanging, x, accept="exact", patience=patience, on_event=events.append)
+    timeouts = LaneTimeouts(floor=1.0, factor=3.0, first=5.0)
+    result = _sampled(workers, hanging, x, accept="exact", timeouts=timeouts, on_event=events.append)
     assert _same(result, _expected(x, accept="exact"))
     assert [type(event) for event in events if isinstance(event, LaneSlow | LaneLost)] == [LaneSlow]
     assert time.monotonic() - began < 60
@@ -176,13 +176,13 @@ def test_a_worker_that_hangs_is_left_behind_and_replaced(workers: RayWorkers, tm
 
 def test_a_cancel_works_while_workers_get_ready(workers: RayWorkers) -> None:
     with pytest.raises(Cancelled):
-        workers.open(remote(), 2, Parcel("cancelled", lambda: b"1.0@/dev/null"), cancelled=lambda: True)
+        workers.open(remote(), 2, ModelPayload("cancelled", lambda: b"1.0@/dev/null"), cancelled=lambda: True)
     assert _same(_sampled(workers, remote(), _noise()), _expected(_noise()))
 
 
 def test_the_model_is_sent_once_per_change(workers: RayWorkers, tmp_path: Path) -> None:
     log, x = tmp_path / "log", _noise()
-    first, other = (Parcel(key, f"{scale}@{log}".encode) for key, scale in (("a", 1.0), ("b", 0.5)))
+    first, other = (ModelPayload(key, f"{scale}@{log}".encode) for key, scale in (("a", 1.0), ("b", 0.5)))
     for _ in range(2):
         assert _same(_sampled(workers, remote(), x, first), _expected(x))
     assert log.read_text().count("loaded") == 2  # once an actor
@@ -234,7 +234,7 @@ def test_a_machine_that_is_not_set_up_ends_the_run_and_is_named(workers: RayWork
     """And once it is set up, its worker is a new process, which has read nothing of before."""
     before = _processes(workers)
     with pytest.raises(WorkersUnavailable, match=r"^the worker ray:[\d.]+/\d+: no file model.safetensors$") as raised:
-        workers.open(remote(), 2, Parcel("missing", lambda: b"missing:model.safetensors"))
+        workers.open(remote(), 2, ModelPayload("missing", lambda: b"missing:model.safetensors"))
     assert not isinstance(raised.value, NoWorker)
     assert len(_processes(workers) & before) == 1
 
@@ -242,7 +242,7 @@ def test_a_machine_that_is_not_set_up_ends_the_run_and_is_named(workers: RayWork
 def test_a_worker_without_memory_for_the_model_is_left_out(workers: RayWorkers, tmp_path: Path) -> None:
     """It is not asked again each time, but when there is another model."""
     x, log = _noise(), tmp_path / "log"
-    big = Parcel(str(log), lambda: f"too big for one:{log}".encode())
+    big = ModelPayload(str(log), lambda: f"too big for one:{log}".encode())
     for _ in range(2):
         with workers.open(remote(), 2, big) as pool:
             assert pool.lanes == 1
@@ -251,7 +251,7 @@ def test_a_worker_without_memory_for_the_model_is_left_out(workers: RayWorkers, 
             assert why.split(": ")[0] != f"the worker {pool.names[0]}"
             assert _same(sample(None, x, SIGMAS, cores=4, pool=pool), _expected(x))
     assert log.read_text().count("asked") == 2  # once an actor
-    with workers.open(remote(), 2, Parcel("small", lambda: b"1.0@/dev/null")) as pool:
+    with workers.open(remote(), 2, ModelPayload("small", lambda: b"1.0@/dev/null")) as pool:
         assert pool.lanes == 2 and not pool.left_out
         assert _same(sample(None, x, SIGMAS, cores=4, pool=pool), _expected(x))
 
@@ -271,7 +271,7 @@ def test_a_run_that_cannot_begin_says_nothing_of_the_next(workers: RayWorkers) -
 
 def test_without_any_worker_that_can_load_the_error_says_so(workers: RayWorkers) -> None:
     with pytest.raises(NoWorker, match=r"worker ray:.*MemoryError: no room for x.*; .*worker ray:.*MemoryError"):
-        workers.open(remote(), 2, Parcel("too big", lambda: b"too big:x"))
+        workers.open(remote(), 2, ModelPayload("too big", lambda: b"too big:x"))
 
 
 def test_a_slow_worker_that_stops_when_told_is_kept(workers: RayWorkers, tmp_path: Path) -> None:
@@ -288,8 +288,8 @@ def test_a_slow_worker_that_stops_when_told_is_kept(workers: RayWorkers, tmp_pat
         return quick(x, sigma, stopped)
 
     before, events = _processes(workers), list[Event]()
-    patience = Patience(floor=1.0, factor=3.0, first=5.0)
-    _sampled(workers, dawdling, _noise(), accept="exact", patience=patience, on_event=events.append)
+    timeouts = LaneTimeouts(floor=1.0, factor=3.0, first=5.0)
+    _sampled(workers, dawdling, _noise(), accept="exact", timeouts=timeouts, on_event=events.append)
     assert any(isinstance(event, LaneSlow) for event in events)
     assert _processes(workers) == before
 

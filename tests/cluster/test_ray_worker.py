@@ -19,8 +19,8 @@ args.cpu = True
 for name, folder in (("/a/pack", pack), ("/a/pack.nodes", pack + "/nodes")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
-parcels = importlib.import_module("/a/pack.nodes.host.parcels")
-ray_worker = importlib.import_module("/a/pack.nodes.host.ray_worker")
+parcels = importlib.import_module("/a/pack.nodes.host.ray.serialization")
+ray_worker = importlib.import_module("/a/pack.nodes.host.ray.worker")
 
 def problem(call):
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Denoise, Worker
-from chords_core.ray_actor import WrongSetup
+from chords_core.execution.ray.actor import WrongSetup
 
 
 def factory(fault: str = "") -> Callable[[], Worker]:

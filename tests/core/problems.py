@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from chords_core import Chords, Denoise, Event, Residual, Result, Task
+from chords_core import Chords, Denoise, Evaluation, Event, Residual, Result
 from chords_core.sampling import PARALLEL_SOLVERS
 
 
@@ -133,17 +133,17 @@ def by_hand(
     starts: Sequence[int],
     solver: str,
     accept: int | Residual,
-    choose: Callable[[list[Task]], int] = lambda open_tasks: 0,
-    after: Callable[[list[Task], set[tuple[int, int]]], None] = lambda open_tasks, done: None,
+    choose: Callable[[list[Evaluation]], int] = lambda open_tasks: 0,
+    after: Callable[[list[Evaluation], set[tuple[int, int]]], None] = lambda open_tasks, done: None,
 ) -> tuple[Chords, list[Event], set[tuple[int, int]]]:
-    """Run the state machine without driver or pool, completing ready tasks in the order ``choose`` says.
+    """Run the state machine without driver or pool, completing ready evaluations in the order ``choose`` says.
 
-    ``choose`` gets the open tasks and returns the place of the one to complete, or -1 to stop. ``after`` sees
-    the open tasks and the (core, index) completed so far each time the machine has been asked for tasks.
+    ``choose`` gets the open evaluations and returns the place of the one to complete, or -1 to stop. ``after`` sees
+    the open evaluations and the (core, index) completed so far each time the machine has been asked for evaluations.
     Returns the machine, its events and what was completed; it ends when nothing is open or a hit is accepted.
     """
     machine = Chords(x, sigmas, starts, PARALLEL_SOLVERS[solver], accept)
-    open_tasks: list[Task] = []
+    open_tasks: list[Evaluation] = []
     done: set[tuple[int, int]] = set()
     events: list[Event] = []
     while machine.accepted is None:
@@ -152,10 +152,10 @@ def by_hand(
         place = choose(open_tasks) if open_tasks else -1
         if place < 0:
             break
-        task = open_tasks.pop(place)
-        assert (task.core, task.index) not in done, "the same evaluation was asked for twice"
-        done.add((task.core, task.index))
-        events += machine.complete(task, denoise(task.x, task.sigma))
+        evaluation = open_tasks.pop(place)
+        assert (evaluation.core, evaluation.index) not in done, "the same evaluation was asked for twice"
+        done.add((evaluation.core, evaluation.index))
+        events += machine.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
     return machine, events, done
 
 
@@ -174,13 +174,15 @@ def dependencies(starts: Sequence[int], core: int, index: int) -> set[tuple[int,
 def needed(steps: int, starts: Sequence[int], accept: int) -> set[tuple[int, int]]:
     """Every evaluation (core, index) that the first ``accept`` hits depend on."""
     cores = len(starts)
-    todo = [task for core in range(cores - accept + 1, cores + 1) for task in dependencies(starts, core, steps)]
+    todo = [
+        evaluation for core in range(cores - accept + 1, cores + 1) for evaluation in dependencies(starts, core, steps)
+    ]
     found: set[tuple[int, int]] = set()
     while todo:
-        task = todo.pop()
-        if task not in found:
-            found.add(task)
-            todo += dependencies(starts, *task)
+        evaluation = todo.pop()
+        if evaluation not in found:
+            found.add(evaluation)
+            todo += dependencies(starts, *evaluation)
     return found
 
 

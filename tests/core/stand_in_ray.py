@@ -13,8 +13,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from chords_core import ray_link
-from chords_core.ray_driver import Driver
+from chords_core.execution.ray import link
+from chords_core.execution.ray.child import Driver
 
 
 class RayError(Exception):
@@ -183,6 +183,6 @@ def in_threads(monkeypatch: Any, ray: StandInRay) -> list[ThreadProcess]:
         return started[-1]
 
     monkeypatch.setitem(__import__("sys").modules, "ray", ray)
-    monkeypatch.setattr(ray_link, "_started", start)
-    monkeypatch.setattr(ray_link, "_end_whole", ThreadProcess.end)
+    monkeypatch.setattr(link, "_started", start)
+    monkeypatch.setattr(link, "_end_whole", ThreadProcess.end)
     return started

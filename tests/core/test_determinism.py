@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chords_core import SOLVERS, InlinePool, Rectified, Residual, ThreadPool, sample
-from chords_core.accept import Accept
+from chords_core.methods.accept import Accept
 from tests.core.problems import Slow, assert_same, geometric, noise, nonlinear
 
 LANES = [1, 2, 3, 8]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chords_core import plan
-from chords_core.planner import ACCEPTS
+from chords_core.planning import ACCEPTS
 
 CASES = [
     (steps, calls, cores) for steps in (4, 8, 20, 30, 50) for calls in ("auto", "1/2") for cores in (0, 1, 2, 4, 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chords_core import Accepted, Evaluated, Hit, Outcome, Task
+from chords_core import Accepted, Evaluated, Evaluation, EvaluationResult, Hit
 
 PACKAGES = ("chords_core", "nodes")
 NO_VALUE = {"Tensor", "Any", "Image", "ndarray", "dict", "list", "set", "Mapping", "MutableMapping"}
@@ -83,8 +83,8 @@ def test_what_holds_a_tensor_is_compared_by_identity(repo: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda x: Task(1, 0, 1, x, 1.0),
-        lambda x: Outcome(0, Task(1, 0, 1, x, 1.0), 0.1, x),
+        lambda x: Evaluation(1, 0, 1, x, 1.0),
+        lambda x: EvaluationResult(0, Evaluation(1, 0, 1, x, 1.0), 0.1, x),
         lambda x: Evaluated(1, 0, 1, 0, 0.1, x, x),
         lambda x: Hit(1, 1, x),
         lambda x: Accepted(Hit(1, 1, x)),

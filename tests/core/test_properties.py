@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chords_core import Evaluated, Rectified, Task, sample
+from chords_core import Evaluated, Evaluation, Rectified, sample
 from chords_core.sampling import PARALLEL_SOLVERS
 from tests.core.problems import (
     Gaussian,
@@ -104,7 +104,9 @@ def test_order_of_completion_changes_nothing(problem: dict[str, Any]) -> None:
     """Ready evaluations completed in a random order give bit-identical hits and the same corrections."""
     arguments = [problem[name] for name in ("denoise", "x", "sigmas", "starts", "solver", "accept")]
     in_order, events, _ = by_hand(*arguments)
-    shuffled, other_events, _ = by_hand(*arguments, choose=lambda tasks: problem["order"].randrange(len(tasks)))
+    shuffled, other_events, _ = by_hand(
+        *arguments, choose=lambda evaluations: problem["order"].randrange(len(evaluations))
+    )
     assert in_order.accepted is not None and shuffled.accepted is not None
     assert [(hit.core, hit.depth) for hit in shuffled.hits] == [(hit.core, hit.depth) for hit in in_order.hits]
     assert all(torch.equal(a.x, b.x) for a, b in zip(shuffled.hits, in_order.hits, strict=True))
@@ -124,12 +126,14 @@ def test_an_evaluation_waits_for_nothing_else(problem: dict[str, Any]) -> None:
     starts = problem["starts"]
     wanted = needed(problem["steps"], starts, problem["accept"])
 
-    def check(open_tasks: list[Task], done: set[tuple[int, int]]) -> None:
-        can_start = {task for task in wanted - done if dependencies(starts, *task) <= done}
-        assert {(task.core, task.index) for task in open_tasks} == can_start
+    def check(open_tasks: list[Evaluation], done: set[tuple[int, int]]) -> None:
+        can_start = {evaluation for evaluation in wanted - done if dependencies(starts, *evaluation) <= done}
+        assert {(evaluation.core, evaluation.index) for evaluation in open_tasks} == can_start
 
     arguments = [problem[name] for name in ("denoise", "x", "sigmas", "starts", "solver", "accept")]
-    machine, _, done = by_hand(*arguments, choose=lambda tasks: problem["order"].randrange(len(tasks)), after=check)
+    machine, _, done = by_hand(
+        *arguments, choose=lambda evaluations: problem["order"].randrange(len(evaluations)), after=check
+    )
     assert machine.accepted is not None and done == wanted
 
 
@@ -141,8 +145,10 @@ def test_every_evaluation_is_needed(problem: dict[str, Any]) -> None:
     made = by_hand(*arguments)[2]
     for core, index in made:
 
-        def others(tasks: list[Task], left_out: tuple[int, int] = (core, index)) -> int:
-            return next((i for i, task in enumerate(tasks) if (task.core, task.index) != left_out), -1)
+        def others(evaluations: list[Evaluation], left_out: tuple[int, int] = (core, index)) -> int:
+            return next(
+                (i for i, evaluation in enumerate(evaluations) if (evaluation.core, evaluation.index) != left_out), -1
+            )
 
         machine, _, _ = by_hand(*arguments, choose=others)
         assert machine.accepted is None
@@ -158,7 +164,9 @@ def test_smallest_and_densest_runs_end() -> None:
             assert expected.accepted is not None and expected.accepted.depth == steps
             for seed in range(5):
                 order = random.Random(seed)
-                machine = by_hand(*arguments, choose=lambda tasks, order=order: order.randrange(len(tasks)))[0]
+                machine = by_hand(
+                    *arguments, choose=lambda evaluations, order=order: order.randrange(len(evaluations))
+                )[0]
                 assert machine.accepted is not None
                 assert torch.equal(machine.accepted.x, expected.accepted.x)
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chords_core import SOLVERS, Chords, Patience, Residual, Task, ThreadPool, sample
-from chords_core.optimize import Iterated, OptimizationEvent, RolledBack, Stopped, optimize_latent
-from chords_core.simulate import Device, simulate, skeleton
-from chords_core.sparse import fewer_calls
+from chords_core import SOLVERS, Chords, Evaluation, LaneTimeouts, Residual, ThreadPool, sample
+from chords_core.sdo.optimize import Iterated, OptimizationEvent, RolledBack, Stopped, optimize_latent
+from chords_core.simulation import Device, simulate, skeleton
+from chords_core.solvers.interpolated import fewer_calls
 from tests.core.problems import Mixture, geometric, karras, noise, nonlinear
 
 MODEL = Mixture(6)
@@ -24,15 +24,15 @@ def distance(x: Tensor) -> Tensor:
 def test_results_after_the_end_change_nothing() -> None:
     """Other cores are still computing when a hit is accepted; what they bring is not taken."""
     method = Chords(noise(2, 3, scale=10.0), karras(12), (0, 3, 6), SOLVERS["euler"], 1)
-    late: list[Task] = []
+    late: list[Evaluation] = []
     while method.accepted is None:
-        tasks = list(method.ready())
-        for task in tasks:
-            method.complete(task, nonlinear(task.x, task.sigma))
-        late = tasks
+        evaluations = list(method.ready())
+        for evaluation in evaluations:
+            method.complete(evaluation, nonlinear(evaluation.x, evaluation.sigma))
+        late = evaluations
     accepted, hits = method.accepted, tuple(method.hits)
-    for task in late:
-        assert method.complete(task, torch.full_like(task.x, 1e6)) == []
+    for evaluation in late:
+        assert method.complete(evaluation, torch.full_like(evaluation.x, 1e6)) == []
     assert method.accepted is accepted and tuple(method.hits) == hits
     assert list(method.ready()) == []
 
@@ -40,8 +40,8 @@ def test_results_after_the_end_change_nothing() -> None:
 def test_an_evaluation_made_twice_is_waited_for() -> None:
     """A device is late, another one does its work, and then the first answers after all: nobody needs the second
     answer, but the run only returns when both devices are free."""
-    hasty = Patience(floor=2.0, factor=2.0, first=2.0)
-    run = simulate(skeleton(1, (0,)), [Device(2.5), Device(1.0)], patience=hasty)
+    hasty = LaneTimeouts(floor=2.0, factor=2.0, first=2.0)
+    run = simulate(skeleton(1, (0,)), [Device(2.5), Device(1.0)], timeouts=hasty)
     assert (run.hits[-1].core, run.hits[-1].seconds) == (1, 2.5)
     assert run.evaluations == 2
     assert 3.0 <= run.seconds < 3.1

@@ -27,7 +27,9 @@ def modules(host: str, user: str) -> tuple[Any, Any]:
     for name, folder in {"pack": REPO, "pack.nodes": REPO / "nodes"}.items():
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(folder)]
-    return importlib.import_module("pack.nodes.host.measured"), importlib.import_module("pack.chords_core.planner")
+    return importlib.import_module("pack.nodes.host.devices.timings"), importlib.import_module(
+        "pack.chords_core.planning"
+    )
 
 
 def read(measured: Any, planner: Any, texts: list[str]) -> list[float | None]:

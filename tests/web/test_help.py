@@ -52,7 +52,7 @@ def test_nodes_are_named_in_the_language(open_frontend: Callable[..., Frontend],
 def test_our_types_are_named_in_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
     frontend = _open(open_frontend, language)
     types = locales.read_texts(language, "main")["dataTypes"]
-    assert frontend.evaluate(SHOWN, NODE)["outputs"] == [types["CHORDS_DEVICES"]]
+    assert frontend.evaluate(SHOWN, NODE)["outputs"] == [types["CHORDS_DEVICE_SET"]]
     assert frontend.evaluate(SHOWN, "ChordsKSampler")["outputs"][1] == types["CHORDS_RUN"]
 
 

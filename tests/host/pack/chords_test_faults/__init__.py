@@ -15,8 +15,8 @@ _hang_is_over = threading.Event()
 
 def _patience_with_devices(**seconds):
     """How long those of a pair may take; as ever without arguments."""
-    (split,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.split"))
-    split.PATIENCE = type(split.PATIENCE)(**seconds)
+    (split,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices.cfg_split"))
+    split.LANE_TIMEOUTS = type(split.LANE_TIMEOUTS)(**seconds)
 
 
 class TestHangingDevice(io.ComfyNode):
@@ -164,8 +164,10 @@ class TestPatience(io.ComfyNode):
     @classmethod
     def execute(cls, seconds, salt):
         for name, module in sys.modules.items():
-            if name.endswith((".nodes.host.split", ".nodes.host.sampler")):
-                module.PATIENCE = type(module.PATIENCE)(**({"floor": seconds, "first": seconds} if seconds else {}))
+            if name.endswith((".nodes.host.devices.cfg_split", ".nodes.host.sampling.sampler")):
+                module.LANE_TIMEOUTS = type(module.LANE_TIMEOUTS)(
+                    **({"floor": seconds, "first": seconds} if seconds else {})
+                )
         return io.NodeOutput()
 
 

@@ -112,8 +112,8 @@ class _Hang:
     @staticmethod
     def patience(**seconds):
         """With lanes that do not answer; the sampler's own without arguments."""
-        (sampler,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.sampler"))
-        sampler.PATIENCE = type(sampler.PATIENCE)(**seconds)
+        (sampler,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.sampling.sampler"))
+        sampler.LANE_TIMEOUTS = type(sampler.LANE_TIMEOUTS)(**seconds)
 
 
 class TestHangingLane(_ModelNode):

@@ -290,7 +290,9 @@ class TestReadHooks(io.ComfyNode):
 
     @classmethod
     def execute(cls, salt):
-        (reading,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.reading"))
+        (reading,) = (
+            module for name, module in sys.modules.items() if name.endswith(".nodes.host.compatibility.source_reader")
+        )
         found = {
             kind: [[name, str(reading.read(maker()).finding or "")] for name, maker in makers.items()]
             for kind, makers in (("unsteady", hooks.UNSTEADY), ("steady", hooks.STEADY))

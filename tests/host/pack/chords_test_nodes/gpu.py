@@ -6,18 +6,18 @@ from comfy_api.latest import io
 
 
 class TestMixedDevices(io.ComfyNode):
-    """A CHORDS_DEVICES of devices that CHORDS Devices does not mix: a GPU and the CPU, so that a tensor left on the
+    """A CHORDS_DEVICE_SET of devices that CHORDS Devices does not mix: a GPU and the CPU, so that a tensor left on the
     wrong one raises, with a single GPU."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [io.String.Input("devices", default="cuda:0, cpu"), io.String.Input("cfg_split", default="off")]
-        outputs = [io.Custom("CHORDS_DEVICES").Output()]
+        outputs = [io.Custom("CHORDS_DEVICE_SET").Output()]
         return io.Schema(node_id="TestMixedDevices", category="tests", inputs=inputs, outputs=outputs)
 
     @classmethod
     def execute(cls, devices, cfg_split):
-        (module,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices"))
+        (module,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices.request"))
         names = tuple(name.strip() for name in devices.split(","))
         return io.NodeOutput(module.DeviceRequest(names, cfg_split=cfg_split))
 

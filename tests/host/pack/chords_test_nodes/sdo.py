@@ -294,7 +294,7 @@ class TestStreamedCopy(io.ComfyNode):
     def execute(cls):
         network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
         network.dynamic_pins, network[0]._pin_state = {"cuda": _Freed()}, {"weights": _Freed()}
-        copied = _pack("nodes.host.gradients").copied(network)
+        copied = _pack("nodes.host.sdo.autograd").copied(network)
         same = all(map(torch.equal, copied.parameters(), network.parameters()))
         apart = all(a is not b for a, b in zip(copied.parameters(), network.parameters(), strict=True))
         left = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")

@@ -1,0 +1,105 @@
+"""Addresses of Ray clusters, in one spelling each, so that they can be compared and nothing else reaches Ray."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+
+from ...errors import InvalidInput
+
+LOCAL = "local"
+AUTO = "auto"
+
+_CLIENT = "ray://"
+_ADDRESS = re.compile(
+    r"(?P<client>ray://)?(?P<host>\[[0-9a-f:.]+\]|[0-9a-z](?:[0-9a-z._-]*[0-9a-z])?):(?P<port>[0-9]{1,5})"
+)
+_MOST = 300  # characters
+_MOST_PORT = 65535
+
+
+def canonical(address: str, name: str = "ray_address") -> str:
+    """The one spelling of an address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
+
+    Raises:
+        InvalidInput: naming ``name``, for anything else. Ray itself takes more, and imports modules by what stands
+            before ``://``.
+    """
+    text = address.strip().lower()
+    if text in (LOCAL, AUTO):
+        return text
+    match = _ADDRESS.fullmatch(text) if len(text) <= _MOST else None
+    if match is None or not 0 < int(match["port"]) <= _MOST_PORT:
+        raise InvalidInput(name, f"{_shown(address)} is no address of a Ray cluster; {_FORMS}")
+    host = match["host"]
+    if host.startswith("["):
+        try:
+            host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+        except ValueError:
+            raise InvalidInput(name, f"{_shown(address)} has no valid IPv6 address; {_FORMS}") from None
+    return f"{match['client'] or ''}{host}:{int(match['port'])}"
+
+
+_FORMS = (
+    "write local (Ray on this machine), auto (the cluster in the server's RAY_ADDRESS, else as local), or host:port, "
+    "such as 192.168.1.10:6379"
+)
+
+
+def resolved(address: str) -> str:
+    """The canonical address, with what ``auto`` stands for in this process's environment.
+
+    Raises:
+        InvalidInput: see `canonical`.
+    """
+    found = canonical(address)
+    if found != AUTO:
+        return found
+    named = canonical(os.environ.get("RAY_ADDRESS", "").strip() or LOCAL, "RAY_ADDRESS in the environment")
+    return LOCAL if named == AUTO else named
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of a canonical address that is not ``local`` or ``auto``."""
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def check_reachable(address: str, seconds: float) -> None:
+    """Find out soon whether a Ray may be there: Ray itself would try for a minute or more.
+
+    Ray's servers speak HTTP/2, in which both sides begin with their settings. That is what is asked for here.
+
+    Raises:
+        OSError: if nothing answers, or something that is no Ray; the message says which.
+    """
+    try:
+        connection = socket.create_connection(host_and_port(address), seconds)
+    except (OSError, UnicodeError) as error:
+        raise OSError(
+            f"nothing answers at {address} ({error}). Is Ray running there (ray status), and is the port open?"
+        ) from error
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        connection.close()
+        return
+    with connection:
+        connection.settimeout(seconds)
+        try:
+            connection.sendall(_PREFACE)
+            answer = b""
+            while len(answer) < _FRAME_BYTES and (part := connection.recv(_FRAME_BYTES - len(answer))):
+                answer += part
+        except OSError:
+            answer = b""
+    if len(answer) < _FRAME_BYTES or answer[_TYPE_AT] != _SETTINGS:
+        raise OSError(f"something listens at {address}, but it is no Ray. Is the port right (6379 unless chosen)?")
+
+
+_FRAME_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4  # the head of an HTTP/2 frame; where its type is; the type "settings"
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+
+
+def _shown(address: str) -> str:
+    return repr(address if len(address) <= 80 else address[:80] + "...")

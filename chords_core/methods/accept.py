@@ -1,0 +1,96 @@
+"""Which hit ends the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checks import check_callable, is_number, shown
+from ..errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The authors' rule: accept a hit once the L2 norm of its difference from the hit before, divided by
+    the number of elements, is below ``threshold`` (> 0). The draft counts as a hit before; if no hit
+    passes, the slowest core's is taken."""
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not is_number(self.threshold) or not 0 < self.threshold < math.inf:
+            raise InvalidInput("accept", f"a residual threshold must be a positive number, not {shown(self.threshold)}")
+
+    def accepts(self, before: Tensor, after: Tensor) -> bool:
+        """Whether ``after`` is close enough to ``before`` (same shape). Items of a batch that are not finite in either
+        of the two do not count; without any that is, it is not."""
+        difference = after - before
+        norm = float(difference.norm())
+        if not math.isfinite(norm) and difference.ndim > 1:
+            difference = difference[torch.isfinite(difference).flatten(1).all(1)]
+            norm = float(difference.norm())
+        return difference.numel() > 0 and norm / difference.numel() < self.threshold
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Accept a hit once it differs from the hit before by at most ``threshold`` of its own RMS, in each item of the
+    batch; the draft does not count. If no hit passes, the slowest core's is taken.
+
+    The change between two hits is larger than the error of the later one (measured on the demo model:
+    benchmarks/results/trust.md), so ``threshold`` (> 0) bounds the error, whatever the size of the latent.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        if not is_number(self.threshold) or not 0 < self.threshold < math.inf:
+            raise InvalidInput("accept", f"an agreement's threshold must be positive, not {shown(self.threshold)}")
+
+    def accepts(self, before: Tensor, after: Tensor) -> bool:
+        """Whether ``after`` is close enough to ``before`` (same shape). An item that is not finite does not count."""
+        before, after = (x.double().flatten(1) if x.ndim > 1 else x.double()[None] for x in (before, after))
+        change = (after - before).norm(dim=1)
+        known = change.isfinite()
+        near = change <= self.threshold * after.norm(dim=1)
+        return bool(known.any()) and bool(near[known].all())
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """``otherwise`` (a hit's number, "exact" or `Residual`), unless ``asked()`` becomes true: then the newest hit, the
+    draft included, at once, or the first to come if there is none yet.
+
+    ``asked`` is called in the thread of `chords_core.sample`, as often as its ``cancel``.
+    """
+
+    otherwise: int | str | Residual | Agreement
+    asked: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        check_callable("accept", self.asked, "nothing")
+
+
+Accept = int | str | Residual | Agreement | OnDemand
+
+
+def check_accept(accept: int | str | Residual | Agreement, cores: int) -> int | Residual | Agreement:
+    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a rule on two hits.
+
+    Raises:
+        InvalidInput: for anything else, or a number out of range.
+    """
+    if isinstance(accept, Residual | Agreement):
+        return accept
+    if isinstance(accept, str) and accept == "exact":
+        return cores
+    if isinstance(accept, bool) or not isinstance(accept, int):
+        raise InvalidInput("accept", f'must be a hit number, "exact" or Residual(threshold), not {shown(accept)}')
+    if not 1 <= accept <= cores:
+        hits = f'{cores} core(s) give hits 1 to {cores}, or "exact"'
+        raise InvalidInput("accept", f"{shown(accept)} is out of range: {hits}")
+    return accept

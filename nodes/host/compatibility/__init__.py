@@ -1,0 +1,5 @@
+"""Patches of other packs: may a run call the model at several noise levels at once?
+
+Here belong: finding the patches, reading their code, trying them, and the reason for one core in words.
+Not here: the run itself (`sampling`).
+"""

@@ -1,0 +1,30 @@
+"""Solvers on a schedule of higher precision than the state, usually float64: ComfyUI's Euler step then raises the
+state to it, and all further steps are made there. The core's solvers keep the state as it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ....chords_core.solvers.base import Past, Solver, res_multistep
+
+
+def _euler(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+    """As the core's, with the host's division, which is by a tensor with x's dimensions."""
+    drift = (x - denoised) / sigma.reshape((1,) * x.ndim)
+    return x + drift * (sigma_next - sigma)
+
+
+def _res_multistep(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+    if past is None or sigma_next == 0:
+        return _euler(x, denoised, sigma, sigma_next)
+    return res_multistep(x, denoised, sigma, sigma_next, past)
+
+
+_RAISING = {"euler": _euler, "res_multistep": _res_multistep}
+
+
+def as_in_the_host(solver: str, x: Tensor, sigmas: Tensor) -> Solver | str:
+    """The ``solver``, for `chords_core.sample`, that gives the host's bits from x on these sigmas."""
+    raises = torch.promote_types(x.dtype, sigmas.dtype) != x.dtype
+    return _RAISING.get(solver, solver) if raises else solver

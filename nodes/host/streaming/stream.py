@@ -1,0 +1,202 @@
+"""The event stream of a run, sent to the clients as it goes and kept for those who ask: see docs/headless.md."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api import feature_flags
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+from PIL import Image, ImageOps
+from protocol import BinaryEventTypes
+from server import PromptServer
+
+from ..files import write_whole
+
+PREVIEW_NODE = "ChordsStreamPreview"
+RUN_OUTPUT = 1  # of the sampler nodes: the run's record
+TEMP_SUBFOLDER = "chords"
+PROMPTS_KEPT = 64
+_PROGRESS = ("step", "iteration")  # of these only the newest matters
+
+Frame = tuple[str, Image.Image, int | None]
+"""A preview as the host's previewers make it: format, picture, longest side."""
+
+
+class RunStream:
+    """One run of one sampler node. Events are sent from any thread; ``accept`` is set to end the run early."""
+
+    def __init__(self, prompt_id: str | None, node_id: str | None, viewers: tuple[str, ...]) -> None:
+        self.prompt_id, self.node_id = prompt_id, node_id
+        self.accept = threading.Event()
+        self._viewers = viewers
+        self._server = PromptServer.instance if prompt_id is not None else None
+        self._client = self._server.client_id if self._server is not None else None
+        self._lock = threading.Lock()
+        self._events: list[dict[str, Any]] = []
+        self._files: list[Path] = []
+        self._discarded = False
+        self._name = uuid.uuid4().hex[:12]
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.perf_counter() - self._began
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Report an event. Nothing follows ``done``: a picture that is ready only then is left out."""
+        event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
+        with self._lock:
+            if self._over():
+                return
+            if kind in _PROGRESS:
+                self._events = [kept for kept in self._events if kept["kind"] != kind]
+            self._events.append(event)
+        if self._server is not None:
+            # A copy: the server writes it later, when a picture may have been added to the one kept here.
+            self._server.send_sync("chords", dict(event), self._client)
+
+    def send_frame(self, frame: Frame) -> None:
+        """Show a preview on the sampler node, as the host's own samplers do."""
+        self._send_frame(frame, ())
+
+    def send_picture(self, index: int, frame: Frame) -> None:
+        """Show a hit on the sampler node and on the preview nodes it feeds, and leave it in the temp folder.
+
+        Raises:
+            OSError: if the folder cannot be written to. Then the picture is shown and no file is left.
+        """
+        self._send_frame(frame, self._viewers)
+        image = self._save(index, frame)
+        with self._lock:
+            if not self._over():
+                for event in self._events:
+                    if event["kind"] == "hit" and event["index"] == index:
+                        event["image"] = image
+        self.send("picture", index=index, image=image)
+
+    @property
+    def viewed(self) -> bool:
+        """Whether a preview node takes the record of this run."""
+        return bool(self._viewers)
+
+    @property
+    def running(self) -> bool:
+        with self._lock:
+            return not self._over()
+
+    @property
+    def newest_hit(self) -> int | None:
+        with self._lock:
+            return max((event["index"] for event in self._events if event["kind"] == "hit"), default=None)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events so far, of steps and iterations only the newest."""
+        with self._lock:
+            return [dict(event) for event in self._events]
+
+    def discard(self) -> None:
+        """Remove the pictures from the temp folder."""
+        with self._lock:
+            self._discarded = True
+            files, self._files = self._files, []
+        for path in files:
+            _remove(path)
+
+    def _over(self) -> bool:
+        """With the lock held."""
+        return any(event["kind"] == "done" for event in self._events)
+
+    def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
+        server, client = self._server, self._client
+        if server is None:
+            return
+        if not feature_flags.supports_feature(server.sockets_metadata, client, "supports_preview_metadata"):
+            server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, frame, client)
+            return
+        prompt = get_progress_state().dynprompt
+        for node_id in (self.node_id, *viewers):
+            where = {
+                "node_id": node_id,
+                "prompt_id": self.prompt_id,
+                "display_node_id": prompt.get_display_node_id(node_id),
+                "parent_node_id": prompt.get_parent_node_id(node_id),
+                "real_node_id": prompt.get_real_node_id(node_id),
+            }
+            server.send_sync(BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA, (frame, where), client)
+
+    def _save(self, index: int, frame: Frame) -> dict[str, str]:
+        kind, picture, size = frame
+        folder = Path(folder_paths.get_temp_directory(), TEMP_SUBFOLDER)
+        path = folder / f"{self._name}_{index}.{'png' if kind == 'PNG' else 'jpg'}"
+        small = picture if size is None else ImageOps.contain(picture, (size, size))
+        data = io.BytesIO()
+        small.save(data, "PNG" if kind == "PNG" else "JPEG", quality=95)
+        write_whole(path, data.getvalue())
+        with self._lock:
+            self._files.append(path)
+            too_late = self._discarded
+        if too_late:
+            _remove(path)
+        return {"filename": path.name, "subfolder": TEMP_SUBFOLDER, "type": "temp"}
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the host empties the folder at its own times
+        path.unlink()
+
+
+class Runs:
+    """The runs of the newest prompts, by prompt and node."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._prompts: OrderedDict[str, dict[str, RunStream]] = OrderedDict()
+
+    def begin(self) -> RunStream:
+        """The stream of the node that is executing; of nobody where the host executes none."""
+        context = get_executing_context()
+        if context is None:
+            return RunStream(None, None, ())
+        stream = RunStream(context.prompt_id, context.node_id, _viewers(context.node_id))
+        with self._lock:
+            runs = self._prompts.setdefault(context.prompt_id, {})
+            replaced = [runs[context.node_id]] if context.node_id in runs else []  # a node that maps over a list
+            runs[context.node_id] = stream
+            self._prompts.move_to_end(context.prompt_id)
+            while len(self._prompts) > PROMPTS_KEPT:
+                replaced += self._prompts.popitem(last=False)[1].values()
+        for old in replaced:
+            old.discard()
+        return stream
+
+    def of(self, prompt_id: str) -> Mapping[str, RunStream]:
+        """The runs of a prompt by node, in the order they began; empty for an unknown one."""
+        with self._lock:
+            return dict(self._prompts.get(prompt_id, {}))
+
+
+RUNS = Runs()
+
+
+def _viewers(sampler: str) -> tuple[str, ...]:
+    """The preview nodes that take the record of a sampler node."""
+    prompt = get_progress_state().dynprompt
+    nodes = {name: prompt.get_node(name) for name in prompt.all_node_ids()}
+    return tuple(
+        sorted(
+            name
+            for name, node in nodes.items()
+            if node["class_type"] == PREVIEW_NODE and node["inputs"].get("run") == [sampler, RUN_OUTPUT]
+        )
+    )

@@ -1,0 +1,401 @@
+"""The timeline of a run as a picture: what each core did in each round, and each lane at each second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .drawing import (
+    BACKGROUND,
+    CARD,
+    DIM,
+    EDGE,
+    GOLD,
+    GRID,
+    MARGIN,
+    RED,
+    TEXT,
+    WIDTH,
+    Colour,
+    Figure,
+    Point,
+    Sheet,
+    Sign,
+    distinct_colours,
+    draw_signs,
+    duration,
+    fit,
+    header,
+    mix,
+    stack,
+    text_width,
+    ticks,
+    words,
+    wrap,
+)
+
+if TYPE_CHECKING:
+    from ...chords_core import EvaluationMark, HitMark, RectificationMark, Timeline
+    from ..host.sampling.run_record import ChordsRun
+
+_LEFT, _RIGHT = 184, 1158  # of the plots; beside them are names and figures
+_PLOT_TOP = 86.0  # in its card
+
+
+def draw_timeline(run: ChordsRun) -> Image.Image:
+    """The record of a run as an RGB picture, 1400 pixels wide and as high as its cores and lanes need."""
+    timeline = run.timeline
+    title, figures = _title(run), _figures(run)
+    if timeline is None or not timeline.evaluations:
+        told = words(run.message or "nothing has been sampled", "No timeline was recorded in this run.")
+        return stack([header(title, figures=figures), told])
+    top = header(title, run.message, figures)
+    return stack([top, _rounds(run, timeline), _lanes(run, timeline), _legend(run, timeline)])
+
+
+# --- the sections of the picture, from the top
+
+
+def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
+    """A row a core, a column a round: evaluations, spawns, rectifications and hits."""
+    cores = max(evaluation.core for evaluation in timeline.evaluations)
+    reached = max(evaluation.depth for evaluation in timeline.evaluations)
+    rows = _rows(cores, height=min(44.0, max(12.0, 560 / cores)))
+    plot = _plot(rows, limit=max(run.plan.steps, reached))
+    sheet = Sheet(plot.bottom + 56)
+    sheet.card("Rounds", _about_rounds(run, numbered=_numbered(plot, rows[0])))
+    _draw_axis(sheet, plot, ticks(plot.limit, whole=True), lambda tick: f"{tick:.0f}", reached)
+    accepted, windowed = _accepted(timeline), run.method == "secant"
+    if accepted is not None:
+        slower = rows[: accepted.core - 1] if accepted.core else rows
+        _draw_gain(sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", "fewer model calls in a row")
+        # No further down: there a faster core's label may be.
+        bottom = rows[accepted.core - 1].bottom if accepted.core else plot.bottom
+        _draw_end(sheet, plot, accepted.depth, bottom, f"{accepted.depth} round{'s' * (accepted.depth != 1)}")
+    for core, row in enumerate(rows, start=1):
+        sheet.text((EDGE, row.middle), f"core {core}", row.font, TEXT)
+        if cores > 1 and core in (1, cores) and not windowed:
+            sheet.text((_LEFT - 18, row.middle), "exact" if core == 1 else "fastest", row.font, DIM, "rm")
+    _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.devices)))
+    if not windowed:
+        _draw_jumps(sheet, plot, rows, timeline)
+    _draw_rectifications(sheet, plot, rows, timeline.rectified)
+    for hit in timeline.hits:
+        label = None if not windowed else "result" if hit is accepted else ""
+        _draw_hit(sheet, plot, rows, hit, GOLD if hit is accepted else DIM, label)
+    return sheet
+
+
+def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
+    """A row a lane, along the seconds: when it evaluated, when it was idle, when it was lost."""
+    lanes = len(run.devices)
+    rows = _rows(lanes, height=min(34.0, max(12.0, 420 / lanes)))
+    sequential = timeline.sequential_seconds(run.plan.steps) if run.plan.cores > 1 else None
+    plot = _plot(rows, limit=max(timeline.seconds, sequential or 0.0))
+    sheet = Sheet(plot.bottom + 56)
+    sheet.card("Lanes", "the same calls by the clock")
+    _draw_axis(sheet, plot, ticks(plot.limit), _clock(plot.limit), timeline.seconds)
+    _draw_end(sheet, plot, timeline.seconds, plot.bottom, duration(timeline.seconds))
+    if sequential is not None:
+        gain = f"{sequential / timeline.seconds:.1f}x", f"one lane at this pace: {duration(sequential)}"
+        _draw_gain(sheet, plot, timeline.seconds, rows, *gain)
+    busy, pace = timeline.busy(), timeline.seconds_per_evaluation()
+    for lane, (row, device) in enumerate(zip(rows, run.devices, strict=True)):
+        share = f"{100 * busy.get(lane, 0.0):.0f} % busy"
+        figures = f"{duration(pace[lane])} a call  ·  {share}" if lane in pace else share
+        sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, TEXT)
+        sheet.text((WIDTH - EDGE, row.middle), figures, row.font - 1, DIM, "rm")
+        sheet.hatch((plot.x(0), row.cell_top, plot.x(timeline.seconds), row.cell_bottom), GRID)
+    _draw_work(sheet, plot, rows, timeline.evaluations, distinct_colours(lanes))
+    for mark in timeline.lost:
+        row, left = rows[mark.lane], plot.x(mark.seconds)
+        gone = left, row.cell_top, plot.x(timeline.seconds), row.cell_bottom
+        sheet.box(gone, mix(RED, CARD, 0.25), radius=4)
+        sheet.cross((left, row.middle), min(6.0, 0.35 * row.height), RED)
+    below = rows[-1].bottom + 13
+    sheet.text((EDGE, below), "hits", rows[0].font, TEXT)
+    for hit in timeline.hits:
+        sheet.diamond((plot.x(hit.seconds), below), 6, GOLD if hit is _accepted(timeline) else DIM)
+    return sheet
+
+
+def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
+    """What was lost, then what the signs mean."""
+    sheet = Sheet(48 + 24 * len(timeline.lost))
+    for line, mark in enumerate(timeline.lost):
+        text = f"{run.devices[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
+        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, most=1)
+        y = 12.0 + 24 * line
+        sheet.cross((MARGIN + 8, y), 5, RED)
+        sheet.text((MARGIN + 26, y), told, 15, RED)
+    y = sheet.height - 30
+    draw_signs(sheet, y, _signs(run, timeline))
+    return sheet
+
+
+def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
+    """The signs in this picture, each drawn about a point, with their meaning."""
+    colour = distinct_colours(len(run.devices))[0]
+    several = run.plan.cores > 1
+    signs: list[tuple[bool, Callable[[Sheet, Point], None], str]] = [
+        (
+            True,
+            lambda sheet, at: sheet.box((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), colour, radius=4),
+            "model call, in its lane's colour" if several else "model call",
+        ),
+        (
+            several and run.method != "secant",
+            lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), DIM),
+            "jump: starts a core",
+        ),
+        (
+            bool(timeline.rectified),
+            lambda sheet, at: sheet.wedge(at, 6.5, TEXT),
+            "rectified by the slower core",
+        ),
+        (
+            len(timeline.hits) > 1,
+            lambda sheet, at: sheet.diamond(at, 6, DIM),
+            "hit: an estimate of the end, and its change" if several and run.method != "secant" else "hit",
+        ),
+        (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
+        (
+            True,
+            lambda sheet, at: sheet.hatch((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), GRID),
+            "idle",
+        ),
+        (bool(timeline.lost), lambda sheet, at: sheet.cross(at, 5, RED), "lost"),
+    ]
+    return [(draw, meaning) for shown, draw, meaning in signs if shown]
+
+
+# --- what the sections say
+
+
+def _figures(run: ChordsRun) -> list[Figure]:
+    timeline, steps = run.timeline, run.plan.steps
+    if timeline is None or not timeline.evaluations:
+        return [Figure(duration(run.seconds), "sampling time")] if run.seconds else []
+    more = run.seconds > 1.05 * timeline.seconds  # to copy the model, say
+    time = Figure(
+        duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
+    )
+    calls = Figure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
+    if run.plan.cores == 1:
+        return [calls, time, Figure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
+    figures = [Figure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
+    speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
+    if speedup is not None:
+        figures.append(Figure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
+    if accepted is not None and accepted.core == 1:
+        figures.append(Figure("exact", "what one core gives", GOLD))
+    elif change is not None:
+        figures.append(Figure(_percent(change), "change from the hit before", GOLD))
+    return figures
+
+
+def _about_rounds(run: ChordsRun, numbered: bool) -> str:
+    counted = "call" if run.plan.calls and run.method != "secant" else "step"
+    by = f", numbered by {counted}" if numbered else ""
+    return f"model calls in a row{by}" + ("; ended early, by request" if run.by_request else "")
+
+
+def _title(run: ChordsRun) -> str:
+    method = {
+        "chords": "CHORDS",
+        "secant": "Secant window",
+        "sequential": "One core",
+        "stock": "As in KSampler",
+        "": "CHORDS",
+    }
+    steps = run.plan.steps
+    parts = (
+        method.get(run.method, run.method),
+        run.solver,
+        f"{run.plan.cores} cores" if run.plan.cores > 1 else "",
+        f"{steps} step{'s' * (steps != 1)}" if steps else "",
+        f"called at {run.plan.calls} of them" if run.plan.calls else "",
+    )
+    return "  ·  ".join(part for part in parts if part)
+
+
+def _accepted(timeline: Timeline) -> HitMark | None:
+    """A run ends with its newest hit."""
+    return timeline.hits[-1] if timeline.hits else None
+
+
+def _clock(limit: float) -> Callable[[float], str]:
+    """How to write the seconds of an axis up to ``limit``."""
+    return (lambda seconds: f"{1000 * seconds:g} ms") if limit < 1 else (lambda seconds: f"{seconds:g} s")
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    if percent >= 99.5:
+        return f"{percent:.0f} %"
+    return f"{percent:.2g} %" if percent >= 0.01 or percent == 0 else "< 0.01 %"
+
+
+# --- plots
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Where 0 to ``limit`` lies on the sheet, and from where to where the plot goes down."""
+
+    top: float
+    bottom: float
+    limit: float
+
+    def x(self, value: float) -> float:
+        return _LEFT + (_RIGHT - _LEFT) * min(1.0, max(0.0, value / self.limit))
+
+    @property
+    def unit(self) -> float:
+        return (_RIGHT - _LEFT) / self.limit
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A core's or a lane's row; its cells leave a gap to those of its neighbours."""
+
+    top: float
+    height: float
+
+    @property
+    def bottom(self) -> float:
+        return self.top + self.height
+
+    @property
+    def middle(self) -> float:
+        return self.top + self.height / 2
+
+    @property
+    def cell_top(self) -> float:
+        return self.top + 0.13 * self.height
+
+    @property
+    def cell_bottom(self) -> float:
+        return self.bottom - 0.13 * self.height
+
+    @property
+    def font(self) -> int:
+        """The size of text that fits."""
+        return int(min(15.0, self.height - 1))
+
+
+def _rows(count: int, height: float) -> list[_Row]:
+    return [_Row(_PLOT_TOP + 6 + row * height, height) for row in range(count)]
+
+
+def _plot(rows: Sequence[_Row], limit: float) -> _Plot:
+    """Around the rows, with room for one more below them."""
+    return _Plot(_PLOT_TOP, rows[-1].bottom + 26, limit)
+
+
+def _gap(width: float) -> float:
+    """What a cell of a row leaves free at either end: nothing where cells are too narrow to be seen one by one."""
+    return min(1.5, 0.1 * width) if width >= 3 else 0.0
+
+
+def _numbered(plot: _Plot, row: _Row) -> bool:
+    """Whether cells have room for a number."""
+    return plot.unit >= 26 and row.height >= 22
+
+
+def _draw_evaluations(
+    sheet: Sheet,
+    plot: _Plot,
+    rows: Sequence[_Row],
+    evaluations: Sequence[EvaluationMark],
+    colours: Sequence[Colour],
+) -> None:
+    """A cell for each at its core and round, in its lane's colour, with the number of its step."""
+    gap, radius = _gap(plot.unit), min(6.0, 0.25 * plot.unit)
+    for evaluation in evaluations:
+        row, left, right = rows[evaluation.core - 1], plot.x(evaluation.depth - 1), plot.x(evaluation.depth)
+        sheet.box((left + gap, row.cell_top, right - gap, row.cell_bottom), colours[evaluation.lane], radius)
+        if _numbered(plot, row):
+            sheet.text(((left + right) / 2, row.middle), f"{evaluation.index + 1}", 14, BACKGROUND, "mm")
+
+
+def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timeline) -> None:
+    """From each core's first evaluation to the next core's, and to the draft."""
+    first = {evaluation.core: evaluation.depth for evaluation in reversed(timeline.evaluations)}
+    for core in sorted(first):
+        if core + 1 in first:
+            end = plot.x(first[core + 1] - 1), rows[core].middle
+            sheet.elbow((plot.x(first[core] - 0.5), rows[core - 1].cell_bottom), end, DIM)
+    for hit in timeline.hits:
+        if hit.core == 0:
+            end = plot.x(hit.depth) + 4, rows[-1].bottom + 12
+            sheet.elbow((plot.x(hit.depth - 0.5), rows[-1].cell_bottom), end, DIM)
+
+
+def _draw_rectifications(
+    sheet: Sheet, plot: _Plot, rows: Sequence[_Row], rectified: Sequence[RectificationMark]
+) -> None:
+    """Each between the two cores, at the end of its round."""
+    radius = min(6.5, max(3.5, 0.5 * plot.unit), 0.2 * rows[0].height)
+    for mark in rectified:
+        sheet.wedge((plot.x(mark.depth), rows[mark.core - 1].top), radius, TEXT)
+
+
+def _draw_hit(
+    sheet: Sheet, plot: _Plot, rows: Sequence[_Row], hit: HitMark, colour: Colour, named: str | None = None
+) -> None:
+    """At the end of its core's row; the draft, which is no core's, below the rows. ``named``: otherwise."""
+    if hit.core == 0:
+        radius, middle, font, label = 5.5, rows[-1].bottom + 12, 14, "draft" if named is None else named
+    else:
+        row = rows[hit.core - 1]
+        radius, middle, font, label = min(8.0, 0.4 * row.height), row.middle, row.font, f"hit {hit.index}"
+        if hit.change is not None and len(rows) > 1:
+            label += f"  ·  {_percent(hit.change)}"
+    x = plot.x(hit.depth) + radius + 7
+    sheet.diamond((x, middle), radius, colour)
+    sheet.text((x + radius + 7, middle), label, font, colour)
+
+
+def _draw_work(
+    sheet: Sheet, plot: _Plot, rows: Sequence[_Row], evaluations: Sequence[EvaluationMark], colours: Sequence[Colour]
+) -> None:
+    """A cell for each evaluation on its lane, as long as it took."""
+    for evaluation in evaluations:
+        row, left = rows[evaluation.lane], plot.x(evaluation.began)
+        width = plot.x(evaluation.began + evaluation.seconds) - left
+        gap = _gap(width) / 2
+        cell = left + gap, row.cell_top, left + width - gap, row.cell_bottom
+        sheet.box(cell, colours[evaluation.lane], radius=min(4.0, 0.2 * width))
+
+
+def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain: str, meaning: str) -> None:
+    """In words, where it was not needed to go on, if ``rows`` leave room there."""
+    if not rows:
+        return
+    width, height = plot.x(plot.limit) - plot.x(end), rows[-1].bottom - rows[0].top
+    size = min(52.0, height - 30)
+    if size >= 24 and width >= max(text_width(meaning, 15), text_width(gain, size)) + 40:
+        colour, x = mix(GOLD, CARD, 0.75), plot.x((plot.limit + end) / 2)
+        middle = rows[0].top + height / 2
+        sheet.text((x, middle - 12), gain, size, colour, "mm", bold=True)
+        sheet.text((x, middle + size / 2 + 4), meaning, 15, colour, "mm")
+
+
+def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callable[[float], str], end: float) -> None:
+    """Ticks below the plot; what lies beyond ``end`` was not needed and is tinted."""
+    if end < plot.limit:
+        sheet.box((plot.x(end), plot.top, plot.x(plot.limit), plot.bottom), mix(GOLD, CARD, 0.07), radius=6)
+    for tick in ticks:
+        sheet.line([(plot.x(tick), plot.top), (plot.x(tick), plot.bottom + 5)], GRID, 1)
+        sheet.text((plot.x(tick), plot.bottom + 16), label(tick), 14, DIM, "mm")
+
+
+def _draw_end(sheet: Sheet, plot: _Plot, value: float, bottom: float, label: str) -> None:
+    """Where the run ended: a line down to ``bottom``, labelled above the plot."""
+    x = plot.x(value)
+    sheet.dashes(x, plot.top - 4, bottom, GOLD)
+    sheet.text((x, plot.top - 15), label, 15, GOLD, "mm")

@@ -1,0 +1,302 @@
+"""CHORDS Report: its figures agree with the run they tell of, and its picture has everything in its place."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from graphs import Graph, demo, empty_latent, lanes, settings
+from PIL import Image, ImageChops, ImageDraw
+
+from chords_core import OnDemand, Plan, Recorder, Result, ThreadPool, lattice_starts, one_core, sample
+from tests.core.problems import Slow, geometric, noise, nonlinear
+
+SEEDS = iter(range(20_000, 30_000))  # the host does not run again what it has run
+
+
+# --- in a graph
+
+
+def _reported(run_graph, client, model: tuple[str, dict[str, Any]] | None = None, **changes: Any) -> SimpleNamespace:
+    """A run on four lanes with a report: the sampler's ``summary``, the report's ``figures`` and its ``picture``s:
+    as shown on the node, and as put out."""
+    graph = Graph()
+    inputs = demo(graph) | settings(seed=next(SEEDS)) | {"latent_image": empty_latent(graph)}
+    if model is not None:
+        inputs["model"] = graph.add(model[0], model=inputs["model"], **model[1])
+    sampler = graph.add("ChordsKSampler", **{**inputs, "devices": lanes(graph, 4), **changes})
+    report = graph.add("ChordsReport", run=sampler[1])
+    text = graph.add("PreviewAny", source=report[1])
+    saved = graph.add("SaveImage", images=report[0], filename_prefix="report")
+    run, _ = run_graph(graph)
+    assert set(run.outputs[report.name]) <= {"images", "animated"}
+    (shown,), (put_out,) = run.outputs[report.name]["images"], run.outputs[saved.name]["images"]
+    assert shown["type"] == "temp"
+    return SimpleNamespace(
+        summary=run.outputs[sampler.name]["chords"][0],
+        figures=json.loads(run.outputs[text.name]["text"][0], parse_constant=_not_json),
+        pictures=[Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in (shown, put_out)],
+    )
+
+
+def _not_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def _check(reported: SimpleNamespace) -> None:
+    """What holds for any run."""
+    summary, figures = reported.summary, reported.figures
+    for name in summary.keys() - {"hits"}:
+        assert figures[name] == summary[name], name
+    assert [(hit["core"], hit["depth"]) for hit in figures["hits"]] == [
+        (hit["core"], hit["depth"]) for hit in summary["hits"]
+    ]
+    assert [lane["device"] for lane in figures["lanes"]] == summary["devices"]
+    shown, put_out = reported.pictures
+    assert shown.size == put_out.size and shown.width == 1400
+    assert ImageChops.difference(shown, put_out).getbbox() is None
+
+
+def _check_timeline(figures: dict[str, Any]) -> None:
+    """The figures follow from the evaluations."""
+    evaluations = figures["timeline"]
+    assert 0 < len(evaluations) <= figures["evaluations"]
+    for lane in figures["lanes"]:
+        own = [evaluation["seconds"] for evaluation in evaluations if evaluation["lane"] == lane["lane"]]
+        assert lane["evaluations"] == len(own)
+        if own:
+            assert lane["seconds_per_evaluation"] == pytest.approx(fmean(own))
+            assert lane["busy"] == pytest.approx(min(1.0, sum(own) / figures["sampling_seconds"]))
+    pace = sorted(evaluation["seconds"] for evaluation in evaluations)[len(evaluations) // 10]
+    assert figures["speedup"] == pytest.approx(figures["steps"] * pace / figures["sampling_seconds"])
+    assert figures["accuracy_estimate"] == figures["hits"][-1]["change"]
+    assert 0 < figures["sampling_seconds"] <= figures["seconds"]
+    if figures["method"] != "secant":
+        starts = figures["starts"]
+        assert all(each["depth"] == each["index"] - starts[each["core"] - 1] + each["core"] for each in evaluations)
+
+
+@pytest.mark.parametrize(("accept", "hits"), [("first", [0, 4]), ("second", [0, 4, 3]), ("exact", [0, 4, 3, 2, 1])])
+def test_of_four_lanes(run_graph, client, accept: str, hits: list[int]) -> None:
+    reported = _reported(run_graph, client, cores=4, accept=accept, method="CHORDS")
+    figures = reported.figures
+    _check(reported)
+    _check_timeline(figures)
+    assert figures["method"] == "chords" and figures["solver"] == "euler" and figures["starts"] == [0, 2, 4, 6]
+    assert len(figures["lanes"]) == 4 and not any(lane["lost"] for lane in figures["lanes"])
+    assert [hit["core"] for hit in figures["hits"]] == hits
+    assert figures["hits"][0]["change"] is None and 0 < figures["accuracy_estimate"] < 1
+    assert {mark["core"] for mark in figures["rectifications"]} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("calls", ["every step", "1/2"])
+def test_of_a_window_of_four_lanes(run_graph, client, calls: str) -> None:
+    """A result a round; nodes are numbered by step, whether or not the model is called at each."""
+    reported = _reported(run_graph, client, cores=4, steps=20, calls=calls)
+    figures = reported.figures
+    _check(reported)
+    _check_timeline(figures)
+    assert figures["method"] == "secant" and figures["rectifications"] == []
+    assert [hit["depth"] for hit in figures["hits"]] == list(range(1, figures["depth"] + 1))
+    assert {evaluation["depth"] for evaluation in figures["timeline"]} == set(range(1, figures["depth"] + 1))
+    assert max(evaluation["index"] for evaluation in figures["timeline"]) == 19
+
+
+def test_of_one_core(run_graph, client) -> None:
+    reported = _reported(run_graph, client, cores=1)
+    figures = reported.figures
+    _check(reported)
+    _check_timeline(figures)
+    assert figures["method"] == "sequential"
+    assert [evaluation["index"] for evaluation in figures["timeline"]] == list(range(figures["steps"]))
+    assert len(figures["lanes"]) == 1 and figures["rectifications"] == []
+    assert figures["speedup"] < 1
+
+
+@pytest.mark.parametrize("changes", [{"sampler_name": "euler_ancestral"}, {"denoise": 0.0}], ids=str)
+def test_of_a_run_without_a_timeline(run_graph, client, changes: dict[str, Any]) -> None:
+    """The stock sampler, and nothing at all: no figure is made up, and the picture says why."""
+    reported = _reported(run_graph, client, cores=4, **changes)
+    figures = reported.figures
+    _check(reported)
+    assert figures["message"]
+    for name in ("speedup", "accuracy_estimate", "sampling_seconds"):
+        assert figures[name] is None
+    assert figures["timeline"] == figures["rectifications"] == []
+    assert all(lane["evaluations"] == 0 and lane["seconds_per_evaluation"] is None for lane in figures["lanes"])
+
+
+def test_of_a_lost_lane(run_graph, client) -> None:
+    failing = "TestFailingLane", {"lanes": "2", "from_call": 1}
+    reported = _reported(run_graph, client, failing, cores=4, accept="exact")
+    figures = reported.figures
+    _check(reported)
+    _check_timeline(figures)
+    lost = [lane for lane in figures["lanes"] if lane["lost"]]
+    assert len(lost) == len(figures["lost_lanes"]) == 1
+    assert "broken on purpose" in lost[0]["lost"] and lost[0]["evaluations"] == 1
+
+
+# --- the picture alone
+
+
+@pytest.fixture(scope="module")
+def timeline(repo: Path) -> ModuleType:
+    """The module that draws, without the other nodes, which need a host."""
+    package = ModuleType("chords_pictures")
+    package.__path__ = [str(repo / "nodes")]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module("chords_pictures.plots.timeline")
+
+
+def _broken(x: Any, sigma: float) -> Any:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\n" * 50)
+
+
+def _run(steps: int, cores: int, accept: int = 1, lanes: int | None = None, *, lose: bool = False, end_at: int = 99):
+    """A record such as the samplers make, of a run on lanes of about a millisecond a call; it may lose the first
+    lane, and is ended by its user once hit ``end_at`` is there."""
+    lanes = lanes or cores
+    recorder, starts = Recorder(), lattice_starts(steps, cores)
+    with ThreadPool([_broken if lose and lane == 0 else Slow(lane) for lane in range(lanes)]) as pool:
+        result = sample(
+            nonlinear,
+            noise(6, scale=10.0),
+            geometric(steps),
+            starts=starts,
+            accept=OnDemand(accept, lambda: len(recorder.hits) > end_at),
+            pool=pool,
+            on_event=recorder,
+        )
+    plan = Plan(steps, tuple(starts), accept, result.depth, "so many were asked for")
+    return _record(recorder, result, plan, "chords" if cores > 1 else "sequential", lanes, len(recorder.hits) > end_at)
+
+
+def _window(steps: int, cores: int, calls: int | None = None) -> SimpleNamespace:
+    """The same of a window."""
+    recorder = Recorder()
+    with ThreadPool([Slow(lane) for lane in range(cores)]) as pool:
+        x, sigmas = noise(6, scale=10.0), geometric(steps)
+        given = {"method": "secant", "cores": cores, "calls": calls, "pool": pool, "on_event": recorder}
+        result = sample(nonlinear, x, sigmas, **given)
+    plan = Plan(steps, tuple(range(cores)), 7, 8, "so many were asked for", calls, "secant")
+    return _record(recorder, result, plan, "secant", cores)
+
+
+def _record(
+    recorder: Recorder, result: Result, plan: Plan, method: str, lanes: int, by_request: bool = False
+) -> SimpleNamespace:
+    return SimpleNamespace(
+        message=f"{plan.cores} cores ({method}): a result after {result.depth} model calls",
+        method=method,
+        solver="euler",
+        plan=plan,
+        devices=tuple(f"cuda:{lane}" for lane in range(lanes)),
+        depth=result.depth,
+        evaluations=result.evaluations,
+        seconds=2 * recorder.timeline().seconds,
+        timeline=recorder.timeline(),
+        by_request=by_request,
+    )
+
+
+def _stock(**changes: Any) -> SimpleNamespace:
+    record = {
+        "message": "one core, exactly as in KSampler: euler_ancestral is not one of those that run in parallel. " * 4,
+        "method": "stock",
+        "solver": "euler_ancestral",
+        "plan": one_core(20, ""),
+        "devices": ("cpu",),
+        "depth": 20,
+        "evaluations": 0,
+        "seconds": 4.2,
+        "timeline": None,
+        "by_request": False,
+    }
+    return SimpleNamespace(**{**record, **changes})
+
+
+PICTURES: dict[str, Callable[[], SimpleNamespace]] = {
+    "4 cores": lambda: _run(20, 4),
+    "8 cores": lambda: _run(50, 8),
+    "to the exact result": lambda: _run(50, 8, accept=8),
+    "one core": lambda: _run(20, 1),
+    "one step": lambda: _run(1, 1),
+    "2 cores": lambda: _run(10, 2),
+    "2 cores, 200 steps": lambda: _run(200, 2),
+    "16 cores": lambda: _run(50, 16, accept=16),
+    "64 cores": lambda: _run(200, 64),
+    "cores that take turns": lambda: _run(20, 4, lanes=2),
+    "ended early": lambda: _run(20, 4, accept=4, end_at=1),
+    "ended with the draft": lambda: _run(50, 8, accept=8, end_at=0),
+    "a lost lane": lambda: _run(20, 4, accept=4, lose=True),
+    "a window of 4 cores": lambda: _window(20, 4),
+    "a window of 8 cores, fewer calls": lambda: _window(50, 8, 18),
+    "stock": _stock,
+    "nothing sampled": lambda: _stock(message="", method="", solver="", plan=one_core(0, ""), seconds=0.0),
+    "other letters": lambda: SimpleNamespace(
+        **{**vars(_run(20, 2)), "devices": ("ray://a-host-with-a-long-name:10001/0", "Gerät 1 \N{HIGH VOLTAGE SIGN}")}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_nothing_in_the_picture_overlaps_or_is_cut(
+    timeline: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    texts: dict[Any, list[tuple[str, tuple[float, float, float, float]]]] = {}
+    draw_text = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, at, string: str, fill, font, anchor: str, **options: Any) -> None:
+        texts.setdefault(self, []).append((string, self.textbbox(at, string, font, anchor, **options)))
+        draw_text(self, at, string, fill, font, anchor, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    picture = timeline.draw_timeline(PICTURES[name]())
+    assert picture.mode == "RGB" and picture.width == 1400
+    for sheet, written in texts.items():
+        width, height = sheet._image.size
+        for string, (left, top, right, bottom) in written:
+            assert 0 <= left and 0 <= top and right <= width and bottom <= height, f"{string!r} is cut"
+        for (one, a), (other, b) in combinations(written, 2):
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert apart, f"{one!r} and {other!r} overlap"
+
+
+def test_the_picture_tells_what_was_lost(timeline: ModuleType) -> None:
+    """Red is for lost lanes, gold for the result."""
+
+    def has(picture: Image.Image, colour: tuple[int, int, int]) -> bool:
+        return colour in {found for _, found in picture.getcolors(maxcolors=1 << 24)}
+
+    whole, lost = timeline.draw_timeline(_run(20, 4)), timeline.draw_timeline(_run(20, 4, lose=True))
+    assert not has(whole, timeline.RED) and has(lost, timeline.RED)
+    assert has(whole, timeline.GOLD)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("4 cores", "numbered by step"),
+        ("a window of 8 cores, fewer calls", "numbered by step"),
+        ("ended early", "ended early, by request"),
+    ],
+)
+def test_the_words_beside_the_rounds(timeline: ModuleType, name: str, told: str) -> None:
+    run = PICTURES[name]()
+    about = timeline._about_rounds(run, numbered=True)
+    assert told in about and ("request" in about) == run.by_request
+
+
+def test_lanes_are_told_apart(timeline: ModuleType) -> None:
+    for count in range(1, 65):
+        assert len(set(timeline.distinct_colours(count))) == count

@@ -1,0 +1,160 @@
+"""Which setting a benchmark recommends, and its picture: everything in its place, whatever was measured."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+
+def _module(repo: Path, name: str) -> ModuleType:
+    """A module of the nodes, without the others, which need a host."""
+    package = ModuleType("chords_pictures")
+    package.__path__ = [str(repo / "nodes")]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"chords_pictures.{name}")
+
+
+@pytest.fixture(scope="module")
+def advice(repo: Path) -> ModuleType:
+    return _module(repo, "recommendation")
+
+
+@pytest.fixture(scope="module")
+def comparison(repo: Path) -> ModuleType:
+    return _module(repo, "plots.comparison")
+
+
+def entry(advice: ModuleType, name: str, *times: float, rmse: float = 0.0, **others: Any) -> Any:
+    psnr = 40.0 if rmse else math.inf
+    return advice.Entry(name, times, **{"first": times[0], "rmse": rmse, "psnr": psnr, **others})
+
+
+# --- the recommendation
+
+
+def test_the_fastest_that_is_close_is_taken(advice: ModuleType) -> None:
+    place, told = advice.advise(
+        [
+            entry(advice, "KSampler", 10.0),
+            entry(advice, "far", 2.0, rmse=0.08),
+            entry(advice, "near", 5.0, rmse=0.0199),
+            entry(advice, "nearer", 6.0, rmse=0.01),
+        ]
+    )
+    assert place == 2 and "near:" in told and "2.00x" in told
+
+
+def test_where_what_is_faster_differs_too_much_it_is_ksampler_and_the_nearest_is_named(advice: ModuleType) -> None:
+    place, told = advice.advise(
+        [
+            entry(advice, "KSampler", 10.0),
+            entry(advice, "far", 2.0, rmse=0.08),
+            entry(advice, "edge", 5.0, rmse=0.02),
+            entry(advice, "broken", 1.0, rmse=math.nan),
+        ]
+    )
+    assert place == 0 and "nothing is gained" in told and "edge, 2.00x as fast" in told
+
+
+def test_where_nothing_is_faster_the_fastest_is_named(advice: ModuleType) -> None:
+    place, told = advice.advise([entry(advice, "KSampler", 10.0), entry(advice, "slow", 12.0, rmse=0.01)])
+    assert place == 0 and "slow, took 1.20 times as long" in told
+
+
+@pytest.mark.parametrize("times", [(7.0, 7.5, 10.0), (7.0, 7.0, 9.9)])
+def test_what_is_faster_but_not_in_each_run_is_told_with_the_reason(
+    advice: ModuleType, times: tuple[float, ...]
+) -> None:
+    """A figure below 1 beside "nothing is gained" would look wrong."""
+    ours = entry(advice, "unsteady", *times, rmse=0.01)
+    place, told = advice.advise([entry(advice, "KSampler", 10.0, 9.9, 10.1), ours])
+    assert place == 0 and "unsteady" in told and "not each run was faster" in told
+
+
+def test_what_does_the_same_as_ksampler_gains_nothing_and_its_reason_is_told(advice: ModuleType) -> None:
+    one = entry(advice, "automatic", 5.0, saves=False, message="one core: one device")
+    place, told = advice.advise([entry(advice, "KSampler", 10.0), one])
+    assert place == 0 and "one core: one device" in told
+
+
+@pytest.mark.parametrize("times", [(9.6, 9.6, 9.6), (4.0, 4.0, 10.0)], ids=["little", "by chance"])
+def test_a_gain_within_what_runs_differ_is_none(advice: ModuleType, times: tuple[float, ...]) -> None:
+    place, _ = advice.advise([entry(advice, "KSampler", 10.0, 9.9, 10.1), entry(advice, "maybe", *times)])
+    assert place == 0
+
+
+def test_times_that_differ_too_much_by_themselves_are_told(advice: ModuleType) -> None:
+    ours = entry(advice, "near", 2.0, rmse=0.01)
+    assert "measure while nothing else is running" in advice.advise([entry(advice, "KSampler", 9.0, 5.0, 6.0), ours])[1]
+    assert "nothing else" not in advice.advise([entry(advice, "KSampler", 7.0, 5.0, 6.0), ours])[1]
+
+
+# --- the picture
+
+
+def _comparison(module: ModuleType, entries: list[Any], best: int = 0, pictures: tuple[Any, ...] = ()) -> Any:
+    told = f"Take {entries[best].name}: it is fast, and close to what KSampler gives. " * 2
+    about = "model.safetensors Flux (bfloat16), latent 1x16x128x128, euler, 30 steps, on cuda:0 NVIDIA H100 80GB HBM3, "
+    return module.Comparison(about * 3, tuple(entries), best, told, pictures)
+
+
+def _shown(module: ModuleType, count: int, size: tuple[int, int], **others: Any) -> tuple[Any, ...]:
+    picture = Image.new("RGB", size, (200, 30, 30))
+    return tuple(module.Shown(f"{n} cores, second hit", "1.2 s  ·  3 %", picture, **others) for n in range(count))
+
+
+def _cases(advice: ModuleType, module: ModuleType) -> dict[str, Any]:
+    stock = entry(advice, "KSampler", 12.0, 12.4)
+    many = [entry(advice, f"{n} cores, second hit", 60 / n, 64 / n, first=40 / n, rmse=n / 999) for n in range(6, 30)]
+    names = ("automatic and much, much longer", "fewer calls")
+    return {
+        "one": _comparison(module, [stock]),
+        "many": _comparison(module, [stock, *many], 3, _shown(module, 12, (1024, 768))),
+        "tall": _comparison(module, [stock, many[0]], 1, _shown(module, 3, (64, 512), best=True, also=names)),
+        "wide": _comparison(module, [stock, many[0]], 0, _shown(module, 7, (900, 20), also=names)),
+        "fast": _comparison(module, [entry(advice, "KSampler", 2e-4), entry(advice, "quick", 1e-6, rmse=1e-7)]),
+        "slow": _comparison(module, [entry(advice, "KSampler", 7201.0), entry(advice, "x", 1e4, rmse=40.0)]),
+        "not finite": _comparison(module, [stock, entry(advice, "x", 1.0, rmse=math.nan, psnr=math.nan)], 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["one", "many", "tall", "wide", "fast", "slow", "not finite"])
+def test_nothing_in_the_picture_overlaps_or_is_cut(
+    advice: ModuleType, comparison: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    texts: dict[Any, list[tuple[str, tuple[float, float, float, float]]]] = {}
+    draw_text = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, at, string: str, fill, font, anchor: str, **options: Any) -> None:
+        if string:
+            texts.setdefault(self, []).append((string, self.textbbox(at, string, font, anchor, **options)))
+        draw_text(self, at, string, fill, font, anchor, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    picture = comparison.draw_comparison(_cases(advice, comparison)[name])
+    assert picture.mode == "RGB" and picture.width == 1400
+    for sheet, written in texts.items():
+        width, height = sheet._image.size
+        for string, (left, top, right, bottom) in written:
+            assert 0 <= left and 0 <= top and right <= width and bottom <= height, f"{string!r} is cut"
+        for (one, a), (other, b) in combinations(written, 2):
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert apart, f"{one!r} and {other!r} overlap"
+
+
+def test_gold_marks_what_is_recommended(advice: ModuleType, comparison: ModuleType) -> None:
+    """The longer the recommended bar, the more of it."""
+    stock = entry(advice, "KSampler", 10.0)
+    gold = []
+    for seconds in (2.0, 8.0):
+        drawn = comparison.draw_comparison(_comparison(comparison, [stock, entry(advice, "x", seconds, rmse=0.1)], 1))
+        gold.append({colour: count for count, colour in drawn.getcolors(1 << 24)}[comparison.GOLD])
+    assert gold[1] > 2 * gold[0]

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy_client
 from comfy_client import (  # noqa: F401 - some are for those who import them from here
     DEFAULT_SERVER,
     ClientError,
@@ -46,6 +47,7 @@ from comfy_client import (  # noqa: F401 - some are for those who import them fr
     view_path,
 )
 
+ACCEPT_POLL_SECONDS = 0.02  # between two questions to the server while a run goes on towards the hit of --accept-hit
 BAR_WIDTH = 24
 EXIT_CODES = """\
 exit codes:
@@ -204,6 +206,10 @@ class Acceptance:
         self._begun: set[str] = set()
         self._due: dict[str, float] = {}  # node id -> when to accept
 
+    def poll_seconds(self) -> float:
+        """How long to wait between two polls: a short time while a hit is awaited, because the next may replace it."""
+        return ACCEPT_POLL_SECONDS if self._hit < math.inf and self._due else comfy_client.POLL_SECONDS
+
     def event(self, data: Json) -> None:
         """Take an event of a CHORDS run."""
         node = data["node_id"]
@@ -214,6 +220,8 @@ class Acceptance:
             self._due[node] = time.monotonic()
         elif data["kind"] in ("accepted", "done"):
             self._due.pop(node, None)
+            if data.get("by") == "request" and data["index"] > self._hit:
+                self._note(f"hit {self._hit} had passed: the server took the newest, hit {data['index']}")
         self.tick()
 
     def tick(self) -> None:
@@ -351,7 +359,7 @@ class Job:
     def _follow(self, run: Run, stream: EventStream | None) -> None:
         options, line = self._options, self._progress.line
         acceptance = Acceptance(self._client, run.prompt_id, options.accept_after, options.accept_hit, line)
-        for message in follow(self._client, run, stream, options.timeout):
+        for message in follow(self._client, run, stream, options.timeout, acceptance.poll_seconds):
             acceptance.tick()
             if isinstance(message, str):
                 line(message)
@@ -451,7 +459,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     accept = parser.add_mutually_exclusive_group()
     words = "take the best result so far this long after a CHORDS sampler began"
     accept.add_argument("--accept-after", type=not_negative(float), default=math.inf, metavar="SECONDS", help=words)
-    words = "take hit N as soon as it comes (0: the draft)"
+    words = "take hit N when it comes (0: the draft); if it has passed, the newest hit"
     accept.add_argument("--accept-hit", type=not_negative(int), default=math.inf, metavar="N", help=words)
     add("--save", type=Path, metavar="FOLDER", help="save each hit's picture when it comes, and the outputs")
     words = "cancel the prompt if it is not done by then"

@@ -345,7 +345,11 @@ def decode(message: str | bytes) -> Message | None:
 
 
 def follow(
-    client: ComfyClient, run: Run, stream: EventStream | None, time_limit: float = math.inf
+    client: ComfyClient,
+    run: Run,
+    stream: EventStream | None,
+    time_limit: float = math.inf,
+    poll_seconds: Callable[[], float] = lambda: POLL_SECONDS,
 ) -> Iterator[Message | str | None]:
     """Follow a prompt to its end: over the event stream while that works, else by polling.
 
@@ -395,7 +399,7 @@ def follow(
             run.history, run.seconds = entry, run.seconds or time.monotonic() - began
             return _check(entry)
         if polls:
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds())
 
 
 def _ended(client: ComfyClient, prompt_id: str) -> bool:

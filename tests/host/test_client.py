@@ -170,8 +170,9 @@ def test_pictures_are_there_while_it_runs(start: StartClient, tmp_path: Path) ->
     assert process.poll() is None
 
 
-def test_accept_at_a_hit(call: CallClient) -> None:
-    done = call(*_settings(accept="exact"), "--accept-hit", "1")
+@pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
+def test_accept_at_a_hit(call: CallClient, socket: bool) -> None:
+    done = call(*_settings(accept="exact"), "--accept-hit", "1", socket=socket)
     assert done.returncode == 0, done.stderr
     taken = next(line for line in done.stdout.splitlines() if line.startswith("taken: "))
     assert "hit 1 (core 4)" in taken or "hit 2 (core 3)" in taken  # the next may come while we ask

@@ -171,8 +171,8 @@ class Progress:
     def _draw(self, label: str, share: float, count: str) -> None:
         from tqdm import tqdm
 
-        if self._bar is None:  # the long delay: nothing is drawn before refresh()
-            self._bar = tqdm(total=1.0, file=sys.stderr, leave=False, ascii=".#", delay=math.inf)
+        if self._bar is None:  # delay: draw nothing before refresh(); nrows: some terminals report a height of 0
+            self._bar = tqdm(total=1.0, file=sys.stderr, leave=False, ascii=".#", delay=math.inf, nrows=24)
         self._bar.ncols = shutil.get_terminal_size().columns - 1
         self._bar.bar_format = f"  {{desc}}: [{{bar:{BAR_WIDTH}}}] {count}"
         self._bar.desc = label[: max(0, self._bar.ncols - len(f"  : [] {count}") - BAR_WIDTH)]

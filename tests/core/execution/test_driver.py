@@ -367,7 +367,7 @@ def test_a_method_that_stalls_is_an_error(lanes: int | None) -> None:
     with ThreadPool([nonlinear] * (lanes or 1)) as threads, pytest.raises(AssertionError, match="never asked for"):
         pool = threads if lanes else InlinePool(nonlinear)
         stalls = Stalls(X, SIGMAS, STARTS, SOLVERS["euler"], 1)
-        drive(stalls, pool, STEPS, lambda event: None, lambda: False, lambda: False)
+        drive(stalls, pool)
 
 
 # --- cancelling

@@ -132,7 +132,7 @@ class Faulty(ThreadPool):
             self.failed.setdefault(lane, self._kind)
         if self.failed.get(lane) == "die":  # the call is not even made
             self._busy.add(lane)
-            self._outcomes.put(EvaluationResult(lane, evaluation, 0.0, error=ConnectionError("the process is gone")))
+            self._results.put(EvaluationResult(lane, evaluation, 0.0, error=ConnectionError("the process is gone")))
         else:
             super().submit(lane, evaluation)
 
@@ -464,30 +464,30 @@ class Imagined:
         self.submitted += 1
         kind, seconds = next(self._plans[lane], ("answer", 0.1))
         if kind == "answer":
-            outcome = EvaluationResult(lane, evaluation, seconds, nonlinear(evaluation.x, evaluation.sigma))
+            result = EvaluationResult(lane, evaluation, seconds, nonlinear(evaluation.x, evaluation.sigma))
         elif kind == "nan":
-            outcome = EvaluationResult(lane, evaluation, seconds, torch.full_like(evaluation.x, torch.nan))
+            result = EvaluationResult(lane, evaluation, seconds, torch.full_like(evaluation.x, torch.nan))
         else:
-            outcome = EvaluationResult(lane, evaluation, seconds, error=RuntimeError(kind))
+            result = EvaluationResult(lane, evaluation, seconds, error=RuntimeError(kind))
         if kind != "hang":
-            heapq.heappush(self._coming, (self.now + seconds, next(self._numbers), outcome))
+            heapq.heappush(self._coming, (self.now + seconds, next(self._numbers), result))
 
     def next(self, timeout: float) -> EvaluationResult | None:
         if not self._coming or self._coming[0][0] > self.now + timeout:
             self.now += timeout
             return None
-        at, _, outcome = heapq.heappop(self._coming)
+        at, _, result = heapq.heappop(self._coming)
         self.now = max(self.now, at)
-        self.busy.remove(outcome.lane)
-        return outcome
+        self.busy.remove(result.lane)
+        return result
 
     def settle(self, within: float | None = None) -> list[EvaluationResult]:
         assert within is not None
         end, came = self.now + within, list[EvaluationResult]()
         while self._coming and self._coming[0][0] <= end:
-            outcome = self.next(within)
-            assert outcome is not None
-            came.append(outcome)
+            result = self.next(within)
+            assert result is not None
+            came.append(result)
         return came
 
 
@@ -514,7 +514,7 @@ def test_any_schedule_of_faults(plans: list[list[tuple[str, float]]], cores: int
     pool = Imagined([*plans, [("answer", slowest)] * 1000])
     run, events = Chords(x, sigmas, starts, SOLVERS[solver], check_accept(1, len(starts))), []
     watch = LaneWatchdog(LaneTimeouts(floor=0.3, factor=2.0, first=2.0), lambda: pool.now)
-    calls = drive(run, pool, 12, events.append, lambda: pool.now > 1e5, lambda: False, watch)
+    calls = drive(run, pool, on_event=events.append, cancel=lambda: pool.now > 1e5, watchdog=watch)
     assert torch.equal(run.accepted.x, expected.x)
     assert run.accepted.depth == expected.depth
     assert_told_once(events)
@@ -538,7 +538,7 @@ def test_a_late_answer_settles_a_doubt() -> None:
     pool = Imagined([[("answer", 2.5)], [("nan", 0.1)], [("answer", 1.5)]])
     run, events = Chords(x, sigmas, (0,), SOLVERS["euler"], 1), list[Event]()
     watch = LaneWatchdog(LaneTimeouts(floor=9.0, factor=2.0, first=2.0), lambda: pool.now)
-    calls = drive(run, pool, 12, events.append, lambda: pool.now > 1e5, lambda: False, watch)
+    calls = drive(run, pool, on_event=events.append, cancel=lambda: pool.now > 1e5, watchdog=watch)
     assert torch.equal(run.accepted.x, sample(nonlinear, x, sigmas).x)
     assert calls == 12 + 2
     told = [event for event in events if isinstance(event, LaneSlow | LaneBack | LaneLost)]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Cancelled, Evaluated, Event, LaneLost, RayWorkers, Result, WorkersUnavailable, sample
-from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))

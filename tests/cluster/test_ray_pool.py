@@ -28,9 +28,9 @@ from chords_core import (
     WorkersUnavailable,
     sample,
 )
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.link import RayLink
 from chords_core.execution.ray.messages import Header, encode
-from chords_core.execution.ray.pool import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))

@@ -10,7 +10,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ....chords_core import ModelPayload, RayPool, RayWorkers
-from ....chords_core.execution.ray.pool import NoWorker
+from ....chords_core.execution.ray.errors import NoWorker
 from ..devices.request import DeviceRequest
 from .allowed_addresses import reason_against
 from .serialization import NotShippable, model_parcel, run_parcel

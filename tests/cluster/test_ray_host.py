@@ -229,7 +229,7 @@ def test_a_worker_without_memory_is_left_out_with_a_note(server, client, tmp_pat
     _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
     assert torch.equal(latent, expected)
     assert len(summary["devices"]) == 1 and summary["devices"][0].startswith("ray:")
-    assert "not all Ray workers could be had (the worker ray:" in summary["message"]
+    assert "not all Ray workers are available (the worker ray:" in summary["message"]
     assert "MemoryError: out of memory on purpose" in summary["message"]
     assert not summary["lost_lanes"]
 
@@ -240,7 +240,7 @@ def test_without_memory_on_any_worker_the_run_is_done_here(server, client, tmp_p
     _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
     assert torch.equal(latent, expected)
     assert all(device.startswith("cpu") for device in summary["devices"])
-    assert "no Ray worker could be had, so it was done here" in summary["message"]
+    assert "no Ray worker is available, so the run was done here" in summary["message"]
     assert summary["message"].count("out of memory on purpose") == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,25 @@ from chords_core import Denoise, Worker
 from chords_core.execution.ray.actor import WrongSetup
 
 
+def _fault_maker() -> Callable[[str], None]:
+    """A function within a function, so that it is sent by value."""
+
+    def happen(fault: str) -> None:
+        """Stop this process or wait, unless another process was here first. See `factory`."""
+        kind, _, file = fault.partition(":")
+        try:
+            Path(file).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        Path(f"{file}.{os.getpid()}").touch()
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while kind == "sleep" and not Path(f"{file}.over").exists():
+            time.sleep(0.05)
+
+    return happen
+
+
 def factory(fault: str = "") -> Callable[[], Worker]:
     """A function that makes workers. It is a function within a function, so that it is sent by value: actors cannot
     import the tests.
@@ -23,26 +43,9 @@ def factory(fault: str = "") -> Callable[[], Worker]:
     ``fault``: what happens to the first process that makes a worker: "stop:FILE" stops the process, and "sleep:FILE"
     lasts until there is a file FILE.over. A model and a run may be such a text as well.
     """
+    happen = _fault_maker()
 
     def make() -> Any:
-        import os
-        import signal
-        import threading
-        import time
-        from pathlib import Path
-
-        def happen(fault: str) -> None:
-            kind, _, file = fault.partition(":")
-            try:
-                Path(file).touch(exist_ok=False)
-            except FileExistsError:
-                return
-            Path(f"{file}.{os.getpid()}").touch()
-            if kind == "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            while kind == "sleep" and not Path(f"{file}.over").exists():
-                time.sleep(0.05)
-
         class FunctionWorker:
             def __init__(self) -> None:
                 if fault:

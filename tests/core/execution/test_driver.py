@@ -31,7 +31,7 @@ from tests.core.problems import Counted, Slow, assert_same, corrections, nonline
 @pytest.mark.parametrize("accept", [1, "exact"])
 @pytest.mark.parametrize("call", [1, 2, 3, 5, 8, 13, 17])
 def test_a_lost_lane_changes_nothing(call: int, accept: int | str) -> None:
-    """A lane that raises at any call is reported, gets no more work, and costs no bit of the result."""
+    """A lane that raises at any call is reported, gets no more work, and does not change a bit of the result."""
     expected = run(accept=accept)
     assert expected.evaluations >= call
     seen: list[Event] = []
@@ -47,7 +47,7 @@ def test_a_lost_lane_changes_nothing(call: int, accept: int | str) -> None:
 
 @pytest.mark.parametrize("calls", [{1, 2, 3}, {2, 3, 4}, {4, 9, 17}, {20, 21, 22}])
 def test_one_lane_is_enough(calls: set[int]) -> None:
-    """With all lanes but one lost, at the same time or one by one, the last one finishes the run."""
+    """If all lanes except one are lost, at once or one after another, the last one completes the run."""
     seen: list[Event] = []
     with ThreadPool([FailsAt(calls, lost)] * 4) as pool:
         assert_same(run(pool, accept="exact", on_event=seen.append), run(accept="exact"))
@@ -57,7 +57,7 @@ def test_one_lane_is_enough(calls: set[int]) -> None:
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 @pytest.mark.parametrize("first", [1, 6])
 def test_all_lanes_lost_raises_the_first_error(lanes: int, first: int) -> None:
-    """When the last lane has failed the run ends with what went wrong first, and no lane is at work."""
+    """When the last lane has failed, the run raises the first error, and no lane is at work."""
     model = FailsAt(set(range(first, 1000)), lost)
     seen: list[Event] = []
     with ThreadPool([model] * lanes) as pool, pytest.raises(RuntimeError) as raised:
@@ -71,7 +71,7 @@ def test_all_lanes_lost_raises_the_first_error(lanes: int, first: int) -> None:
 
 
 def test_the_only_lane_raises_as_it_is() -> None:
-    """Without lanes to fall back on, in the caller's thread, an error comes through unchanged."""
+    """With one lane, in the caller's thread, an error reaches the caller unchanged."""
     error = ValueError("out of memory")
     model = FailsAt({4}, lambda number: error)
     with pytest.raises(ValueError) as raised:
@@ -80,7 +80,7 @@ def test_the_only_lane_raises_as_it_is() -> None:
 
 
 def test_a_lost_lane_is_tried_again_in_the_next_run() -> None:
-    """A loss lasts for the run: the pool itself keeps all its lanes."""
+    """A lane is lost for one run only: the pool keeps all its lanes."""
     model = FailsAt({2}, lost)
     lanes: set[int] = set()
     with ThreadPool([model] * 2) as pool:
@@ -91,7 +91,7 @@ def test_a_lost_lane_is_tried_again_in_the_next_run() -> None:
 
 @pytest.mark.parametrize("lanes", [None, 2])
 def test_a_method_that_stalls_is_an_error(lanes: int | None) -> None:
-    """A method that asks for nothing more without having accepted a hit ends in an error, not in a hang."""
+    """A method that asks for nothing more and has no accepted hit is an error. The run does not hang."""
 
     class Stalls(Chords):
         def ready(self) -> list[Evaluation]:
@@ -123,7 +123,7 @@ def test_events_in_order(lanes: int | None, accept: int | str) -> None:
     evaluated = [event for event in seen if isinstance(event, Evaluated)]
     assert len(evaluated) == result.evaluations
     for place, step in enumerate(seen):
-        if isinstance(step, RoundDone):  # it says that nothing of its round or an earlier one is still to come
+        if isinstance(step, RoundDone):  # no evaluation of its round or an earlier one comes after it
             later = [event for event in seen[place:] if isinstance(event, Evaluated)]
             assert all(event.depth > step.depth for event in later)
             assert step.depth == result.depth or any(event.depth == step.depth + 1 for event in later)
@@ -138,7 +138,7 @@ def test_events_in_order(lanes: int | None, accept: int | str) -> None:
 @pytest.mark.parametrize("accept", [1, 2, 3, "exact"])
 @pytest.mark.parametrize("starts", [STARTS, [0, 1, 2, 3], [0, 5], [0]])
 def test_rectified_as_often_as_the_rule_says(starts: list[int], accept: int | str) -> None:
-    """A core is corrected each time it has gone its gap further, until the last index needed of it."""
+    """A core is corrected each time it has moved on by its gap, until the last index that is needed."""
     number = len(starts) if accept == "exact" else min(accept, len(starts))
     seen: list[Event] = []
     run(starts=starts, accept=number, on_event=seen.append)
@@ -151,7 +151,7 @@ def test_rectified_as_often_as_the_rule_says(starts: list[int], accept: int | st
 
 
 def test_residual_ends_early_or_with_the_slowest_core() -> None:
-    """A wide threshold takes the first hit, the draft being the hit before; a tight one goes to the end."""
+    """A large threshold accepts the first hit, which is compared with the draft; a tiny one runs to the end."""
     seen: list[Event] = []
     wide = run(accept=Residual(1e9), on_event=seen.append)
     assert [hit.core for hit in wide.hits] == [0, 4]

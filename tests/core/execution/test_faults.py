@@ -35,8 +35,8 @@ from tests.core.problems import geometric, noise, nonlinear
 STEPS = 20
 X, SIGMAS = noise(6, scale=10.0), geometric(STEPS)
 KINDS = ["raise", "oom", "die", "hang"]
-HASTE = LaneTimeouts(floor=0.03, factor=3.0, first=0.03)
-"""So short that on a busy machine sound lanes are taken for slow now and then: that must do no harm either."""
+SHORT_TIMEOUTS = LaneTimeouts(floor=0.03, factor=3.0, first=0.03)
+"""So short that on a busy machine a working lane counts as slow from time to time. That must not matter either."""
 
 WATCHDOG_SECONDS = 120  # far more than any run here takes
 
@@ -47,7 +47,7 @@ def rounds(cores: int, accept: int = 1) -> range:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_over() -> Iterator[None]:
-    """No lane's thread, and no frozen test."""
+    """No thread of a lane is left, and no test hangs."""
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
@@ -57,7 +57,7 @@ def _nothing_is_left_over() -> Iterator[None]:
 
 @contextmanager
 def watchdog(release: Callable[[], object]) -> Iterator[Callable[[], bool]]:
-    """Gives a ``cancel`` that ends a run which hangs, and calls ``release`` in any case."""
+    """A ``cancel`` that ends a run which hangs. At the end it always calls ``release``."""
     end = time.monotonic() + WATCHDOG_SECONDS
     try:
         yield lambda: time.monotonic() > end
@@ -66,7 +66,7 @@ def watchdog(release: Callable[[], object]) -> Iterator[Callable[[], bool]]:
 
 
 class OutOfMemory(RuntimeError):
-    """As torch's."""
+    """Like torch's."""
 
 
 class Faulty(ThreadPool):
@@ -118,7 +118,9 @@ def test_any_fault_in_any_round(cores: int, depth: int, kind: str, victims: int)
     """One lane, then two, in every round: the same bits, and an event for each lane."""
     events: list[Event] = []
     with Faulty(cores, kind, depth, victims) as pool, watchdog(pool.release.set) as cancel:
-        timeouts = HASTE if kind == "hang" else None  # a lane that is taken for slow may fail after the end, unheard
+        timeouts = (
+            SHORT_TIMEOUTS if kind == "hang" else None
+        )  # a slow lane may fail after the end of the run, without an event
         result = sample(
             None, X, SIGMAS, cores=cores, pool=pool, on_event=events.append, cancel=cancel, timeouts=timeouts
         )
@@ -129,8 +131,8 @@ def test_any_fault_in_any_round(cores: int, depth: int, kind: str, victims: int)
         assert lost == (set() if kind == "hang" else set(pool.failed))
         if kind == "hang":
             assert set(pool.failed) <= set(pool.hung)
-            assert set(pool.failed) <= slow or slow - set(pool.failed)  # unless a sound lane came back late
-        # In the last round there may be but one evaluation to make, and so, if it is not made twice, one victim.
+            assert set(pool.failed) <= slow or slow - set(pool.failed)  # unless a working lane came back late
+        # The last round may have only one evaluation. If it is not made twice, only one lane fails.
         assert 1 <= len(pool.failed) <= victims
         assert len(pool.failed) == victims or depth >= rounds(cores)[-1]
 
@@ -138,9 +140,9 @@ def test_any_fault_in_any_round(cores: int, depth: int, kind: str, victims: int)
 @pytest.mark.parametrize("depth", rounds(4, accept=4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_lanes_but_one(kind: str, depth: int) -> None:
-    """The last lane finishes the run alone, to the exact result."""
+    """The last lane completes the run alone, with the exact result."""
     with Faulty(4, kind, depth, 3) as pool, watchdog(pool.release.set) as cancel:
-        result = sample(None, X, SIGMAS, cores=4, accept="exact", pool=pool, cancel=cancel, timeouts=HASTE)
+        result = sample(None, X, SIGMAS, cores=4, accept="exact", pool=pool, cancel=cancel, timeouts=SHORT_TIMEOUTS)
         assert_same_hits(result, EXACT)
 
 
@@ -169,7 +171,7 @@ class Gate:
 
 
 def test_the_last_lane_is_waited_for() -> None:
-    """With no other lane a slow one is no failure: the run goes on when it answers."""
+    """If there is no other lane, a slow lane is not a failure: the run goes on when it answers."""
     gate, events = Gate(1), []
 
     def listener(event: Event) -> None:
@@ -180,7 +182,7 @@ def test_the_last_lane_is_waited_for() -> None:
             gate.shut(0)
 
     with ThreadPool(gate.denoisers) as pool, watchdog(gate.release) as cancel:
-        result = sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=HASTE)
+        result = sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=SHORT_TIMEOUTS)
     assert_same_hits(result, EXPECTED[4])
     assert_reported_once(events)
     assert result.evaluations == EXPECTED[4].evaluations
@@ -189,7 +191,7 @@ def test_the_last_lane_is_waited_for() -> None:
 
 
 def test_slow_lanes_count_when_the_others_fail() -> None:
-    """One lane hangs and the other fails: what is left is waited for."""
+    """One lane hangs and the other fails: the run waits for the lane that hangs."""
     gate, failed = Gate(2), threading.Event()
     gate.shut(0)
 
@@ -202,13 +204,13 @@ def test_slow_lanes_count_when_the_others_fail() -> None:
             gate.release()
 
     with ThreadPool([gate.denoisers[0], failing]) as pool, watchdog(gate.release) as cancel:
-        result = sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=HASTE)
+        result = sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=SHORT_TIMEOUTS)
     assert_same_hits(result, EXPECTED[4])
     assert failed.is_set()
 
 
 def test_the_first_failure_is_raised_when_a_slow_lane_fails_last() -> None:
-    """A lane that hung and then failed was the last one: the error is that of the first."""
+    """The last lane hung and then failed: the error is that of the lane that failed first."""
     release = threading.Event()
 
     def hangs_and_fails(x: Tensor, sigma: float) -> Tensor:
@@ -227,33 +229,35 @@ def test_the_first_failure_is_raised_when_a_slow_lane_fails_last() -> None:
         watchdog(release.set) as cancel,
         pytest.raises(RuntimeError, match="first"),
     ):
-        sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=HASTE)
+        sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=SHORT_TIMEOUTS)
 
 
 @pytest.mark.parametrize("known_as_slow", [True, False])
 def test_cancel_does_not_wait_for_a_lane_that_hangs(known_as_slow: bool) -> None:
-    """Cancelling returns although a lane hangs: at once if that is known, else when it is overdue."""
+    """A cancel ends the run although a lane hangs, whether or not the lane is known as slow."""
     gate, cancel = Gate(2), threading.Event()
     gate.shut(1)
 
     def listener(event: Event) -> None:
-        # Both lanes are at work when the first evaluation is told.
+        # Both lanes are at work when the first evaluation is reported.
         if isinstance(event, Evaluated) and not known_as_slow or isinstance(event, LaneSlow) and event.lane == 1:
             cancel.set()
 
     with ThreadPool(gate.denoisers) as pool, watchdog(gate.release):
         with pytest.raises(Cancelled):
-            sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=HASTE)
+            sample(None, X, SIGMAS, cores=4, pool=pool, on_event=listener, cancel=cancel, timeouts=SHORT_TIMEOUTS)
         assert 1 in pool.hung
 
 
 def test_a_lane_that_hangs_is_out_of_use_until_it_is_back() -> None:
-    """The next run on the pool loses the lane at once, for its model is in use; once back, it has work again. What
-    it came back with goes nowhere."""
+    """The next run on the pool loses the lane at once, because its model is in use. When the lane is back, it gets
+    work again. Its late result is dropped."""
     gate = Gate(2)
     with ThreadPool(gate.denoisers) as pool, watchdog(gate.release) as cancel:
         gate.shut(1)
-        assert_same_hits(sample(None, X, SIGMAS, cores=4, pool=pool, cancel=cancel, timeouts=HASTE), EXPECTED[4])
+        assert_same_hits(
+            sample(None, X, SIGMAS, cores=4, pool=pool, cancel=cancel, timeouts=SHORT_TIMEOUTS), EXPECTED[4]
+        )
         assert pool.hung == (1,)
 
         events: list[Event] = []
@@ -277,7 +281,9 @@ def test_a_pool_that_hangs_can_be_closed() -> None:
     gate.shut(0, 2)
     pool = ThreadPool(gate.denoisers)
     with watchdog(gate.release) as cancel:
-        assert_same_hits(sample(None, X, SIGMAS, cores=4, pool=pool, cancel=cancel, timeouts=HASTE), EXPECTED[4])
+        assert_same_hits(
+            sample(None, X, SIGMAS, cores=4, pool=pool, cancel=cancel, timeouts=SHORT_TIMEOUTS), EXPECTED[4]
+        )
         pool.close()
         assert pool.hung == (0, 2)
     while pool.hung and not cancel():
@@ -286,7 +292,7 @@ def test_a_pool_that_hangs_can_be_closed() -> None:
 
 
 def test_what_a_lost_lane_held_is_freed() -> None:
-    """A lane that runs out of memory must not keep its activations to the end of the run in the error's frames."""
+    """A lane that runs out of memory must not keep its activations in the frames of its error until the run ends."""
     held: list[weakref.ref[Tensor]] = []
 
     def fails(x: Tensor, sigma: float) -> Tensor:

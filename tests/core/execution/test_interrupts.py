@@ -34,7 +34,7 @@ from tests.core.problems import Counted, Slow, assert_same, nonlinear
 @pytest.mark.parametrize("lanes", [None, 1, 3])
 @pytest.mark.parametrize("kind", [HostInterrupt, KeyboardInterrupt, SystemExit])
 def test_an_interrupt_stops_the_run(kind: type[BaseException], lanes: int | None, call: int) -> None:
-    """What is no Exception is never taken for a lost lane: it ends the run and reaches the caller as it is."""
+    """What is no Exception does not count as a lost lane: it ends the run and reaches the caller unchanged."""
     error = kind("stop")
     model = FailsAt({call}, lambda number: error)
     seen: list[Event] = []
@@ -48,7 +48,7 @@ def test_an_interrupt_stops_the_run(kind: type[BaseException], lanes: int | None
 
 
 class Settling(ThreadPool):
-    """Says when the driver waits for its last lanes, however it does that."""
+    """``begun`` is set when the driver waits for its last lanes, by either of the two methods."""
 
     def __init__(self, denoisers: list[Denoise], begun: threading.Event | None = None) -> None:
         self.begun = begun or threading.Event()
@@ -64,7 +64,7 @@ class Settling(ThreadPool):
 
 
 def test_an_interrupt_waits_for_the_other_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller gets the interrupt only when the evaluation under way on another lane has ended."""
+    """The caller gets the interrupt after the evaluation on the other lane has ended."""
     monkeypatch.setattr(driver, "_STOP_SECONDS", 60.0)  # a busy machine may need more than the usual
     both = threading.Barrier(2, timeout=30)
 
@@ -84,13 +84,13 @@ def test_an_interrupt_waits_for_the_other_lanes(monkeypatch: pytest.MonkeyPatch)
 
 
 def all_ended() -> None:
-    """Wait for lanes that a run has set aside."""
+    """Wait for the lanes that a run has given up."""
     for thread in lane_threads():
         thread.join(60)
 
 
 class AtTheEnd(Counted):
-    """The draft comes while two lanes and more are at work; these wait for ``goes_on`` and do what ``then`` says."""
+    """At the draft at least two lanes are at work. They wait for ``goes_on`` and return ``then`` of their result."""
 
     def __init__(self, then: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class AtTheEnd(Counted):
         denoised = nonlinear(x, sigma)
         if index == STARTS[3]:  # the fastest core's first evaluation, which gives the draft
             assert self._held.acquire(timeout=60) and self._held.acquire(timeout=60)
-        elif index in (5, 7):  # the second core's and the third one's beside it
+        elif index in (5, 7):  # evaluations of the second and the third core at the same time
             self._held.release()
             assert self.goes_on.wait(120)
             denoised = self._then(denoised)
@@ -120,7 +120,7 @@ def raising(error: BaseException) -> Callable[[Tensor], Tensor]:
 
 
 class AcceptsTheDraft(OnDemand):
-    """Ends with the draft; ``seen`` are the events until then."""
+    """Accepts the draft; ``seen`` has the events until then."""
 
     def __init__(self) -> None:
         self.seen: list[Event]
@@ -130,7 +130,7 @@ class AcceptsTheDraft(OnDemand):
 
 @pytest.mark.parametrize("kind", [HostInterrupt, KeyboardInterrupt, SystemExit])
 def test_an_interrupt_after_the_last_hit_is_not_lost(kind: type[BaseException]) -> None:
-    """Accept has ended the run, and a lane that is still at work takes the host's interrupt: it reaches the caller."""
+    """The run has accepted a hit, and a lane that is still at work gets the host's interrupt: it reaches the caller."""
     error, accept = kind("stop"), AcceptsTheDraft()
     model = AtTheEnd(raising(error))
     with Settling([model] * 4, model.goes_on) as pool:
@@ -142,18 +142,18 @@ def test_an_interrupt_after_the_last_hit_is_not_lost(kind: type[BaseException]) 
 
 @pytest.mark.parametrize("then", [raising(RuntimeError("broken")), lambda x: x], ids=["failing", "sound"])
 def test_only_calls_with_a_result_count(then: Callable[[Tensor], Tensor]) -> None:
-    """Also those that come back after the end, which nobody is told of; one that fails then loses no lane."""
+    """Calls that end after the accepted hit count too, without an event. If one fails then, no lane is lost."""
     model, accept = AtTheEnd(then), AcceptsTheDraft()
     with Settling([model] * 4, model.goes_on) as pool:
         result = run(pool, accept=accept, on_event=accept.seen.append)
-    told = sum(isinstance(event, Evaluated) for event in accept.seen)
-    assert told < model.calls and result.evaluations == model.returned
+    reported = sum(isinstance(event, Evaluated) for event in accept.seen)
+    assert reported < model.calls and result.evaluations == model.returned
     assert not any(isinstance(event, LaneLost) for event in accept.seen)
 
 
 @pytest.mark.parametrize("first", [LookupError("listener"), Cancelled("by the caller")])
-def test_an_interrupt_outdoes_an_error(first: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run fails already, and a lane takes an interrupt meanwhile: that is what the caller gets, with its cause."""
+def test_an_interrupt_has_priority_over_an_error(first: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails, and meanwhile a lane gets an interrupt. The caller gets the interrupt, caused by the failure."""
     monkeypatch.setattr(driver, "_STOP_SECONDS", 60.0)  # a busy machine may need more than the usual
     model = AtTheEnd(raising(HostInterrupt()))
 
@@ -170,8 +170,8 @@ def test_an_interrupt_outdoes_an_error(first: Exception, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("error", [LookupError("listener"), None], ids=["after an error", "after the end"])
 @pytest.mark.parametrize("raises", [True, False], ids=["raised", "true"])
 def test_a_cancel_is_seen_while_the_last_lanes_hang(error: Exception | None, raises: bool) -> None:
-    """The run is over but for lanes that hang, and have all time in the world for their calls: a cancel ends it, and
-    they are set aside."""
+    """The run waits only for lanes that hang, and that have no time limit. A cancel ends the run, and the lanes are
+    given up."""
     accept, model = AcceptsTheDraft(), AtTheEnd()
 
     def cancel() -> bool:
@@ -196,7 +196,7 @@ def test_a_cancel_is_seen_while_the_last_lanes_hang(error: Exception | None, rai
 @pytest.mark.parametrize("after", [0, 1], ids=["first call", "later call"])
 @pytest.mark.parametrize("kind", [HostInterrupt, None], ids=["raised", "true"])
 def test_a_cancel_does_not_wait_for_a_lane_that_hangs(after: int, kind: type[BaseException] | None) -> None:
-    """In its first call or a later one, and whatever time it would have: it is set aside."""
+    """In its first call or a later one, and without a time limit: the lane is given up."""
     hangs, over = threading.Event(), threading.Event()
     calls = [0, 0]
 
@@ -239,7 +239,7 @@ def test_an_error_in_on_event_stops_the_run(lanes: int | None) -> None:
 
 
 def test_a_pool_survives_every_end() -> None:
-    """After an interrupt, a cancel and a listener's error the same pool gives the same result as ever."""
+    """After an interrupt, a cancel and a listener's error the same pool still gives the same result."""
     model = FailsAt({3}, lambda number: HostInterrupt())
     with ThreadPool([model] * 3) as pool:
         with pytest.raises(HostInterrupt):
@@ -286,7 +286,7 @@ def test_cancel_stops_within_one_evaluation(call: int, lanes: int | None, as_cal
 
 @pytest.mark.parametrize("lanes", [None, 2])
 def test_cancelled_before_it_begins(lanes: int | None) -> None:
-    """A cancel that is there already costs no evaluation at all."""
+    """If the cancel comes before the run, no evaluation is made."""
     model, cancel = Counted(), threading.Event()
     cancel.set()
     with ThreadPool([model] * (lanes or 1)) as threads, pytest.raises(Cancelled):
@@ -295,7 +295,7 @@ def test_cancelled_before_it_begins(lanes: int | None) -> None:
 
 
 def test_cancel_from_a_listener() -> None:
-    """A listener that has seen enough cancels at once: nothing begins after the event it reacted to."""
+    """A listener can cancel: no evaluation begins after that event."""
     cancel, seen = threading.Event(), []
     model = Counted()
 
@@ -310,7 +310,7 @@ def test_cancel_from_a_listener() -> None:
 
 
 def test_cancel_is_seen_while_all_lanes_are_busy() -> None:
-    """The caller's thread goes on asking while a long evaluation runs, in the caller's thread only."""
+    """``cancel`` is called while a long evaluation runs, in the caller's thread only."""
     asked: list[int] = []
     enough = threading.Event()
 
@@ -329,8 +329,8 @@ def test_cancel_is_seen_while_all_lanes_are_busy() -> None:
     assert set(asked) == {threading.get_ident()}
 
 
-def test_events_are_told_once_however_long_a_call_takes() -> None:
-    """While the driver waits for a long evaluation, and looks for a cancel, it repeats nothing."""
+def test_events_are_reported_once_however_long_a_call_takes() -> None:
+    """While the driver waits for a long evaluation and checks for a cancel, it repeats no event."""
     asked = 0
     seen: list[Event] = []
 
@@ -353,5 +353,5 @@ def test_events_are_told_once_however_long_a_call_takes() -> None:
 
 
 def test_a_cancel_that_never_comes_changes_nothing() -> None:
-    """A run that could be cancelled but is not gives the same result."""
+    """A run with a ``cancel`` that is never set gives the same result."""
     assert_same(run(cancel=threading.Event()), run())

@@ -23,7 +23,7 @@ class Clock:
 
 
 def allowed(watch: LaneWatchdog, clock: Clock, lane: int) -> float:
-    """The seconds after which ``lane`` would be slow; it does nothing before or after."""
+    """The seconds after which ``lane`` counts as slow."""
     watch.begin(lane)
     left = watch.left()
     clock.now += left
@@ -50,13 +50,13 @@ def took(watch: LaneWatchdog, clock: Clock, lane: int, seconds: float) -> float 
     ("times", "seconds"),
     [
         ([], 300.0),  # it may load or compile
-        ([0.1], 20.0),  # jitter is no matter
-        ([60.0], 600.0),  # the first counts for the second, lest a slow device be suspected
-        ([60.0, 3.0], 30.0),  # and no more after that
+        ([0.1], 20.0),  # jitter does not matter
+        ([60.0], 600.0),  # the first counts for the second, because the device may be slow
+        ([60.0, 3.0], 30.0),  # and not after that
         ([60.0, 3.0, 7.0, 1.0], 70.0),  # the slowest counts
         ([1.0, 1.0, 50.0], 100.0),  # it was late: twice as long next time
-        ([1.0, 1.0, 50.0, 40.0], 400.0),  # in time by that: a device that has become slow
-        ([400.0], 800.0),  # late already the first time
+        ([1.0, 1.0, 50.0, 40.0], 400.0),  # in time by the new limit: a device that has become slow
+        ([400.0], 800.0),  # the first call was late
     ],
 )
 def test_a_lane_is_judged_by_its_own_times(times: list[float], seconds: float) -> None:
@@ -77,7 +77,7 @@ def test_the_first_evaluation_has_more_time_where_all_are_slow() -> None:
 
 
 def test_what_is_left_is_the_longest() -> None:
-    """Settling waits until the last of the lanes at work is overdue, but not for those that are."""
+    """The time that is left is that of the lane that will be overdue last. Overdue lanes do not count."""
     clock = Clock()
     watch = LaneWatchdog(LaneTimeouts(), clock)
     assert watch.left() == 0
@@ -92,7 +92,7 @@ def test_what_is_left_is_the_longest() -> None:
 
 
 def test_the_record_of_a_lane_that_was_slow() -> None:
-    """While a lane is slow it is marked as lost, and no longer once it is back."""
+    """A lane is marked as lost while it is slow, and not when it is back."""
     recorder = Recorder()
     recorder(LaneSlow(1, 20.123))
     recorder(LaneSlow(2, 30.0))

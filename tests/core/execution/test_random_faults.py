@@ -31,7 +31,7 @@ from tests.core.problems import geometric, noise, nonlinear
 
 
 class Imagined:
-    """A pool whose lanes work in imagined time: a call takes what ``plan`` says, and may fail then, or never come."""
+    """A pool in imagined time. ``plans``: for each call of a lane, whether it answers, fails or hangs, and when."""
 
     def __init__(self, plans: list[list[tuple[str, float]]]) -> None:
         self.now = 0.0
@@ -79,7 +79,7 @@ class Imagined:
 
 
 CALLS = st.one_of(
-    st.tuples(st.just("answer"), st.sampled_from([0.01, 0.1, 1.0, 3.0, 9.0])),  # beyond the timeouts: late
+    st.tuples(st.just("answer"), st.sampled_from([0.01, 0.1, 1.0, 3.0, 9.0])),  # the longer ones are late
     st.tuples(st.just("raise"), st.sampled_from([0.0, 0.1, 5.0])),
     st.tuples(st.just("hang"), st.just(0.0)),
 )
@@ -106,7 +106,7 @@ def test_any_schedule_of_faults(plans: list[list[tuple[str, float]]], cores: int
     assert run.accepted.depth == expected.depth
     assert_reported_once(events)
     assert calls >= expected.evaluations
-    again, gone = 0, set()  # nothing is made twice but what a lane kept too long, or lost
+    again, gone = 0, set()  # only evaluations of slow and lost lanes are made twice
     for event in events:
         if isinstance(event, LaneSlow | LaneLost):
             again += event.lane not in gone
@@ -118,9 +118,9 @@ def test_any_schedule_of_faults(plans: list[list[tuple[str, float]]], cores: int
     assert not lost & pool.busy
 
 
-def test_a_late_answer_settles_a_doubt() -> None:
-    """A slow lane is at an evaluation that another lane gives NaN for. It answers before the third lane does, which
-    was asked about it: the NaN was wrong, and the lane that gave it is lost."""
+def test_a_late_answer_confirms_another_lane_is_wrong() -> None:
+    """A slow lane is at an evaluation for which another lane gives NaN. It answers before the third lane, which was
+    asked to confirm: the NaN was wrong, and the lane that gave it is lost."""
     x, sigmas = noise(3, scale=10.0), geometric(12)
     pool = Imagined([[("answer", 2.5)], [("nan", 0.1)], [("answer", 1.5)]])
     run, events = Chords(x, sigmas, (0,), SOLVERS["euler"], 1), list[Event]()
@@ -128,6 +128,6 @@ def test_a_late_answer_settles_a_doubt() -> None:
     calls = drive(run, pool, on_event=events.append, cancel=lambda: pool.now > 1e5, watchdog=watch)
     assert torch.equal(run.accepted.x, sample(nonlinear, x, sigmas).x)
     assert calls == 12 + 2
-    told = [event for event in events if isinstance(event, LaneSlow | LaneBack | LaneLost)]
-    assert [(type(event), event.lane) for event in told] == [(LaneSlow, 0), (LaneBack, 0), (LaneLost, 1)]
-    assert isinstance(told[-1].error, LaneFaulty)
+    marks = [event for event in events if isinstance(event, LaneSlow | LaneBack | LaneLost)]
+    assert [(type(event), event.lane) for event in marks] == [(LaneSlow, 0), (LaneBack, 0), (LaneLost, 1)]
+    assert isinstance(marks[-1].error, LaneFaulty)

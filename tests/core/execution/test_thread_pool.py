@@ -23,7 +23,7 @@ from tests.core.problems import Counted, Slow, assert_same, nonlinear
 
 
 def test_close_ends_every_thread() -> None:
-    """A pool has a thread a lane while open and none after, however its last run ended; closing twice is fine."""
+    """An open pool has one thread a lane, a closed pool none, however its last run ended. It may be closed twice."""
     pool = ThreadPool([FailsAt({5, 6}, lost)] * 3)
     assert pool.lanes == len(lane_threads()) == 3
     run(pool)
@@ -48,7 +48,7 @@ def test_inline_starts_no_thread() -> None:
     "mode", [torch.inference_mode, torch.no_grad, torch.enable_grad], ids=["inference", "no_grad", "grad"]
 )
 def test_lanes_work_in_the_callers_mode(mode: Callable) -> None:
-    """Inference and gradient mode belong to a thread; a lane takes over the caller's, run by run."""
+    """Inference and gradient mode belong to a thread. A lane uses those of the caller, in each run."""
     modes: set[tuple[bool, bool]] = set()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -111,7 +111,7 @@ def test_lane_context_is_entered_in_the_lane() -> None:
 
 
 def test_idle_lanes_do_nothing() -> None:
-    """More lanes than cores: no evaluation is made twice or in vain."""
+    """More lanes than cores: no evaluation is made twice or without need."""
     model = Counted()
     with ThreadPool([model] * 8) as pool:
         result = run(pool, accept=2)
@@ -120,15 +120,15 @@ def test_idle_lanes_do_nothing() -> None:
 
 @pytest.mark.parametrize("threshold", [1e9, 1e-2, 1e-3])
 def test_nothing_begins_after_the_accepted_hit(threshold: float) -> None:
-    """Once the residual rule is content, evaluations that only slower cores would need are not begun."""
+    """After the residual rule has accepted a hit, no evaluation begins that only slower cores would need."""
     model = Counted()
     with ThreadPool([model]) as pool:
         result = run(pool, accept=Residual(threshold))
     assert model.calls == result.evaluations == run(accept=Residual(threshold)).evaluations
 
 
-def test_the_caller_is_told_of_every_lane() -> None:
-    """With a lane a core, all lanes get work."""
+def test_every_lane_is_reported() -> None:
+    """With one lane for each core, all lanes get work."""
     lanes: set[int] = set()
     with ThreadPool([Slow(seed) for seed in range(4)]) as pool:
         run(pool, on_event=lambda event: lanes.add(event.lane) if isinstance(event, Evaluated) else None)

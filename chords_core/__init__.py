@@ -10,7 +10,8 @@ from .execution.autotune import Autotuner
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
 from .execution.ray.actor import Worker
-from .execution.ray.pool import ModelPayload, RayPool, RayWorkers
+from .execution.ray.pool import RayPool
+from .execution.ray.workers import ModelPayload, RayWorkers
 from .execution.timeline import (
     EvaluationMark,
     HitMark,

@@ -207,9 +207,7 @@ def run_window(subject: Subject, cores: int) -> Rounds:
     planned = solver_plan(subject.levels, cores, SOLVERS["euler"])
     window = _Watched(subject.start, planned)
     asked: list[Evaluated] = []
-    evaluations = drive(
-        window, InlinePool(subject.denoise), subject.steps, _keep(Evaluated, asked), lambda: False, lambda: False
-    )
+    evaluations = drive(window, InlinePool(subject.denoise), subject.steps, on_event=_keep(Evaluated, asked))
     assert window.accepted is not None
     windows = [
         tuple(sorted(call.index for call in asked if call.depth == depth)) for depth in range(1, len(window.lines) + 1)

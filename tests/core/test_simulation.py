@@ -117,7 +117,7 @@ def test_devices_change_times_only(run: dict[str, Any], any_devices: list[Device
     assert set(seen) == calls(run) and len(result.timeline.evaluations) == len(seen) == result.evaluations
     for (core, index), evaluation in seen.items():
         for earlier in dependencies(run["starts"], core, index):
-            assert seen[earlier].began + seen[needed].seconds <= evaluation.began + 1e-9
+            assert seen[earlier].began + seen[earlier].seconds <= evaluation.began + 1e-9
     for lane in range(len(any_devices)):
         mine = sorted(((e.began, e.began + e.seconds) for e in seen.values() if e.lane == lane), key=lambda span: span)
         assert all(end <= began + 1e-9 for (_, end), (began, _) in zip(mine, mine[1:], strict=False))
@@ -162,7 +162,7 @@ def test_barriers_change_no_bit() -> None:
     ends = []
     for wrap in (lambda method: method, Barrier):
         method = wrap(Chords(x, sigmas, STARTS, SOLVERS["dpmpp_2m"], 2))
-        drive(method, InlinePool(nonlinear), STEPS, lambda event: None, lambda: False, lambda: False)
+        drive(method, InlinePool(nonlinear))
         assert method.accepted is not None
         ends.append(method.accepted)
     assert torch.equal(ends[0].x, ends[1].x) and ends[0].depth == ends[1].depth

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chords_core import InvalidInput
-from chords_core.sdo.objectives.base import (
+from chords_core.sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
@@ -25,12 +25,11 @@ from chords_core.sdo.objectives.base import (
     Style,
     Through,
     aesthetic_layers,
-    gram,
     in_the_style_of,
     like_picture,
-    luminance,
-    resized,
 )
+from chords_core.sdo.objectives.pictures import luminance, resized
+from chords_core.sdo.objectives.style import gram
 from chords_core.sdo.optimize import optimize_latent
 from tests.core.problems import geometric, noise
 

@@ -151,7 +151,9 @@ class Descent:
         """Keep an iteration's values, and tell what happened."""
         if iteration == 0 and bool(broken.any()):
             items = broken.nonzero().flatten().tolist()
-            raise InvalidInput("objective", f"is not usable at the start ({reason}, items {items} of the batch)")
+            raise InvalidInput(
+                "objective", f"cannot be used at the initial noise ({reason}, items {items} of the batch)"
+            )
         values, sample = found.gradient.values, found.gradient.sample
         self._values.append(values)
         self._sampled.append(found.sampled)

@@ -162,7 +162,7 @@ class GradientSource(ABC):
 class FullBackprop(GradientSource):
     """The gradient through all steps; every iteration samples.
 
-    ``checkpoint``: run each step twice and hold only the states between the steps.
+    ``checkpoint``: run each step twice and keep only the states between the steps.
     """
 
     sequential = False  # operations with a graph may round differently

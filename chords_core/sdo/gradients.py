@@ -10,7 +10,7 @@ The shortcut keeps the graph of one term and takes the other terms as constants.
 
 one vector-Jacobian product of one step, with the identity from x_0 to x_j. For a conditioning c it gives
 dJ/dc = (h_j df/dc)^T dJ/dx_N. The last step is the best single choice for the noise. Memory holds the graph of one
-model evaluation, whatever N is.
+model evaluation, for any N.
 
 The functions are pure: nothing here keeps state, and no ``.grad`` of a model parameter changes. The items of a batch
 are independent: the gradient of item b is that of the sum of all objectives.

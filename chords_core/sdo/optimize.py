@@ -74,7 +74,7 @@ def optimize_latent(
         cancel: as in `chords_core.sample`.
         regularise: what each update keeps of ``x``: its "norm", its "moments" (mean and standard deviation) or "none".
         patience: end when no item has improved for that many iterations and two samplings; None: never.
-        checkpoint: with gradient="full", run each step twice instead of holding its graph.
+        checkpoint: with gradient="full", run each step twice instead of keeping its graph.
         keep: the step whose graph the shortcut keeps: "last", "spread" (another one in each iteration, all equally
             often) or an index; None: "last" for the noise, "spread" for a conditioning.
         condition: optimise this [B, ...] (the embedding of a prompt) instead of ``x``.

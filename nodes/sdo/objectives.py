@@ -77,10 +77,10 @@ class SDOObjectiveSimilarity(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return objective_schema(
             "SDOObjectiveSimilarity",
-            "Look Alike",
+            "Similarity",
             "Makes the result similar to a picture by CLIP-Vision: the same kind of things, wherever they are. The "
             "value is 1 - the cosine similarity: 0 is the same, 0.3 to 0.6 usual for unrelated pictures, 2 at most.",
-            ["similarity", "clip vision", "image similarity", "clip"],
+            ["look alike", "clip vision", "image similarity", "clip"],
             [
                 vision_input("The model that compares the pictures, from Load CLIP Vision."),
                 image_input("What the result should be similar to", "The model sees only the square in the middle."),

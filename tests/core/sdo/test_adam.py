@@ -16,14 +16,14 @@ from tests.core.problems import noise
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([1e-30, 1e-6, 1.0, 1e20]))
 def test_pieces_of_the_descent(seed: int, size: float) -> None:
     """A normalised gradient has RMS 1 whatever its size; norm and moments are kept; items are independent."""
-    x, start = noise(3, 4, 5, seed=seed), noise(3, 4, 5, seed=seed + 1)
+    x, initial = noise(3, 4, 5, seed=seed), noise(3, 4, 5, seed=seed + 1)
     assert torch.allclose(rms(normalised(x.float() * size)), torch.ones(3))
     assert torch.equal(normalised(torch.zeros(2, 3)), torch.zeros(2, 3))
-    assert torch.allclose(rms(keep_norm(x, start)), rms(start))
-    kept = keep_moments(x, start).flatten(1)
-    assert torch.allclose(kept.mean(1), start.flatten(1).mean(1))
-    assert torch.allclose(kept.std(1), start.flatten(1).std(1))
-    assert torch.equal(keep_norm(x, start)[1:2], keep_norm(x[1:2], start[1:2]))
+    assert torch.allclose(rms(keep_norm(x, initial)), rms(initial))
+    kept = keep_moments(x, initial).flatten(1)
+    assert torch.allclose(kept.mean(1), initial.flatten(1).mean(1))
+    assert torch.allclose(kept.std(1), initial.flatten(1).std(1))
+    assert torch.equal(keep_norm(x, initial)[1:2], keep_norm(x[1:2], initial[1:2]))
 
 
 def test_adam_is_torchs() -> None:

@@ -74,7 +74,7 @@ def test_full_is_autograd_through_the_loop(solver: str, grid: str, checkpoint: b
 
 
 def test_one_step_makes_both_the_same() -> None:
-    """With one step there is nothing to cut short."""
+    """With one step the shortcut is the whole way."""
     x, sigmas = noise(2, SIZE), geometric(1)
     step = SOLVERS["euler"]
     short = shortcut(MODEL, KeptStep(x, sigmas[0], sigmas[1]), step, distance)
@@ -83,7 +83,7 @@ def test_one_step_makes_both_the_same() -> None:
 
 @pytest.mark.parametrize("checkpoint", [True, False])
 def test_gradients_of_a_conditioning(checkpoint: bool) -> None:
-    """The same two for a conditioning, by finite differences."""
+    """Both gradients of a conditioning equal finite differences."""
     sigmas, x, condition = geometric(4), noise(2, SIZE, scale=10.0), noise(2, SIZE, seed=5)
     step = SOLVERS["euler"]
     found = full_of_condition(conditioned, condition, x, sigmas, step, distance, checkpoint=checkpoint)
@@ -103,7 +103,7 @@ def test_gradients_of_a_conditioning(checkpoint: bool) -> None:
 
 @pytest.mark.parametrize("size", [1.0, 1e-6])
 def test_gradients_in_half_precision_survive_small_objectives(size: float) -> None:
-    """A mean over a large picture times a small last step is below what half precision can tell from zero."""
+    """The gradient of a mean over a large picture, times a small last step, is too small for half precision."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 64, generator=generator) / 8
     x = torch.randn(2, 64, generator=generator)

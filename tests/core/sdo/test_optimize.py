@@ -41,14 +41,14 @@ from tests.core.sdo.short_optimisation import (
     ids=str,
 )
 def test_the_result_is_sampled_and_no_worse(solver: str, how: dict[str, Any]) -> None:
-    """The sample is the sequential sampler's from x, bit for bit, its objective true, and no item is worse."""
+    """The sample is the sequential sampler's, bit for bit; the objective belongs to it; no item is worse."""
     x = noise(3, SIZE, scale=10.0)
     found, events = small(solver=solver, **how)
     assert torch.equal(found.sample, sequential(MODEL, found.x, geometric(8), solver))
     assert torch.equal(found.objective, distance(found.sample))
-    start = distance(sequential(MODEL, x, geometric(8), solver))
-    assert torch.allclose(found.history[0], start)
-    assert bool((found.objective <= start).all())
+    first = distance(sequential(MODEL, x, geometric(8), solver))
+    assert torch.allclose(found.history[0], first)
+    assert bool((found.objective <= first).all())
     assert found.history.shape == (12, 3) and len(found.sampled) == 12
     assert sum(isinstance(event, Iterated) for event in events) == 12
     improved = [event for event in events if isinstance(event, Improved)]
@@ -59,13 +59,13 @@ def test_the_result_is_sampled_and_no_worse(solver: str, how: dict[str, Any]) ->
 
 @pytest.mark.parametrize("gradient", ["shortcut", "full"])
 def test_the_objective_falls(gradient: str) -> None:
-    """On a smooth problem both gradients take most of the objective away."""
+    """On a smooth problem both gradients lower the objective by more than half."""
     found, _ = small(gradient=gradient, iterations=40, denoise=lambda x, s: 0.5 * x / (1 + s), refresh=5)
     assert float(found.objective.mean()) < 0.5 * float(found.history[0].mean())
 
 
-def test_items_do_not_disturb_each_other() -> None:
-    """An item of a batch takes the path it takes alone."""
+def test_items_are_independent() -> None:
+    """An item takes the same path in a batch as alone."""
     x = noise(3, SIZE, scale=10.0)
     together, _ = small(x=x)
     alone, _ = small(x=x[1:2])
@@ -81,7 +81,7 @@ def test_the_same_again() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_dtype_is_kept(dtype: torch.dtype) -> None:
-    """The start comes back in its own precision, and its sample is that one's."""
+    """The noise comes back in its own precision, and the sample belongs to it."""
     x, sigmas = noise(2, SIZE).to(dtype), geometric(4, high=1.0).to(dtype)
     found, _ = small(denoise=model32, x=x, sigmas=sigmas)
     assert found.x.dtype == dtype
@@ -89,7 +89,7 @@ def test_dtype_is_kept(dtype: torch.dtype) -> None:
 
 
 def test_early_stop() -> None:
-    """Nothing improves at the optimum: it ends, says so, and the history's rest is the best."""
+    """When nothing improves it ends and says so; the rest of the history is the best."""
     found, events = small(
         objective=lambda x: 0.0 * x.sum(1) + 1.0, refresh=1, patience=3, iterations=30, x=noise(2, SIZE)
     )

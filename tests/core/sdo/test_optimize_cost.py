@@ -32,14 +32,14 @@ def test_evaluations_are_counted(refresh: int) -> None:
 
 @pytest.mark.parametrize(("checkpoint", "cost"), [(True, 4), (False, 3)])
 def test_evaluations_of_full_backpropagation(checkpoint: bool, cost: int) -> None:
-    """Three a step, four with checkpointing; the samplings at both ends are forward ones."""
+    """Three a step, four with checkpointing; the first and the last sampling are forward only."""
     found, _ = small(gradient="full", checkpoint=checkpoint, iterations=5, x=noise(1, SIZE, scale=10.0))
     assert found.evaluations - 5 * 8 * cost in (2 * 8, 3 * 8)
 
 
 @pytest.mark.parametrize("keep", ["last", "spread"])
 def test_saved_bytes_do_not_depend_on_the_steps(keep: str) -> None:
-    """The shortcut holds the graph of one evaluation, however many steps there are."""
+    """The shortcut keeps the graph of one evaluation, for any number of steps."""
 
     def saved(steps: int, **options: Any) -> int:
         count = 0

@@ -53,7 +53,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "wrong"), BAD, ids=lambda value: str(value)[:40])
 def test_refused_by_name_before_any_call(name: str, wrong: dict[str, Any]) -> None:
-    """InvalidInput names the argument and the model was never called."""
+    """InvalidInput names the argument, and the model is never called."""
     model = Counted(MODEL)
     with pytest.raises(InvalidInput, match=f"^{name}: .") as raised:
         small(denoise=model, **wrong)
@@ -70,21 +70,21 @@ def test_refused_by_name_before_any_call(name: str, wrong: dict[str, Any]) -> No
         (lambda x: distance(x).detach(), "not differentiable"),
         (lambda x: (x > 0).double().mean(1), "not differentiable"),
         (lambda x: torch.ones(3, requires_grad=True) * 2, "not differentiable"),
-        (lambda x: distance(x) * float("nan"), "at the start"),
+        (lambda x: distance(x) * float("nan"), "at the initial noise"),
         (lambda x: distance(x).sqrt() * 0 + (x[:, 0] * 0).sqrt(), "gradient is NaN"),
         (lambda x: 3.0, "not float"),
         (lambda x: torch.ones(3, dtype=torch.int64), "floating-point"),
     ],
 )
 def test_unusable_objectives_are_named(objective: Any, problem: str, gradient: str) -> None:
-    """What only a call shows of an objective is said in its name."""
+    """An error that only a call can show names the objective."""
     with pytest.raises(InvalidInput, match=f"^objective: .*{problem}"):
         small(objective=objective, gradient=gradient)
 
 
 @pytest.mark.parametrize("gradient", ["shortcut", "full"])
 def test_unusable_models_are_named(gradient: str) -> None:
-    """A model without gradient, of another shape, or broken from the start."""
+    """A model that has no gradient, gives another shape, or gives NaN at the initial noise."""
     with pytest.raises(InvalidInput, match="^denoise: .*no gradient"):
         small(denoise=torch.no_grad()(MODEL), gradient=gradient)
     with pytest.raises(InvalidInput, match="^denoise: returned shape"):

@@ -22,7 +22,7 @@ from tests.core.sdo.short_optimisation import (
 
 
 def test_nan_objective_is_rolled_back() -> None:
-    """An item whose objective breaks on the way goes on from its best; the other is not disturbed."""
+    """An item whose objective breaks continues from its best; the other item does not change its path."""
     calls = 0
 
     def objective(x: Tensor) -> Tensor:
@@ -42,14 +42,14 @@ def test_nan_objective_is_rolled_back() -> None:
 
 
 def test_broken_model_is_rolled_back() -> None:
-    """A model that gives NaN where an item strays does not end the run."""
+    """A model that gives NaN for an item far from its initial noise does not end the run."""
     x = noise(2, SIZE, scale=10.0)
-    start = x.clone()
+    initial = x.clone()
 
     def fragile(state: Tensor, sigma: float) -> Tensor:
         denoised = MODEL(state, sigma)
-        strayed = (state[:1] - start[:1]).abs().amax() > 1.0
-        if sigma == float(geometric(8)[0]) and bool(strayed):
+        moved_far = (state[:1] - initial[:1]).abs().amax() > 1.0
+        if sigma == float(geometric(8)[0]) and bool(moved_far):
             denoised = torch.cat((denoised[:1] * float("nan"), denoised[1:]))
         return denoised
 
@@ -61,7 +61,7 @@ def test_broken_model_is_rolled_back() -> None:
 
 
 def test_exploding_objective_is_rolled_back() -> None:
-    """An objective that shoots up is not followed."""
+    """An objective that rises steeply rolls all items back."""
     calls = 0
 
     def objective(x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def test_exploding_objective_is_rolled_back() -> None:
 
 @pytest.mark.parametrize("gradient", ["shortcut", "full"])
 def test_cancel_keeps_the_best(gradient: str) -> None:
-    """Cancelled on the way, the best so far hangs on the exception; before the first sample there is none."""
+    """The exception has the best so far; before the first sample it has none."""
     cancel = threading.Event()
 
     def listen(event: Any) -> None:
@@ -104,7 +104,7 @@ def test_cancel_during_sampling_stops_within_an_evaluation() -> None:
 
 @pytest.mark.parametrize("gradient", ["shortcut", "full"])
 def test_cancel_between_any_two_calls(gradient: str) -> None:
-    """Wherever it comes, at most the evaluation under way is finished."""
+    """Whenever it comes, at most the evaluation in progress is finished."""
     for calls in range(0, 60, 7):
         model = Counted(MODEL)
         try:

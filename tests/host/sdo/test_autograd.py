@@ -25,12 +25,12 @@ def test_gradients_through_blocks_that_share_lists_options_and_containers(client
     assert all(error < 1e-5 for error in errors.values()), errors
 
 
-def test_a_copy_of_a_streamed_network_shares_none_of_its_buffers(client) -> None:
+def test_a_copy_of_a_streamed_network_has_none_of_its_buffers(client) -> None:
     """With dynamic VRAM a copied buffer is freed twice, which takes the server down."""
     graph = Graph()
     node = graph.add("TestStreamedCopy")
-    same, apart, left, taken = client.run(graph.nodes).outputs[node.name]["found"]
-    assert (same, apart, left, taken) == (True, True, True, False)
+    same, apart, kept, copied_too = client.run(graph.nodes).outputs[node.name]["found"]
+    assert (same, apart, kept, copied_too) == (True, True, True, False)
 
 
 def test_the_model_is_afterwards_as_before(run_graph, client, server) -> None:
@@ -58,9 +58,9 @@ def test_the_model_is_afterwards_as_before(run_graph, client, server) -> None:
     assert torch.equal(generated(2), before)
     graph = Graph()
     node = graph.add("TestThreads", salt=next(SEEDS))
-    left = client.run(graph.nodes).outputs[node.name]
-    assert not [name for name in left["threads"] if "chords" in name]
-    assert left["current_patchers"] == [0]
+    after = client.run(graph.nodes).outputs[node.name]
+    assert not [name for name in after["threads"] if "chords" in name]
+    assert after["current_patchers"] == [0]
 
 
 def _resident_bytes(pid: int) -> int:

@@ -139,7 +139,7 @@ def test_the_search_begins_with_the_best_of_several_seeds(run_graph) -> None:
 
 
 def test_swapped_models_and_sizes_in_a_row(run_graph) -> None:
-    """Nothing of the last search is left in the next."""
+    """A search does not depend on the searches before it."""
     graph = Graph()
     first = optimizer(graph, seed=1)
     again = Graph()

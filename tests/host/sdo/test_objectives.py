@@ -66,7 +66,7 @@ OBJECTIVES: dict[str, MakeObjective] = {
     "reference": _reference,
     "reference, L1": lambda graph: _reference(graph, distance="L1"),
     "reference, latent": lambda graph: _reference(graph, space="latent"),
-    "look alike": lambda graph: graph.add("SDOObjectiveSimilarity", clip_vision=_vision(graph), image=_image(graph)),
+    "similarity": lambda graph: graph.add("SDOObjectiveSimilarity", clip_vision=_vision(graph), image=_image(graph)),
     "text": _text,
     "style": lambda graph: graph.add("SDOObjectiveStyle", image=_image(graph), clip_vision=_vision(graph)),
     "style, VAE": lambda graph: graph.add("SDOObjectiveStyle", image=_image(graph)),
@@ -143,7 +143,7 @@ def test_values_are_what_the_descriptions_say(client: ComfyClient) -> None:
         "contrast, least",
         "contrast, given",
         "combine",
-        "look alike",
+        "similarity",
         "text",
         "aesthetic",
     ]
@@ -155,7 +155,7 @@ def test_values_are_what_the_descriptions_say(client: ComfyClient) -> None:
         assert value["contrast, least"] == pytest.approx(-value["contrast"])
         assert value["contrast, given"] == pytest.approx((0.4 + value["contrast"]) ** 2, rel=1e-4)
         assert value["combine"] == pytest.approx(2 * value["contrast"] - 0.5 * value["reference"], rel=1e-4)
-        assert 0 <= value["look alike"] <= 2
+        assert 0 <= value["similarity"] <= 2
         assert 0 <= value["text"] <= 2
         assert -8 < value["aesthetic"] < -2  # the head's bias is 5
 
@@ -222,7 +222,7 @@ BAD: dict[str, tuple[MakeObjective, str, str]] = {
     "colour, no digits": (_colour("#gg0000"), "colour", "hexadecimal"),
     "colour, a number": (_colour(255), "colour", "hexadecimal"),
     "image, reference": (_broken("Reference"), "image", "NaN"),
-    "image, look alike": (_broken("Similarity"), "image", "NaN"),
+    "image, similarity": (_broken("Similarity"), "image", "NaN"),
     "image, style": (_broken("Style"), "image", "NaN"),
     "text, empty": (lambda graph: _text(graph, "  "), "text", "empty"),
     "clip, another width": (lambda graph: _text(graph, vision=32), "clip", "32 values.*clip_l with 16.*ViT-L/14"),

@@ -1,4 +1,4 @@
-"""What a search tells while it runs, and what is left when it is accepted or cancelled."""
+"""What a search tells while it runs, and its result when it is accepted or cancelled."""
 
 from __future__ import annotations
 

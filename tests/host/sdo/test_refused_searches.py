@@ -22,7 +22,11 @@ def test_a_value_that_breaks_is_rolled_back_and_told(client) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("detached", "not differentiable"), ("one value", "one value an item"), ("nan", "not usable at the start")],
+    [
+        ("detached", "not differentiable"),
+        ("one value", "one value an item"),
+        ("nan", "at the initial noise"),
+    ],
 )
 def test_objectives_that_cannot_work_are_refused(client, kind: str, said: str) -> None:
     graph = Graph()

@@ -326,9 +326,9 @@ class TestStreamedCopy(io.ComfyNode):
         copied = _pack("nodes.host.sdo.autograd").copied(network)
         same = all(map(torch.equal, copied.parameters(), network.parameters()))
         apart = all(a is not b for a, b in zip(copied.parameters(), network.parameters(), strict=True))
-        left = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
-        taken = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
-        return io.NodeOutput(ui={"found": [same, apart, left, taken]})
+        kept = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
+        copied_too = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
+        return io.NodeOutput(ui={"found": [same, apart, kept, copied_too]})
 
 
 NODES = [

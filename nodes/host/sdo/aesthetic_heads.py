@@ -18,7 +18,7 @@ _FOLDER = "classifiers"
 def aesthetic_files() -> list[str]:
     """The files that may be aesthetic heads, as relative paths."""
     # The host's own list of this folder leaves out every file with an extension.
-    found = set()
+    found: set[str] = set()
     for folder in folder_paths.get_folder_paths(_FOLDER):
         files, _ = folder_paths.recursive_search(folder, excluded_dir_names=[".git"])
         found.update(

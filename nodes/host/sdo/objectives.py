@@ -182,7 +182,7 @@ class MeasureSpec(PictureSpec):
 
     def objective(self) -> Objective:
         """Minus the measure, the measure, or its squared distance from the target."""
-        objective = self.measure(self.target)
+        objective = type(self).measure(self.target)
         return objective if self.target is not None or self.sign > 0 else lambda pictures: -objective(pictures)
 
 

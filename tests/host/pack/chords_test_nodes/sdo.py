@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 
 import comfy.model_management
 import comfy.sample
@@ -278,11 +279,10 @@ class TestCancelsStockSampling(io.ComfyNode):
     @classmethod
     def execute(cls, model, salt):
         model = model.clone()
-        cancelled = []
+        once = threading.Semaphore(1)  # a list would be state that the pack refuses
 
         def called(apply_model, args):
-            if torch.is_inference_mode_enabled() and not cancelled:
-                cancelled.append(True)
+            if torch.is_inference_mode_enabled() and once.acquire(blocking=False):
                 comfy.model_management.interrupt_current_processing()
             return apply_model(args["input"], args["timestep"], **args["c"])
 

@@ -2,7 +2,7 @@
 
 The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
 (`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
-the start whose sample fulfils an objective.
+the initial noise whose sample meets an objective.
 """
 
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
@@ -40,9 +40,11 @@ from .methods.window import Window, WindowPlan
 from .methods.window_spec import accuracy_plan, solver_plan, solving_seconds
 from .planning import ACCEPTS, CALLS, CHORDS, EVERY_STEP, PARALLEL_METHODS, SECANT, Plan, one_core, plan
 from .sampling import Result, check_sigmas, sample
-from .sdo.best_of_n import Chosen, choose_start
+from .sdo.best_of_n import ChosenNoise, choose_initial_noise
+from .sdo.descent import OptimizationCancelled, Optimized
+from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
 from .sdo.gradients import Objective
-from .sdo.objectives.base import (
+from .sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
@@ -57,17 +59,7 @@ from .sdo.objectives.base import (
     in_the_style_of,
     like_picture,
 )
-from .sdo.optimize import (
-    Improved,
-    Iterated,
-    OptimizationCancelled,
-    OptimizationEvent,
-    Optimized,
-    Refreshed,
-    RolledBack,
-    Stopped,
-    optimize_latent,
-)
+from .sdo.optimize import optimize_latent
 from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
 from .solvers.base import SOLVERS
 from .solvers.interpolated import sparse_nodes
@@ -87,7 +79,7 @@ __all__ = [
     "Barrier",
     "Cancelled",
     "Chords",
-    "Chosen",
+    "ChosenNoise",
     "Combine",
     "Contrast",
     "Denoise",
@@ -152,7 +144,7 @@ __all__ = [
     "authors_starts",
     "check_sigmas",
     "check_starts",
-    "choose_start",
+    "choose_initial_noise",
     "expected_seconds",
     "hit_depth",
     "in_the_style_of",

@@ -38,6 +38,9 @@ from chords_core import (
     Event,
     Hit,
     InlinePool,
+    Iterated,
+    OptimizationEvent,
+    Optimized,
     Rectified,
     Result,
     Through,
@@ -49,7 +52,6 @@ from chords_core import (
     sparse_nodes,
 )
 from chords_core.execution.driver import drive
-from chords_core.sdo.optimize import Iterated, OptimizationEvent, Optimized
 from chords_core.solvers.base import euler
 from chords_core.solvers.interpolated import fewer_calls
 
@@ -666,7 +668,7 @@ def draw_guidance(scale: Scale, path: Path) -> None:
 
 
 def draw_search(scale: Scale, path: Path) -> None:
-    """SDO: the start is moved until the wish holds."""
+    """SDO: the initial noise is moved until the objective is met."""
     done, found = run_search(scale.iterations, scale.steps)
     sampled = [event for event in done if event.sampled]
     shown = [sampled[round(place * (len(sampled) - 1) / 3)] for place in range(4)]
@@ -698,7 +700,7 @@ def draw_search(scale: Scale, path: Path) -> None:
         axes.axhline(float(found.objective), color=ACCENT, lw=1, ls=(0, (3, 3)), label="best found")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("iteration")
-        axes.set_ylabel("distance\nfrom the wish")
+        axes.set_ylabel("distance from\nthe objective")
         axes.legend(fontsize=9, loc="upper right")
         figure.savefig(path)
 

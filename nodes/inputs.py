@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..chords_core import ACCEPTS, CALLS, PARALLEL_METHODS
+from .host.sampling.options import ACCEPTS, CALLS, METHODS
 
 CATEGORY = "CHORDS"
 
@@ -51,7 +51,7 @@ def parallel_inputs() -> list[io.Input]:
         io.Combo.Input(
             "method",
             optional=True,
-            options=list(PARALLEL_METHODS),
+            options=list(METHODS),
             default="auto",
             tooltip="How the cores work together. auto: the secant window, or one core with samplers whose window "
             "is not close enough (uni_pc, uni_pc_bh2). secant window: each round asks the model at neighbouring "

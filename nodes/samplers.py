@@ -6,10 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..chords_core import EVERY_STEP
 from .host.devices.request import DeviceRequest
 from .host.sampling.ksampler import ksample
-from .host.sampling.options import SamplerOptions
+from .host.sampling.options import EVERY_STEP, SamplerOptions
 from .host.sampling.run_record import ChordsRun
 from .host.sampling.sampler import chords_sampler, sampler_names, scheduler_names
 from .inputs import CATEGORY, Run, parallel_inputs

@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...chords_core import CHORDS, EVERY_STEP, SECANT, Evaluation, InvalidInput, Timeline, plan
+from ...chords_core import Evaluation, InvalidInput, Timeline, choose_calls, plan
 from .devices.lanes import SHARE
 from .devices.request import DeviceRequest, lane_devices
 from .devices.timings import Key, Measured, keep, key_of
 from .ray.cluster import cluster_lanes
 from .sampling.ksampler import schedule
-from .sampling.options import SamplerOptions
+from .sampling.options import CHORDS, EVERY_STEP, SECANT, SamplerOptions
 from .sampling.run_record import ChordsRun, RunHit, tell
 from .sampling.sampler import PARALLEL, chords_sampler
 from .streaming.hits import hit_images
@@ -140,7 +140,7 @@ def sweep(steps: int, counts: Sequence[int]) -> list[SamplerOptions]:
     most = max(counts, default=0)
     if most > 1:
         settings += [SamplerOptions(most, accept, method=CHORDS) for accept in ("first", "auto", "exact")]
-    if plan(steps, 1, calls=FEWER_CALLS).speedup > 1:
+    if choose_calls(steps) is not None:
         settings += [_on(cores, FEWER_CALLS) for cores in sorted({1, *counts})]
     return settings
 
@@ -213,7 +213,7 @@ class _Bench:
             lanes = min(lanes, os.cpu_count() or 1)  # further ones would only take turns
         counts = sorted({lanes, *(1 << power for power in range(1, lanes.bit_length()))})
         solver = PARALLEL[self._task.sampler_name]
-        return [cores for cores in counts if plan(self.steps, cores, method=SECANT, solver=solver).cores > 1]
+        return [cores for cores in counts if plan(self.steps, cores, method="secant", solver=solver).cores > 1]
 
     def sample(self, setting: SamplerOptions | None, callback: Any) -> _Sampled:
         """One run by the host's own sampler (None) or by ours, without previews of steps, which neither is about."""

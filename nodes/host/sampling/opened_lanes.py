@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from ....chords_core import LaneTimeouts, Plan, Pool, one_core
+from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
 from ....chords_core.execution.ray.pool import NoWorker
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.groups import names_of
@@ -83,7 +83,7 @@ class LaneOpener:
             timeouts=self._timeouts,
         )
         if reason is not None:
-            placement = Placement(one_core(call.steps, reason), ((call.primary,),))
+            placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),))
             self._say(placement)
         return OpenedLanes(placement.plan, names_of(placement.groups), pool)
 

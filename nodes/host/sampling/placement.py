@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from ....chords_core import CHORDS, EVERY_STEP, Plan, one_core, plan
+from ....chords_core import Plan, SequentialPlan, plan
 from ..devices.groups import Group
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
@@ -109,8 +109,9 @@ def place_alone(options: SamplerOptions, facts: Facts, problem: str) -> Placemen
     """One core on the model's own device, because of a ``problem`` with the others. It makes as many model calls as if
     the others did not exist."""
     placed = _planned(options, facts, 1, 1)
-    reason = problem if placed.plan.calls is None else f"{placed.plan.reason}; {problem}"
-    return replace(placed, plan=replace(placed.plan, reason=reason), groups=((facts.primary,),))
+    chosen = placed.plan
+    chosen = replace(chosen, reasons=(problem,)) if chosen.calls is None else chosen.because(problem)
+    return replace(placed, plan=chosen, groups=((facts.primary,),))
 
 
 def _groups(
@@ -140,27 +141,26 @@ def _groups(
 def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, costs: Sequence[float] = ()) -> Placement:
     """The plan for so many lanes; one core if this model must see its steps in order."""
     notes: tuple[str, ...] = ()
-    calls = options.calls
-    if calls != EVERY_STEP and (jump := facts.reasons.for_every_step) is not None:
-        calls = EVERY_STEP
-        notes = (f"every step is taken: {jump}",)
+    calls = options.calls(facts.steps)
+    if options.one_call_in is not None and (jump := facts.reasons.for_every_step) is not None:
+        calls, notes = None, (f"every step is taken: {jump}",)
     chosen = plan(
         facts.steps,
         lanes,
         cores,
-        options.accept,
-        calls,
-        options.method,
-        costs,
-        facts.solver,
-        facts.solving_seconds,
+        accept=options.accept,
+        calls=calls,
+        method=options.method,
+        solver=facts.solver,
+        costs=costs,
+        solving=facts.solving_seconds,
     )
-    if calls != EVERY_STEP and options.method == CHORDS and chosen.cores > 1:
-        notes += ("CHORDS takes every step, whatever calls says",)
+    if options.one_call_in is not None and not notes and options.method == "chords" and chosen.cores > 1:
+        notes = ("CHORDS takes every step, whatever calls says",)
     if chosen.cores > 1 or chosen.calls is not None:
         reason = facts.reasons.for_one_core
         if reason is not None:
-            chosen = one_core(facts.steps, reason)
+            chosen = SequentialPlan(facts.steps, (reason,))
     return Placement(chosen, notes=notes)
 
 
@@ -168,7 +168,7 @@ def _shared(chosen: Plan, pair: Group) -> Plan:
     """The plan of one core with the reason for two devices."""
     same = "" if chosen.calls else ", the same picture"
     names = " and ".join(map(str, pair))
-    return replace(chosen, reason=f"{names} share each guided call{same} in as little as half the time")
+    return replace(chosen, reasons=(f"{names} share each guided call{same} in as little as half the time",))
 
 
 def _few_processors(lanes: int, processors: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....chords_core import Plan, Timeline, one_core
+from ....chords_core import ChordsPlan, Plan, SequentialPlan, Timeline, WindowPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class ChordsRun:
     message: str = ""
     method: str = ""
     solver: str = ""
-    plan: Plan = one_core(0, "nothing was sampled")
+    plan: Plan = SequentialPlan(0, ("nothing was sampled",))
     devices: tuple[str, ...] = ()
     depth: int = 0
     evaluations: int = 0
@@ -67,9 +67,9 @@ class ChordsRun:
             "solver": self.solver,
             "devices": list(self.devices),
             "cores": self.plan.cores,
-            "starts": list(self.plan.starts),
+            "starts": starts_of(self.plan),
             "steps": self.plan.steps,
-            "calls": self.plan.length,
+            "calls": self.plan.called_steps,
             "depth": self.depth,
             "evaluations": self.evaluations,
             "seconds": self.seconds,
@@ -77,3 +77,10 @@ class ChordsRun:
             "change": self.timeline.accuracy_estimate if self.timeline else None,
             "lost_lanes": list(self.lost_lanes),
         }
+
+
+def starts_of(plan: Plan) -> list[int] | None:
+    """The start index of each core, for clients; None for a window, which has none."""
+    if isinstance(plan, ChordsPlan):
+        return list(plan.starts)
+    return None if isinstance(plan, WindowPlan) else [0]

@@ -20,14 +20,14 @@ from ....chords_core import (
     Event,
     InvalidInput,
     LaneTimeouts,
-    OnDemand,
     Recorder,
     Result,
+    SequentialPlan,
+    WindowPlan,
     WorkersUnavailable,
     check_sigmas,
-    one_core,
     sample,
-    solving_seconds,
+    solve_seconds,
 )
 from ....chords_core.solvers.unipc import SMALLEST_SIGMA
 from ..compatibility.reasons import reason_for_every_step, reason_for_one_core
@@ -43,7 +43,7 @@ from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
 from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
-from .messages import describe
+from .messages import describe, ends_by_measurement
 from .opened_lanes import LaneOpener, OpenedLanes
 from .options import SamplerOptions
 from .placement import Facts, Placement, place
@@ -166,7 +166,7 @@ class _SamplerFunction:
     ) -> tuple[Tensor, ChordsRun]:
         announcer.say(f"one core, exactly as in KSampler: {reason}")
         run = ChordsRun(
-            announcer.message, "stock", self.sampler_name, one_core(call.steps, reason), (str(call.x.device),)
+            announcer.message, "stock", self.sampler_name, SequentialPlan(call.steps, (reason,)), (str(call.x.device),)
         )
         send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
         stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
@@ -205,7 +205,7 @@ class _SamplerFunction:
         return Facts(
             steps=call.steps,
             solver=PARALLEL[self.sampler_name],
-            solving_seconds=solving_seconds(call.steps, call.x.numel()),
+            solving_seconds=solve_seconds(call.steps, call.x.numel()),
             primary=primary,
             devices=devices or (primary,),
             processors=os.cpu_count() or 1,
@@ -224,10 +224,9 @@ class _SamplerFunction:
     ) -> tuple[Tensor, ChordsRun]:
         """The result of the plan on these lanes, and its record."""
         chosen, solver, recorder = lanes.plan, PARALLEL[self.sampler_name], Recorder()
-        method = chosen.method if chosen.cores > 1 else "sequential"
-        send_plan(stream, chosen, method, solver, lanes.names, announcer.message)
+        send_plan(stream, chosen, chosen.method, solver, lanes.names, announcer.message)
         # By size alone: where the trajectory is kept makes a difference in rounding.
-        too_large = method == "secant" and _LATENTS_A_NODE * chosen.length * call.x.nbytes > _MAX_BYTES_ON_DEVICE
+        kept = _LATENTS_A_NODE * chosen.called_steps * call.x.nbytes if isinstance(chosen, WindowPlan) else 0
         shown = previews if self.shown else None
         with tqdm(total=chosen.steps, disable=call.disable) as bar:
             relay = EventRelay(chosen, lanes.names, recorder, stream, shown, call.sigmas, call.callback, bar)
@@ -238,24 +237,20 @@ class _SamplerFunction:
 
             result = sample(
                 None,
-                call.x.cpu() if too_large else call.x,
+                call.x.cpu() if kept > _MAX_BYTES_ON_DEVICE else call.x,
                 call.sigmas,
-                method=chosen.method,
-                cores=chosen.cores,
-                starts=None if method == "secant" else chosen.starts,
                 solver=as_in_the_host(solver, call.x, call.sigmas),
-                accept=OnDemand(chosen.ends_with, stream.accept.is_set),
                 pool=lanes.pool,
-                calls=chosen.calls,
                 prediction=call.prediction,
                 on_event=passed,
                 cancel=check_interrupt,
                 timeouts=LANE_TIMEOUTS,
+                **chosen.sample_options(accept_now=stream.accept.is_set),
             )
         self._say_end(announcer, lanes, relay, result)
         run = ChordsRun(
             announcer.message,
-            method,
+            chosen.method,
             solver,
             chosen,
             lanes.names,
@@ -271,7 +266,7 @@ class _SamplerFunction:
     @staticmethod
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
-        if lanes.plan.method == "secant" or lanes.plan.agreement is not None:
+        if ends_by_measurement(lanes.plan):
             announcer.say(describe(lanes.plan, lanes.names, result.depth))
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)

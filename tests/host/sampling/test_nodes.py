@@ -169,9 +169,8 @@ def test_auto_uses_the_lanes_there_are(run_graph) -> None:
     """On a CPU no more of them than the processor has cores: further ones would take turns."""
     summary, ours, stock = _run_one(run_graph)
     expected = plan(summary["steps"], min(4, os.cpu_count() or 1))
-    assert summary["starts"] == list(expected.starts)
+    assert (summary["method"], summary["cores"]) == (expected.method, expected.cores)
     assert summary["depth"] <= summary["steps"]
-    assert expected.reason in summary["message"]
     assert torch.equal(ours, stock) == (expected.cores == 1)
 
 

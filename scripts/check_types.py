@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
+TYPES = REPO / ".host" / "types"
 PACK = "chords_pack"
 PARTS = ("__init__.py", "chords_core", "demo", "nodes")
 PLAIN = ["--ignore-missing-imports", "--explicit-package-bases", "--python-version", "3.10", "--platform", "linux"]
@@ -29,16 +29,25 @@ def check_core() -> int:
 
 def check_nodes() -> int:
     """mypy's exit status for nodes, and for demo, which they import."""
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder, PACK)
-        package.mkdir()
-        for part in PARTS:
+    package = TYPES / PACK
+    package.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if not (package / part).exists():
             (package / part).symlink_to(REPO / part, target_is_directory=(REPO / part).is_dir())
-        command = [sys.executable, "-m", "mypy", "--config-file", os.devnull, *PLAIN]
-        command += ["--cache-dir", str(REPO / ".host" / "mypy_nodes"), "-p", f"{PACK}.nodes"]
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "MYPYPATH": folder}, capture_output=True, text=True, check=False
-        )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        "",
+        *PLAIN,
+        "--cache-dir",
+        ".cache",
+        "-p",
+        f"{PACK}.nodes",
+    ]
+    environment = {**os.environ, "MYPYPATH": str(TYPES)}
+    done = subprocess.run(command, cwd=TYPES, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout.replace(f"{PACK}{os.sep}", ""), done.stderr, sep="", end="")
     return done.returncode
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def locked(path: Path, within: float) -> Iterator[None]:
 def _try_lock(file: IO[bytes]) -> bool:
     """Take the lock if no other process has it; whether that worked."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             file.seek(0)

@@ -13,6 +13,7 @@ from pack_modules import REPO, module
 
 core = module("chords_core")
 placement = module("nodes.host.sampling.placement")
+messages = module("nodes.host.sampling.messages")
 options = module("nodes.host.sampling.options")
 request = module("nodes.host.devices.request")
 timings = module("nodes.host.devices.timings")
@@ -98,8 +99,11 @@ def test_more_cpu_lanes_than_processors_do_not_count_and_the_user_is_told() -> N
     known = facts(CPUS[:4], processors=2)
     placed = place(known)
     assert placed.plan == core.plan(20, 2)
-    assert [note for note in placed.notes if "4 CPU lanes" in note and "2 cores" in note]
+    assert [note for note in placed.notes if "2 of 4 CPU lanes" in note and "2 cores" in note]
+    short = place(replace(known, steps=30), Options(one_call_in="auto"))
+    assert ("on 2 devices" in messages.reasons_of(short.plan)) == bool(short.notes)
     assert place(known, Options(4)).notes == ()  # a number of cores is kept, so there is nothing to say
+    assert place(replace(known, reasons=Reasons("keeps state"))).notes == ()
     assert place(facts(CPUS[:4], processors=4)).notes == ()
     assert place(facts(GPUS[:4], processors=2)).notes == ()
 

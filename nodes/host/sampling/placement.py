@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from ....chords_core import Plan, SequentialPlan, plan
+from ....chords_core import Plan, Reason, SequentialPlan, plan
 from ..devices.groups import Group
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
@@ -84,15 +84,14 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
     """
     devices = timings.fastest_first(facts.devices) if timings is not None else list(facts.devices)
     groups = _groups(options, request, facts, devices, timings is None or timings.sharing_gains)
-    lanes, notes = len(groups), ()
-    if facts.primary.type == "cpu" and lanes > facts.processors:  # more lanes would only take turns
-        lanes = facts.processors
-        if options.cores == 0:
-            notes = (_few_processors(len(groups), lanes),)
+    # More lanes than the processor has cores would only take turns.
+    lanes = min(len(groups), facts.processors) if facts.primary.type == "cpu" else len(groups)
     costs = timings.costs() if timings is not None and len(groups[0]) == 1 else ()
     placed = _planned(options, facts, lanes, options.cores, costs)
+    if lanes < len(groups) and _is_about_lanes(placed.plan):
+        placed = replace(placed, notes=(*placed.notes, _few_processors(len(groups), lanes)))
     if placed.plan.cores > 1:
-        return replace(placed, groups=groups[: placed.plan.cores], notes=placed.notes + notes)
+        return replace(placed, groups=groups[: placed.plan.cores])
     pair = next((group for group in groups if facts.primary in group and len(group) > 1), None)
     if pair is None:
         return replace(placed, groups=((facts.primary,),))
@@ -171,6 +170,11 @@ def _shared(chosen: Plan, pair: Group) -> Plan:
     return replace(chosen, reasons=(f"{names} share each guided call{same} in as little as half the time",))
 
 
+def _is_about_lanes(chosen: Plan) -> bool:
+    """Whether the plan's reasons say a number of lanes."""
+    return any(isinstance(reason, Reason) and reason.lanes > 0 for reason in chosen.reasons)
+
+
 def _few_processors(lanes: int, processors: int) -> str:
     cores = "1 core" if processors == 1 else f"{processors} cores"
-    return f"of {lanes} CPU lanes {processors} count, because this processor has {cores}"
+    return f"only {processors} of {lanes} CPU lanes are used, because the processor has {cores}"

@@ -40,10 +40,10 @@ from torch import Tensor
 from benchmarks._frontier_cases import Case, all_cases
 from benchmarks._frontier_report import DIVERGED, Book, picture, report
 from benchmarks._problems import Problem, differences, make_problem, truth
-from chords_core import Chords, Hit, Window, accuracy_plan, solver_plan
+from chords_core import Chords, Hit, Window, accuracy_window, solver_window
 from chords_core.execution.driver import Method
 from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.interpolated import Sparse, sparse_nodes
+from chords_core.solvers.interpolated import InterpolatedSolver, interpolation_nodes
 from chords_core.solvers.linear_form import solver_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,15 +74,15 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     run: Method
     if case.kind in ("secant", "picard"):
         slopes, solver = case.kind == "secant", PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
+        run = Window(problem.start, solver_window(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
     elif case.kind == "sparse window":
         solver = PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
+        run = Window(problem.start, solver_window(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
     elif case.kind == "cubic":
-        run = Window(problem.start, accuracy_plan(sigmas, case.cores, rounds=case.rounds))
+        run = Window(problem.start, accuracy_window(sigmas, case.cores, rounds=case.rounds))
     elif case.kind == "sparse":
-        nodes = sparse_nodes(case.steps, case.calls)
-        sparse = Sparse(rows_of(case.solver, sigmas), nodes)
+        nodes = interpolation_nodes(case.steps, case.calls)
+        sparse = InterpolatedSolver(rows_of(case.solver, sigmas), nodes)
         levels = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
         run = Chords(problem.start, levels, case.starts or (0,), sparse, case.hits)
     else:

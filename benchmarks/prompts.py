@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._problems import SEED, Problem, demo_problem, differences
-from chords_core import CHORDS, Plan, plan, sample
+from chords_core import Plan, choose_calls, plan, sample
 from demo.scenes import describe, random_scene
 
 RESULTS = Path(__file__).parent / "results" / "prompts.md"
@@ -41,20 +41,20 @@ ELSEWHERE = ((1.0, 3.0), (8.0, 3.0), (4.0, 1.0), (4.0, 12.0))  # CFG and shift o
 
 def settings(steps: int) -> Iterator[tuple[str, Plan]]:
     """Names and plans."""
-    yield "`calls` at auto, one device", plan(steps, 1, calls="auto")
+    yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in LANES:
         yield f"{lanes} devices", plan(steps, lanes)
     for lanes in LANES:
-        yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls="auto")
+        yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls=choose_calls(steps))
     for cores in (4, 8):
-        yield f"CHORDS, {cores} cores", plan(steps, cores, cores, method=CHORDS)
+        yield f"CHORDS, {cores} cores", plan(steps, cores, cores, method="chords")
 
 
 def settings_elsewhere(steps: int) -> Iterator[tuple[str, Plan]]:
-    yield "`calls` at auto, one device", plan(steps, 1, calls="auto")
+    yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in (2, 4, 8):
         yield f"{lanes} devices", plan(steps, lanes)
-        yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept="second")
+        yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept=2)
 
 
 def shifted(steps: int, shift: float) -> Tensor:
@@ -64,17 +64,7 @@ def shifted(steps: int, shift: float) -> Tensor:
 
 
 def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
-    windowed = chosen.method == "secant"
-    return sample(
-        problem.denoise,
-        problem.start,
-        sigmas,
-        method=chosen.method,
-        cores=chosen.cores,
-        starts=None if windowed else chosen.starts,
-        accept=chosen.ends_with,
-        calls=chosen.calls,
-    ).x
+    return sample(problem.denoise, problem.start, sigmas, **chosen.sample_options()).x
 
 
 def told(found: Tensor) -> str:

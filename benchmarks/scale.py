@@ -26,17 +26,17 @@ sys.path.insert(0, str(REPO))
 
 import torch
 
+from benchmarks._plans import planned_starts
 from chords_core import (
-    CHORDS,
     Barrier,
     Device,
     Evaluation,
     Link,
     Plan,
+    SequentialPlan,
     Simulated,
     ThreadPool,
     expected_seconds,
-    one_core,
     plan,
     simulate,
     skeleton,
@@ -80,8 +80,8 @@ PRECISIONS = {"fp32": 4, "bf16": 2}
 @lru_cache
 def candidates(steps: int) -> tuple[Plan, ...]:
     """One core, and the planner's choices for 2 and more devices, which stay close to the sequential result."""
-    plans = [one_core(steps, "one core"), *(plan(steps, cores) for cores in range(2, MOST_CORES + 1))]
-    return tuple({chosen.starts: chosen for chosen in plans}.values())
+    plans = [SequentialPlan(steps, ("one core",)), *(plan(steps, cores) for cores in range(2, MOST_CORES + 1))]
+    return tuple({chosen.cores: chosen for chosen in plans}.values())
 
 
 def least(steps: int, devices: Sequence[Device], **costs: Any) -> float:
@@ -200,7 +200,7 @@ def jitter(small: bool) -> Section:
     seeds = range(10 if small else 60)
     rows = []
     for steps, lanes in ((20, 4), (30, 6), (50, 8)):
-        starts = plan(steps, lanes, accept="first", method=CHORDS).starts
+        starts = planned_starts(steps, lanes)
         for name, share in JITTERS.items():
             devices = [Device(1.0, jitter=share)] * len(starts)
             for accept in ("first", "last"):
@@ -216,11 +216,11 @@ def jitter(small: bool) -> Section:
 
 def failures(small: bool) -> Section:
     """A device that is lost half way, 50 steps on 8 devices and 8 cores: what it adds, in evaluations."""
-    chosen = plan(50, 8, accept="first", method=CHORDS)
+    starts = planned_starts(50, 8)
     rows = []
     for seconds in (0.5, 5.0):
         healthy = [Device(seconds)] * 8
-        expected = simulate(skeleton(50, chosen.starts), healthy).seconds
+        expected = simulate(skeleton(50, starts), healthy).seconds
         half = expected / 2 + seconds / 2
         fates = {
             "dies": [replace(healthy[0], dies_at=half)],
@@ -229,7 +229,7 @@ def failures(small: bool) -> Section:
             "all but one die": [replace(healthy[0], dies_at=half)] * 7,
         }
         for fate, lost in fates.items():
-            result = simulate(skeleton(50, chosen.starts), [*healthy[len(lost) :], *lost])
+            result = simulate(skeleton(50, starts), [*healthy[len(lost) :], *lost])
             rows.append(
                 {"seconds": seconds, "fate": fate, "without": expected, "with": result.seconds}
                 | {"added evaluations": (result.seconds - expected) / seconds}
@@ -241,7 +241,7 @@ def reality(small: bool) -> Section:
     """Threads that sleep for the times of a simulated run, against the simulated time of it."""
     rows = []
     for steps, cores in ((20, 4), (50, 8)):
-        starts = plan(steps, cores, accept="first", method=CHORDS).starts
+        starts = planned_starts(steps, cores)
         for name in ("none", "±30 %", "30 % s.d."):
             devices = [Device(0.04, jitter=JITTERS[name])] * len(starts)
             for kind, wrap in (("dataflow", _as_it_is), ("barrier", Barrier)):

@@ -21,7 +21,8 @@ from torch import Tensor
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from chords_core import CHORDS, Denoise, lattice_starts, plan, sample
+from benchmarks._plans import planned_starts
+from chords_core import Denoise, lattice_starts, sample
 from demo import SHIFT
 from demo.flow import Flow
 from demo.prompts import encode_prompt
@@ -68,7 +69,7 @@ def row(denoise: Denoise, x: Tensor, steps: int, solver: str) -> str:
     cells = []
     for starts in [
         *(tuple(lattice_starts(steps, cores)) for cores in CORES),
-        *(plan(steps, lanes, accept="first", method=CHORDS).starts for lanes in LANES),
+        *(planned_starts(steps, lanes) for lanes in LANES),
     ]:
         if starts not in known:
             result = sample(denoise, x, schedule, starts=starts, solver=solver, accept=1)

@@ -21,8 +21,9 @@ from torch import Tensor
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from benchmarks._plans import planned_starts
 from benchmarks.starts import guided, sigmas
-from chords_core import CHORDS, plan, sample
+from chords_core import hit_depth, sample
 from chords_core.solvers import unipc
 from demo.flow import Flow
 from demo.scenes import describe, random_scene
@@ -66,14 +67,14 @@ def main() -> None:
         schedule = torch.cat([sigmas(steps + 1)[:-2], torch.zeros(1)])
         exact = {solver: sample(denoise, x, schedule, solver=solver).x for solver in SOLVERS}
         for lanes in LANES:
-            chosen = plan(steps, lanes, accept="first", method=CHORDS)
+            starts = planned_starts(steps, lanes)
             cells = []
             for solver, order in [*((solver, unipc.ORDER_AFTER_A_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
                 before, unipc.ORDER_AFTER_A_JUMP = unipc.ORDER_AFTER_A_JUMP, order
-                first = sample(denoise, x, schedule, starts=chosen.starts, solver=solver).x
+                first = sample(denoise, x, schedule, starts=starts, solver=solver).x
                 unipc.ORDER_AFTER_A_JUMP = before
                 cells.append(differences(first, exact[solver]))
-            cells = [f"{cfg}", f"{steps}", f"{list(chosen.starts)}", f"{chosen.depth}", *cells]
+            cells = [f"{cfg}", f"{steps}", f"{list(starts)}", f"{hit_depth(steps, starts, len(starts))}", *cells]
             lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     lines += ["", READING]

@@ -31,7 +31,6 @@ sys.path.insert(0, str(REPO))
 
 from benchmarks.sdo import decoder, guided, load, on_the_right, sigmas
 from chords_core import (
-    CHORDS,
     SOLVERS,
     Denoise,
     Evaluated,
@@ -45,15 +44,15 @@ from chords_core import (
     Result,
     Through,
     Window,
+    interpolation_nodes,
     optimize_latent,
     plan,
     sample,
-    solver_plan,
-    sparse_nodes,
+    solver_window,
 )
 from chords_core.execution.driver import drive
 from chords_core.solvers.base import euler
-from chords_core.solvers.interpolated import fewer_calls
+from chords_core.solvers.interpolated import default_calls
 
 IMAGES = REPO / "docs" / "images"
 CFG = 3.5
@@ -173,7 +172,7 @@ def run_chain(subject: Subject, calls: int | None = None) -> Chain:
 
 def team_starts(steps: int) -> tuple[int, ...]:
     """Where the nodes start `CORES` cores of CHORDS."""
-    return plan(steps, CORES, cores=CORES, method=CHORDS).starts
+    return plan(steps, CORES, CORES, method="chords").starts
 
 
 def run_team(subject: Subject, starts: Sequence[int]) -> Team:
@@ -206,7 +205,7 @@ class _Watched(Window):
 
 
 def run_window(subject: Subject, cores: int) -> Rounds:
-    planned = solver_plan(subject.levels, cores, SOLVERS["euler"])
+    planned = solver_window(subject.levels, cores, SOLVERS["euler"])
     window = _Watched(subject.start, planned)
     asked: list[Evaluated] = []
     evaluations = drive(window, InlinePool(subject.denoise), subject.steps, on_event=_keep(Evaluated, asked))
@@ -609,9 +608,9 @@ def draw_ten(scale: Scale, path: Path) -> None:
 def draw_calls(scale: Scale, path: Path) -> None:
     """Fewer calls than steps: what the model expects can be interpolated."""
     subject = demo_subject(STARS, LUCKY, scale.many_steps)
-    calls = fewer_calls(subject.steps)
+    calls = default_calls(subject.steps)
     chain, fewer = run_chain(subject), run_chain(subject, calls)
-    nodes = sparse_nodes(subject.steps, calls)
+    nodes = interpolation_nodes(subject.steps, calls)
     short = run_chain(replace(subject, levels=sigmas(calls)))
     numbers = [subject.start.numel() * place // 6 + 5 for place in range(6)]
     with _figure(2.7, scale.dpi) as figure:

@@ -21,8 +21,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import InvalidInput
+from ..node_text import show_text as tell
 from ..sampling.ksampler import schedule
-from ..sampling.run_record import tell
 from ..sampling.sampler import SOLVERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream

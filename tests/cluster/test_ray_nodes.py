@@ -46,11 +46,19 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    """A cluster of one node with one core, which can end and come back."""
-    with Head(tmp_path / "ray", cores=1) as head:
+@pytest.fixture(scope="module")
+def one_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """For `head`."""
+    with Head(tmp_path_factory.mktemp("head"), cores=1) as head:
         yield head
+
+
+@pytest.fixture
+def head(one_head: Head) -> Head:
+    """A running cluster of one node with one core. A test may kill it."""
+    if not one_head.running:
+        one_head.start()
+    return one_head
 
 
 def _noise() -> Tensor:
@@ -185,7 +193,7 @@ def test_a_ray_that_is_in_this_process_goes_on() -> None:
     """Other code in this process has started a Ray of its own."""
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         theirs = ray.put("theirs")
         with RayWorkers(factory(), count=1) as workers, workers.open(remote(), 1) as pool:
@@ -277,8 +285,8 @@ def not_ray(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_an_address_that_is_not_ray_is_reported_in_time(not_ray: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=not_ray):
-        RayWorkers(factory(), not_ray)
-    assert time.monotonic() - began < 20
+        RayWorkers(factory(), not_ray, timeouts=RayTimeouts(connect=10.0))
+    assert time.monotonic() - began < 12
 
 
 def test_a_cancel_works_while_an_address_is_tried(not_ray: str) -> None:

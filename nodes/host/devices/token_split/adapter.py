@@ -24,6 +24,8 @@ BlockKey = tuple[str, int]
 
 Arguments = dict[str, Any]
 
+_BETWEEN_BLOCKS = ("double_block", "noise_refiner")  # other nodes' patches that run after a block
+
 
 class Adapter:
     """One member's part in one call of a network.
@@ -52,8 +54,6 @@ class Adapter:
     """Attention modules of a block with the shared tokens' keys, where counting attentions is not enough."""
     residuals: ClassVar[Mapping[str, str]] = {}
     """By kind of block: the list in ``control`` that is added after it."""
-    patched: ClassVar[Mapping[str, tuple[int, ...]]] = {}
-    """What a "double_block" patch may read and change, with the indices of its segments."""
     patches: ClassVar[frozenset[str]] = frozenset()
     """The kinds of other nodes' patches that this family's calls can have and be split."""
 
@@ -93,9 +93,8 @@ class Adapter:
         override = options.get("optimized_attention_override", _direct)
         options["optimized_attention_override"] = partial(self._attention, override)
         patches = options.get("patches", {})
-        if patches.get("double_block"):
-            wrapped = [partial(self._patch, patch) for patch in patches["double_block"]]
-            options["patches"] = {**patches, "double_block": wrapped}
+        between = {name: [partial(self._patch, patch) for patch in patches.get(name, ())] for name in _BETWEEN_BLOCKS}
+        options["patches"] = {**patches, **{name: wrapped for name, wrapped in between.items() if wrapped}}
         return options
 
     # --- what a family says
@@ -115,6 +114,10 @@ class Adapter:
     def after(self, name: str, index: int, output: Any) -> Any:
         """As `leave`, for a hooked module."""
         return output
+
+    def patched(self) -> Mapping[str, int]:
+        """What a patch between blocks may read and change, each with its segment."""
+        return {"img": self.picture}
 
     # --- shares
 
@@ -218,23 +221,18 @@ class Adapter:
 
     def _patch(self, theirs: Callable[[Arguments], Arguments], args: Arguments) -> Arguments:
         """Another node's patch between blocks sees all tokens. It may keep state, so member 0 alone runs it."""
-        which = {name: segments for name, segments in self.patched.items() if args.get(name) is not None}
-        whole = {name: args[name] for name in which}
-        if self.active:
-            whole = {name: self.gather(args[name], which=segments) for name, segments in which.items()}
+        segments = {name: segment for name, segment in self.patched().items() if args.get(name) is not None}
+        shared = {name: self.active and self.layout.segments[segment].shared for name, segment in segments.items()}
+        whole = {name: args[name] for name in segments}
+        whole |= {name: self.gather(args[name], which=[segments[name]]) for name in segments if shared[name]}
         changed = None
         if self.rank == 0:
             output = theirs({**args, **whole})
-            changed = {name: output.get(name, whole[name]) for name in which}
+            changed = {name: output.get(name, whole[name]) for name in segments}
         found = self.exchange.broadcast(self.rank, changed)
         assert found is not None
-        if self.active:
-            found = {name: self._own_of(found[name], segments) for name, segments in which.items()}
-        return {**args, **found}
-
-    def _own_of(self, x: Tensor, which: Sequence[int]) -> Tensor:
-        """This member's share of a whole sequence of the segments ``which``."""
-        return Layout(tuple(self.layout.segments[index] for index in which), self.exchange.members, self.rank).cut(x, 1)
+        own = {name: self.own(found[name], segment=segments[name]) for name in segments if shared[name]}
+        return {**args, **found, **own}
 
     # --- attention
 

@@ -9,7 +9,22 @@ from typing import Any
 from torch import nn
 
 from .adapter import Adapter
-from .families import flux, qwen_image, wan
+from .families import (
+    auraflow,
+    cosmos,
+    flux,
+    hidream,
+    hunyuan_video,
+    joyimage,
+    kandinsky5,
+    krea2,
+    ltx2,
+    ltxv,
+    lumina,
+    qwen_image,
+    sd3,
+    wan,
+)
 
 Family = type[Adapter]
 
@@ -18,6 +33,17 @@ FAMILIES: tuple[Family, ...] = (
     flux.ChromaAdapter,
     qwen_image.QwenImageAdapter,
     wan.WanAdapter,
+    hunyuan_video.HunyuanVideoAdapter,
+    lumina.LuminaAdapter,
+    sd3.SD3Adapter,
+    ltxv.LTXVAdapter,
+    ltx2.LTX2Adapter,
+    auraflow.AuraFlowAdapter,
+    kandinsky5.Kandinsky5Adapter,
+    krea2.Krea2Adapter,
+    hidream.HiDreamAdapter,
+    joyimage.JoyImageAdapter,
+    cosmos.CosmosAdapter,
 )
 
 _WITHIN_A_BLOCK = frozenset({"attn1_output_patch"})

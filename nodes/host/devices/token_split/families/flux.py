@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,9 +21,11 @@ class JointAdapter(Adapter):
     tokens in dimension 2."""
 
     residuals = {"double_block": "input", "single_block": "output"}
-    patched = {"img": (PICTURE,), "txt": (TEXT,)}
     patches = frozenset({"double_block", "post_input"})
     _positions: Tensor | None = None
+
+    def patched(self) -> Mapping[str, int]:
+        return {"img": PICTURE, "txt": TEXT}
 
     def enter(self, kind: str, args: Arguments) -> Arguments:
         if not self.active:

@@ -23,7 +23,6 @@ class WanAdapter(Adapter):
     hooked = ("vace_blocks",)
     head = "head"
     first_only = True
-    patched = {"img": (0,)}
     patches = frozenset({"double_block"})
 
     def enter(self, kind: str, args: Arguments) -> Arguments:

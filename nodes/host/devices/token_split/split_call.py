@@ -105,6 +105,8 @@ class SplitCall:
         except ValueError as error:
             raise CannotSplit(str(error)) from None
         self._context = context
+        self.exchanges = 0
+        """How often the members met in the last call, to put keys and values, or tokens, together."""
         self._given_up: _Call | None = None
         # A thread's choice of one intra-op thread becomes the process's default: it is put back at the end.
         self._intra_op_threads = torch.get_num_threads() if self._devices[0].type == "cpu" else None
@@ -166,6 +168,7 @@ class SplitCall:
             inbox.put(call)
         call.compute(0)
         self._wait(call, timeout, poll)
+        self.exchanges = exchange.exchanges
         _raise_first(call)
         return [result for result in call.results if result is not None]
 
@@ -215,13 +218,15 @@ class SplitCall:
         end = time.monotonic() + timeout
         urgent = False
         while True:
-            if not urgent and _is_urgent(call.exchange.aborted):
+            cause = call.exchange.aborted
+            if not urgent and _is_urgent(cause):
                 urgent, end = True, min(end, time.monotonic() + _STOP_SECONDS)
+            late = set(cause.ranks) if isinstance(cause, MemberTimeout) else set()  # these were waited for already
             with call.changed:
                 if not call.left:
                     return
                 left = end - time.monotonic()
-                if left <= 0:
+                if left <= 0 or call.left <= late:
                     self._given_up = call
                     call.failures.append(MemberTimeout(sorted(call.left), timeout))
                     call.exchange.abort(call.failures[-1])

@@ -29,7 +29,7 @@ class RowLayout(Layout):
 
     def joined(self, x: Tensor, sent: Sequence[Tensor], dim: int, which: Sequence[int]) -> Tensor:
         frames, _, columns = self.grid
-        rows = [part.unflatten(dim, (frames, -1, columns)) for part in sent]
+        rows = [torch.unflatten(part, dim, (frames, -1, columns)) for part in sent]
         return torch.cat(rows, dim + 1).flatten(dim, dim + 2)
 
 
@@ -63,12 +63,11 @@ class CosmosAdapter(Adapter):
 
     def _begin_rows(self, x: Tensor) -> None:
         grid = (x.shape[1], x.shape[2], x.shape[3])
-        if grid[1] < self.exchange.members:
-            raise CannotSplit(
-                f"a picture of {grid[1]} rows of tokens cannot be shared by {self.exchange.members} devices"
-            )
+        members = self.exchange.members
+        if grid[1] < members:
+            raise CannotSplit(f"a picture of {grid[1]} rows of tokens cannot be shared by {members} devices")
         segments = (Segment(grid[0] * grid[1] * grid[2]),)
-        self.layout, self.active = RowLayout(segments, self.exchange.members, self.rank, grid), True
+        self.layout, self.active = RowLayout(segments, members, self.rank, grid), True
 
     def _own_rows(self, x: Tensor) -> Tensor:
         first, end = self._layout.rows()

@@ -13,8 +13,8 @@ from .ltxv import LTXVAdapter
 
 
 class LTX2Adapter(LTXVAdapter):
-    """Six attentions a block, two of which have the video's keys. Hooks on these two tell which one runs: sound can be as
-    long as a share of the video, so neither counting nor lengths would do."""
+    """Six attentions a block, two of which have the video's keys. Hooks on these two tell which one runs: sound can be
+    as long as a share of the video, so neither counting nor lengths would do."""
 
     name = "LTX 2"
     networks = ("comfy.ldm.lightricks.av_model.LTXAVModel",)
@@ -38,8 +38,8 @@ class LTX2Adapter(LTXVAdapter):
         return {**output, "img": (self.gather(video), audio)}
 
     def _own_timestep(self, timestep: Any) -> Any:
-        """The timestep of this member's tokens. The host keeps it once a frame (its CompressedTimestep) and expands it to
-        all tokens of the frames."""
+        """The timestep of this member's tokens. The host keeps it once a frame (its CompressedTimestep) and expands it
+        to all tokens of the frames."""
         if not hasattr(timestep, "patches_per_frame"):
             whole: Tensor = timestep
             return self.own(whole) if whole.shape[1] == self.layout.tokens else whole

@@ -10,8 +10,8 @@ from ..shares import Segment
 
 
 class LTXVAdapter(Adapter):
-    """The first attention of a block is self-attention. Where guides have a strength, the host calls it up to three times
-    with the same keys, for the queries before, of and behind the guides; the keys are exchanged once."""
+    """The first attention of a block is self-attention. Where guides have a strength, the host calls it up to three
+    times with the same keys, for the queries before, of and behind the guides; the keys are exchanged once."""
 
     name = "LTX-Video"
     networks = ("comfy.ldm.lightricks.model.LTXVModel",)

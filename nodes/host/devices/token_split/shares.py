@@ -110,7 +110,8 @@ class Layout:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
     def sent(self, x: Tensor, dim: int, which: Sequence[int]) -> Tensor:
-        """What the others need of a local sequence that consists of the segments ``which``: its shared segments."""
+        """What the others need of a local sequence of the segments ``which``: its shared ones, of which there is one at
+        least."""
         if all(self.segments[index].shared for index in which):
             return x
         parts = torch.split(x, [self.lengths[index] for index in which], dim)

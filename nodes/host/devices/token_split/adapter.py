@@ -144,6 +144,11 @@ class Adapter:
         """This member's share of one whole segment, the picture's by default."""
         return self.layout.own(x, dim, self.picture if segment is None else segment)
 
+    def take(self, x: Tensor, segment: int | None = None) -> Tensor:
+        """As `own`, for tokens [b, n, d] that go through the blocks. It is in one piece, as the whole is: with a batch,
+        a linear layer rounds differently for a tensor with gaps."""
+        return self.own(x, 1, segment).contiguous()
+
     def gather(self, x: Tensor, dim: int = 1, which: Sequence[int] | None = None) -> Tensor:
         """All tokens of the segments ``which`` (all by default), in their original order."""
         return self.gather_all([x], [dim], self.layout.all if which is None else which)[0]
@@ -231,7 +236,7 @@ class Adapter:
             changed = {name: output.get(name, whole[name]) for name in segments}
         found = self.exchange.broadcast(self.rank, changed)
         assert found is not None
-        own = {name: self.own(found[name], segment=segments[name]) for name in segments if shared[name]}
+        own = {name: self.take(found[name], segments[name]) for name in segments if shared[name]}
         return {**args, **found, **own}
 
     # --- attention

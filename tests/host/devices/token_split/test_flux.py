@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from split_cases import (
+    SHOWS,
     Case,
     assert_same_bits,
     difference,
@@ -186,7 +187,7 @@ def test_normalized_attention_guidance(comfy: None) -> None:
     guided = case()
     plain = guided.whole()
     guided.options = lambda: dict(options)
-    assert difference(guided.whole(), plain) > 1e-3
+    assert difference(guided.whole(), plain) > SHOWS
     assert reason_against(guided.network, options) is None
     assert_same_bits(guided)
 
@@ -222,7 +223,7 @@ def test_chroma_with_a_mask_controlnet_and_blocks_left_out(comfy: None) -> None:
 def test_a_lost_exchange_shows(comfy: None) -> None:
     broken = case()
     broken.family = without_exchange(FluxAdapter)
-    assert largest_difference(broken) > 1e-3
+    assert largest_difference(broken) > SHOWS
 
 
 def test_wrong_positions_show(comfy: None) -> None:
@@ -233,7 +234,7 @@ def test_wrong_positions_show(comfy: None) -> None:
 
     broken = case()
     broken.family = Wrong
-    assert largest_difference(broken) > 1e-3
+    assert largest_difference(broken) > SHOWS
 
 
 def test_references_that_keep_their_time_show(comfy: None) -> None:
@@ -243,4 +244,4 @@ def test_references_that_keep_their_time_show(comfy: None) -> None:
     references = [rand(2, 4, 6, 5), rand(2, 4, 4, 7)]
     broken = case_2(ref_latents=references, ref_latents_method="index_timestep_zero")
     broken.family = Untouched
-    assert largest_difference(broken) > 1e-3
+    assert largest_difference(broken) > SHOWS

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from split_cases import (
+    SHOWS,
     Case,
     Stateful,
     assert_same_bits,
@@ -104,7 +105,7 @@ def test_a_patch_between_blocks(comfy: None) -> None:
     patched = case(exchanges=EXCHANGES + 4)
     plain = patched.whole()
     patched.options = lambda: {"patches": {"double_block": [Stateful(TOKENS)]}}
-    assert difference(patched.whole(), plain) > 1e-3
+    assert difference(patched.whole(), plain) > SHOWS
     assert_same_bits(patched)
 
 
@@ -125,7 +126,7 @@ def test_a_prompt_as_long_as_a_share(comfy: None) -> None:
 def test_a_lost_exchange_shows(comfy: None) -> None:
     broken = case()
     broken.family = without_exchange(WanAdapter)
-    assert largest_difference(broken) > 1e-3
+    assert largest_difference(broken) > SHOWS
 
 
 def test_an_exchange_too_many_shows(comfy: None) -> None:

@@ -45,7 +45,7 @@ class CosmosAdapter(Adapter):
     def before(self, name: str, index: int, arguments: Arguments) -> Arguments:
         if index == 0:
             self._begin_rows(arguments["x_B_T_H_W_D"])
-            arguments["x_B_T_H_W_D"] = self._own_rows(arguments["x_B_T_H_W_D"])
+            arguments["x_B_T_H_W_D"] = self._own_rows(arguments["x_B_T_H_W_D"]).contiguous()
         positions = arguments["rope_emb_L_1_1_D"].unflatten(1, self._layout.grid)
         arguments["rope_emb_L_1_1_D"] = self._own_rows(positions).flatten(1, 3)
         if arguments.get("extra_per_block_pos_emb") is not None:

@@ -31,7 +31,7 @@ class JointAdapter(Adapter):
         if not self.active:
             if kind == "double_block":
                 self.begin([Segment(args["txt"].shape[1]), Segment(args["img"].shape[1])])
-                args["txt"], args["img"] = self.own(args["txt"], segment=TEXT), self.own(args["img"])
+                args["txt"], args["img"] = self.take(args["txt"], TEXT), self.take(args["img"])
             else:  # no double blocks: the text stays whole, for the network drops as much of it as it put in front
                 text = args["transformer_options"]["img_slice"][0]
                 self.begin([Segment(text, shared=False), Segment(args["img"].shape[1] - text)])

@@ -27,7 +27,7 @@ class HiDreamAdapter(Adapter):
                 self._picture_tokens = x.shape[1]
             self._begin(arguments["text_tokens"].shape[1])
             if index == 0:
-                arguments["image_tokens"] = self.own(x)
+                arguments["image_tokens"] = self.take(x)
         else:
             self._begin(x.shape[1] - self.layout.lengths[0])
         arguments["rope"] = self.layout.cut(arguments["rope"], 1)

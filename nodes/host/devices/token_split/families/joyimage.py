@@ -19,7 +19,7 @@ class JoyImageAdapter(Adapter):
         if not self.active:
             segments = [Segment(args["img"].shape[1]), Segment(args["txt"].shape[1], shared=False)]
             self.begin(segments, picture=PICTURE)
-            args["img"] = self.own(args["img"])
+            args["img"] = self.take(args["img"])
         args["pe"] = self.own(args["pe"])
         return args
 

@@ -20,7 +20,7 @@ class Kandinsky5Adapter(Adapter):
     def before(self, name: str, index: int, arguments: Arguments) -> Arguments:
         if index == 0:
             self.begin([Segment(arguments["visual_embed"].shape[1])])
-            arguments["visual_embed"] = self.own(arguments["visual_embed"])
+            arguments["visual_embed"] = self.take(arguments["visual_embed"])
         arguments["freqs"] = self.own(arguments["freqs"])
         return arguments
 

@@ -18,7 +18,7 @@ class Krea2Adapter(Adapter):
     def before(self, name: str, index: int, arguments: Arguments) -> Arguments:
         if index == 0:
             self.begin([Segment(arguments["x"].shape[1])])
-            arguments["x"] = self.own(arguments["x"])
+            arguments["x"] = self.take(arguments["x"])
         arguments["freqs"] = self.own(arguments["freqs"], 2)
         if arguments.get("timestep_zero_index") is not None:
             arguments["timestep_zero_index"] = self.layout.place(arguments["timestep_zero_index"], 0)

@@ -25,7 +25,7 @@ class LTX2Adapter(LTXVAdapter):
         video, audio = args["img"]
         if not self.active:
             self.begin([Segment(video.shape[1])])
-            video = self.own(video)
+            video = self.take(video)
         args["img"] = video, audio
         for name in ("v_pe", "v_cross_pe"):
             args[name] = (self.own(args[name][0]), *args[name][1:])

@@ -21,7 +21,7 @@ class LTXVAdapter(Adapter):
     def enter(self, kind: str, args: Arguments) -> Arguments:
         if not self.active:
             self.begin([Segment(args["img"].shape[1])])
-            args["img"] = self.own(args["img"])
+            args["img"] = self.take(args["img"])
         args["pe"] = (self.own(args["pe"][0]), *args["pe"][1:])
         if args["vec"].shape[1] == self.layout.tokens:  # a timestep for each token
             args["vec"] = self.own(args["vec"])

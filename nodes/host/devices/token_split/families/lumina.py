@@ -33,7 +33,7 @@ class LuminaAdapter(Adapter):
             caption = tokens - self._refined if patched else 0
             whole = [Segment(caption, shared=False)] if caption else []
             self.begin([*whole, Segment(tokens - caption)])
-            arguments["x"] = self.layout.cut(arguments["x"], 1)
+            arguments["x"] = self.layout.cut(arguments["x"], 1).contiguous()
         arguments["freqs_cis"] = self.layout.cut(arguments["freqs_cis"], 1)
         if arguments.get("timestep_zero_index") is not None:
             arguments["timestep_zero_index"] = [

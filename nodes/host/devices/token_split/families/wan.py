@@ -28,14 +28,14 @@ class WanAdapter(Adapter):
     def enter(self, kind: str, args: Arguments) -> Arguments:
         if not self.active:
             self.begin([Segment(args["img"].shape[1])])
-            args["img"] = self.own(args["img"])
+            args["img"] = self.take(args["img"])
         args["pe"], args["vec"] = self.own(args["pe"]), self._modulation(args["vec"])
         return args
 
     def before(self, name: str, index: int, arguments: Arguments) -> Arguments:
         if arguments["c"].shape[1] == self.layout.tokens:  # the first VACE block; later ones get what they gave
-            arguments["c"] = self.own(arguments["c"])
-        arguments["x"], arguments["freqs"] = self.own(arguments["x"]), self.own(arguments["freqs"])
+            arguments["c"] = self.take(arguments["c"])
+        arguments["x"], arguments["freqs"] = self.take(arguments["x"]), self.own(arguments["freqs"])
         arguments["e"] = self._modulation(arguments["e"])
         return arguments
 

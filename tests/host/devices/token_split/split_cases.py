@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from token_split import Family, Member, SplitCall
 from torch import Tensor, nn
 
+REPO = Path(__file__).resolve().parents[4]
 CPU = torch.device("cpu")
 TIMEOUT = 60.0  # seconds; longer than any test takes on a busy machine
 SHOWS = 5e-4  # relative; an error that counts is above it, another order of sums in single precision is at 1e-6

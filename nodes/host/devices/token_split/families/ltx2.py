@@ -28,7 +28,7 @@ class LTX2Adapter(LTXVAdapter):
             video = self.take(video)
         args["img"] = video, audio
         for name in ("v_pe", "v_cross_pe"):
-            args[name] = (self.own(args[name][0]), *args[name][1:])
+            args[name] = self._own_positions(args[name])
         for name in ("v_timestep", "v_cross_scale_shift_timestep", "v_cross_gate_timestep"):
             args[name] = self._own_timestep(args[name])
         return self._with_own_guides(args)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 from ..adapter import Adapter, Arguments
 from ..shares import Segment
@@ -22,13 +25,20 @@ class LTXVAdapter(Adapter):
         if not self.active:
             self.begin([Segment(args["img"].shape[1])])
             args["img"] = self.take(args["img"])
-        args["pe"] = (self.own(args["pe"][0]), *args["pe"][1:])
+        args["pe"] = self._own_positions(args["pe"])
         if args["vec"].shape[1] == self.layout.tokens:  # a timestep for each token
             args["vec"] = self.own(args["vec"])
         return self._with_own_guides(args)
 
     def leave(self, kind: str, output: Arguments) -> Arguments:
         return {**output, "img": self.gather(output["img"])}
+
+    def _own_positions(self, positions: Sequence[Any]) -> tuple[Any, ...]:
+        """The rotations of this member's tokens: a matrix [b, n, ...]; before ComfyUI 0.30 cosine and sine, [b, n, d]
+        or [b, heads, n, d]. What else there is says how they are applied."""
+        return tuple(
+            self.own(part, 2 if part.ndim == 4 else 1) if isinstance(part, Tensor) else part for part in positions
+        )
 
     def _with_own_guides(self, args: Arguments) -> Arguments:
         """With the guides' mask, which names tokens, for this member's queries. Its columns stay: keys are whole."""

@@ -266,12 +266,27 @@ class Model:
             self.notes.append(f"REDUCED to fit into the memory that is free: {layers}")
         return config
 
-    def __call__(self, inputs: Inputs, rows: slice, x: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
-        """Denoised latents of these rows, or of other ``x`` and ``sigma`` with the rows' conditioning."""
+    @property
+    def network(self) -> torch.nn.Module:
+        """The diffusion model itself."""
+        return self._model.diffusion_model
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        rows: slice,
+        x: Tensor | None = None,
+        sigma: Tensor | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """Denoised latents of these rows, or of other ``x`` and ``sigma`` with the rows' conditioning.
+
+        ``options``: the call's ``transformer_options``.
+        """
         return self._model.apply_model(
             inputs.x[rows] if x is None else x,
             inputs.sigma[rows] if sigma is None else sigma,
-            transformer_options={},
+            transformer_options=options or {},
             **{name: cond[rows] for name, cond in inputs.conds.items()},
         )
 
@@ -840,9 +855,12 @@ def _bits(found: dict[str, float | None], rows: str) -> str:
 # --- main
 
 
-def start_comfy(device: torch.device) -> dict[str, Any]:
-    """Makes ``comfy`` importable, for this device; returns what the report says of it."""
-    folder = host.prepare()
+def start_comfy(device: torch.device, folder: Path | None = None) -> dict[str, Any]:
+    """Makes ``comfy`` importable, for this device; returns what the report says of it.
+
+    ``folder``: a ComfyUI that is ready to run on this Python; by default the one of `.host`, prepared if need be.
+    """
+    folder = host.prepare() if folder is None else folder
     sys.path.insert(1, str(folder))
     from comfy.cli_args import args
 

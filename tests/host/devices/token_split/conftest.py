@@ -1,0 +1,39 @@
+"""The token split against the host's own networks, in this process: small ones with random weights, on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[4]
+# The package by itself: `nodes` would import the whole host.
+sys.path[:0] = [str(REPO / "nodes" / "host" / "devices"), str(Path(__file__).parent)]
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test() -> None:
+    """In place of the one of tests/host: no server is needed here."""
+
+
+@pytest.fixture(scope="session")
+def comfy(comfy_host: Path) -> None:
+    """Makes the host's modules importable, on the CPU."""
+    sys.path.insert(1, str(comfy_host))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import comfy.model_management  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads make them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(before)

@@ -6,7 +6,7 @@ the initial noise whose sample meets an objective.
 """
 
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
-from .execution.autotune import Autotuner
+from .execution.autotune import Autotuner, fastest_way
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
 from .execution.ray.actor import Worker
@@ -151,6 +151,7 @@ __all__ = [
     "choose_initial_noise",
     "default_calls",
     "expected_seconds",
+    "fastest_way",
     "hit_depth",
     "in_the_style_of",
     "interpolation_nodes",

@@ -38,14 +38,16 @@ class ChordsDevices(io.ComfyNode):
                     "thread and a copy of the model. A number above the cores of the processor is no faster.",
                 ),
                 io.Combo.Input(
-                    "cfg_split",
+                    "split",
                     optional=True,
                     advanced=True,
                     options=list(SPLITS),
                     default="auto",
-                    tooltip="Whether two devices share each guided call: one evaluates the positive side and one the "
-                    "negative side. This is up to twice as fast and gives the same picture, apart from rounding. "
-                    "auto: on GPUs, if the first calls show that it is faster, but not with accept at exact.",
+                    tooltip="How devices share each model call. The picture stays the same, apart from rounding. "
+                    "guidance: two devices evaluate the positive and the negative side. tokens: each device computes "
+                    "its part of the picture's tokens; this works with diffusion transformers such as Flux and Wan, "
+                    "with any sampler, few steps and CFG 1. auto: on GPUs, in the way that the first calls show to be "
+                    "the fastest, but not with accept at exact. off: never.",
                 ),
                 io.String.Input(
                     "ray_address",
@@ -77,9 +79,9 @@ class ChordsDevices(io.ComfyNode):
         cls,
         devices: str = "auto",
         cpu_lanes: int = 1,
-        cfg_split: str = "auto",
+        split: str = "auto",
         ray_address: str = "",
         ray_workers: int = 0,
     ) -> io.NodeOutput:
         known = [str(device) for device in host_devices()]
-        return io.NodeOutput(parse_devices(devices, known, cpu_lanes, ray_address, ray_workers, cfg_split))
+        return io.NodeOutput(parse_devices(devices, known, cpu_lanes, ray_address, ray_workers, split))

@@ -76,7 +76,7 @@ def test_it_equals_the_stock_sampler_where_it_should(older: ComfyServer, solver:
         "exact": {"cores": 2, "accept": "exact"},
         "window": {"cores": 2, "method": "secant window"},
         "fewer calls": {"cores": 1, "calls": "auto"},
-        "shared guidance": {"cores": 1, "devices": graph.add("ChordsDevices", cpu_lanes=2, cfg_split="on")},
+        "shared guidance": {"cores": 1, "devices": graph.add("ChordsDevices", cpu_lanes=2, split="guidance")},
     }
     graph.save("stock", graph.add("KSampler", **inputs))
     for name, changes in chords.items():

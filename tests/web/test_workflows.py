@@ -112,7 +112,7 @@ def _prompt(frontend: Frontend) -> Json:
 def _bare(prompt: Json) -> Json:
     """What counts in a prompt: classes and inputs, our new ones filled in where they are at their defaults."""
     ours = {name: default for name, (_, default) in WIDGETS.items()}
-    devices = {"cfg_split": "auto", "ray_address": "", "ray_workers": 0}
+    devices = {"split": "auto", "ray_address": "", "ray_workers": 0}
     bare = {}
     for name, node in prompt.items():
         kind = node["class_type"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from statistics import fmean
 
 from ....chords_core import EvaluationMark, Timeline
-from ..devices.groups import is_shared
+from ..devices.groups import Split, is_shared, split_named
 from ..devices.timings import Timings
 from ..sampling.run_record import ChordsRun
 
@@ -21,15 +20,16 @@ def timings_of(runs: Iterable[ChordsRun], step: float) -> Timings:
     """
     rounds: dict[int, float] = {}
     calls: dict[str, float] = {}
-    shared = None
+    splits: dict[Split, float] = {}
     for run in sorted(runs, key=lambda run: run.method == "secant"):
         if run.timeline is None or run.depth == 0 or run.lost_lanes or len(run.devices) < run.plan.cores:
             continue
         windowed = run.method == "secant"
         seconds = _seconds_a_round(run.timeline) if windowed else run.timeline.seconds / run.depth
         if any(map(is_shared, run.devices)):
-            if run.plan.cores == 1:
-                shared = min(seconds, shared or math.inf)
+            if run.plan.cores == 1 and run.shared is not None:
+                splits[split_named(run.shared.split)] = seconds
+                splits |= {split_named(name): value for name, value in run.shared.seconds.items()}
             continue
         if windowed:
             rounds[run.plan.cores] = seconds
@@ -39,7 +39,7 @@ def timings_of(runs: Iterable[ChordsRun], step: float) -> Timings:
         if len(lanes) >= len(calls):
             calls = {run.devices[lane]: pace for lane, pace in lanes.items()}
     when = datetime.now(timezone.utc).isoformat("T", "seconds")
-    return Timings(step, rounds, calls, shared, when)
+    return Timings(step, rounds, calls, splits, when)
 
 
 def _seconds_a_round(timeline: Timeline) -> float:

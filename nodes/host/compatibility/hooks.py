@@ -24,6 +24,8 @@ _NOT_PER_CALL = frozenset(
 )
 _GUIDING = ("__call__", "outer_predict_noise", "predict_noise")
 _SAMPLING = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma", "timestep")
+_AROUND_THE_NETWORK = frozenset(("wrappers", "callbacks"))
+_BETWEEN_BLOCKS = frozenset(("double_block", "noise_refiner"))  # in a split call one device alone runs these
 _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -42,6 +44,14 @@ def hooks_in(model_options: dict[str, Any]) -> Iterator[Hook]:
         yield Hook(f"the model patch {kind} ({path})", found)
 
 
+def hooks_within_blocks(model_options: dict[str, Any]) -> Iterator[Hook]:
+    """Of `hooks_in`, those that run within the network, beside those between its blocks."""
+    options = model_options.get("transformer_options", {})
+    patches = {name: found for name, found in options.get("patches", {}).items() if name not in _BETWEEN_BLOCKS}
+    others = {name: found for name, found in options.items() if name not in _AROUND_THE_NETWORK}
+    return hooks_in({"transformer_options": {**others, "patches": patches}})
+
+
 def hooks_around(guider: Any) -> Iterator[Hook]:
     """What other packs have put in the place of the host's own: the guider, functions of weights, parts of the
     network."""
@@ -49,15 +59,20 @@ def hooks_around(guider: Any) -> Iterator[Hook]:
         method = getattr(guider, name, None)
         if isinstance(method, types.MethodType) and origin_of(method.__func__) is Origin.PACK:
             yield Hook(f"the guider {type(guider).__name__}", method)
-    for name, functions in guider.model_patcher.weight_wrapper_patches.items():
+    yield from hooks_of_model(guider.model_patcher)
+
+
+def hooks_of_model(patcher: Any) -> Iterator[Hook]:
+    """Of `hooks_around`, those of the model itself."""
+    for name, functions in patcher.weight_wrapper_patches.items():
         for function in functions:
             yield Hook(f"the patch of the weight {name}", function)
-    for name, patch in guider.model_patcher.object_patches.items():
+    for name, patch in patcher.object_patches.items():
         for method in _SAMPLING:
             function = getattr(type(patch), method, None)
             if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
                 yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
-    yield from hooks_in_network(guider.model_patcher.model)
+    yield from hooks_in_network(patcher.model)
 
 
 def hooks_in_network(model: nn.Module) -> Iterator[Hook]:

@@ -16,7 +16,8 @@ from typing import Any
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
-from .hooks import Hook, hooks_around, hooks_in
+from ..devices.token_split import reason_against
+from .hooks import Hook, hooks_around, hooks_in, hooks_of_model, hooks_within_blocks
 from .origins import Origin, origin_of, pack_of
 from .sigma_ranges import acts_in_a_part
 from .source_reader import Reading, read, writes_outside
@@ -95,6 +96,31 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
     return next(_stateful(_read_hooks(guider, model_options)), None)
 
 
+def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """Why devices cannot share the calls of this guider's model by tokens, or None if they can.
+
+    The calls keep their order, and each is made once. So only that matters which takes part in the network's own
+    computation, or what copies of the model would lack.
+    """
+    patcher = guider.model_patcher
+    network = getattr(patcher.model, "diffusion_model", None)
+    reason = reason_against(network, model_options.get("transformer_options", {})) if network is not None else None
+    if reason is not None:
+        return reason
+    for conds in guider.conds.values():
+        if any(cond.get("hooks") is not None for cond in conds or ()):
+            return _CONDS["hooks"]
+        if any(cond.get("gligen") is not None for cond in conds or ()):
+            return _CONDS["gligen"]
+    if "multigpu_clones" in model_options:
+        return "ComfyUI's own multi-GPU node already spreads each call over the devices"
+    reason = _reason_in_copies(patcher)
+    if reason is not None:
+        return reason
+    hooks = (*hooks_within_blocks(model_options), *hooks_of_model(patcher))
+    return _reason_in_hooks([_Read(hook, read(hook.call)) for hook in hooks])
+
+
 def _reason_in_conds(guider: Any) -> str | None:
     for conds in guider.conds.values():
         for cond in conds or ():
@@ -116,6 +142,11 @@ def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
         return "context windows follow the step order"
     if "multigpu_clones" in model_options:
         return "ComfyUI's own multi-GPU node already spreads each call over the devices"
+    return _reason_in_copies(patcher)
+
+
+def _reason_in_copies(patcher: ModelPatcher) -> str | None:
+    """What copies of the model would lack or share."""
     if patcher.injections:
         return "a patch is injected into the loaded model, and a copy of the model would lack it"
     if patcher.model_patches_models() or patcher.get_nested_additional_models():

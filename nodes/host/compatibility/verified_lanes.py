@@ -13,6 +13,7 @@ from torch import Tensor
 from ....chords_core import LaneTimeouts, Pool
 from ..devices.lanes import Group, inline_denoiser, open_pool
 from ..devices.replicas import forget_copies
+from ..devices.sharing import Sharing
 from .network_structure import unlike
 from .reasons import subject_of_trial
 from .trial import Lanes, known, tried
@@ -25,7 +26,7 @@ def open_tried_pool(
     groups: Sequence[Group],
     copies: Mapping[torch.device, ModelPatcher],
     in_this_thread: bool,
-    only_if_faster: bool,
+    sharings: Sequence[Sharing | None],
     *,
     x: Tensor,
     sigmas: Tensor,
@@ -43,17 +44,18 @@ def open_tried_pool(
         return _alone(stack, model, extra_args), reason
     devices = tuple(device for group in groups for device in group)
     own = guider.model_patcher.load_device
-    alone = in_this_thread and len(devices) == 1
+    # A token split keeps the order of the calls: what takes part in them was looked at by `reason_against_tokens`.
+    alone = in_this_thread and all(sharing is None or not sharing.splits_guidance for sharing in sharings)
     subject = None if alone else subject_of_trial(guider, extra_args["model_options"])
     verdict = None if subject is None else known(subject, groups)
     if verdict is not None and verdict.reason is not None:
         return _alone(stack, model, extra_args), verdict.reason
     if subject is None or verdict is not None:
-        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, only_if_faster), None
+        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, sharings), None
     patchers = (guider.model_patcher, *copies.values())
     in_use = [extra_args["model_options"], guider.model_options, *(patcher.model_options for patcher in patchers)]
     with ExitStack() as trial:
-        pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, only_if_faster, in_use)
+        pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, sharings, in_use)
         firsts = tuple(group[0] for group in groups)
         shared = len(devices) > len(groups)
         lanes = Lanes(
@@ -110,4 +112,4 @@ def _computed_in(model: Any) -> torch.dtype:
 
 def _alone(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:
     group = (model.inner_model.model_patcher.load_device,)
-    return open_pool(stack, model, extra_args, [group], {}, in_this_thread=True, only_if_faster=False)
+    return open_pool(stack, model, extra_args, [group], {}, in_this_thread=True)

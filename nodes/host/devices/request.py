@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ....chords_core import InvalidInput
 from ....chords_core.execution.ray.address import canonical
 
-SPLITS = ("auto", "on", "off")
+SPLITS = ("auto", "off", "guidance", "tokens")
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class DeviceRequest:
         cpu_lanes: the number of lanes where ComfyUI runs on the CPU.
         ray_address: the address of a Ray cluster to use instead; empty: this machine.
         ray_workers: at most so many of the cluster's workers; 0: all.
-        cfg_split: whether two devices share each guided call, one of `SPLITS`.
+        split: how the devices share each model call, one of `SPLITS`.
     """
 
     names: tuple[str, ...] = ()
     cpu_lanes: int = 1
     ray_address: str = ""
     ray_workers: int = 0
-    cfg_split: str = "auto"
+    split: str = "auto"
 
 
 def parse_devices(
@@ -36,7 +36,7 @@ def parse_devices(
     cpu_lanes: int,
     ray_address: str = "",
     ray_workers: int = 0,
-    cfg_split: str = "auto",
+    split: str = "auto",
 ) -> DeviceRequest:
     """A request from the node's inputs. ``text``: "auto", or names separated by commas; ``known``: the names of this
     machine's devices.
@@ -58,4 +58,4 @@ def parse_devices(
             )
         if name in names[:position]:
             raise InvalidInput("devices", f"{name!r} is named twice; name each device once")
-    return DeviceRequest(names, cpu_lanes, address, ray_workers, cfg_split)
+    return DeviceRequest(names, cpu_lanes, address, ray_workers, split)

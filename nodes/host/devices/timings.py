@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-_SHARED_AT_MOST = 0.9
-"""Of the time of a call on one device: a shared call that takes longer is not worth the second device."""
+from .groups import MIN_GAIN, WHOLE, Split
 
 _SLOWER = 1.1
 """Times the seconds of the fastest device: smaller differences are chance."""
@@ -41,25 +40,24 @@ class Timings:
         step: a step of the host's own sampler.
         rounds: a round of model calls side by side, by the number of cores, with one device a core.
         calls: a call on each lane, by the name of its device, while the others work too.
-        shared: a guided call that two devices share; None if it was not measured.
+        splits: a call by each way of sharing it among devices that was tried, `WHOLE` among them.
         when: the time of the measurement, ISO 8601, UTC.
     """
 
     step: float
     rounds: Mapping[int, float] = field(default_factory=dict)
     calls: Mapping[str, float] = field(default_factory=dict)
-    shared: float | None = None
+    splits: Mapping[Split, float] = field(default_factory=dict)
     when: str = ""
 
-    @property
-    def sharing_gains(self) -> bool:
-        """Whether two devices make a guided call notably faster than one. True if it was not measured."""
-        return self.shared is None or self.shared <= _SHARED_AT_MOST * self.alone
+    def gains(self, split: Split) -> bool:
+        """Whether a call is notably faster by this split than on one device. True if it was not measured."""
+        return split not in self.splits or self.splits[split] <= (1 - MIN_GAIN) * self.alone
 
     @property
     def alone(self) -> float:
         """A call on one device; if it was not measured, a step of the host's sampler."""
-        return self.rounds.get(1, self.step)
+        return self.rounds.get(1, self.splits.get(WHOLE, self.step))
 
     def fastest_first(self, devices: Sequence[torch.device]) -> list[torch.device]:
         """The devices in an order for a plan: those notably slower than the fastest come last, the slowest at the end.

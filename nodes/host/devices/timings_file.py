@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import folder_paths
 
 from ..files import locked, write_whole
 from .available import hardware_names
+from .groups import WHOLE, Split, split_named
 from .request import DeviceRequest
 from .timings import Timings, TimingsKey
 
@@ -68,6 +70,14 @@ def keep_timings(key: TimingsKey, timings: Timings) -> None:
         _log.warning("CHORDS: what was measured could not be kept in %s: %s", path, error)
 
 
+def keep_splits(key: TimingsKey, seconds: Mapping[Split, float]) -> None:
+    """Add the times of ways to share a call, as the first calls of a run have shown them, to what is known."""
+    known = recall_timings(key)
+    if known is None:
+        known = Timings(seconds[WHOLE], when=datetime.now(timezone.utc).isoformat("T", "seconds"))
+    keep_timings(key, replace(known, splits={**known.splits, **seconds}))
+
+
 def timings_path() -> Path:
     """The file: ``chords/measured.json`` in the user folder."""
     return Path(folder_paths.get_user_directory()) / "chords" / "measured.json"
@@ -115,7 +125,9 @@ def _as_json(key: TimingsKey, timings: Timings) -> dict[str, Any]:
     Raises:
         ValueError: if it could not be understood when it is read.
     """
-    entry: dict[str, Any] = json.loads(json.dumps({"key": asdict(key), "measured": asdict(timings)}))
+    splits = {split.name: seconds for split, seconds in timings.splits.items()}
+    measured = {**vars(timings), "splits": splits}
+    entry: dict[str, Any] = json.loads(json.dumps({"key": asdict(key), "measured": measured}))
     if _entry(entry) is None:
         raise ValueError(f"{timings} are no timings")
     return entry
@@ -125,7 +137,6 @@ def _entry(entry: Any) -> Entry | None:
     """The key and the timings of an entry; None if a field is missing or is not exactly what it should be."""
     try:
         key, timings = entry["key"], entry["measured"]
-        shared = timings.get("shared")
         return (
             TimingsKey(
                 _text(key["model"]),
@@ -138,7 +149,7 @@ def _entry(entry: Any) -> Entry | None:
                 _seconds(timings["step"]),
                 {_count(int(cores), _MAX_CORES): _seconds(time) for cores, time in timings["rounds"].items()},
                 {device: _seconds(time) for device, time in timings["calls"].items()},
-                None if shared is None else _seconds(shared),
+                {split_named(name): _seconds(time) for name, time in timings["splits"].items()},
                 _text(timings["when"]),
             ),
         )

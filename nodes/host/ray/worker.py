@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ....chords_core import Worker
 from ....chords_core.execution.ray.actor import WrongSetup
-from ..devices.lanes import lane_context, lane_denoiser
+from ..devices.lanes import lane_denoiser
+from ..devices.thread_context import thread_context
 from .model_files import PACK
 from .pack_modules import PackModules
 from .serialization import unpacked
@@ -126,7 +127,7 @@ class HostWorker:
         self._patches: dict[str, Any] = {}
         self._replica: ModelPatcher | None = None
         self._denoise: Callable[[Tensor, float], Tensor] | None = None
-        self._context = lane_context([self._device])
+        self._context = thread_context([self._device])
 
     def load(self, model: bytes) -> None:
         with torch.inference_mode():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ....chords_core import Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
+from ..devices.groups import WHOLE, Split
 
 
 def describe(chosen: Plan, devices: Sequence[str], took: int | None = None) -> str:
@@ -26,6 +27,27 @@ def describe(chosen: Plan, devices: Sequence[str], took: int | None = None) -> s
 def reasons_of(chosen: Plan) -> str:
     """Why this plan was chosen, the most important reason first."""
     return "; ".join(reason if isinstance(reason, str) else _sentence(reason, chosen) for reason in chosen.reasons)
+
+
+def describe_sharing(chosen: Split, seconds: Mapping[Split, float]) -> str:
+    """What ways to share a call were found to take, in a sentence.
+
+    Args:
+        chosen: the fastest way.
+        seconds: of a call by each way; `WHOLE` is among them.
+    """
+    alone = _duration(seconds[WHOLE])
+    if chosen != WHOLE:
+        by = {1: "", chosen.shares: " by tokens"}[chosen.shares]
+        sides = " guided" if chosen.sides > 1 else ""
+        return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
+    others = ", ".join(f"{split.name}: {_duration(value)}" for split, value in seconds.items() if split != WHOLE)
+    return f"one device makes each call in {alone}, because to share it is not notably faster ({others})"
+
+
+def _duration(seconds: float) -> str:
+    """As in "31 ms" and "2.4 s"."""
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def ends_by_measurement(chosen: Plan) -> bool:

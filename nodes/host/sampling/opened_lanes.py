@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
+from ..compatibility.network_structure import unlike
+from ..compatibility.reasons import reason_against_repeats
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
-from ..devices.groups import names_of
-from ..devices.replicas import Copies, copies_on, short_of_memory
+from ..devices.groups import WHOLE, Split, names_of
+from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
 from ..devices.request import DeviceRequest
+from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
 from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
@@ -29,11 +34,28 @@ class OpenedLanes:
         plan: what to run on them.
         names: one name a lane, for the user.
         pool: makes the model calls.
+        sharings: how the devices of each lane share its calls; empty: each lane has one device.
     """
 
     plan: Plan
     names: tuple[str, ...]
     pool: Pool
+    sharings: tuple[Sharing, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedStock:
+    """What the host's own sampler runs with.
+
+    Attributes:
+        placement: one core, and its devices.
+        model: as the host hands it to a sampler function; with devices that share each of its calls.
+        sharings: how they do that; empty: there is one device.
+    """
+
+    placement: Placement
+    model: Any
+    sharings: tuple[Sharing, ...] = ()
 
 
 class LaneOpener:
@@ -46,6 +68,8 @@ class LaneOpener:
         facts: what placements depend on.
         announcer: tells the user what is done.
         timeouts: how long a lane may take to answer.
+        timings: of this model on the devices of the request, if they were measured.
+        keep_splits: gets the times of all ways to share a call, when one core has measured them.
     """
 
     def __init__(
@@ -57,10 +81,13 @@ class LaneOpener:
         facts: Facts,
         announcer: Announcer,
         timeouts: LaneTimeouts,
+        timings: Timings | None,
+        keep_splits: Callable[[Mapping[Split, float]], object],
     ) -> None:
         self._stack, self._call = stack, call
         self._options, self._request, self._facts = options, request, facts
         self._announcer, self._timeouts = announcer, timeouts
+        self._timings, self._keep_splits = timings, keep_splits
 
     def local(self, placement: Placement, keep_cores: bool = False) -> OpenedLanes:
         """Lanes on this machine. ``keep_cores``: whatever happens to the devices, the number of cores stays, because it
@@ -69,6 +96,7 @@ class LaneOpener:
         self._say(placement)
         placement, copies = self._copied(placement, keep_cores)
         call = self._call
+        sharings = self._sharings(placement, copies)
         pool, reason = open_tried_pool(
             self._stack,
             call.model,
@@ -76,16 +104,51 @@ class LaneOpener:
             placement.groups,
             copies,
             in_this_thread=placement.plan.cores == 1,
-            only_if_faster=self._request.cfg_split == "auto",
+            sharings=sharings,
             x=call.x,
             sigmas=call.sigmas,
             cancelled=check_interrupt,
             timeouts=self._timeouts,
         )
         if reason is not None:
-            placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),))
+            placement, sharings = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),)), ()
             self._say(placement)
-        return OpenedLanes(placement.plan, names_of(placement.groups), pool)
+        return OpenedLanes(placement.plan, names_of(placement.groups), pool, sharings)
+
+    def stock(self, placement: Placement) -> OpenedStock:
+        """The model for the host's own sampler, on the devices of this placement."""
+        call = self._call
+        self._announcer.note(placement.notes)
+        if placement.splits == (WHOLE,):
+            return OpenedStock(placement, call.model)
+        placement, copies = self._copied(placement, keep_cores=False)
+        problem = unlike(call.guider.model_patcher, copies)
+        if problem is not None:
+            forget_copies(call.guider.model_patcher)
+            placement = place_alone(SamplerOptions(cores=1), self._facts, problem)
+        sharings = self._sharings(placement, copies)
+        return OpenedStock(placement, SharedModel(call.model, sharings[0]) if sharings else call.model, sharings)
+
+    def _sharings(self, placement: Placement, copies: Copies) -> tuple[Sharing, ...]:
+        """How the devices of each lane share its calls; closed when the run ends."""
+        if placement.splits == (WHOLE,):
+            return ()
+        call = self._call
+        patchers = {call.primary: call.guider.model_patcher, **copies}
+        repeatable = len(placement.splits) > 1 and reason_against_repeats(call.guider, call.model_options) is None
+        opened = []
+        for group in placement.groups:
+            sharing = Sharing(
+                {device: patchers[device] for device in group},
+                [split for split in placement.splits if split.devices <= len(group)] or [WHOLE],
+                self._facts.guided,
+                {**(self._timings.splits if self._timings is not None else {}), **self._facts.split_seconds(group)},
+                compare=repeatable,
+                on_tuned=self._keep_splits if len(placement.groups) == 1 else None,
+            )
+            self._stack.callback(sharing.close)
+            opened.append(sharing)
+        return tuple(opened)
 
     def on_cluster(self, timings: Timings | None) -> OpenedLanes | None:
         """Lanes on the Ray cluster of the request; None if there are none, if one core is better, or if the model
@@ -138,9 +201,12 @@ class LaneOpener:
             self._say(placement)
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
-            placement = place_alone(self._options, self._facts, "the second device has too little memory for the model")
+            placement = place_alone(self._options, self._facts, "a further device has too little memory for the model")
             self._say(placement)
             return placement, {}
+        for replica in copies.values():
+            replica.pre_run()
+            self._stack.callback(replica.cleanup)
         if short:
             names = ", ".join(map(str, short))
             self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])

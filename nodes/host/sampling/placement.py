@@ -5,20 +5,21 @@ Everything that the choice depends on is an argument, so that it can be tested w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from ....chords_core import Plan, Reason, SequentialPlan, plan
-from ..devices.groups import Group
+from ....chords_core import Plan, Reason, SequentialPlan, fastest_way, plan
+from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
 from .options import SamplerOptions
 
-SIDES = 2
-"""Of a guided call: the positive and the negative one."""
+_NEARLY = 1.1
+"""A split of one core's calls, whose picture is KSampler's apart from rounding, is preferred to several cores unless it
+takes more than so many times as long."""
 
 
 class Reasons(Protocol):
@@ -33,6 +34,10 @@ class Reasons(Protocol):
     def for_every_step(self) -> str | None:
         """Why the model's answers cannot be interpolated between steps."""
 
+    @property
+    def against_tokens(self) -> str | None:
+        """Why calls of the model cannot be shared by tokens."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -46,7 +51,8 @@ class Facts:
         devices: those a lane can have, the primary first if it is among them; at least one.
         processors: the number of CPU cores.
         guided: whether each call has two sides.
-        faster_together: whether two devices share a guided call faster than one makes it, as far as is known.
+        split_seconds: seconds of a call by each split that a group of devices has tried with this model, as far as is
+            known.
         reasons: why something cannot be done.
     """
 
@@ -57,7 +63,7 @@ class Facts:
     devices: tuple[torch.device, ...]
     processors: int
     guided: bool
-    faster_together: Callable[[Group], bool]
+    split_seconds: Callable[[Group], Mapping[Split, float]]
     reasons: Reasons
 
 
@@ -69,34 +75,55 @@ class Placement:
         plan: the method, the cores, and why.
         groups: the devices of each lane; none for lanes on a cluster, which has its own.
         notes: what the user asked for and does not get, each in a sentence.
+        splits: how the devices of a lane may share its calls. Several: the fastest is found by trying them.
     """
 
     plan: Plan
     groups: tuple[Group, ...] = ()
     notes: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = (WHOLE,)
 
 
 def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings: Timings | None) -> Placement:
-    """The placement on this machine: at most one lane a core; one core runs on the model's own device, or shares its
-    calls with a second one.
+    """The placement on this machine: at most one lane a core, and several devices a lane where they share its calls.
 
     ``timings``: of this model on these devices, if they were measured.
     """
-    devices = timings.fastest_first(facts.devices) if timings is not None else list(facts.devices)
-    groups = _groups(options, request, facts, devices, timings is None or timings.sharing_gains)
-    # More lanes than the processor has cores would only take turns.
-    lanes = min(len(groups), facts.processors) if facts.primary.type == "cpu" else len(groups)
-    costs = timings.costs() if timings is not None and len(groups[0]) == 1 else ()
-    placed = _planned(options, facts, lanes, options.cores, costs)
-    if lanes < len(groups) and _is_about_lanes(placed.plan):
-        placed = replace(placed, notes=(*placed.notes, _few_processors(len(groups), lanes)))
-    if placed.plan.cores > 1:
-        return replace(placed, groups=groups[: placed.plan.cores])
-    pair = next((group for group in groups if facts.primary in group and len(group) > 1), None)
-    if pair is None:
-        return replace(placed, groups=((facts.primary,),))
-    pair = (facts.primary, *(device for device in pair if device != facts.primary))
-    return replace(placed, plan=_shared(placed.plan, pair), groups=(pair,))
+    choice = _Choice(options, request, facts, timings)
+    if request.split == "tokens":
+        problem = facts.reasons.against_tokens
+        if problem is None:
+            return choice.by_tokens()
+        return _noted(choice.on_lanes(), _not_by_tokens(problem))
+    on_lanes = choice.on_lanes()
+    if request.split != "auto" or options.accept == "exact" or choice.on_cpu:
+        return on_lanes
+    if on_lanes.plan.cores > 1 and (options.cores > 1 or options.method is not None):
+        return on_lanes
+    alone = choice.on_one_core(options.cores)
+    if alone.splits == (WHOLE,):
+        return on_lanes
+    if on_lanes.plan.cores == 1:
+        return alone
+    if len(alone.splits) > 1:  # to measure what one core takes would cost this run its gain
+        return on_lanes
+    return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
+
+
+def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timings | None) -> Placement:
+    """The placement of the host's own sampler: one core, whose calls several devices may share.
+
+    ``reason``: why only that sampler can do this.
+    """
+    options = SamplerOptions(cores=1)
+    choice = _Choice(options, request, facts, timings)
+    if request.split == "off" or (request.split == "auto" and choice.on_cpu):
+        placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
+    elif request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
+        placed = _noted(Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),)), _not_by_tokens(problem))
+    else:
+        placed = choice.on_one_core(1)
+    return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
 def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings: Timings | None) -> Placement:
@@ -113,28 +140,132 @@ def place_alone(options: SamplerOptions, facts: Facts, problem: str) -> Placemen
     return replace(placed, plan=chosen, groups=((facts.primary,),))
 
 
-def _groups(
-    options: SamplerOptions,
-    request: DeviceRequest,
-    facts: Facts,
-    devices: Sequence[torch.device],
-    sharing_gains: bool,
-) -> tuple[Group, ...]:
-    """The devices of each lane: two, where the two sides of guidance are to be evaluated at once."""
-    singles: tuple[Group, ...] = tuple((device,) for device in devices)
-    auto = request.cfg_split == "auto"
-    if request.cfg_split == "off" or (auto and (devices[0].type == "cpu" or options.accept == "exact")):
-        return singles
-    if auto and not sharing_gains:
-        return singles
-    if len(devices) < SIDES * max(1, options.cores):  # a core of its own is worth more than half of a call
-        return singles
-    if not facts.guided or facts.reasons.for_one_core is not None:
-        return singles
-    pairs = tuple(tuple(devices[i : i + SIDES]) for i in range(0, len(devices) - SIDES + 1, SIDES))
-    if auto:  # the number of lanes stays, and with it the picture
-        return tuple(pair if facts.faster_together(pair) else pair[:1] for pair in pairs)
-    return pairs
+class _Choice:
+    """What is possible for one run, and what it takes."""
+
+    def __init__(self, options: SamplerOptions, request: DeviceRequest, facts: Facts, timings: Timings | None) -> None:
+        self.options, self.request, self.facts, self.timings = options, request, facts, timings
+        ordered = timings.fastest_first(facts.devices) if timings is not None else list(facts.devices)
+        self.devices: Group = tuple(ordered)
+        self.on_cpu = facts.primary.type == "cpu"
+
+    @property
+    def auto(self) -> bool:
+        return self.request.split == "auto"
+
+    def on_lanes(self) -> Placement:
+        """A lane for each device, or for each pair of devices that share the sides of guidance, or for each team."""
+        options, facts = self.options, self.facts
+        groups, splits = self._lanes()
+        # More lanes than the processor has cores would only take turns.
+        lanes = min(len(groups), facts.processors) if self.on_cpu else len(groups)
+        costs = self.timings.costs() if self.timings is not None and splits == (WHOLE,) else ()
+        placed = _planned(options, facts, lanes, options.cores, costs)
+        if lanes < len(groups) and _is_about_lanes(placed.plan):
+            placed = _noted(placed, _few_processors(len(groups), lanes))
+        if placed.plan.cores > 1:
+            return replace(placed, groups=groups[: placed.plan.cores], splits=splits)
+        pair = next((group for group in groups if facts.primary in group and len(group) > 1), None)
+        if pair is None:
+            return replace(placed, groups=((facts.primary,),))
+        return _described(replace(placed, groups=(self._primary_first(pair),), splits=splits))
+
+    def by_tokens(self) -> Placement:
+        """Lanes of devices that share each call by tokens; one lane of all devices unless more cores are asked for."""
+        cores, count = self.options.cores, len(self.devices)
+        if cores > 1 and count // cores >= 2:
+            shares = count // cores
+            placed = _planned(self.options, self.facts, cores, cores)
+            if placed.plan.cores > 1:
+                return replace(placed, groups=self._teams(shares, cores), splits=(Split(shares=shares),))
+        elif cores > 1:  # a core of its own is worth more than a part of a call
+            return self.on_lanes()
+        placed = _planned(self.options, self.facts, 1, min(cores, 1))
+        if count < 2 or self.facts.primary not in self.devices:
+            return replace(placed, groups=((self.facts.primary,),))
+        group = self._primary_first(self.devices)
+        return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
+
+    def on_one_core(self, cores: int) -> Placement:
+        """One core, whose calls all devices share in the fastest way. ``cores``: 0 or 1."""
+        placed = _planned(self.options, self.facts, 1, min(cores, 1))
+        group = self._primary_first(self.devices) if self.facts.primary in self.devices else (self.facts.primary,)
+        splits = self._splits_of(group, tokens=self.auto)
+        used = max(split.devices for split in splits)
+        return _described(replace(placed, groups=(group[:used],), splits=splits))
+
+    def seconds(self, placed: Placement) -> float:
+        """How long the placement takes, by the measured times of all splits."""
+        known = self._known(self._primary_first(self.devices))
+        plan, cost = placed.plan, known[WHOLE]
+        if placed.splits != (WHOLE,):
+            cost = min((known[split] for split in placed.splits if split in known), default=cost)
+        elif self.timings is not None and plan.cores > 1:
+            costs = self.timings.costs()
+            cost = costs[min(plan.cores, len(costs)) - 1]
+        solving = self.facts.solving_seconds if plan.cores > 1 else 0.0
+        return plan.depth * (cost + solving)
+
+    def _lanes(self) -> tuple[tuple[Group, ...], tuple[Split, ...]]:
+        """The devices of each lane, and how they share its calls."""
+        facts, devices = self.facts, self.devices
+        singles: tuple[Group, ...] = tuple((device,) for device in devices)
+        each = len(devices) // max(1, self.options.cores)  # a core of its own is worth more than a part of a call
+        if self.request.split not in ("auto", "guidance") or each < SIDES:
+            return singles, (WHOLE,)
+        if self.auto and (self.on_cpu or self.options.accept == "exact"):
+            return singles, (WHOLE,)
+        if self.auto and self.options.cores > 1 and facts.reasons.for_one_core is None:
+            teams = self._teams(each, self.options.cores)
+            splits = self._splits_of(teams[0], tokens=True)
+            used = max(split.devices for split in splits)
+            return tuple(team[:used] for team in teams), splits
+        if not self._guidance_possible:
+            return singles, (WHOLE,)
+        pairs = self._teams(SIDES, len(devices) // SIDES)
+        if not self.auto:
+            return pairs, (Split(SIDES),)
+        if self.timings is not None and not self.timings.gains(Split(SIDES)):
+            return singles, (WHOLE,)
+        slow = [pair for pair in pairs if self._fastest(pair, (Split(SIDES), WHOLE)) == WHOLE]
+        # The number of lanes stays, and with it the picture.
+        return tuple(pair[:1] if pair in slow else pair for pair in pairs), (Split(SIDES), WHOLE)
+
+    @property
+    def _guidance_possible(self) -> bool:
+        return self.facts.guided and self.facts.reasons.for_one_core is None
+
+    def _splits_of(self, group: Group, tokens: bool) -> tuple[Split, ...]:
+        """How the devices of a lane may share its calls; one way if it is named or known to be the fastest."""
+        if len(group) < 2:
+            return (WHOLE,)
+        guidance = len(group) >= SIDES and self._guidance_possible
+        if self.request.split == "guidance":
+            return (Split(SIDES),) if guidance else (WHOLE,)
+        if self.request.split == "tokens":
+            return (Split(shares=len(group)),)
+        splits = possible_splits(len(group), guidance, tokens and self.facts.reasons.against_tokens is None)
+        best = self._fastest(group, splits)
+        return splits if best is None else (best,)
+
+    def _fastest(self, group: Group, splits: tuple[Split, ...]) -> Split | None:
+        """The fastest split, if all were measured."""
+        known = self._known(group)
+        if any(split not in known for split in splits):
+            return None
+        return fastest_way({split: known[split] for split in splits}, WHOLE, MIN_GAIN)
+
+    def _known(self, group: Group) -> Mapping[Split, float]:
+        kept = self.timings.splits if self.timings is not None else {}
+        return {**kept, **self.facts.split_seconds(group)}
+
+    def _teams(self, size: int, count: int) -> tuple[Group, ...]:
+        return tuple(self.devices[lane * size : (lane + 1) * size] for lane in range(count))
+
+    def _primary_first(self, group: Group) -> Group:
+        """One core works where the model is."""
+        primary = self.facts.primary
+        return (primary, *(device for device in group if device != primary))
 
 
 def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, costs: Sequence[float] = ()) -> Placement:
@@ -163,11 +294,35 @@ def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, cost
     return Placement(chosen, notes=notes)
 
 
-def _shared(chosen: Plan, pair: Group) -> Plan:
-    """The plan of one core with the reason for two devices."""
-    same = "" if chosen.calls else ", the same picture"
-    names = " and ".join(map(str, pair))
-    return replace(chosen, reasons=(f"{names} share each guided call{same} in as little as half the time",))
+def _described(placed: Placement) -> Placement:
+    """The placement of one core with the reason for its devices."""
+    reasons = _sharing_reasons(placed)
+    return replace(placed, plan=replace(placed.plan, reasons=reasons)) if reasons else placed
+
+
+def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
+    """What the devices of one core share, in a sentence; nothing for one device."""
+    if placed.splits == (WHOLE,):
+        return ()
+    same = "" if placed.plan.calls else ", the same picture apart from rounding"
+    names = in_words(placed.groups[0])
+    if len(placed.splits) > 1:
+        return (f"{names} share each call in the fastest way, which the first calls show{same}",)
+    split = placed.splits[0]
+    how = {
+        (True, False): f"share each guided call, one side each{same}",
+        (False, True): f"share each call by tokens{same}",
+        (True, True): f"share each guided call, each side by tokens{same}",
+    }
+    return (f"{names} {how[split.sides > 1, split.shares > 1]}",)
+
+
+def _noted(placed: Placement, note: str) -> Placement:
+    return replace(placed, notes=(*placed.notes, note))
+
+
+def _not_by_tokens(problem: str) -> str:
+    return f"calls are not shared by tokens: {problem}"
 
 
 def _is_about_lanes(chosen: Plan) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +26,19 @@ class RunHit:
     samples: Tensor
 
 
+@dataclass(frozen=True)
+class SharedCalls:
+    """How the devices of a lane shared its calls.
+
+    Attributes:
+        split: the way of most calls, by its name: "off", "guidance", "tokens 4", "guidance x tokens 2".
+        seconds: of a call by each way that was measured, by its name.
+    """
+
+    split: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class ChordsRun:
     """The record of one run of a sampler, CHORDS_RUN on the graph.
@@ -43,6 +57,7 @@ class ChordsRun:
         timeline: when each lane did what; None for the host's own sampler.
         latent_format: the host's, for previews.
         by_request: a user ended the run by taking the best result so far.
+        shared: how the devices of the first lane shared calls; None if each lane had one device.
     """
 
     message: str = ""
@@ -58,6 +73,7 @@ class ChordsRun:
     timeline: Timeline | None = None
     latent_format: Any = None
     by_request: bool = False
+    shared: SharedCalls | None = None
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""
@@ -76,6 +92,8 @@ class ChordsRun:
             "hits": [{"core": hit.core, "depth": hit.depth} for hit in self.hits],
             "change": self.timeline.accuracy_estimate if self.timeline else None,
             "lost_lanes": list(self.lost_lanes),
+            "split": "off" if self.shared is None else self.shared.split,
+            "split_seconds": {} if self.shared is None else dict(self.shared.seconds),
         }
 
 

@@ -6,7 +6,7 @@ A run gathers facts, places the cores, opens the lanes, drives the method and ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,25 +30,27 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.solvers.unipc import SMALLEST_SIGMA
-from ..compatibility.reasons import reason_for_every_step, reason_for_one_core
+from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
-from ..devices.lanes import hung_devices, sharing_pays
+from ..devices.groups import SHARE, WHOLE, Split, names_of
+from ..devices.lanes import hung_devices
 from ..devices.request import DeviceRequest
-from ..devices.timings import Timings
-from ..devices.timings_file import recall_timings, timings_key
+from ..devices.sharing import Sharing, measured_splits
+from ..devices.timings import Timings, TimingsKey
+from ..devices.timings_file import keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
 from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
-from .messages import describe, ends_by_measurement
-from .opened_lanes import LaneOpener, OpenedLanes
+from .messages import describe, describe_sharing, ends_by_measurement, reasons_of
+from .opened_lanes import LaneOpener, OpenedLanes, OpenedStock
 from .options import SamplerOptions
-from .placement import Facts, Placement, place
+from .placement import Facts, Placement, place, place_stock
 from .precision import as_in_the_host
-from .run_record import ChordsRun, RunHit
+from .run_record import ChordsRun, RunHit, SharedCalls
 
 # By name, not by function: other packs reload the module that holds the functions.
 SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
@@ -164,15 +166,36 @@ class _SamplerFunction:
     def _sample_stock(
         self, call: SamplerCall, stream: RunStream, announcer: Announcer, reason: str
     ) -> tuple[Tensor, ChordsRun]:
-        announcer.say(f"one core, exactly as in KSampler: {reason}")
-        run = ChordsRun(
-            announcer.message, "stock", self.sampler_name, SequentialPlan(call.steps, (reason,)), (str(call.x.device),)
-        )
-        send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
-        stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
-        arguments = {"extra_args": call.extra_args, "callback": call.callback, "disable": call.disable}
-        samples = stock(call.model, call.x, call.sigmas, **arguments, **call.stock_options)
-        return samples, replace(run, depth=call.steps)
+        """The result of the host's own sampler. Several devices may share its calls."""
+        with ExitStack() as stack:
+            opened = self._opened_stock(call, stack, announcer, reason)
+            chosen = opened.placement.plan
+            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}")
+            names = names_of(opened.placement.groups)
+            run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps)
+            send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
+            stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
+            arguments = {"extra_args": call.extra_args, "callback": call.callback, "disable": call.disable}
+            samples = stock(opened.model, call.x, call.sigmas, **arguments, **call.stock_options)
+            self._say_sharing(announcer, opened.sharings)
+            shared, lost = _shared_calls(opened.sharings), _lost_members(opened.sharings)
+            return samples, replace(run, message=announcer.message, shared=shared, lost_lanes=lost)
+
+    def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: str) -> OpenedStock:
+        if not call.plain:
+            placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.x.device,),))
+            return OpenedStock(placement, call.model)
+        request = replace(self.request, ray_address="")
+        facts, timings = self._facts(call), self._timings(call, request)
+        return self._opener(call, stack, announcer, facts, timings).stock(place_stock(request, facts, reason, timings))
+
+    def _opener(
+        self, call: SamplerCall, stack: ExitStack, announcer: Announcer, facts: Facts, timings: Timings | None
+    ) -> LaneOpener:
+        def keep(seconds: Mapping[Split, float]) -> None:
+            keep_splits(self._timings_key(call, replace(self.request, ray_address="")), seconds)
+
+        return LaneOpener(stack, call, self.options, self.request, facts, announcer, LANE_TIMEOUTS, timings, keep)
 
     def _sample_parallel(
         self, call: SamplerCall, stream: RunStream, previews: Previews, announcer: Announcer
@@ -181,12 +204,12 @@ class _SamplerFunction:
             call.sigmas[-1] = SMALLEST_SIGMA  # in place, as the stock sampler does: the host scales the result by it
         facts = self._facts(call)
         with ExitStack() as stack:
-            opener = LaneOpener(stack, call, self.options, self.request, facts, announcer, LANE_TIMEOUTS)
+            timings = self._timings(call, replace(self.request, ray_address=""))
+            opener = self._opener(call, stack, announcer, facts, timings)
             lanes = None
             if self.request.ray_address and self.options.cores != 1:
                 lanes = opener.on_cluster(self._timings(call, self.request))
             if lanes is None:
-                timings = self._timings(call, replace(self.request, ray_address=""))
                 lanes = opener.local(place(self.options, self.request, facts, timings))
                 return self._driven(call, lanes, stream, previews, announcer)
             try:
@@ -200,24 +223,28 @@ class _SamplerFunction:
     def _facts(self, call: SamplerCall) -> Facts:
         """What the placement depends on, from the host."""
         primary, patcher = call.primary, call.guider.model_patcher
+        guided = is_guided(call.guider, call.model_options)
         hung = hung_devices() - {primary}  # the primary has no substitute
         devices = tuple(device for device in lane_devices(self.request, primary) if device not in hung)
         return Facts(
             steps=call.steps,
-            solver=PARALLEL[self.sampler_name],
+            solver=PARALLEL.get(self.sampler_name, ""),
             solving_seconds=solve_seconds(call.steps, call.x.numel()),
             primary=primary,
             devices=devices or (primary,),
             processors=os.cpu_count() or 1,
-            guided=is_guided(call.guider, call.model_options),
-            faster_together=lambda group: sharing_pays(patcher, call.x.shape, group),
+            guided=guided,
+            split_seconds=lambda group: measured_splits(patcher, call.x.shape, group, guided),
             reasons=_Reasons(call),
         )
 
     def _timings(self, call: SamplerCall, request: DeviceRequest) -> Timings | None:
         """What CHORDS Benchmark measured for this model and shape on the devices of the request."""
-        key = timings_key(call.guider.model_patcher, call.x.shape, request, getattr(call.guider, "cfg", 1.0))
-        return recall_timings(key)
+        return recall_timings(self._timings_key(call, request))
+
+    @staticmethod
+    def _timings_key(call: SamplerCall, request: DeviceRequest) -> TimingsKey:
+        return timings_key(call.guider.model_patcher, call.x.shape, request, getattr(call.guider, "cfg", 1.0))
 
     def _driven(
         self, call: SamplerCall, lanes: OpenedLanes, stream: RunStream, previews: Previews, announcer: Announcer
@@ -256,10 +283,11 @@ class _SamplerFunction:
             lanes.names,
             result.depth,
             result.evaluations,
-            lost_lanes=relay.lost_lanes,
+            lost_lanes=(*relay.lost_lanes, *_lost_members(lanes.sharings)),
             hits=tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits),
             timeline=recorder.timeline(),
             by_request=relay.by_request,
+            shared=_shared_calls(lanes.sharings),
         )
         return result.x.to(call.x.device), run
 
@@ -271,6 +299,21 @@ class _SamplerFunction:
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
+        _SamplerFunction._say_sharing(announcer, lanes.sharings)
+
+    @staticmethod
+    def _say_sharing(announcer: Announcer, sharings: Sequence[Sharing]) -> None:
+        """What is known about shared calls at the end: what each way took, why one was not taken, and lost devices."""
+        if not sharings:
+            return
+        first = sharings[0]
+        said = [f"lost a device, and went on without it: {lost}" for lost in _lost_members(sharings)]
+        if not said and first.reason is not None:
+            said.append(f"calls were not shared by tokens: {first.reason}")
+        elif not said and first.chosen is not None and WHOLE in first.seconds:
+            said.append(describe_sharing(first.chosen, first.seconds))
+        if said:
+            announcer.say("; ".join((announcer.message, *said)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,8 +327,25 @@ class _Reasons:
         return reason_for_one_core(self.call.guider, self.call.model_options)
 
     @property
+    def against_tokens(self) -> str | None:
+        return reason_against_tokens(self.call.guider, self.call.model_options)
+
+    @property
     def for_every_step(self) -> str | None:
         return reason_for_every_step(self.call.guider, self.call.model_options)
+
+
+def _shared_calls(sharings: Sequence[Sharing]) -> SharedCalls | None:
+    """The record of how devices shared calls."""
+    if not sharings:
+        return None
+    first = sharings[0]
+    return SharedCalls(first.split.name, {split.name: seconds for split, seconds in first.seconds.items()})
+
+
+def _lost_members(sharings: Sequence[Sharing]) -> tuple[str, ...]:
+    """The lanes that lost a device, each with its error."""
+    return tuple(f"{SHARE.join(map(str, each.group))} ({each.lost})" for each in sharings if each.lost is not None)
 
 
 def _with_pictures(callback: Any, previews: Previews) -> Callable[[dict[str, Any]], None]:

@@ -166,7 +166,7 @@ def _with_patch(run_graph, kind: str, *, salt: int | None = None, seed: int = 7,
     if "lanes" in chords:
         chords["devices"] = lanes(graph, chords.pop("lanes"))
     if chords.pop("pair", False):
-        chords["devices"] = graph.add("ChordsDevices", cpu_lanes=2, cfg_split="on")
+        chords["devices"] = graph.add("ChordsDevices", cpu_lanes=2, split="guidance")
     node = graph.add("ChordsKSampler" if chords else "KSampler", **sampling, **chords)
     graph.save("latent", node)
     calls = graph.add("TestCountedCalls", latent=node)

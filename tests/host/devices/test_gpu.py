@@ -174,7 +174,7 @@ def test_no_tensor_is_left_on_another_device(server: ComfyServer, run_graph: Run
         mask = graph.add("SolidMask", value=0.5, width=128, height=128)
         inputs["latent_image"] = graph.add("SetLatentNoiseMask", samples=empty_latent(graph), mask=mask)
     graph.save("alone", graph.add("ChordsKSampler", **inputs, cores=4, accept="first"))
-    mixed = graph.add("TestMixedDevices", devices="cuda:0, cpu", cfg_split="off")
+    mixed = graph.add("TestMixedDevices", devices="cuda:0, cpu", split="off")
     node = graph.add("ChordsKSampler", **inputs, cores=4, accept="first", devices=mixed)
     graph.save("mixed", node)
     run, latents = run_graph(graph)

@@ -119,7 +119,7 @@ def test_where_the_window_is_not_close_enough_one_core_does_it_unless_a_method_i
 def test_with_guidance_shared_by_pairs_it_is_the_same_apart_from_rounding(run_graph: RunGraph) -> None:
     graph = Graph()
     inputs = _inputs(graph) | {"cores": 2, "method": "secant window"}
-    shared = graph.add("ChordsDevices", devices="auto", cpu_lanes=4, cfg_split="on")
+    shared = graph.add("ChordsDevices", devices="auto", cpu_lanes=4, split="guidance")
     node = graph.add("ChordsKSampler", **inputs, devices=shared)
     graph.save("pairs", node)
     graph.save("alone", graph.add("ChordsKSampler", **inputs, devices=lanes(graph, 2)))

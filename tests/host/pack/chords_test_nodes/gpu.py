@@ -11,15 +11,15 @@ class TestMixedDevices(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        inputs = [io.String.Input("devices", default="cuda:0, cpu"), io.String.Input("cfg_split", default="off")]
+        inputs = [io.String.Input("devices", default="cuda:0, cpu"), io.String.Input("split", default="off")]
         outputs = [io.Custom("CHORDS_DEVICE_SET").Output()]
         return io.Schema(node_id="TestMixedDevices", category="tests", inputs=inputs, outputs=outputs)
 
     @classmethod
-    def execute(cls, devices, cfg_split):
+    def execute(cls, devices, split):
         (module,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices.request"))
         names = tuple(name.strip() for name in devices.split(","))
-        return io.NodeOutput(module.DeviceRequest(names, cfg_split=cfg_split))
+        return io.NodeOutput(module.DeviceRequest(names, split=split))
 
 
 NODES = [TestMixedDevices]

@@ -136,7 +136,7 @@ class Adapter:
         if tokens < members:
             raise CannotSplit(f"a picture of {tokens} tokens cannot be shared by {members} devices")
         first = not self.layout.segments
-        self.layout, self.active = Layout.of(segments, members, self.rank), True
+        self.layout, self.active = Layout.of(segments, members, self.rank, self.picture), True
         if first and self.residuals and self._given_control is not None:
             self._cut_residuals(self._given_control)
 

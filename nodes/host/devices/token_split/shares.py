@@ -13,6 +13,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+MIN_TOKENS = 4
+"""That a member has to have of a segment, except the picture's. Matrix products with fewer rows round differently on a
+CPU, and are hardly faster."""
+
 
 def share(tokens: int, members: int, rank: int) -> tuple[int, int]:
     """The first token of a member's share, and the one after its last.
@@ -41,7 +45,7 @@ class Segment:
 class Layout:
     """The cut of one sequence, as one member sees it.
 
-    A segment with fewer tokens than members is not shared: the host's blocks fail on an empty tensor.
+    A segment that is too short is not shared: the host's blocks fail on an empty tensor.
 
     Args:
         segments: in the order of the joint sequence.
@@ -54,10 +58,14 @@ class Layout:
     rank: int
 
     @staticmethod
-    def of(segments: Sequence[Segment], members: int, rank: int) -> Layout:
-        """The layout in which segments that are too short to be shared are kept whole."""
-        kept = (Segment(item.tokens, item.shared and item.tokens >= members) for item in segments)
-        return Layout(tuple(kept), members, rank)
+    def of(segments: Sequence[Segment], members: int, rank: int, picture: int) -> Layout:
+        """The layout in which segments with too few tokens for all members are kept whole.
+
+        The segment ``picture`` needs only one token a member, because it has to be shared.
+        """
+        needed = [members * (1 if index == picture else MIN_TOKENS) for index in range(len(segments))]
+        pairs = zip(segments, needed, strict=True)
+        return Layout(tuple(Segment(item.tokens, item.shared and item.tokens >= n) for item, n in pairs), members, rank)
 
     def bounds(self, segment: int, rank: int | None = None) -> tuple[int, int]:
         """First token and end of a member's share of a segment, counted from the segment's first token."""

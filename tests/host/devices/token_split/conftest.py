@@ -37,3 +37,10 @@ def _one_thread() -> Iterator[None]:
     with torch.inference_mode():
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _short_texts_are_shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small cases of the families have texts of a few tokens only, which are otherwise kept whole."""
+    if request.path.name != "test_shares.py":
+        monkeypatch.setattr("token_split.shares.MIN_TOKENS", 1)

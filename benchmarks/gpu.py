@@ -823,7 +823,7 @@ class Report:
         out = [
             "## 5. Guidance split over two GPUs",
             "With guidance one GPU makes a call of two rows, t(2); each of two equal GPUs a call of one, t(1). "
-            "*Gain* is t(2)/t(1), what `cfg_split` can bring at most: the transfer of a latent each way and the wait "
+            "*Gain* is t(2)/t(1), what a guidance split can bring at most: the transfer of a latent each way and the wait "
             "for the slower half are not in it. *Two calls*: both sides in turn on one GPU, against t(2).",
             "",
             "| model | t(1), ms | t(2), ms | gain | two calls, ms | two calls / t(2) | latent, KiB |",

@@ -34,6 +34,6 @@ def test_what_does_not_exist_is_refused_by_the_name_of_the_input(text: str, told
 
 
 def test_the_other_inputs_are_kept() -> None:
-    asked = request.parse_devices("auto", KNOWN, 3, " ", 2, "on")
-    assert asked == request.DeviceRequest((), 3, "", 2, "on")
+    asked = request.parse_devices("auto", KNOWN, 3, " ", 2, "tokens")
+    assert asked == request.DeviceRequest((), 3, "", 2, "tokens")
     assert request.parse_devices("auto", KNOWN, 1, "127.0.0.1:6379").ray_address

@@ -18,8 +18,11 @@ options = module("nodes.host.sampling.options")
 request = module("nodes.host.devices.request")
 timings = module("nodes.host.devices.timings")
 
+Split = module("nodes.host.devices.groups").Split
 Options, Request, Timings = options.SamplerOptions, request.DeviceRequest, timings.Timings
 GPUS = tuple(torch.device("cuda", number) for number in range(8))
+WHOLE, PAIR, TOKENS, FOUR, BOTH = Split(), Split(2), Split(1, 2), Split(1, 4), Split(2, 2)
+SLOW_PAIR = {PAIR: 0.99, WHOLE: 1.0}
 CPUS = tuple(torch.device("cpu", number) if number else torch.device("cpu") for number in range(8))
 
 
@@ -29,12 +32,18 @@ class Reasons:
 
     one_core: str | None = None
     every_step: str | None = None
+    tokens: str | None = "UNetModel is not a network that can be shared by tokens"
     asked: list[str] = field(default_factory=list)
 
     @property
     def for_one_core(self) -> str | None:
         self.asked.append("one core")
         return self.one_core
+
+    @property
+    def against_tokens(self) -> str | None:
+        self.asked.append("tokens")
+        return self.tokens
 
     @property
     def for_every_step(self) -> str | None:
@@ -52,14 +61,14 @@ def facts(devices: tuple[torch.device, ...], **changes: Any) -> Any:
         "devices": devices,
         "processors": 64,
         "guided": False,
-        "faster_together": lambda group: True,
+        "split_seconds": lambda group: {},
         "reasons": Reasons(),
     }
     return placement.Facts(**{**given, **changes})
 
 
 def place(known: Any, wanted: Any = None, timings: Any = None, split: str = "auto", **request_changes: Any) -> Any:
-    return placement.place(wanted or Options(), Request(cfg_split=split, **request_changes), known, timings)
+    return placement.place(wanted or Options(), Request(split=split, **request_changes), known, timings)
 
 
 def test_it_is_imported_without_a_host() -> None:
@@ -116,7 +125,8 @@ def test_two_devices_share_the_calls_of_one_core() -> None:
     assert placed.groups == (GPUS[:2],)
     assert placed.plan.cores == 1
     assert placed.plan.reasons == (
-        "cuda:0 and cuda:1 share each guided call, the same picture in as little as half the time",
+        "cuda:0 and cuda:1 share each call in the fastest way, which the first calls show, the same picture apart from "
+        "rounding",
     )
 
 
@@ -137,12 +147,12 @@ def test_pairs_are_lanes(count: int) -> None:
     [
         ("auto", GPUS, {}, True),
         ("auto", CPUS, {}, False),  # lanes of one processor
-        ("on", CPUS, {}, True),
+        ("guidance", CPUS, {}, True),
         ("off", GPUS, {}, False),
-        ("on", GPUS, {"guided": False}, False),
-        ("on", GPUS, {"reasons": Reasons("keeps state")}, False),
-        ("auto", GPUS, {"faster_together": lambda group: False}, False),
-        ("on", GPUS, {"faster_together": lambda group: False}, True),
+        ("guidance", GPUS, {"guided": False}, False),
+        ("guidance", GPUS, {"reasons": Reasons("keeps state")}, False),
+        ("auto", GPUS, {"split_seconds": lambda group: SLOW_PAIR}, False),
+        ("guidance", GPUS, {"split_seconds": lambda group: SLOW_PAIR}, True),
     ],
 )
 def test_when_devices_are_paired(
@@ -161,14 +171,114 @@ def test_a_core_of_its_own_comes_before_half_a_call() -> None:
 def test_the_exact_result_is_not_shared_unless_that_is_asked_for() -> None:
     known = facts(GPUS[:2], guided=True)
     assert place(known, Options(accept="exact")).groups == ((GPUS[0],),)
-    assert place(known, Options(accept="exact"), split="on").groups == (GPUS[:2],)
+    assert place(known, Options(accept="exact"), split="guidance").groups == (GPUS[:2],)
 
 
 def test_where_pairs_are_no_faster_the_number_of_lanes_and_the_picture_stay() -> None:
     known = facts(GPUS[:4], guided=True)
-    slow = place(replace(known, faster_together=lambda group: False))
+    slow = place(replace(known, split_seconds=lambda group: SLOW_PAIR))
     assert slow.groups == ((GPUS[0],), (GPUS[2],))[: slow.plan.cores]
     assert slow.plan.cores == place(known).plan.cores
+
+
+# --- calls shared by tokens
+
+
+def transformer(devices: tuple[torch.device, ...], **changes: Any) -> Any:
+    """A model whose calls can be shared by tokens."""
+    return facts(devices, **{"reasons": Reasons(tokens=None), **changes})
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "changes", [{}, {"guided": True}, {"steps": 4}, {"reasons": Reasons("keeps state", tokens=None)}]
+)
+def test_all_devices_share_by_tokens_if_that_is_asked_for(count: int, changes: dict[str, Any]) -> None:
+    """One core with every step, whatever needs its steps in order."""
+    placed = place(transformer(GPUS[:count], **changes), split="tokens")
+    assert placed.groups == (GPUS[:count],) and placed.splits == (Split(1, count),)
+    assert placed.plan.cores == 1 and placed.plan.calls is None
+    assert "share each call by tokens, the same picture apart from rounding" in placed.plan.reasons[0]
+
+
+@pytest.mark.parametrize(("cores", "count", "shares"), [(2, 4, 2), (2, 5, 2), (3, 8, 2), (4, 4, 1), (2, 3, 1)])
+def test_cores_that_are_asked_for_share_the_devices_out(cores: int, count: int, shares: int) -> None:
+    placed = place(transformer(GPUS[:count]), Options(cores), split="tokens")
+    assert placed.plan.cores == cores and placed.splits == (Split(1, shares),)
+    assert placed.groups == tuple(GPUS[lane * shares : (lane + 1) * shares] for lane in range(cores))
+
+
+def test_a_network_that_cannot_be_split_is_not_and_the_user_is_told() -> None:
+    placed = place(facts(GPUS[:4]), split="tokens")
+    assert placed.plan == core.plan(20, 4) and placed.splits == (WHOLE,)
+    assert placed.notes == ("calls are not shared by tokens: UNetModel is not a network that can be shared by tokens",)
+
+
+@pytest.mark.parametrize(
+    ("count", "guided", "splits"),
+    [
+        (2, False, (TOKENS, WHOLE)),
+        (2, True, (TOKENS, PAIR, WHOLE)),
+        (4, False, (FOUR, TOKENS, WHOLE)),
+        (4, True, (FOUR, BOTH, TOKENS, PAIR, WHOLE)),
+        (3, False, (Split(1, 3), WHOLE)),
+    ],
+)
+def test_where_one_core_is_best_all_ways_to_share_its_calls_are_tried(
+    count: int, guided: bool, splits: tuple[Any, ...]
+) -> None:
+    placed = place(transformer(GPUS[:count], steps=4, guided=guided))
+    assert placed.plan.cores == 1 and placed.groups == (GPUS[:count],) and placed.splits == splits
+
+
+def test_one_core_shares_its_calls_by_tokens_although_its_model_keeps_state() -> None:
+    """Guidance is not split then: the order of the two sides may matter."""
+    placed = place(transformer(GPUS[:2], guided=True, reasons=Reasons("keeps state", tokens=None)))
+    assert placed.splits == (TOKENS, WHOLE)
+
+
+def test_what_is_known_to_be_fastest_is_not_measured_again() -> None:
+    known = {FOUR: 0.4, TOKENS: 0.6, WHOLE: 1.0}
+    placed = place(transformer(GPUS[:4], steps=4, split_seconds=lambda group: known))
+    assert placed.splits == (FOUR,) and placed.groups == (GPUS[:4],)
+    placed = place(transformer(GPUS[:4], steps=4), timings=measured(splits={**known, FOUR: 0.7}))
+    assert placed.splits == (TOKENS,) and placed.groups == (GPUS[:2],)
+    placed = place(transformer(GPUS[:4], steps=4), timings=measured(splits={**known, FOUR: 0.95, TOKENS: 0.95}))
+    assert placed.splits == (WHOLE,) and placed.groups == ((GPUS[0],),)
+
+
+@pytest.mark.parametrize(("seconds", "shared"), [(0.3, True), (0.9, False)])
+def test_a_split_comes_before_a_window_wherever_it_is_nearly_as_fast(seconds: float, shared: bool) -> None:
+    """Its picture is that of one core, apart from rounding."""
+    known = {FOUR: seconds, TOKENS: 0.95, WHOLE: 1.0}
+    placed = place(transformer(GPUS[:4], split_seconds=lambda group: known), timings=measured())
+    assert (placed.plan.cores == 1) is shared is (placed.splits == (FOUR,))
+
+
+def test_a_window_that_gains_is_not_given_up_to_measure() -> None:
+    assert place(transformer(GPUS[:4])).plan == core.plan(20, 4)
+
+
+@pytest.mark.parametrize("wanted", [Options(4), Options(method="secant")], ids=["cores", "method"])
+def test_what_is_asked_for_is_not_replaced_by_a_split(wanted: Any) -> None:
+    known = {FOUR: 0.1, TOKENS: 0.5, WHOLE: 1.0}
+    placed = place(transformer(GPUS[:4], split_seconds=lambda group: known), wanted, measured())
+    assert placed.plan.cores > 1 and placed.splits == (WHOLE,)
+
+
+@pytest.mark.parametrize(("split", "splits"), [("auto", (TOKENS, WHOLE)), ("tokens", (TOKENS,)), ("off", (WHOLE,))])
+def test_a_sampler_of_the_host_shares_its_calls_too(split: str, splits: tuple[Any, ...]) -> None:
+    placed = placement.place_stock(Request(split=split), transformer(GPUS[:2], steps=4), "it is lcm", None)
+    assert placed.splits == splits and placed.plan.cores == 1 and placed.plan.reasons[0] == "it is lcm"
+    assert placed.groups == (GPUS[:2] if split != "off" else GPUS[:1],)
+    alone = placement.place_stock(Request(split=split), transformer(CPUS[:1], steps=4), "it is lcm", None)
+    assert alone.splits == (WHOLE,) and alone.groups == (CPUS[:1],) and alone.plan.reasons == ("it is lcm",)
+
+
+@pytest.mark.parametrize("split", ["auto", "tokens"])
+def test_a_model_on_a_device_that_is_not_named_is_not_split(split: str) -> None:
+    placed = place(transformer(GPUS[1:3], primary=GPUS[0], steps=4), split=split)
+    assert placed.groups == ((GPUS[0],),) and placed.splits == (WHOLE,)
 
 
 # --- measured times
@@ -192,9 +302,9 @@ def test_a_slow_device_has_the_last_lane() -> None:
 
 def test_pairs_that_were_measured_as_no_faster_are_not_made() -> None:
     known = facts(GPUS[:2], guided=True)
-    assert place(known, timings=measured(shared=0.95)).groups != (GPUS[:2],)
-    assert place(known, timings=measured(shared=0.5)).groups == (GPUS[:2],)
-    assert place(known, timings=measured(shared=0.95), split="on").groups == (GPUS[:2],)
+    assert place(known, timings=measured(splits={PAIR: 0.95})).groups != (GPUS[:2],)
+    assert place(known, timings=measured(splits={PAIR: 0.5})).groups == (GPUS[:2],)
+    assert place(known, timings=measured(splits={PAIR: 0.95}), split="guidance").groups == (GPUS[:2],)
 
 
 # --- what this model does not allow
@@ -213,7 +323,7 @@ def test_nothing_is_asked_that_makes_no_difference() -> None:
     """To read the code of a model's patches takes time, which a user with one device should not pay for."""
     reasons = Reasons()
     place(facts(GPUS[:1], reasons=reasons))
-    place(facts(GPUS[:2], reasons=reasons), Options(1))
+    place(facts(GPUS[:2], reasons=reasons), Options(1), split="off")
     assert reasons.asked == []
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pack_modules import module
 
 timings = module("nodes.host.devices.timings")
+groups = module("nodes.host.devices.groups")
 core = module("chords_core")
 SECONDS = st.floats(1e-3, 1e3)
 
@@ -58,6 +59,19 @@ def test_the_order_stays_if_a_device_was_not_measured() -> None:
     assert _timings(calls=calls).fastest_first(DEVICES) == list(DEVICES)
 
 
-@pytest.mark.parametrize(("shared", "gains"), [(None, True), (0.5, True), (0.89, True), (0.95, False), (2.0, False)])
-def test_sharing_gains_if_it_is_notably_faster_than_one_device(shared: float | None, gains: bool) -> None:
-    assert _timings(step=9.0, rounds={1: 1.0}, shared=shared).sharing_gains is gains
+@pytest.mark.parametrize(("seconds", "gains"), [(None, True), (0.5, True), (0.89, True), (0.95, False), (2.0, False)])
+def test_sharing_gains_if_it_is_notably_faster_than_one_device(seconds: float | None, gains: bool) -> None:
+    pair = groups.Split(2)
+    splits = {} if seconds is None else {pair: seconds}
+    assert _timings(step=9.0, rounds={1: 1.0}, splits=splits).gains(pair) is gains
+
+
+@pytest.mark.parametrize("name", ["off", "guidance", "tokens 2", "tokens 12", "guidance x tokens 2"])
+def test_the_name_of_a_split_says_all_of_it(name: str) -> None:
+    assert groups.split_named(name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "tokens", "tokens 1", "tokens 0", "tokens 2 ", "guidance x", "on"])
+def test_no_other_name_is_one_of_a_split(name: str) -> None:
+    with pytest.raises(ValueError):
+        groups.split_named(name)

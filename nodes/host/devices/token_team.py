@@ -47,7 +47,7 @@ class TokenTeam:
 
     def __init__(self, patchers: Mapping[torch.device, ModelPatcher]) -> None:
         self.devices: Group = tuple(patchers)
-        self._models = [patcher.model for patcher in patchers.values()]
+        self._models: list[Any] = [patcher.model for patcher in patchers.values()]
         members = [Member(device, patcher.model.diffusion_model) for device, patcher in patchers.items()]
         self._split = SplitCall(members, thread_context(self.devices))
         self._slowest: float | None = None

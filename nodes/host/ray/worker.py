@@ -33,6 +33,7 @@ _ABOUT_COMPUTING = ("force_fp", "unet", "cross_attention", "sage_attention", "fl
 _ABOUT_COMPUTING += ("channels_last", "deterministic", "fast", "supports_fp8", "fp16_intermediates")
 _COMPUTING_CODE = (
     "devices/lanes.py",
+    "devices/thread_context.py",
     "ray/model_files.py",
     "ray/pack_modules.py",
     "ray/serialization.py",

@@ -157,7 +157,7 @@ def send_plan(stream: RunStream, plan: Plan, method: str, solver: str, devices: 
 
 def send_success(stream: RunStream, run: ChordsRun) -> None:
     """The stream's ``done`` event of a run that ended well."""
-    figures = {"seconds": run.seconds, "depth": run.depth, "evaluations": run.evaluations}
+    figures: dict[str, Any] = {"seconds": run.seconds, "depth": run.depth, "evaluations": run.evaluations}
     if run.shared is not None:
         figures["split"] = run.shared.split
     stream.send("done", status="success", **figures, error=None)

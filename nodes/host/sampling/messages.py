@@ -38,7 +38,7 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float]) -> str:
     """
     alone = _duration(seconds[WHOLE])
     if chosen != WHOLE:
-        by = {1: "", chosen.shares: " by tokens"}[chosen.shares]
+        by = " by tokens" if chosen.shares > 1 else ""
         sides = " guided" if chosen.sides > 1 else ""
         return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
     others = ", ".join(f"{split.name}: {_duration(value)}" for split, value in seconds.items() if split != WHOLE)

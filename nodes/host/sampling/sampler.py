@@ -229,7 +229,7 @@ class _SamplerFunction:
         return Facts(
             steps=call.steps,
             solver=PARALLEL.get(self.sampler_name, ""),
-            solving_seconds=solve_seconds(call.steps, call.x.numel()),
+            solving_seconds=solve_seconds(max(1, call.steps), call.x.numel()),
             primary=primary,
             devices=devices or (primary,),
             processors=os.cpu_count() or 1,

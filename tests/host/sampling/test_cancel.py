@@ -82,9 +82,9 @@ CHORDS = {"cores": 4, "accept": "exact", "method": "CHORDS"}
         ({"lanes": "1"}, 0, CHORDS, "off"),
         ({"lanes": "1,2"}, 2, CHORDS, "off"),
         ({"lanes": "0,1,2,3"}, 1, {"cores": 4}, "off"),
-        ({"device": "cpu:1"}, 0, {}, "on"),
-        ({"device": "cpu:1"}, 2, {}, "on"),
-        ({"device": "cpu:3"}, 0, {"cores": 2}, "on"),
+        ({"device": "cpu:1"}, 0, {}, "guidance"),
+        ({"device": "cpu:1"}, 2, {}, "guidance"),
+        ({"device": "cpu:3"}, 0, {"cores": 2}, "guidance"),
     ],
     ids=str,
 )
@@ -98,7 +98,7 @@ def test_what_hangs_is_not_waited_for(
     split: str,
 ) -> None:
     """A lane in its first call, in a later one, several, all; a device of a pair, alone or within a core."""
-    on = {"cpu_lanes": 2 if split == "on" and not given else 4, "cfg_split": split}
+    on = {"cpu_lanes": 2 if split == "guidance" and not given else 4, "split": split}
     prompt = _queued(client, tmp_path, on, given, **hanging, after_calls=after_calls)
     _until(lambda: _begun(tmp_path) > 0)
     client.interrupt(prompt)

@@ -1,0 +1,8 @@
+"""Rows of one test can be used by another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))

@@ -20,7 +20,7 @@ from .drawing import (
     TEXT,
     WIDTH,
     Colour,
-    Figure,
+    KeyFigure,
     Point,
     Sheet,
     Sign,
@@ -127,7 +127,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
     sheet = Sheet(48 + 24 * len(timeline.lost))
     for line, mark in enumerate(timeline.lost):
         text = f"{run.devices[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
-        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, most=1)
+        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line
         sheet.cross((MARGIN + 8, y), 5, RED)
         sheet.text((MARGIN + 26, y), told, 15, RED)
@@ -175,25 +175,25 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
 # --- what the sections say
 
 
-def _figures(run: ChordsRun) -> list[Figure]:
+def _figures(run: ChordsRun) -> list[KeyFigure]:
     timeline, steps = run.timeline, run.plan.steps
     if timeline is None or not timeline.evaluations:
-        return [Figure(duration(run.seconds), "sampling time")] if run.seconds else []
+        return [KeyFigure(duration(run.seconds), "sampling time")] if run.seconds else []
     more = run.seconds > 1.05 * timeline.seconds  # to copy the model, say
-    time = Figure(
+    time = KeyFigure(
         duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
-    calls = Figure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
+    calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
     if run.plan.cores == 1:
-        return [calls, time, Figure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
-    figures = [Figure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
+        return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
+    figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
     speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
     if speedup is not None:
-        figures.append(Figure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
+        figures.append(KeyFigure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
     if accepted is not None and accepted.core == 1:
-        figures.append(Figure("exact", "what one core gives", GOLD))
+        figures.append(KeyFigure("exact", "what one core gives", GOLD))
     elif change is not None:
-        figures.append(Figure(_percent(change), "change from the hit before", GOLD))
+        figures.append(KeyFigure(_percent(change), "change from the hit before", GOLD))
     return figures
 
 

@@ -48,7 +48,7 @@ def load_autoencoder() -> Autoencoder:
 
 def simple_sigmas(steps: int, shift: float = SHIFT) -> Tensor:
     """The `simple` schedule of a flow model: ``steps`` + 1 sigmas from 1 to 0."""
-    times = torch.linspace(1, 0, steps + 1) ** power
+    times = torch.linspace(1, 0, steps + 1)
     return shift * times / (1 + (shift - 1) * times)
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks/frontier.py measures: its cases, in the order of their importance."""
+"""What benchmarks/frontier.py measures: its cases, the most important first."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def all_cases(small: bool) -> list[Case]:
             add(found, fidelity_cases(problem, "euler", 30, "standard", LATER, small))
             for solver in ("dpmpp_2m", "uni_pc", "res_multistep"):
                 for steps in (20, 50, 30):
-                    sooner = steps != 30 and problem == "demo cfg4"
-                    add(found, fidelity_cases(problem, solver, steps, "standard", 2 if sooner else LATER + 1, small))
+                    earlier = steps != 30 and problem == "demo cfg4"
+                    add(found, fidelity_cases(problem, solver, steps, "standard", 2 if earlier else LATER + 1, small))
     # Stable: else as above. The demo's accuracy comes when its baselines with and without guidance are there.
     cases = sorted(found.values(), key=lambda case: (case.rank, case.part == "accuracy" and case.rank == 0))
     return list(few(cases)) if small else cases
@@ -167,10 +167,10 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
         if main and len(starts) > 1:
             yield Case(**on, kind="chords", method="SRDS", starts=starts, hits=min(len(starts), 4))
         for number, rounds in enumerate(rounds_to_try(steps, cores)):
-            sooner = {**on, "rank": later + (LATER if number % 2 else 0)}
-            yield Case(**sooner, kind="secant", method="secant window", rounds=rounds)
+            earlier = {**on, "rank": later + (LATER if number % 2 else 0)}
+            yield Case(**earlier, kind="secant", method="secant window", rounds=rounds)
             if main and (number % 2 == 0 or small):
-                yield Case(**sooner, kind="picard", method="ParaDiGMS (Picard)", rounds=rounds)
+                yield Case(**earlier, kind="picard", method="ParaDiGMS (Picard)", rounds=rounds)
         usual = few_calls(steps)
         for more in (-2, 0, 3):
             ruled = few_rounds(usual + more, cores)
@@ -236,10 +236,10 @@ def accuracy_cases(problem: str, rank: int) -> Iterator[Case]:
                 if cores == 1:
                     yield Case(**whole, calls=calls)
                 elif calls >= 12 and solver == "euler":
-                    sooner = {**whole, "rank": on["rank"] + (0 if calls in (12, 17, 24) else LATER)}
+                    earlier = {**whole, "rank": on["rank"] + (0 if calls in (12, 17, 24) else LATER)}
                     for starts in dict.fromkeys(starts for _, starts in starts_to_try(calls, cores)):
                         if len(starts) > 1:
-                            yield Case(**sooner, starts=starts, calls=calls)
+                            yield Case(**earlier, starts=starts, calls=calls)
         for steps in (12, 16, 20, 28, 40) if cores > 1 else ():
             for solver, fine in good:
                 for name, starts in starts_to_try(steps, cores):

@@ -60,8 +60,8 @@ class Report:
             f"cuDNN {facts['cudnn']}, Python {facts['python']}, {facts['system']}, ComfyUI {facts['comfyui']} "
             f"(attention: {facts['attention']}); {facts['seconds']} s in all.",
             "",
-            "The models have the real shapes and random weights, as ComfyUI's classes build them (only the demo model is "
-            "trained). All weights are in the device's memory, and nothing is compiled. Calls go to ComfyUI's "
+            "The models have the real shapes and random weights, as ComfyUI's classes build them (only the demo model "
+            "is trained). All weights are in the device's memory, and nothing is compiled. Calls go to ComfyUI's "
             "`BaseModel.apply_model`. Times are the wall time of a call with the wait for the device, medians of "
             "interleaved rounds.",
         ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import math
 import sys
 import time
@@ -37,7 +38,7 @@ from benchmarks._gpu_models import (
     wait,
 )
 from benchmarks._gpu_report import Report
-from benchmarks._report import RESULTS, device_facts
+from benchmarks._report import RESULTS, device_facts, write
 
 __all__ = [
     "ARCHITECTURES",
@@ -107,12 +108,23 @@ def measure_all(report: Report, device: torch.device, small: bool) -> None:
     report.save()
 
 
+def write_report(folder: Path) -> None:
+    """gpu.md of what is in the folder's gpu.json."""
+    facts = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+    shapes, failures = facts.pop("shapes"), facts.pop("failures")
+    write(folder / "gpu.md", Report(folder, facts, Deadline(BEGAN, 0), shapes, failures).lines())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny models, to check that all of it runs")
     parser.add_argument("--out", type=Path, help="folder for gpu.md and gpu.json (default benchmarks/results; output/)")
     parser.add_argument("--limit", type=float, default=138.0, help="seconds after which no part begins (default 138)")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write gpu.md anew from gpu.json")
     arguments = parser.parse_args()
+    if arguments.report:
+        write_report(arguments.out or RESULTS)
+        return
     if not torch.cuda.is_available() and not arguments.small:
         print("NOT MEASURED: torch sees no CUDA device here. --small checks the code on the CPU.")
         return

@@ -154,7 +154,7 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
     least = max(6, round(0.6 * few_calls(steps)))
     most = min(steps - 1, round(1.6 * few_calls(steps)))
     for calls in range(least, most + 1, 1 if main else 2):
-        yield Case(**aim, kind="sparse", method="sparse", calls=calls, rank=rank)
+        yield Case(**aim, kind="sparse", method="fewer calls", calls=calls, rank=rank)
     for calls in sorted({least, (least + steps) // 2, most, round(0.8 * steps), steps - 1}):
         yield Case(**aim, kind="fewer", method="fewer steps", calls=calls, rank=rank)
     for cores in CORES[1:] if main else (2, 4, 8):
@@ -177,7 +177,11 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
             for rounds in range(ruled - 2, ruled + 3):
                 tried = {**on, "rank": later + (0 if more == 0 or cores == 2 else LATER)}
                 yield Case(
-                    **tried, kind="sparse window", method="sparse, secant window", rounds=rounds, calls=usual + more
+                    **tried,
+                    kind="sparse window",
+                    method="fewer calls, secant window",
+                    rounds=rounds,
+                    calls=usual + more,
                 )
         for more in (-1, 0, 2, 4, 7) if main else (0, 3):
             tried = {**on, "rank": later + (0 if more in (0, 2) else LATER)}
@@ -185,7 +189,12 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
                 if len(starts) > 1:
                     hits = min(len(starts), 2)
                     yield Case(
-                        **tried, kind="sparse", method="sparse, CHORDS", starts=starts, calls=usual + more, hits=hits
+                        **tried,
+                        kind="sparse",
+                        method="fewer calls, CHORDS",
+                        starts=starts,
+                        calls=usual + more,
+                        hits=hits,
                     )
 
 
@@ -225,7 +234,7 @@ def accuracy_cases(problem: str, rank: int) -> Iterator[Case]:
                         **later, kind="secant", method=method, solver=solver, steps=steps, grid=fine, rounds=rounds
                     )
         for solver, steps, fine in (("euler", 400, standard), ("uni_pc", 100, between), ("dpmpp_2m", 100, better)):
-            method = f"sparse, {solver} of {steps} on {fine}"
+            method = f"fewer calls, {solver} of {steps} on {fine}"
             whole = {**on, "kind": "sparse", "method": method, "solver": solver, "steps": steps, "grid": fine}
             for calls in (12, 17, 24) if cores > 1 and solver != "uni_pc" else ():
                 ruled = few_rounds(calls, cores)

@@ -21,8 +21,8 @@ FIDELITY_CURVES = (  # method, cores, colour, line
     ("CHORDS, authors' starts", 8, ORANGE, "--"),
     ("CHORDS, planner", 8, ORANGE, "-"),
     ("secant window", 8, PURPLE, "-"),
-    ("sparse", 1, BLUE, "--"),
-    ("sparse, secant window", 8, BLUE, "-"),
+    ("fewer calls", 1, BLUE, "--"),
+    ("fewer calls, secant window", 8, BLUE, "-"),
 )
 
 
@@ -45,7 +45,7 @@ def picture(book: Book, path: Path) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     with figure(13, 9.4, 110, grid=True, layout="constrained") as drawn:
-        axes = drawn.subplots(2, 2)
+        axes = drawn.subplots(2, 2, subplot_kw={"yscale": "log"})
         for column, problem in enumerate(("demo cfg4", "demo cfg1")):
             records = select(book.records, problem=problem)
             if records:
@@ -55,7 +55,6 @@ def picture(book: Book, path: Path) -> None:
                 axes[0][column].set_axis_off()
                 axes[1][column].set_axis_off()
         for axis in axes.flat:
-            axis.set_yscale("log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))

@@ -72,9 +72,9 @@ def decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
     return lambda latents: autoencoder.decode(latents).movedim(1, -1)
 
 
-def describe_scenes(count: int, seed: int) -> list[str]:
+def describe_scenes(count: int, seed: int | random.Random) -> list[str]:
     """Prompts that name the size and the place of each thing."""
-    rng = random.Random(seed)
+    rng = seed if isinstance(seed, random.Random) else random.Random(seed)
     return [describe(random_scene(rng)) for _ in range(count)]
 
 

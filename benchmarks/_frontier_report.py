@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from benchmarks._frontier_cases import CORES, PROBLEMS
 from benchmarks._frontier_records import (
@@ -28,6 +29,8 @@ from benchmarks._problems import SEED
 from benchmarks._report import table
 
 UNITS = "relative RMSE"
+
+_SHARED_CALLS = "With two devices or more, pairs share each guided call: half as many cores, each call twice as fast."
 
 
 def percent(value: float) -> str:
@@ -76,113 +79,121 @@ def report(book: Book) -> list[str]:
 
 
 def fidelity_report(problem: str, records: Sequence[Record]) -> list[str]:
+    """The speed-up within 1 % of each sampler's own result."""
     records = select(records, part="fidelity")
     aims = list(dict.fromkeys((r["solver"], r["steps"], r["grid"]) for r in records))
     if not aims:
         return []
-    cfg = cfg_of(problem)
+    lines = [f"## Fidelity: within {percent(CLOSE)} of the user's own sampler", ""]
+    if cfg_of(problem) != 1:
+        lines += [_SHARED_CALLS, ""]
     rows = []
     for solver, steps, grid in aims:
         own = select(records, solver=solver, steps=steps, grid=grid)
-        for devices in DEVICES:
-            cores, split = splits(devices, cfg)
-            best = fastest(own, cores)
-            depth = best["depth"] if best else steps
-            speedup = split * steps / depth
-            goal = ""
-            if solver == "euler" and steps in (20, 50) and problem.startswith("demo"):
-                wanted = FIDELITY_GOALS[cfg][devices][(20, 50).index(steps)]
-                goal = f"{wanted:g}: {verdict(speedup, wanted)}"
-            name = f"{solver} {steps}" + ("" if grid == "standard" else f", {grid}")
-            said = (how(best), percent(best["median"]), percent(best["p90"])) if best else ("one core", "0 %", "0 %")
-            rows.append((name, f"{devices}", f"{speedup:.2f}", goal, f"{depth}", *said))
-    lines = [f"## Fidelity: within {percent(CLOSE)} of the user's own sampler", ""]
-    if cfg != 1:
-        lines += [
-            "With two devices or more, pairs share each guided call: half as many cores, each call twice as fast.",
-            "",
-        ]
+        name = f"{solver} {steps}" + ("" if grid == "standard" else f", {grid}")
+        rows += [(name, *_fidelity_row(problem, own, solver, steps, devices)) for devices in DEVICES]
     heads = ("sampler, steps", "devices", "speed-up", "goal", "depth", "by", "median", "90th percentile")
     lines += [*table(heads, rows), ""]
     for solver, steps, grid in aims:
-        if solver != "euler":
-            continue
-        own = select(records, solver=solver, steps=steps, grid=grid)
-        rows = []
-        for method, named in by_method(own).items():
-            cells = []
-            for cores in CORES:
-                best = fastest(named, cores)
-                cells.append(f"{best['depth']} ({steps / best['depth']:.2f}x)" if best else "-")
-            rows.append((method, *cells))
-        lines += [f"{solver} {steps}, {grid} grid: least depth within {percent(CLOSE)} by method and cores:", ""]
-        lines += [*table(("method", *(f"K={cores}" for cores in CORES)), rows), ""]
+        if solver == "euler":
+            own = select(records, solver=solver, steps=steps, grid=grid)
+            lines += [f"{solver} {steps}, {grid} grid: least depth within {percent(CLOSE)} by method and cores:", ""]
+            lines += [*_by_method(own, partial(_least_depth, steps=steps)), ""]
     return lines
 
 
+def _fidelity_row(
+    problem: str, records: Sequence[Record], solver: str, steps: int, devices: int
+) -> tuple[str, str, str, str, str, str, str]:
+    """What is reached on so many devices."""
+    cfg = cfg_of(problem)
+    cores, split = splits(devices, cfg)
+    best = fastest(records, cores)
+    depth = best["depth"] if best else steps
+    speedup, goal = split * steps / depth, ""
+    if solver == "euler" and steps in (20, 50) and problem.startswith("demo"):
+        wanted = FIDELITY_GOALS[cfg][devices][(20, 50).index(steps)]
+        goal = f"{wanted:g}: {verdict(speedup, wanted)}"
+    told = (how(best), percent(best["median"]), percent(best["p90"])) if best else ("one core", "0 %", "0 %")
+    return (f"{devices}", f"{speedup:.2f}", goal, f"{depth}", *told)
+
+
+def _least_depth(records: Sequence[Record], cores: int, steps: int) -> str:
+    best = fastest(records, cores)
+    return f"{best['depth']} ({steps / best['depth']:.2f}x)" if best else "-"
+
+
+def _by_method(records: Sequence[Record], cell: Callable[[Sequence[Record], int], str]) -> list[str]:
+    """A table with a row for each method and a column for each number of cores."""
+    rows = [(method, *(cell(named, cores) for cores in CORES)) for method, named in by_method(records).items()]
+    return table(("method", *(f"K={cores}" for cores in CORES)), rows)
+
+
 def accuracy_report(problem: str, records: Sequence[Record]) -> list[str]:
+    """The errors of stock samplers, and the speed-up at equal error."""
     stock, ours = select(records, part="stock"), select(records, part="accuracy")
     if not stock:
         return []
-    cfg = cfg_of(problem)
     lines = ["## Accuracy: error to the solution of the ODE", "", "Stock samplers, one device, by model calls:", ""]
-    depths = sorted({record["depth"] for record in stock if not record["method"].startswith("heun")})
-    rows = []
-    for method in dict.fromkeys(record["method"] for record in stock):
-        known = {record["depth"]: record for record in select(stock, method=method)}
-        cells = [known.get(depth) or known.get(depth - 1) for depth in depths]  # heun's are odd
-        rows.append((method, *(percent(cell["median"]) if cell else "" for cell in cells)))
-    best = [min(select(stock, depth=depth), key=lambda record: record["median"]) for depth in depths]
-    rows.append(("**best**", *(f"**{percent(record['median'])}** {record['method']}" for record in best)))
-    if all(record["pixels"] is not None for record in best):
-        rows.append(("best, in pixels", *(percent(record["pixels"]) for record in best)))
-    rows.append(("best, 90th percentile", *(percent(record["p90"]) for record in best)))
-    lines += [*table(("sampler, grid", *map(str, depths)), rows), ""]
+    lines += [*_stock_table(stock), ""]
     if not ours:
         return lines
-    rows = []
-    for devices in DEVICES:
-        cores, split = splits(devices, cfg)
-        found = gains(ours, stock, cores)
-        goal = ACCURACY_GOALS[cfg][devices]
-        if not found:
-            rows.append((f"{devices}", "-", f"{goal:g}: **missed**", *[""] * 6))
-            continue
-        first = found[0]
-        value, more = split * first.ratio, "> " if first.needed.beyond else ""
-        told = verdict(value, goal, first.needed.beyond)
-        record = first.record
-        rows.append(
-            (
-                f"{devices}",
-                f"{more}{value:.2f}",
-                f"{goal:g}: {told}",
-                how(record),
-                f"{record['depth']}",
-                f"{percent(record['median'])}; {percent(record['p90'])}"
-                + (f"; {percent(record['pixels'])}" if record["pixels"] is not None else ""),
-                f"{first.needed} {first.needed.sampler}",
-                *(at_depth(found, depth, split) for depth in (8, 12, 16)),
-            )
-        )
     heads = ("devices", "speed-up", "goal", "by", "depth", "error: median; 90th percentile; pixels", "stock needs")
-    lines += [
+    rows = [_accuracy_row(cfg_of(problem), ours, stock, devices) for devices in DEVICES]
+    return [
+        *lines,
         f"At equal accuracy, where the best stock sampler needs {ACCURATE_FROM} calls or more. The last columns: the "
         f"best result of at most this depth. `>`: the stock sampler needs more than {MAX_STEPS} calls, so the figure "
         "is a lower bound.",
         "",
         *table((*heads, "depth ≤ 8", "≤ 12", "≤ 16"), rows),
         "",
+        "The same by method and cores (without the split):",
+        "",
+        *_by_method(ours, lambda named, cores: _best_ratio(named, stock, cores)),
+        "",
     ]
-    rows = []
-    for method, named in by_method(ours).items():
-        cells = []
-        for cores in CORES:
-            found = gains(named, stock, cores)
-            cells.append(f"{'> ' if found[0].needed.beyond else ''}{found[0].ratio:.2f}" if found else "-")
-        rows.append((method, *cells))
-    lines += ["The same by method and cores (without the split):", ""]
-    return [*lines, *table(("method", *(f"K={cores}" for cores in CORES)), rows), ""]
+
+
+def _stock_table(stock: Sequence[Record]) -> list[str]:
+    depths = sorted({record["depth"] for record in stock if not record["method"].startswith("heun")})
+    rows: list[Sequence[str]] = []
+    for method in dict.fromkeys(record["method"] for record in stock):
+        known = {record["depth"]: record for record in select(stock, method=method)}
+        cells = [known.get(depth) or known.get(depth - 1) for depth in depths]  # heun's depths are odd
+        rows.append((method, *(percent(cell["median"]) if cell else "" for cell in cells)))
+    best = [min(select(stock, depth=depth), key=lambda record: record["median"]) for depth in depths]
+    rows.append(("**best**", *(f"**{percent(record['median'])}** {record['method']}" for record in best)))
+    if all(record["pixels"] is not None for record in best):
+        rows.append(("best, in pixels", *(percent(record["pixels"]) for record in best)))
+    rows.append(("best, 90th percentile", *(percent(record["p90"]) for record in best)))
+    return table(("sampler, grid", *map(str, depths)), rows)
+
+
+def _accuracy_row(cfg: int, ours: Sequence[Record], stock: Sequence[Record], devices: int) -> Sequence[str]:
+    """The best gain on so many devices."""
+    cores, split = splits(devices, cfg)
+    found, goal = gains(ours, stock, cores), ACCURACY_GOALS[cfg][devices]
+    if not found:
+        return (f"{devices}", "-", f"{goal:g}: **missed**", *[""] * 7)
+    first = found[0]
+    record, value = first.record, split * first.ratio
+    errors = [record["median"], record["p90"], *([record["pixels"]] if record["pixels"] is not None else [])]
+    return (
+        f"{devices}",
+        f"{'> ' if first.needed.beyond else ''}{value:.2f}",
+        f"{goal:g}: {verdict(value, goal, first.needed.beyond)}",
+        how(record),
+        f"{record['depth']}",
+        "; ".join(map(percent, errors)),
+        f"{first.needed} {first.needed.sampler}",
+        *(at_depth(found, depth, split) for depth in (8, 12, 16)),
+    )
+
+
+def _best_ratio(records: Sequence[Record], stock: Sequence[Record], cores: int) -> str:
+    found = gains(records, stock, cores)
+    return f"{'> ' if found[0].needed.beyond else ''}{found[0].ratio:.2f}" if found else "-"
 
 
 def at_depth(found: Sequence[Gain], depth: int, split: int) -> str:

@@ -76,7 +76,7 @@ def date() -> str:
 def machine(threads: int | None = None) -> str:
     """The versions and the processor in words. ``threads``: of one tensor operation on the CPU, if that is known."""
     facts = [
-        f"torch {importlib.metadata.version('torch')}",
+        f"torch {importlib.metadata.distribution('torch').version}",
         f"Python {platform.python_version()}",
         f"{platform.system()} {platform.machine()}",
         f"{os.cpu_count()} CPU cores",
@@ -118,7 +118,7 @@ def first_line(error: BaseException, length: int = 200) -> str:
 
 PAPER, INK, DIM, GRID = "#ffffff", "#1f2430", "#6b7280", "#d9dde4"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,

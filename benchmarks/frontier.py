@@ -86,8 +86,8 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     elif case.kind == "sparse":
         nodes = sparse_nodes(case.steps, case.calls)
         sparse = Sparse(rows_of(case.solver, sigmas), nodes)
-        levels = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
-        run = Chords(problem.start, levels, case.starts or (0,), sparse, case.hits)
+        at_nodes = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
+        run = Chords(problem.start, at_nodes, case.starts or (0,), sparse, case.hits)
     else:
         run = Chords(problem.start, sigmas, case.starts, PARALLEL_SOLVERS[case.solver], case.hits)
     hits, evaluations = run_machine(run, problem.denoise)

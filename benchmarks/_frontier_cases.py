@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chords_core import CHORDS, authors_starts, lattice_starts, plan
+from benchmarks._plans import planned_starts
+from chords_core import authors_starts, lattice_starts
 
 STOCK_STEPS = (6, 8, 11, 15, 20, 28, 40, 60)
 CORES = (1, 2, 3, 4, 6, 8)
@@ -121,8 +122,8 @@ def few(cases: Iterable[Case]) -> Iterator[Case]:
 
 def starts_to_try(steps: int, cores: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and starts for CHORDS on so many cores."""
-    yield "CHORDS, planner", plan(steps, cores, cores, method=CHORDS).starts
-    yield "CHORDS, planner", plan(steps, cores, accept="first", method=CHORDS).starts
+    yield "CHORDS, planner", planned_starts(steps, cores, cores)
+    yield "CHORDS, planner", planned_starts(steps, cores)
     for q in (2, 3):
         yield f"CHORDS, lattice q={q}", tuple(lattice_starts(steps, cores, q))
     if cores in (4, 8):

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks._gpu_measurements import DRIVER_STEPS, LANES, Deadline
+from benchmarks._plans import planned_starts
 from benchmarks._report import first_line, table, write
-from chords_core import CHORDS, Evaluated, lattice_starts, plan, sample
+from chords_core import Evaluated, lattice_starts, sample
 
 RUNS = ((20, 4), (20, 8), (50, 4), (50, 8))  # steps and cores for which batching is judged
 
@@ -97,7 +98,7 @@ def candidates() -> list[tuple[int, int, tuple[int, ...], str]]:
     """(steps, cores, starts, whose): the nodes' plan, and the lattice rule where it differs."""
     found = []
     for steps, cores in RUNS:
-        nodes, lattice = plan(steps, cores, cores, method=CHORDS).starts, tuple(lattice_starts(steps, cores))
+        nodes, lattice = planned_starts(steps, cores, cores), tuple(lattice_starts(steps, cores))
         found.append((steps, cores, tuple(nodes), "the nodes' plan"))
         if lattice != nodes:
             found.append((steps, cores, lattice, "lattice rule"))

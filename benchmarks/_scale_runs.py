@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
+from benchmarks._plans import planned_starts
 from chords_core import (
-    CHORDS,
     Barrier,
     Device,
     Evaluation,
     Link,
     Plan,
+    SequentialPlan,
     Simulated,
     ThreadPool,
     expected_seconds,
-    one_core,
     plan,
     simulate,
     skeleton,
@@ -72,8 +72,8 @@ PRECISIONS = {"fp32": 4, "bf16": 2}
 @lru_cache
 def candidates(steps: int) -> tuple[Plan, ...]:
     """One core, and the planner's choices for two and more devices."""
-    plans = [one_core(steps, "one core"), *(plan(steps, cores) for cores in range(2, MAX_CORES + 1))]
-    return tuple({chosen.starts: chosen for chosen in plans}.values())
+    plans = [SequentialPlan(steps, ("one core",)), *(plan(steps, cores) for cores in range(2, MAX_CORES + 1))]
+    return tuple({chosen.cores: chosen for chosen in plans}.values())
 
 
 def best_seconds(steps: int, devices: Sequence[Device], **costs: Any) -> float:
@@ -192,7 +192,7 @@ def jitter(small: bool) -> Section:
     seeds = range(10 if small else 60)
     rows = []
     for steps, lanes in ((20, 4), (30, 6), (50, 8)):
-        starts = plan(steps, lanes, accept="first", method=CHORDS).starts
+        starts = planned_starts(steps, lanes)
         for name, share in JITTERS.items():
             devices = [Device(1.0, jitter=share)] * len(starts)
             for accept in ("first", "last"):
@@ -208,11 +208,11 @@ def jitter(small: bool) -> Section:
 
 def failures(small: bool) -> Section:
     """A device that is lost in the middle of a run of 50 steps on 8 devices and 8 cores: the time it adds."""
-    chosen = plan(50, 8, accept="first", method=CHORDS)
+    starts = planned_starts(50, 8)
     rows = []
     for seconds in (0.5, 5.0):
         healthy = [Device(seconds)] * 8
-        expected = simulate(skeleton(50, chosen.starts), healthy).seconds
+        expected = simulate(skeleton(50, starts), healthy).seconds
         half = expected / 2 + seconds / 2
         fates = {
             "dies": [replace(healthy[0], dies_at=half)],
@@ -221,7 +221,7 @@ def failures(small: bool) -> Section:
             "all but one die": [replace(healthy[0], dies_at=half)] * 7,
         }
         for fate, lost in fates.items():
-            result = simulate(skeleton(50, chosen.starts), [*healthy[len(lost) :], *lost])
+            result = simulate(skeleton(50, starts), [*healthy[len(lost) :], *lost])
             rows.append(
                 {"seconds": seconds, "fate": fate, "without": expected, "with": result.seconds}
                 | {"added evaluations": (result.seconds - expected) / seconds}
@@ -233,7 +233,7 @@ def reality(small: bool) -> Section:
     """Threads that sleep as long as the evaluations of a simulated run took: their time against the simulated time."""
     rows = []
     for steps, cores in ((20, 4), (50, 8)):
-        starts = plan(steps, cores, accept="first", method=CHORDS).starts
+        starts = planned_starts(steps, cores)
         for name in ("none", "±30 %", "30 % s.d."):
             devices = [Device(0.04, jitter=JITTERS[name])] * len(starts)
             for kind, wrap in (("dataflow", _unchanged), ("barrier", Barrier)):
@@ -268,7 +268,7 @@ def slept(method: Method, simulated: Simulated, lanes: int) -> float:
 
     with Napping([napper(lane) for lane in range(lanes)]) as pool:
         began = time.perf_counter()
-        drive(method, pool, 0, lambda event: None, lambda: False, lambda: False)
+        drive(method, pool)
         return time.perf_counter() - began
 
 

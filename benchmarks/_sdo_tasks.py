@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chords_core.sdo.gradients import Objective
-from chords_core.sdo.objectives.base import Contrast, Reference, RegionColour
+from chords_core.sdo.objectives import Contrast, Reference, RegionColour
 from demo.scenes import COLOURS, PICTURE_SIZE, Scene, Thing, coverage, draw
 
 

@@ -44,10 +44,10 @@ from benchmarks._frontier_records import DIVERGED, Book
 from benchmarks._frontier_report import report
 from benchmarks._problems import Problem, make_problem, truth
 from benchmarks._report import RESULTS, date, first_line, require_matplotlib, write
-from chords_core import Chords, Hit, Window, accuracy_plan, solver_plan
+from chords_core import Chords, Hit, Window, accuracy_window, solver_window
 from chords_core.execution.driver import Method
 from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.interpolated import Sparse, sparse_nodes
+from chords_core.solvers.interpolated import InterpolatedSolver, interpolation_nodes
 from chords_core.solvers.linear_form import solver_rows
 
 RESERVE = 10.0  # seconds of the limit kept for the tables and the picture
@@ -77,17 +77,17 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     run: Method
     if case.kind in ("secant", "picard"):
         slopes, solver = case.kind == "secant", PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
+        run = Window(problem.start, solver_window(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
     elif case.kind == "sparse window":
         solver = PARALLEL_SOLVERS[case.solver]
-        run = Window(problem.start, solver_plan(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
+        run = Window(problem.start, solver_window(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
     elif case.kind == "cubic":
-        run = Window(problem.start, accuracy_plan(sigmas, case.cores, rounds=case.rounds))
+        run = Window(problem.start, accuracy_window(sigmas, case.cores, rounds=case.rounds))
     elif case.kind == "sparse":
-        nodes = sparse_nodes(case.steps, case.calls)
-        sparse = Sparse(rows_of(case.solver, sigmas), nodes)
+        nodes = interpolation_nodes(case.steps, case.calls)
+        interpolated = InterpolatedSolver(rows_of(case.solver, sigmas), nodes)
         at_nodes = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
-        run = Chords(problem.start, at_nodes, case.starts or (0,), sparse, case.hits)
+        run = Chords(problem.start, at_nodes, case.starts or (0,), interpolated, case.hits)
     else:
         run = Chords(problem.start, sigmas, case.starts, PARALLEL_SOLVERS[case.solver], case.hits)
     hits, evaluations = run_machine(run, problem.denoise)

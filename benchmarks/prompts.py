@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks._demo import describe_scenes, differences, simple_sigmas
 from benchmarks._problems import SEED, Problem, demo_problem
 from benchmarks._report import RESULTS, Table, command, date, write
-from chords_core import CHORDS, Plan, plan, sample
+from chords_core import Plan, choose_calls, plan, sample
 
 CFG = 4.0
 OPEN = (
@@ -40,36 +40,26 @@ ELSEWHERE = ((1.0, 3.0), (8.0, 3.0), (4.0, 1.0), (4.0, 12.0))  # CFG and shift o
 
 def settings(steps: int) -> Iterator[tuple[str, Plan]]:
     """Names and plans, for the main tables."""
-    yield "`calls` at auto, one device", plan(steps, 1, calls="auto")
+    yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in LANES:
         yield f"{lanes} devices", plan(steps, lanes)
     for lanes in LANES:
-        yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls="auto")
+        yield f"`calls` at auto, {lanes} devices", plan(steps, lanes, calls=choose_calls(steps))
     for cores in (4, 8):
-        yield f"CHORDS, {cores} cores", plan(steps, cores, cores, method=CHORDS)
+        yield f"CHORDS, {cores} cores", plan(steps, cores, cores, method="chords")
 
 
 def settings_elsewhere(steps: int) -> Iterator[tuple[str, Plan]]:
     """Names and plans, for other guidance and other schedules."""
-    yield "`calls` at auto, one device", plan(steps, 1, calls="auto")
+    yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in (2, 4, 8):
         yield f"{lanes} devices", plan(steps, lanes)
-        yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept="second")
+        yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept=2)
 
 
 def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
     """What the plan gives."""
-    windowed = chosen.method == "secant"
-    return sample(
-        problem.denoise,
-        problem.start,
-        sigmas,
-        method=chosen.method,
-        cores=chosen.cores,
-        starts=None if windowed else chosen.starts,
-        accept=chosen.ends_with,
-        calls=chosen.calls,
-    ).x
+    return sample(problem.denoise, problem.start, sigmas, **chosen.sample_options()).x
 
 
 def in_words(found: Tensor) -> str:

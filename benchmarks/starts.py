@@ -20,8 +20,9 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from benchmarks._demo import LATENT, describe_scenes, differences, guided, load_flow, simple_sigmas
+from benchmarks._plans import planned_starts
 from benchmarks._report import RESULTS, Table, command, write
-from chords_core import CHORDS, Denoise, lattice_starts, plan, sample
+from chords_core import Denoise, lattice_starts, sample
 
 PROMPTS = 8
 STEPS = (12, 20, 30)
@@ -60,7 +61,7 @@ def cells_of(denoise: Denoise, x: Tensor, steps: int, solver: str) -> list[str]:
     cells = []
     for starts in [
         *(tuple(lattice_starts(steps, cores)) for cores in CORES),
-        *(plan(steps, lanes, accept="first", method=CHORDS).starts for lanes in LANES),
+        *(planned_starts(steps, lanes) for lanes in LANES),
     ]:
         if starts not in known:
             result = sample(denoise, x, schedule, starts=starts, solver=solver, accept=1)

@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks._demo import LATENT, describe_scenes, differences, simple_sigmas
 from benchmarks._problems import eps_grid, guided_demo
 from benchmarks._report import RESULTS, command, date, table, write
-from chords_core import Chords, Hit, Plan, Window, plan, sample, solver_plan
+from chords_core import Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
 from chords_core.sampling import PARALLEL_SOLVERS
 from demo.scenes import COLOURS, SHAPES
 
@@ -136,13 +136,12 @@ class Pictures:
 def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:
     """The method of the plan, for a start."""
     sigmas, solver = cell.sigmas(cell.steps), PARALLEL_SOLVERS[cell.solver]
-    if chosen.method == "secant":
-        window = solver_plan(
-            sigmas, chosen.cores, solver, flow=cell.prediction == "flow", calls=chosen.calls, accept=chosen.rank
-        )
+    if isinstance(chosen, WindowPlan):
+        flow = cell.prediction == "flow"
+        window = solver_window(sigmas, chosen.cores, solver, flow=flow, calls=chosen.calls, accept=chosen.accept)
         return lambda x: Window(x, window)
-    ends_with = chosen.ends_with
-    return lambda x: Chords(x, sigmas, chosen.starts, solver, ends_with)
+    starts, accept = (chosen.starts, chosen.accept) if isinstance(chosen, ChordsPlan) else ((0,), 1)
+    return lambda x: Chords(x, sigmas, starts, solver, accept)
 
 
 def in_percent(found: Tensor) -> str:
@@ -173,16 +172,16 @@ def rows_of(cell: Cell, texts: Sequence[str], seed: int) -> list[list[str]]:
 
     chosen = plan(cell.steps, LANES, solver=cell.solver)
     if chosen.cores == 1:
-        rows.append([f"{LANES} lanes: one core, {chosen.reason}", f"{cell.steps}", "0", "0", "0"])
+        rows.append([f"{LANES} lanes: one core, {chosen.reasons[0].cause.name}", f"{cell.steps}", "0", "0", "0"])
     else:
-        assert plan(cell.steps, LANES, LANES, solver=cell.solver).ends_with == chosen.ends_with
-    named = plan(cell.steps, LANES, LANES, method="secant window", solver=cell.solver)
+        assert plan(cell.steps, LANES, LANES, solver=cell.solver).sample_options() == chosen.sample_options()
+    named = plan(cell.steps, LANES, LANES, method="secant", solver=cell.solver)
     rounds = measure(f"{LANES} lanes" if chosen.cores > 1 else "secant window where it is named", named)
     fewer = pictures.one_core(min(rounds, cell.steps - 1))
     rows.append(cells_of("fewer steps", [min(rounds, cell.steps - 1)], differences(fewer, exact)))
     if cell.solver == "euler" and cell.cfg > 7 and cell.steps == 20:
-        measure("CHORDS where it is named, `accept` auto", plan(cell.steps, LANES, LANES, method="CHORDS"))
-        measure("CHORDS where it is named, `accept` first", plan(cell.steps, LANES, LANES, "first", method="CHORDS"))
+        measure("CHORDS where it is named, `accept` auto", plan(cell.steps, LANES, LANES, method="chords"))
+        measure("CHORDS where it is named, `accept` first", plan(cell.steps, LANES, LANES, accept=1, method="chords"))
     return rows
 
 

@@ -20,8 +20,9 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
 from benchmarks._demo import LATENT, describe_scenes, differences, guided, load_flow, simple_sigmas
+from benchmarks._plans import planned_starts
 from benchmarks._report import RESULTS, Table, command, write
-from chords_core import CHORDS, plan, sample
+from chords_core import hit_depth, sample
 from chords_core.solvers import unipc
 
 PROMPTS = 32
@@ -58,14 +59,14 @@ def main() -> None:
         schedule = torch.cat([simple_sigmas(steps + 1)[:-2], torch.zeros(1)])
         exact = {solver: sample(denoise, x, schedule, solver=solver).x for solver in SOLVERS}
         for lanes in LANES:
-            chosen = plan(steps, lanes, accept="first", method=CHORDS)
+            starts = planned_starts(steps, lanes)
             cells = []
             for solver, order in [*((solver, unipc.ORDER_AFTER_A_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
                 before, unipc.ORDER_AFTER_A_JUMP = unipc.ORDER_AFTER_A_JUMP, order
-                first = sample(denoise, x, schedule, starts=chosen.starts, solver=solver).x
+                first = sample(denoise, x, schedule, starts=starts, solver=solver).x
                 unipc.ORDER_AFTER_A_JUMP = before
                 cells.append(in_percent(differences(first, exact[solver])))
-            table.add(cfg, steps, list(chosen.starts), chosen.depth, *cells)
+            table.add(cfg, steps, list(starts), hit_depth(steps, starts, len(starts)), *cells)
     write(arguments.out, [*lines, *table.lines, "", READING])
 
 

@@ -2,7 +2,7 @@
 
 The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
 (`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
-the start whose sample fulfils an objective.
+the initial noise whose sample meets an objective.
 """
 
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
@@ -10,7 +10,8 @@ from .execution.autotune import Autotuner
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
 from .execution.ray.actor import Worker
-from .execution.ray.pool import ModelPayload, RayPool, RayWorkers
+from .execution.ray.pool import RayPool
+from .execution.ray.workers import ModelPayload, RayWorkers
 from .execution.timeline import (
     EvaluationMark,
     HitMark,
@@ -35,13 +36,16 @@ from .methods.events import (
     RoundDone,
 )
 from .methods.start_indices import authors_starts, check_starts, hit_depth, lattice_starts
-from .methods.window import Window, WindowPlan
-from .methods.window_spec import accuracy_plan, solver_plan, solving_seconds
-from .planning import ACCEPTS, CALLS, CHORDS, EVERY_STEP, PARALLEL_METHODS, SECANT, Plan, one_core, plan
+from .methods.window import Window, WindowSpec
+from .methods.window_spec import accuracy_window, solve_seconds, solver_window
+from .planning import AGREEMENT_THRESHOLD, choose_calls, plan
+from .plans import Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SampleOptions, SequentialPlan, WindowPlan
 from .sampling import Result, check_sigmas, sample
-from .sdo.best_of_n import Chosen, choose_start
+from .sdo.best_of_n import ChosenNoise, choose_initial_noise
+from .sdo.descent import OptimizationCancelled, Optimized
+from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
 from .sdo.gradients import Objective
-from .sdo.objectives.base import (
+from .sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
@@ -56,50 +60,40 @@ from .sdo.objectives.base import (
     in_the_style_of,
     like_picture,
 )
-from .sdo.optimize import (
-    Improved,
-    Iterated,
-    OptimizationCancelled,
-    OptimizationEvent,
-    Optimized,
-    Refreshed,
-    RolledBack,
-    Stopped,
-    optimize_latent,
-)
+from .sdo.optimize import optimize_latent
 from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
 from .solvers.base import SOLVERS
-from .solvers.interpolated import sparse_nodes
+from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
-    "ACCEPTS",
-    "CALLS",
-    "CHORDS",
-    "EVERY_STEP",
-    "PARALLEL_METHODS",
-    "SECANT",
+    "AGREEMENT_THRESHOLD",
     "SOLVERS",
     "Accept",
     "Accepted",
     "Aesthetic",
     "Agreement",
+    "Autotuner",
     "Barrier",
     "Cancelled",
+    "Cause",
     "Chords",
-    "Chosen",
+    "ChordsPlan",
+    "ChosenNoise",
     "Combine",
     "Contrast",
     "Denoise",
     "Device",
     "DeviceLost",
     "Evaluated",
+    "Evaluation",
     "EvaluationMark",
+    "EvaluationResult",
     "Event",
-    "Autotuner",
     "Hit",
     "HitMark",
     "Improved",
     "InlinePool",
+    "InterpolatedPlan",
     "InvalidInput",
     "Iterated",
     "LaneBack",
@@ -107,21 +101,21 @@ __all__ = [
     "LaneLost",
     "LaneSlow",
     "LaneStuck",
+    "LaneTimeouts",
     "Link",
     "LostMark",
+    "ModelPayload",
     "NonFiniteDenoised",
     "Objective",
     "OnDemand",
     "OptimizationCancelled",
     "OptimizationEvent",
     "Optimized",
-    "EvaluationResult",
-    "ModelPayload",
-    "LaneTimeouts",
     "Plan",
     "Pool",
     "RayPool",
     "RayWorkers",
+    "Reason",
     "Recorder",
     "RectificationMark",
     "Rectified",
@@ -132,39 +126,42 @@ __all__ = [
     "Residual",
     "Result",
     "RolledBack",
+    "RoundDone",
+    "SampleOptions",
+    "SequentialPlan",
     "Sharpness",
     "Similarity",
     "Simulated",
-    "RoundDone",
     "Stopped",
     "Style",
-    "Evaluation",
     "ThreadPool",
     "Through",
     "Timeline",
     "Window",
     "WindowPlan",
+    "WindowSpec",
     "Worker",
     "WorkersUnavailable",
-    "accuracy_plan",
+    "accuracy_window",
     "aesthetic_layers",
     "authors_starts",
     "check_sigmas",
     "check_starts",
-    "choose_start",
+    "choose_calls",
+    "choose_initial_noise",
+    "default_calls",
     "expected_seconds",
     "hit_depth",
     "in_the_style_of",
+    "interpolation_nodes",
     "lattice_starts",
     "like_picture",
-    "one_core",
     "optimize_latent",
     "plan",
     "relative_change",
     "sample",
-    "sparse_nodes",
     "simulate",
     "skeleton",
-    "solver_plan",
-    "solving_seconds",
+    "solve_seconds",
+    "solver_window",
 ]

@@ -20,10 +20,10 @@ from .methods.chords import Chords
 from .methods.events import Event, Hit
 from .methods.fewer_calls import FewerCalls
 from .methods.start_indices import check_starts, lattice_starts
-from .methods.window import Window, WindowPlan
-from .methods.window_spec import accuracy_plan, check_rounds, solver_plan
+from .methods.window import Window, WindowSpec
+from .methods.window_spec import accuracy_window, check_rounds, solver_window
 from .solvers.base import SOLVERS, Solver, Starting
-from .solvers.interpolated import sparsely
+from .solvers.interpolated import interpolated_solver
 from .solvers.unipc import PREDICTOR_CORRECTORS
 
 METHODS = ("chords", "picard", "secant", "sequential")
@@ -87,9 +87,9 @@ def sample(
             is asked to, with the newest hit. Window methods have a hit each round and end by what they measure: 1
             stands for a small distance from the sequential result, each number above for a smaller one, "exact" for
             the sequential result, to rounding. In a batch the most demanding item decides.
-        calls: how many of the N steps the model is called at, 2 to N, those of `sparse_nodes`, with its prediction
-            interpolated at the others (`solvers.interpolated`); more where that turns out to jump. None: at each.
-            ``starts`` count them.
+        calls: how many of the N steps the model is called at, 2 to N: those of `interpolation_nodes`, with its
+            prediction interpolated at the others (`solvers.interpolated`); more where that turns out to jump. None: at
+            each. ``starts`` count them.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
         prediction: "flow" for a model whose states are (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever
             the network is trained to predict; None: "flow" where sigmas[0] <= 1. Only windows need it.
@@ -130,16 +130,16 @@ def sample(
             run = FewerCalls(x, sigmas, fine, calls)
         else:
             if calls is not None:
-                fine, sigmas = sparsely(fine, sigmas, calls)
+                fine, sigmas = interpolated_solver(fine, sigmas, calls)
             run = Chords(x, sigmas, indices, fine, ends_with)
     evaluations = drive(
         run,
         pool,
         steps,
-        on_event or (lambda event: None),
-        cancelled,
-        asked,
-        LaneWatchdog(timeouts),
+        on_event=on_event,
+        cancel=cancelled,
+        newest_will_do=asked,
+        watchdog=LaneWatchdog(timeouts),
     )
     assert run.accepted is not None
     return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)
@@ -223,7 +223,7 @@ def _window_plan(
     rounds: int | None,
     calls: int | None,
     flow: bool | None,
-) -> WindowPlan:
+) -> WindowSpec:
     if starts is not None:
         raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
     if isinstance(accept, int):
@@ -238,7 +238,7 @@ def _window_plan(
             )
         fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
         name = solver if isinstance(solver, str) else ""
-        return solver_plan(
+        return solver_window(
             sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept, name=name
         )
     if isinstance(accept, str):
@@ -249,7 +249,7 @@ def _window_plan(
         accept = 1  # which the rounds override
     if calls is not None:
         raise InvalidInput("calls", f'solver "{ACCURATE}" chooses its own nodes; leave them out')
-    return accuracy_plan(sigmas, cores, flow=flow, rounds=rounds, accept=accept)
+    return accuracy_window(sigmas, cores, flow=flow, rounds=rounds, accept=accept)
 
 
 def _predicts_flow(prediction: str | None) -> bool | None:

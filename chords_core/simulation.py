@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import count
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,11 +35,9 @@ from .methods.chords import Chords
 from .methods.events import Evaluation, Event, Hit
 from .methods.start_indices import check_starts
 from .methods.window import Window
-from .methods.window_spec import solver_plan
+from .methods.window_spec import solver_window
+from .plans import ChordsPlan, Plan, WindowPlan
 from .solvers.base import euler
-
-if TYPE_CHECKING:
-    from .planning import Plan  # which may come to use this module
 
 
 def _check(name: str, value: float, must: str, holds: Callable[[float], bool]) -> None:
@@ -207,7 +205,7 @@ def simulate(
     recorder = Recorder(lambda: pool.now)
     ended = True
     try:
-        drive(method, pool, 0, recorder, lambda: False, lambda: False, pool.watch)
+        drive(method, pool, on_event=recorder, watchdog=pool.watch)
     except DeviceLost:
         ended = False
     busy = tuple(min(1.0, seconds / pool.now) if pool.now else 0.0 for seconds in pool.computing)
@@ -228,11 +226,13 @@ def skeleton(steps: int, starts: Sequence[int], accept: int = 1) -> Chords:
 
 def skeleton_of(plan: Plan) -> Method:
     """What the plan would run, likewise."""
-    if plan.method != "secant":
-        return skeleton(plan.length, plan.starts, plan.accept)
-    # What is imagined does not move, so the window goes as its rounds say.
-    levels = torch.linspace(1.0, 0.0, plan.length + 1)
-    return Window(torch.zeros(1), solver_plan(levels, plan.cores, euler, slopes=False, rounds=plan.depth))
+    if isinstance(plan, ChordsPlan):
+        return skeleton(plan.steps, plan.starts, plan.expected_hit)
+    if not isinstance(plan, WindowPlan):
+        return skeleton(plan.called_steps, (0,))
+    # An imagined state does not move, so the window makes the rounds that were planned.
+    sigmas = torch.linspace(1.0, 0.0, plan.called_steps + 1)
+    return Window(torch.zeros(1), solver_window(sigmas, plan.cores, euler, slopes=False, rounds=plan.depth))
 
 
 def expected_seconds(
@@ -244,7 +244,7 @@ def expected_seconds(
     See `simulate` for ``payload`` and ``overhead``, and for what it raises; a plan that no device is left for takes
     infinitely long.
     """
-    if not isinstance(plans, Sequence) or not all(hasattr(plan, "starts") for plan in plans):
+    if not isinstance(plans, Sequence) or not all(isinstance(plan, Plan) for plan in plans):
         raise InvalidInput("plans", f"must be a list of Plan, not {shown(plans)}")
     _check_run(devices, payload, overhead)
     check_whole("runs", runs)

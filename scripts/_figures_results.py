@@ -35,9 +35,8 @@ from torch import Tensor
 
 from benchmarks._demo import simple_sigmas
 from benchmarks._report import DIM, GRID, INK, PAPER, figure
-from chords_core import sparse_nodes
-from chords_core.sdo.optimize import Iterated
-from chords_core.solvers.interpolated import fewer_calls
+from chords_core import Iterated, interpolation_nodes
+from chords_core.solvers.interpolated import default_calls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,9 +136,9 @@ def draw_ten(scale: Scale, path: Path) -> None:
 def draw_calls(scale: Scale, path: Path) -> None:
     """Fewer calls than steps: what the model expects can be interpolated."""
     subject = demo_subject(STARS, LUCKY, scale.many_steps)
-    calls = fewer_calls(subject.steps)
+    calls = default_calls(subject.steps)
     chain, fewer = run_chain(subject), run_chain(subject, calls)
-    nodes = sparse_nodes(subject.steps, calls)
+    nodes = interpolation_nodes(subject.steps, calls)
     short = run_chain(replace(subject, sigmas=simple_sigmas(calls)))
     numbers = [subject.start.numel() * place // 6 + 5 for place in range(6)]
     with figure(WIDTH, 2.7, scale.dpi) as drawn:
@@ -196,7 +195,7 @@ def draw_guidance(scale: Scale, path: Path) -> None:
 
 
 def draw_search(scale: Scale, path: Path) -> None:
-    """SDO: the start is changed until the objective is met."""
+    """SDO: the initial noise is changed until the objective is met."""
     done, found = run_search(scale.iterations, scale.steps)
     sampled = [event for event in done if event.sampled]
     shown = [sampled[round(place * (len(sampled) - 1) / 3)] for place in range(4)]

@@ -15,12 +15,14 @@ from torch import Tensor
 from benchmarks._demo import LATENT, decoder, guided, load_autoencoder, load_flow, simple_sigmas
 from benchmarks._sdo_tasks import on_the_right
 from chords_core import (
-    CHORDS,
     SOLVERS,
     Denoise,
     Evaluated,
     Event,
     InlinePool,
+    Iterated,
+    OptimizationEvent,
+    Optimized,
     Rectified,
     Result,
     Through,
@@ -28,10 +30,9 @@ from chords_core import (
     optimize_latent,
     plan,
     sample,
-    solver_plan,
+    solver_window,
 )
 from chords_core.execution.driver import drive
-from chords_core.sdo.optimize import Iterated, OptimizationEvent, Optimized
 from chords_core.solvers.base import euler
 
 CFG, SEARCH_CFG = 3.5, 4.0
@@ -161,7 +162,7 @@ def run_chain(subject: Subject, calls: int | None = None) -> Chain:
 
 def start_indices(steps: int) -> tuple[int, ...]:
     """The start indices that the nodes choose for `CORES` cores of CHORDS."""
-    return plan(steps, CORES, cores=CORES, method=CHORDS).starts
+    return plan(steps, CORES, CORES, method="chords").starts
 
 
 def run_chords(subject: Subject, starts: Sequence[int]) -> ChordsRun:
@@ -196,12 +197,10 @@ class _RecordedWindow(Window):
 
 def run_window(subject: Subject, cores: int) -> Rounds:
     """The secant window."""
-    planned = solver_plan(subject.sigmas, cores, SOLVERS["euler"])
+    planned = solver_window(subject.sigmas, cores, SOLVERS["euler"])
     window = _RecordedWindow(subject.start, planned)
     asked: list[Evaluated] = []
-    evaluations = drive(
-        window, InlinePool(subject.denoise), subject.steps, _keep(Evaluated, asked), lambda: False, lambda: False
-    )
+    evaluations = drive(window, InlinePool(subject.denoise), subject.steps, on_event=_keep(Evaluated, asked))
     assert window.accepted is not None
     windows = [
         tuple(sorted(call.index for call in asked if call.depth == depth)) for depth in range(1, len(window.lines) + 1)

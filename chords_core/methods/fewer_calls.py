@@ -1,7 +1,7 @@
 """One core that calls the model at some of its steps, and at each where the prediction turns out to jump.
 
-The steps are chosen before the run (`solvers.interpolated.sparse_nodes`) and the prediction is interpolated at the
-others. That holds while it is smooth. Guidance or a patch that acts in a part of the schedule makes it jump: then an
+The steps are chosen before the run (`solvers.interpolated.interpolation_nodes`) and the prediction is interpolated at
+the others. That holds while it is smooth. Guidance or a patch that acts in a part of the schedule makes it jump. Then an
 evaluation is far more off the line through the two before it than those were. Where that is seen, the run goes back to
 where the prediction was smooth, and calls each step from there on.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..solvers.base import Solver, jump
-from ..solvers.interpolated import Sparse, SparseState, sparse_nodes
+from ..solvers.interpolated import InterpolatedSolver, InterpolatedState, interpolation_nodes
 from ..solvers.linear_form import solver_rows
 from .events import Accepted, Evaluation, Event, Hit, RoundDone
 
@@ -38,7 +38,7 @@ class FewerCalls:
     def __init__(self, x: Tensor, sigmas: Tensor, solver: Solver, calls: int) -> None:
         self._sigmas, self._start = sigmas, x
         self._rows = solver_rows(solver, sigmas)
-        self._nodes = sparse_nodes(len(self._rows), calls)
+        self._nodes = interpolation_nodes(len(self._rows), calls)
         self._said: list[Tensor] = []  # what the model predicted at the nodes so far
         self._bends: list[Tensor] = []  # of the nodes from the third on
         self._made = 0
@@ -95,9 +95,9 @@ class FewerCalls:
         self._state = self._replayed()
         self.depth = self._made + len(self._nodes) - len(self._said)
 
-    def _replayed(self) -> SparseState:
+    def _replayed(self) -> InterpolatedState:
         """At the next node, from what was predicted so far, on the nodes as they are now."""
-        state = Sparse(self._rows, self._nodes).begin(self._start, self._sigmas[[*self._nodes, -1]])
+        state = InterpolatedSolver(self._rows, self._nodes).begin(self._start, self._sigmas[[*self._nodes, -1]])
         for denoised in self._said:
             state = state.step(denoised)
         return state

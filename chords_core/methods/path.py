@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..solvers.interpolated import interpolated
+from ..solvers.interpolated import interpolation_weights
 from ..solvers.linear_form import Row
 
 _FIRST_TREND = 2
@@ -99,7 +99,7 @@ def shares(known: Sequence[int], step: int) -> list[tuple[int, float]]:
     """D at a ``step`` as shares of the evaluations at the ``known`` steps (increasing): pairs (known step, share)."""
     newest = known[-1]
     if step <= newest:
-        return [(known[place], share) for place, share in interpolated(known, step, 0.0)]
+        return [(known[place], share) for place, share in interpolation_weights(known, step, 0.0)]
     if len(known) == 1 or newest < _FIRST_TREND:
         return [(newest, 1.0)]
     ahead = trend(known[-2], newest, step)

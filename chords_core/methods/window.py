@@ -53,7 +53,7 @@ _INHERITED = 0.5
 
 
 @dataclass(frozen=True)
-class WindowPlan:
+class WindowSpec:
     """What a window method does: everything but the latents. See `chords_core.methods.window_spec`.
 
     Attributes:
@@ -108,7 +108,7 @@ class Window:
     Tasks: ``core`` counts the nodes of the round from 1, ``index`` is the step, ``depth`` the round.
     """
 
-    def __init__(self, x: Tensor, plan: WindowPlan, accept: int | str | Residual | Agreement = 1) -> None:
+    def __init__(self, x: Tensor, plan: WindowSpec, accept: int | str | Residual | Agreement = 1) -> None:
         self._plan, self._path = plan, plan.path
         self._agreement = accept if isinstance(accept, Residual | Agreement) and not plan.all_rounds else None
         self._shape, self._dtype = x.shape, x.dtype

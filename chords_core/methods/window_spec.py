@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..checks import check_whole
 from ..solvers.base import Solver
-from ..solvers.interpolated import sparse_nodes
+from ..solvers.interpolated import interpolation_nodes
 from ..solvers.linear_form import amplification, cubic_rows, curve_nodes, in_flow_coordinates, is_flow, solver_rows
 from .accept import Agreement, Residual
 from .path import CubicPath, SolverPath
-from .window import WindowPlan
+from .window import WindowSpec
 from .window_rule import BUDGET, Fixed, MovingRule, paced_starts, window_starts
 
 STRICTER = 4.0
@@ -38,7 +38,7 @@ _EXPONENT_EPS = 1.0
 """The same for eps models, where the first nodes are easy: at sigmas far above the data nothing is decided."""
 
 
-def solver_plan(
+def solver_window(
     sigmas: Tensor,
     cores: int,
     solver: Solver,
@@ -49,12 +49,12 @@ def solver_plan(
     rounds: int | None = None,
     accept: int | str | Residual | Agreement = 1,
     name: str = "euler",
-) -> WindowPlan:
+) -> WindowSpec:
     """A plan that comes close to the ``solver``'s own result on ``sigmas`` (N+1 values), by measured moves.
 
     Args:
         flow: the model predicts as a flow model does, or, if False, as an eps model; None: by the first sigma.
-        calls: at how many of the steps the model is called (`sparse_nodes`); None: at each.
+        calls: at how many of the steps the model is called (`interpolation_nodes`); None: at each.
         rounds: how many to make, with a window that moves by plan: after N rounds the result is exactly the solver's.
             None: by ``accept``. A number n asks for the budget of `methods.window_rule`, divided n - 1 times by
             `STRICTER`. "exact" asks for as many rounds as it takes until every node was evaluated where it is now, to
@@ -67,7 +67,7 @@ def solver_plan(
     """
     levels: list[float] = sigmas.tolist()
     steps = len(levels) - 1
-    nodes = tuple(range(steps)) if calls is None else sparse_nodes(steps, calls)
+    nodes = tuple(range(steps)) if calls is None else interpolation_nodes(steps, calls)
     cores = min(cores, len(nodes))
     times, rows = _times(levels, flow), solver_rows(solver, sigmas)
     if times[0] != levels[0]:
@@ -87,10 +87,10 @@ def solver_plan(
     most, all_rounds = rounds or steps, rounds is not None
     if isinstance(accept, Residual | Agreement) and not all_rounds:
         most += steps  # once the budget is kept it goes on
-    return WindowPlan(SolverPath(rows), tuple(levels), times, cores, rule, most, all_rounds, expected, slopes)
+    return WindowSpec(SolverPath(rows), tuple(levels), times, cores, rule, most, all_rounds, expected, slopes)
 
 
-def accuracy_plan(
+def accuracy_window(
     sigmas: Tensor,
     cores: int,
     *,
@@ -98,7 +98,7 @@ def accuracy_plan(
     rounds: int | None = None,
     accept: int | Residual | Agreement = 1,
     nodes: int | None = None,
-) -> WindowPlan:
+) -> WindowSpec:
     """A plan that aims at the ODE's own solution: nodes on the curve that ``sigmas`` draw, cubic quadrature, and a
     window that moves by plan, as there is no solver's result to be measured against.
 
@@ -126,7 +126,7 @@ def accuracy_plan(
     if not flows:
         rows = tuple(in_flow_coordinates(each, levels) for each in rows)
     rule = Fixed(count, starts)
-    return WindowPlan(CubicPath(rows), levels, times, cores, rule, most, rounds is not None, planned)
+    return WindowSpec(CubicPath(rows), levels, times, cores, rule, most, rounds is not None, planned)
 
 
 def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1, solver: str = "euler") -> int:
@@ -140,7 +140,7 @@ def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1
     return min(nodes, ruled + (accept - 1) * max(1, round(ruled / 12)))
 
 
-def solving_seconds(steps: int, elements: int) -> float:
+def solve_seconds(steps: int, elements: int) -> float:
     """What solving a window takes a round, about, for a latent of so many elements: its nodes, about a hundred at most,
     pass the latent some twenty times each (benchmarks/results/driver_overhead.md)."""
     return min(steps, 100) * (60e-6 + 3e-9 * elements)

@@ -33,7 +33,7 @@ _POINTS = 4  # of the interpolation: a cubic
 _REACH = 1.0  # of the extrapolation, in distances of the last two evaluations
 
 
-def sparse_nodes(steps: int, calls: int) -> tuple[int, ...]:
+def interpolation_nodes(steps: int, calls: int) -> tuple[int, ...]:
     """The steps at which to call the model: ``calls`` increasing indices from 0 to steps - 1, spaced as the
     extrema of a Chebyshev polynomial, densest at both ends, for which interpolation is nearly best.
 
@@ -50,41 +50,41 @@ def sparse_nodes(steps: int, calls: int) -> tuple[int, ...]:
     return tuple(nodes)
 
 
-def fewer_calls(steps: int) -> int:
+def default_calls(steps: int) -> int:
     """How many evaluations give a result within about 2 % of that of ``steps`` on the guided demo model where the
     prompt leaves places and sizes open, and within .2 % where it names them (benchmarks/results/prompts.md): 13 of 20,
     15 of 30, 18 of 50."""
     return min(steps, round(4.5 + 1.9 * math.sqrt(steps)))
 
 
-def sparsely(solver: Solver, sigmas: Tensor, calls: int) -> tuple[Sparse, Tensor]:
+def interpolated_solver(solver: Solver, sigmas: Tensor, calls: int) -> tuple[InterpolatedSolver, Tensor]:
     """``solver`` on ``sigmas`` (N+1 values) with so many ``calls``, and the sigmas of these and of the end.
 
     Raises:
         InvalidInput: unless 2 <= calls <= N.
     """
-    nodes = sparse_nodes(len(sigmas) - 1, calls)
-    return Sparse(solver_rows(solver, sigmas), nodes), sigmas[[*nodes, -1]]
+    nodes = interpolation_nodes(len(sigmas) - 1, calls)
+    return InterpolatedSolver(solver_rows(solver, sigmas), nodes), sigmas[[*nodes, -1]]
 
 
 @dataclass(frozen=True)
-class Sparse:
+class InterpolatedSolver:
     """The solver with these ``rows`` (N of them), evaluated at ``nodes``: increasing indices from 0 to N-1."""
 
     rows: tuple[Row, ...]
     nodes: tuple[int, ...]
 
-    def begin(self, x: Tensor, sigmas: Tensor) -> SparseState:
+    def begin(self, x: Tensor, sigmas: Tensor) -> InterpolatedState:
         """At x, the state at sigmas[0]; ``sigmas``: the nodes', and the last, where it ends (M+1 values)."""
-        return SparseState(self, sigmas, 0, x, 0, x, ())
+        return InterpolatedState(self, sigmas, 0, x, 0, x, ())
 
 
 @dataclass(frozen=True, eq=False)
-class SparseState:
+class InterpolatedState:
     """At the node ``index``, in the state ``x``: the one ``begun`` with, at the node ``origin``, and what the
     evaluations in ``past`` (by node) make of it."""
 
-    solver: Sparse
+    solver: InterpolatedSolver
     sigmas: Tensor
     index: int
     x: Tensor
@@ -92,7 +92,7 @@ class SparseState:
     begun: Tensor
     past: tuple[tuple[int, Tensor], ...]
 
-    def step(self, denoised: Tensor) -> SparseState:
+    def step(self, denoised: Tensor) -> InterpolatedState:
         past = (*self.past, (self.index, denoised))
         known = tuple(self.solver.nodes[node] for node, _ in past)
         first, last = (self._step_of(node) for node in (self.origin, self.index + 1))
@@ -106,7 +106,7 @@ class SparseState:
     def jump(self, denoised: Tensor, target: int) -> State:
         """To first order to the node ``target``, where a trajectory of its own begins."""
         x = jump(self.x, denoised, self.sigmas[self.index], self.sigmas[target])
-        return SparseState(self.solver, self.sigmas, target, x, target, x, ((self.index, denoised),))
+        return InterpolatedState(self.solver, self.sigmas, target, x, target, x, ((self.index, denoised),))
 
     def moved(self, dx: Tensor, ddenoised: Tensor, base: int) -> State:
         """Onto the trajectory that differs from this one by ``dx`` and ``ddenoised`` at ``base``: all of it, from where
@@ -133,12 +133,12 @@ def _coefficients(
         ratio *= row.ratio
         weights = [row.ratio * weight for weight in weights]
         for j, of_row in row.weights:
-            for k, share in interpolated(known, j, reach):
+            for k, share in interpolation_weights(known, j, reach):
                 weights[k] += of_row * share
     return ratio, tuple(weights)
 
 
-def interpolated(known: Sequence[int], at: int, reach: float) -> list[tuple[int, float]]:
+def interpolation_weights(known: Sequence[int], at: int, reach: float) -> list[tuple[int, float]]:
     """D at the step ``at`` as shares of those at the ``known`` steps, increasing: pairs (number, share). Beyond the
     last it goes on linearly for ``reach`` distances of the last two."""
     right = bisect_right(known, at)

@@ -1,4 +1,4 @@
-"""The demo model as the host's own MODEL and VAE, from the files in ``models``."""
+"""The demo model as the host's MODEL and VAE, from the files in ``models``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import comfy.sd
 import comfy.utils
 
 from ...demo import SHIFT
-from .sdo.initial_noise import TakesStarts
+from .sdo.initial_noise import TakesInitialNoise
 
 _FOLDER = Path(__file__).resolve().parents[2] / "models"
 _FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_vae.safetensors"
 
 
-class _FlowSampling(TakesStarts, comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+class _FlowSampling(TakesInitialNoise, comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
     pass
 
 
 class _DemoLatents(comfy.latent_formats.Flux):
-    """Flux's scale, and the demo autoencoder's own colours for quick previews."""
+    """Latents with the scale of Flux, and with the demo autoencoder's own colours for quick previews."""
 
     def __init__(self, rgb: list[list[float]]) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class _DemoLatents(comfy.latent_formats.Flux):
 
 
 def load_demo_model() -> tuple[Any, Any]:
-    """MODEL and VAE, loaded as the stock loaders do, so that everything that works on those works on these.
+    """MODEL and VAE, loaded as the stock loaders do it: every node that works with a stock model works with these.
 
     Raises:
-        FileNotFoundError: if the pack came without its model files.
+        FileNotFoundError: if the pack's model files are missing.
     """
     for path in (_FLOW, _VAE):
         if not path.is_file():

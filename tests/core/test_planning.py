@@ -1,39 +1,57 @@
-"""The planner: what it promises is what a run then does, and it never makes a run slower."""
+"""The planner: a run does what the plan promises, and a plan never makes a run slower."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from chords_core import (
-    ACCEPTS,
     Agreement,
+    Cause,
+    ChordsPlan,
+    InterpolatedPlan,
     InvalidInput,
     Plan,
+    SequentialPlan,
+    WindowPlan,
     check_starts,
+    choose_calls,
     hit_depth,
     lattice_starts,
-    one_core,
     plan,
     sample,
 )
 from tests.core.problems import Gaussian, geometric, linear, noise
 
-METHODS = ("auto", "CHORDS", "secant window")
+Accept = int | Literal["exact"] | None
+
+METHODS = (None, "chords", "secant")
+ACCEPTS: tuple[Accept, ...] = (None, 1, 2, 3, "exact")
+
+
+def _causes(chosen: Plan) -> list[Cause]:
+    return [reason.cause for reason in chosen.reasons if not isinstance(reason, str)]
+
+
+def _starts(chosen: Plan) -> tuple[int, ...]:
+    return chosen.starts if isinstance(chosen, ChordsPlan) else (0,)
 
 
 def _is_sound(chosen: Plan, steps: int) -> bool:
-    if chosen.method == "secant":
-        return chosen.starts == tuple(range(chosen.cores)) and 1 <= chosen.accept <= chosen.depth
-    fits = check_starts(chosen.starts, steps) == chosen.starts and 1 <= chosen.accept <= chosen.cores
-    return fits and chosen.depth == hit_depth(steps, chosen.starts, chosen.cores - chosen.accept + 1)
+    if isinstance(chosen, ChordsPlan):
+        fits = check_starts(chosen.starts, steps) == chosen.starts and 1 <= chosen.expected_hit <= chosen.cores
+        return fits and chosen.depth == hit_depth(steps, chosen.starts, chosen.cores - chosen.expected_hit + 1)
+    if isinstance(chosen, WindowPlan):
+        return 2 <= chosen.cores <= steps and 1 <= chosen.expected_hit <= chosen.depth
+    return chosen.cores == 1 and chosen.depth == chosen.called_steps
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_choice_is_sound_and_never_slower(method: str) -> None:
-    """For any steps and lanes: no more cores than lanes, a depth of at most N, and a reason in words."""
+def test_choice_is_sound_and_never_slower(method: str | None) -> None:
+    """For any steps and lanes: no more cores than lanes, at most N calls in a row, and a reason."""
     for steps in range(1, 61):
         for lanes in range(10):
             for accept in ACCEPTS:
@@ -41,15 +59,15 @@ def test_choice_is_sound_and_never_slower(method: str) -> None:
                 assert _is_sound(chosen, steps)
                 assert chosen.cores <= max(1, lanes)
                 assert chosen.depth <= steps and chosen.speedup >= 1
-                assert chosen.steps == steps and chosen.reason
+                assert chosen.steps == steps and chosen.reasons
 
 
 def test_choice_is_close_to_the_sequential_result() -> None:
-    """With CHORDS no core starts more than a fifth of the steps after its neighbour, and the fastest is rectified twice
-    at least, the last time exactly at the end."""
+    """With CHORDS no core starts more than a fifth of the steps after its neighbour. The fastest is rectified twice at
+    least, the last time exactly at the end."""
     for steps in range(10, 61):
         for lanes in range(2, 10):
-            starts = plan(steps, lanes, method="CHORDS").starts
+            starts = _starts(plan(steps, lanes, method="chords"))
             if len(starts) > 1:
                 gaps = [b - a for a, b in pairwise(starts)]
                 assert max(gaps) <= steps / 5
@@ -58,18 +76,18 @@ def test_choice_is_close_to_the_sequential_result() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lanes", [4, 6, 8])
-def test_several_lanes_always_gain(lanes: int, method: str) -> None:
-    """There are no numbers of steps at which a user of several devices gets nothing."""
+def test_several_lanes_always_gain(lanes: int, method: str | None) -> None:
+    """With four lanes or more, every number of steps from 20 on gains."""
     for steps in range(20, 101):
-        assert plan(steps, lanes, accept="first", method=method).speedup >= 1.3
+        assert plan(steps, lanes, accept=1, method=method).speedup >= 1.3
 
 
-def test_by_itself_it_takes_the_window_which_is_earlier_than_chords() -> None:
+def test_the_planner_prefers_the_window_which_takes_fewer_calls_than_chords() -> None:
     for steps in range(16, 101):
         for lanes in range(2, 10):
-            chosen, published = plan(steps, lanes), plan(steps, lanes, method="CHORDS")
+            chosen, published = plan(steps, lanes), plan(steps, lanes, method="chords")
             assert chosen.depth <= published.depth or chosen.cores == 1
-            assert chosen.cores == 1 or chosen.method == "secant"
+            assert isinstance(chosen, SequentialPlan | WindowPlan)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +95,7 @@ def test_by_itself_it_takes_the_window_which_is_earlier_than_chords() -> None:
     [(20, 2, 2, 14), (20, 4, 4, 11), (20, 8, 8, 10), (30, 4, 4, 14), (50, 8, 8, 14)],
 )
 def test_common_choices(steps: int, lanes: int, cores: int, depth: int) -> None:
-    """All devices there are: of windows as deep, the one of more cores is closer."""
+    """All lanes are used: of windows that take as many rounds, the one of more cores is closer."""
     chosen = plan(steps, lanes)
     assert (chosen.cores, chosen.depth) == (cores, depth)
 
@@ -93,89 +111,102 @@ def test_common_choices(steps: int, lanes: int, cores: int, depth: int) -> None:
     ],
 )
 def test_common_choices_for_chords(steps: int, lanes: int, starts: tuple[int, ...], depth: int) -> None:
-    """Two devices gain too little to be worth a difference; more cores than needed only cost accuracy."""
-    chosen = plan(steps, lanes, accept="first", method="CHORDS")
-    assert (chosen.starts, chosen.depth) == (starts, depth)
+    """Two lanes gain too little to be worth a difference; more cores than needed only cost accuracy."""
+    chosen = plan(steps, lanes, accept=1, method="chords")
+    assert (_starts(chosen), chosen.depth) == (starts, depth)
 
 
-def test_cores_asked_for_start_close_too() -> None:
+def test_requested_cores_start_close_too() -> None:
     """A core that starts far from its neighbour spoils its own hit, so an explicit number avoids that where it can."""
-    assert plan(30, 1, 4, method="CHORDS").starts == (0, 6, 12, 18)
-    assert plan(20, 1, 4, method="CHORDS").starts == (0, 4, 8, 12)
-    assert plan(50, 1, 8, method="CHORDS").starts == (0, 10, 15, 20, 25, 30, 35, 40)
+    assert _starts(plan(30, 1, 4, method="chords")) == (0, 6, 12, 18)
+    assert _starts(plan(20, 1, 4, method="chords")) == (0, 4, 8, 12)
+    assert _starts(plan(50, 1, 8, method="chords")) == (0, 10, 15, 20, 25, 30, 35, 40)
     for steps, cores in ((50, 2), (5, 4), (7, 4), (12, 8)):
-        assert plan(steps, 1, cores, method="CHORDS").starts == tuple(lattice_starts(steps, cores))
+        assert _starts(plan(steps, 1, cores, method="chords")) == tuple(lattice_starts(steps, cores))
 
 
 @pytest.mark.parametrize("lanes", [0, 1])
 @pytest.mark.parametrize("accept", ACCEPTS)
-def test_one_device_runs_one_core(lanes: int, accept: str) -> None:
+def test_one_lane_runs_one_core(lanes: int, accept: Accept) -> None:
     """With nothing to run in parallel the plain sampler runs."""
-    assert plan(20, lanes, accept=accept).starts == (0,)
+    chosen = plan(20, lanes, accept=accept)
+    assert isinstance(chosen, SequentialPlan) and _causes(chosen) == [Cause.ONE_LANE]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_few_steps_run_one_core(steps: int) -> None:
-    """Few-step models keep every step, whatever the devices."""
-    assert plan(steps, 8) == one_core(steps, plan(steps, 8).reason)
+    """Few-step models keep every step, however many lanes there are."""
+    chosen = plan(steps, 8)
+    assert isinstance(chosen, SequentialPlan) and _causes(chosen) == [Cause.TOO_FEW_STEPS]
 
 
 def test_exact_runs_one_core() -> None:
-    """The exact result is the sequential one, so further cores would be spent on nothing."""
-    assert plan(50, 8, accept="exact").starts == (0,)
+    """The exact result is the sequential one, so further cores would do nothing for it."""
+    chosen = plan(50, 8, accept="exact")
+    assert isinstance(chosen, SequentialPlan) and _causes(chosen) == [Cause.EXACT]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lanes", [0, 1, 2, 8])
 @pytest.mark.parametrize("accept", ACCEPTS)
-def test_explicit_cores_decide_alone(lanes: int, accept: str, method: str) -> None:
-    """A number of cores gives the same plan on any devices, however slow: it decides the picture."""
+def test_an_explicit_number_of_cores_alone_decides(lanes: int, accept: Accept, method: str | None) -> None:
+    """It gives the same plan on any lanes, however slow, because it decides the picture."""
     for steps in (1, 2, 5, 20, 50):
         for cores in range(1, 9):
-            chosen = plan(steps, lanes, cores, accept, method=method, costs=(1.0, 9.0))
+            chosen = plan(steps, lanes, cores, accept=accept, method=method, costs=(1.0, 9.0))
             assert _is_sound(chosen, steps)
-            assert chosen == plan(steps, 1, cores, accept, method=method)
+            assert chosen == plan(steps, 1, cores, accept=accept, method=method)
             assert chosen.cores == min(cores, steps)
 
 
 @pytest.mark.parametrize("cores", [2, 4, 8])
 def test_chords_runs_only_where_it_is_named(cores: int) -> None:
-    assert plan(20, 8, cores).method == plan(20, 8, cores, method="secant window").method == "secant"
+    assert plan(20, 8, cores).method == plan(20, 8, cores, method="secant").method == "secant"
     assert plan(20, 8).method == "secant"
-    assert plan(20, 8, cores, method="CHORDS").method == "chords"
-    for method in METHODS:  # exact is what KSampler gives, bit for bit, which a window only comes close to
-        assert plan(20, 8, cores, "exact", method=method) == plan(20, 8, cores, "exact")
+    assert plan(20, 8, cores, method="chords").method == "chords"
+    for method in METHODS:  # a window only comes close to the exact result, CHORDS has its bits
+        assert plan(20, 8, cores, accept="exact", method=method) == plan(20, 8, cores, accept="exact")
 
 
 def test_a_solver_whose_window_is_not_close_runs_on_one_core_unless_a_method_is_named() -> None:
-    for arguments in ({"cores": 0}, {"cores": 4}, {"cores": 4, "calls": "auto"}):
-        chosen = plan(30, 4, solver="uni_pc", **arguments)
+    for chosen in (
+        plan(30, 4, solver="uni_pc"),
+        plan(30, 4, 4, solver="uni_pc"),
+        plan(30, 4, 4, solver="uni_pc", calls=15),
+    ):
         assert chosen.cores == 1
-        assert "uni_pc is not close enough to one; name a method" in chosen.reason
-    assert plan(30, 4, 4, method="secant window", solver="uni_pc").cores == 4
-    assert plan(30, 4, 4, method="CHORDS", solver="uni_pc").method == "chords"
-    assert plan(30, 4, 4, accept="exact", solver="uni_pc").accept == 4
+        reason = chosen.reasons[-1]
+        assert not isinstance(reason, str)
+        assert (reason.cause, reason.solver) == (Cause.WINDOW_NOT_CLOSE, "uni_pc")
+    assert plan(30, 4, 4, method="secant", solver="uni_pc").cores == 4
+    assert plan(30, 4, 4, method="chords", solver="uni_pc").method == "chords"
+    assert plan(30, 4, 4, accept="exact", solver="uni_pc").expected_hit == 4
 
 
-def test_accept_names_the_hit() -> None:
-    """first, second and third count hits from the fastest core; exact is the slowest core's; auto needs two to
-    compare."""
-    plans = [plan(50, 4, 4, accept, method="CHORDS") for accept in ACCEPTS]
-    assert [chosen.accept for chosen in plans] == [2, 1, 2, 3, 4]
-    assert [chosen.agreement is not None for chosen in plans] == [True, False, False, False, False]
-    assert plan(50, 2, 2, "third", method="CHORDS").accept == 2
+def test_accept_is_the_number_of_the_hit() -> None:
+    """Hits are counted from the fastest core; "exact" is the slowest core's. None needs two hits to compare."""
+    plans = [plan(50, 4, 4, accept=accept, method="chords") for accept in ACCEPTS]
+    assert [chosen.expected_hit for chosen in plans] == [2, 1, 2, 3, 4]
+    rules = [isinstance(chosen, ChordsPlan) and isinstance(chosen.accept, Agreement) for chosen in plans]
+    assert rules == [True, False, False, False, False]
+
+
+def test_a_hit_that_there_is_not_is_the_last_one() -> None:
+    chosen = plan(50, 2, 2, accept=3, method="chords")
+    assert chosen.expected_hit == 2
+    assert Cause.NO_SUCH_HIT in _causes(chosen)
 
 
 @pytest.mark.parametrize(("scale", "early"), [(1e-3, True), (30.0, False)])
 def test_chords_ends_by_evidence(scale: float, early: bool) -> None:
-    """The first hit that agrees with the one before is taken; where none does, the last, which is exact."""
-    chosen = plan(20, 4, 4, method="CHORDS")
+    """The first hit that agrees with the one before is taken. If none does, it is the last, which is exact."""
+    chosen = plan(20, 4, 4, method="chords")
     sigmas, x = geometric(20), noise(3, 5)
 
     def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return Gaussian()(x, sigma) + scale * torch.sin(40 * x + sigma) / (1 + sigma)
 
-    result = sample(denoise, x, sigmas, starts=chosen.starts, accept=chosen.ends_with)
+    result = sample(denoise, x, sigmas, **chosen.sample_options())
     real = [hit for hit in result.hits if hit.core > 0]
     changes = [float(((b.x - a.x).norm(dim=1) / b.x.norm(dim=1)).max()) for a, b in pairwise(real)]
     assert all(change > 0.05 for change in changes[:-1])
@@ -196,33 +227,41 @@ def test_an_agreement_is_of_every_item_of_the_batch() -> None:
     assert rule.accepts(one, off)
 
 
-@pytest.mark.parametrize("method", ["CHORDS", "secant window"])
-@pytest.mark.parametrize(("steps", "lanes", "accept"), [(20, 4, "auto"), (50, 8, "second"), (28, 3, "third")])
-def test_a_run_keeps_the_promise(steps: int, lanes: int, accept: str, method: str) -> None:
-    """A run with what was planned has the planned depth, and its result has the planned number."""
+@pytest.mark.parametrize("method", ["chords", "secant"])
+@pytest.mark.parametrize(("steps", "lanes", "accept"), [(20, 4, None), (50, 8, 2), (28, 3, 3)])
+def test_a_run_keeps_the_promise(steps: int, lanes: int, accept: Accept, method: str) -> None:
+    """A run of the plan has the planned depth, and its result has the planned number."""
     chosen = plan(steps, lanes, accept=accept, method=method)
     x = torch.zeros(2, dtype=torch.float64)
-    if chosen.method == "secant":
-        assert chosen.rank == {"auto": 1, "second": 2, "third": 3}[accept]
+    if isinstance(chosen, WindowPlan):
+        assert chosen.accept == (accept or 1)
         result = sample(linear, x, geometric(steps), method="secant", cores=chosen.cores, rounds=chosen.depth)
-        assert len(result.hits) == chosen.accept + 1
+        assert len(result.hits) == chosen.expected_hit + 1
     else:
-        result = sample(linear, x, geometric(steps), starts=chosen.starts, accept=chosen.ends_with)
+        result = sample(linear, x, geometric(steps), **chosen.sample_options())
     assert result.depth == chosen.depth
 
 
+def test_a_plan_can_be_ended_early() -> None:
+    """What is asked for while it runs is the newest hit, whatever the plan."""
+    x = torch.zeros(2, dtype=torch.float64)
+    for chosen in (plan(20, 4), plan(20, 4, method="chords"), plan(20, 1), plan(20, 1, calls=13)):
+        result = sample(linear, x, geometric(20), **chosen.sample_options(lambda: True))
+        assert len(result.hits) == 1
+
+
 def test_later_hits_of_a_window_are_later() -> None:
-    depths = [plan(50, 4, accept=accept).depth for accept in ("auto", "first", "second", "third")]
+    depths = [plan(50, 4, accept=accept).depth for accept in (None, 1, 2, 3)]
     assert depths[0] == depths[1] < depths[2] < depths[3] < 50
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_measured_times_decide(method: str) -> None:
-    """A fourth device that keeps the other three waiting is left out; and all are, where a round takes as long as the
-    calls it saves."""
+def test_measured_times_decide(method: str | None) -> None:
+    """A fourth lane that keeps the other three waiting is left out. All are, where a round takes as long as the calls
+    that it saves."""
 
     def by(*costs: float) -> Plan:
-        return plan(50, 4, accept="first", method=method, costs=costs)
+        return plan(50, 4, accept=1, method=method, costs=costs)
 
     assert by(1.0, 1.0, 1.0, 1.0) == by()
     assert by(1.0, 1.0, 1.0, 2.0).cores < 4
@@ -240,79 +279,110 @@ def test_solving_a_window_counts_where_times_were_measured() -> None:
 
 
 def test_measured_times_decide_with_fewer_calls_too() -> None:
-    assert plan(50, 4, calls="auto", costs=(1.0, 3.0)).cores == 1
-    assert plan(50, 4, calls="auto", costs=(1.0, 1.0, 1.0, 3.0)).cores < 4
-    assert plan(50, 4, 4, calls="auto", costs=(1.0, 3.0)) == plan(50, 4, 4, calls="auto")
+    calls = choose_calls(50)
+    assert plan(50, 4, calls=calls, costs=(1.0, 3.0)).cores == 1
+    assert plan(50, 4, calls=calls, costs=(1.0, 1.0, 1.0, 3.0)).cores < 4
+    assert plan(50, 4, 4, calls=calls, costs=(1.0, 3.0)) == plan(50, 4, 4, calls=calls)
 
 
 def test_chords_takes_every_step_on_several_cores() -> None:
-    assert plan(20, 4, 4, calls="auto", method="CHORDS") == plan(20, 4, 4, method="CHORDS")
-    assert plan(20, 4, calls="auto", method="CHORDS") == plan(20, 4, method="CHORDS")
+    assert plan(20, 4, 4, calls=13, method="chords") == plan(20, 4, 4, method="chords")
+    assert plan(20, 4, calls=13, method="chords") == plan(20, 4, method="chords")
     for lanes, cores in ((1, 0), (4, 1)):
-        assert plan(20, lanes, cores, calls="auto", method="CHORDS").calls == 13
+        assert isinstance(plan(20, lanes, cores, calls=13, method="chords"), InterpolatedPlan)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("calls", ["every step", "auto", "1/2"])
+@pytest.mark.parametrize("one_in", [0, None, 2])
 @pytest.mark.parametrize("accept", ACCEPTS)
-def test_every_plan_can_be_run(accept: str, calls: str, method: str) -> None:
-    """Whatever is planned, for a few devices or many, is taken by `sample`, and has the depth that was promised; of a
-    window, at most one call in a row for each step."""
+def test_every_plan_can_be_run(accept: Accept, one_in: int | None, method: str | None) -> None:
+    """`sample` takes whatever is planned, for few lanes or many. It has the depth that was promised; a window takes at
+    most one call in a row for each step."""
     x = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
     for steps in (1, 2, 5, 12, 30):
+        calls = None if one_in == 0 else choose_calls(steps, one_in)
         for lanes, cores in ((1, 0), (2, 0), (3, 0), (8, 0), (1, 2), (1, 4)):
-            chosen = plan(steps, lanes, cores, accept, calls, method)
-            windowed = chosen.method == "secant"
-            result = sample(
-                lambda x, sigma: torch.tanh(3 * x) / (1 + sigma),
-                x,
-                geometric(steps),
-                method=chosen.method,
-                cores=chosen.cores,
-                starts=None if windowed else chosen.starts,
-                accept=chosen.ends_with,
-                calls=chosen.calls,
-            )
+            chosen = plan(steps, lanes, cores, accept=accept, calls=calls, method=method)
+            options: dict[str, Any] = dict(chosen.sample_options())
+            result = sample(lambda x, sigma: torch.tanh(3 * x) / (1 + sigma), x, geometric(steps), **options)
+            windowed = isinstance(chosen, WindowPlan)
             assert result.depth == chosen.depth or (windowed and result.depth <= steps)
 
 
 @pytest.mark.parametrize(
-    ("name", "args"),
+    ("name", "given"),
     [
-        ("steps", (0, 4)),
-        ("cores", (20, 4, -1)),
-        ("accept", (20, 4, 0, "fourth")),
-        ("accept", (20, 4, 0, "")),
-        ("method", (20, 4, 0, "auto", "every step", "picard")),
+        ("steps", {"steps": 0}),
+        ("cores", {"cores": -1}),
+        ("accept", {"accept": "fourth"}),
+        ("accept", {"accept": 0}),
+        ("accept", {"accept": True}),
+        ("method", {"method": "picard"}),
+        ("calls", {"calls": 21}),
+        ("calls", {"calls": 1}),
+        ("calls", {"calls": "auto"}),
+        ("costs", {"costs": (1.0, 0.0)}),
     ],
 )
-def test_bad_input_is_refused(name: str, args: tuple) -> None:
+def test_bad_input_is_refused(name: str, given: dict[str, Any]) -> None:
     """What cannot be planned is refused by name."""
     with pytest.raises(InvalidInput, match=f"^{name}: "):
-        plan(*args)
+        plan(**{"steps": 20, "lanes": 4, **given})
+
+
+# --- fewer calls than steps
 
 
 @pytest.mark.parametrize("steps", [12, 20, 30, 50])
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4, 8, 16])
-def test_fewer_calls_take_more_devices_only_where_that_pays(steps: int, lanes: int) -> None:
-    alone, chosen = plan(steps, 1, calls="auto"), plan(steps, lanes, calls="auto")
+def test_fewer_calls_take_more_lanes_only_where_that_pays(steps: int, lanes: int) -> None:
+    calls = choose_calls(steps)
+    alone, chosen = plan(steps, 1, calls=calls), plan(steps, lanes, calls=calls)
     assert chosen.depth == alone.depth or alone.depth / chosen.depth >= 1.1
     assert chosen.cores <= min(lanes, 8)
     assert chosen.calls in (alone.calls, None)
-    if chosen.calls is not None and chosen.cores > 1:  # else all steps, which is closer
+    if chosen.calls is not None and chosen.cores > 1:  # else it takes all steps, which is closer
         assert chosen.depth < plan(steps, lanes).depth
 
 
-def test_a_number_of_cores_is_the_same_plan_on_any_devices() -> None:
-    assert plan(30, 1, 4, calls="auto") == plan(30, 8, 4, calls="auto")
-    assert plan(20, 8, 64, calls="auto").cores <= 8
+def test_a_number_of_cores_is_the_same_plan_on_any_lanes() -> None:
+    assert plan(30, 1, 4, calls=15) == plan(30, 8, 4, calls=15)
+    assert plan(20, 8, 64, calls=13).cores <= 8
 
 
-@pytest.mark.parametrize(("steps", "calls"), [(2, "1/2"), (1, "1/3"), (8, "auto"), (20, "every step")])
-def test_where_no_call_is_saved_every_step_is_taken(steps: int, calls: str) -> None:
-    assert plan(steps, 1, calls=calls).calls is None
+@pytest.mark.parametrize(("steps", "one_in"), [(2, 2), (1, 3), (8, None)])
+def test_where_no_call_is_saved_every_step_is_taken(steps: int, one_in: int | None) -> None:
+    assert choose_calls(steps, one_in) is None
 
 
-def test_an_unknown_number_of_calls_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="calls"):
-        plan(20, 1, calls="some")
+def test_a_share_of_the_steps_is_called() -> None:
+    assert [choose_calls(30, one_in) for one_in in (2, 3, 4)] == [15, 10, 8]
+    with pytest.raises(InvalidInput, match="^one_in: "):
+        choose_calls(30, 1)
+
+
+CASES = [(steps, one_in, cores) for steps in (4, 8, 20, 30, 50) for one_in in (None, 2) for cores in (0, 1, 2, 4, 8)]
+
+
+@pytest.mark.parametrize(("steps", "one_in", "cores"), CASES)
+@pytest.mark.parametrize("accept", [None, 1, 2, 3])
+def test_counts_and_causes_agree(steps: int, one_in: int | None, cores: int, accept: Accept) -> None:
+    chosen = plan(steps, 8, cores, calls=choose_calls(steps, one_in), accept=accept)
+    if chosen.calls is None:  # too few steps to leave any out
+        assert chosen.called_steps == steps
+        return
+    assert 2 <= chosen.called_steps == chosen.calls < steps
+    assert chosen.depth <= chosen.calls
+    if chosen.cores == 1:
+        assert chosen.depth == chosen.calls
+        assert (Cause.CORES_NOT_FASTER in _causes(chosen)) == (cores > 1)
+    else:
+        assert chosen.depth < chosen.calls
+        assert (Cause.CORES_REQUESTED in _causes(chosen)) == (cores > 0)
+        assert (Cause.MORE_CORES_USELESS in _causes(chosen)) == (cores > chosen.cores)
+
+
+def test_a_run_of_every_step_calls_the_model_at_every_step() -> None:
+    assert plan(30, 4).called_steps == 30
+    assert plan(30, 4, accept="exact", calls=15).called_steps == 30
+    assert plan(30, 4, calls=30) == plan(30, 4)

@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from chords_core import (
     SOLVERS,
     Chords,
+    ChordsPlan,
     EvaluationMark,
     InlinePool,
+    InterpolatedPlan,
     InvalidInput,
     LaneTimeouts,
+    SequentialPlan,
     Timeline,
+    WindowPlan,
     hit_depth,
     lattice_starts,
-    one_core,
     plan,
 )
 from chords_core.execution.driver import drive
@@ -117,7 +120,7 @@ def test_devices_change_times_only(run: dict[str, Any], any_devices: list[Device
     assert set(seen) == calls(run) and len(result.timeline.evaluations) == len(seen) == result.evaluations
     for (core, index), evaluation in seen.items():
         for earlier in dependencies(run["starts"], core, index):
-            assert seen[earlier].began + seen[needed].seconds <= evaluation.began + 1e-9
+            assert seen[earlier].began + seen[earlier].seconds <= evaluation.began + 1e-9
     for lane in range(len(any_devices)):
         mine = sorted(((e.began, e.began + e.seconds) for e in seen.values() if e.lane == lane), key=lambda span: span)
         assert all(end <= began + 1e-9 for (_, end), (began, _) in zip(mine, mine[1:], strict=False))
@@ -149,10 +152,10 @@ def test_barriers_cost_a_tenth_under_jitter() -> None:
     """The goal: evaluations that vary by 30 % (their standard deviation) take dataflow a tenth less than barriers."""
     seeds = range(12)
     for steps, lanes in ((20, 4), (30, 6), (50, 8)):
-        chosen = plan(steps, lanes)
-        uneven = [Device(1.0, jitter=0.3 * math.sqrt(3))] * chosen.cores
-        free = sum(simulate(skeleton(steps, chosen.starts), uneven, seed=seed).seconds for seed in seeds)
-        held = sum(simulate(Barrier(skeleton(steps, chosen.starts)), uneven, seed=seed).seconds for seed in seeds)
+        starts = lattice_starts(steps, lanes)
+        uneven = [Device(1.0, jitter=0.3 * math.sqrt(3))] * lanes
+        free = sum(simulate(skeleton(steps, starts), uneven, seed=seed).seconds for seed in seeds)
+        held = sum(simulate(Barrier(skeleton(steps, starts)), uneven, seed=seed).seconds for seed in seeds)
         assert free <= 0.9 * held
 
 
@@ -162,7 +165,7 @@ def test_barriers_change_no_bit() -> None:
     ends = []
     for wrap in (lambda method: method, Barrier):
         method = wrap(Chords(x, sigmas, STARTS, SOLVERS["dpmpp_2m"], 2))
-        drive(method, InlinePool(nonlinear), STEPS, lambda event: None, lambda: False, lambda: False)
+        drive(method, InlinePool(nonlinear))
         assert method.accepted is not None
         ends.append(method.accepted)
     assert torch.equal(ends[0].x, ends[1].x) and ends[0].depth == ends[1].depth
@@ -278,7 +281,7 @@ def test_a_device_dead_from_the_start_is_as_none() -> None:
 
 def test_a_slow_device_waits_while_fast_ones_are_idle() -> None:
     """Once it has shown how slow it is: it costs its one evaluation, not one in each round."""
-    chosen = plan(50, 4, 4, method="secant window")
+    chosen = plan(50, 4, 4, method="secant")
     devices = [Device(5.0), *[Device(1.0)] * 4]
     result = simulate(skeleton_of(chosen), devices)
     assert result.seconds == pytest.approx(chosen.depth + 4)
@@ -306,17 +309,25 @@ def test_without_devices_left_a_run_never_ends(fate: str, lanes: int) -> None:
 
 
 def test_expected_seconds_of_plans() -> None:
-    plans = [one_core(20, "one"), plan(20, 3), plan(20, 4), plan(20, 4, calls="auto"), plan(20, 4, method="CHORDS")]
-    assert [chosen.method for chosen in plans] == ["chords", "secant", "secant", "secant", "chords"]
+    plans = [
+        SequentialPlan(20, ()),
+        plan(20, 1, calls=13),
+        plan(20, 3),
+        plan(20, 4),
+        plan(20, 4, calls=13),
+        plan(20, 4, method="chords"),
+    ]
+    assert [type(each) for each in plans] == [SequentialPlan, InterpolatedPlan, *3 * [WindowPlan], ChordsPlan]
     assert expected_seconds(plans, [Device(STEP)] * 4) == tuple(chosen.depth * STEP for chosen in plans)
     assert expected_seconds([], [Device(STEP)]) == ()
     assert expected_seconds(plans[-1:], [Device(1.0, dies_at=2.0)] * 4) == (math.inf,)
 
 
 def test_expected_seconds_is_the_mean_of_the_runs() -> None:
-    chosen = plan(20, 4, method="CHORDS")
+    chosen = plan(20, 4, method="chords")
+    assert isinstance(chosen, ChordsPlan)
     lanes = [Device(1.0, jitter=0.3)] * 4
-    each = [simulate(skeleton(20, chosen.starts, chosen.accept), lanes, seed=seed).seconds for seed in range(3)]
+    each = [simulate(skeleton(20, chosen.starts, chosen.expected_hit), lanes, seed=seed).seconds for seed in range(3)]
     assert expected_seconds([chosen], lanes, runs=3) == (pytest.approx(sum(each) / 3),)
 
 
@@ -339,7 +350,7 @@ def test_expected_seconds_is_the_mean_of_the_runs() -> None:
         ("overhead", lambda: simulate(skeleton(4, (0,)), [Device(1.0)], overhead=-0.1)),
         ("starts", lambda: skeleton(4, (1,))),
         ("accept", lambda: skeleton(4, lattice_starts(4, 2), 3)),
-        ("runs", lambda: expected_seconds([one_core(4, "one")], [Device(1.0)], runs=0)),
+        ("runs", lambda: expected_seconds([SequentialPlan(4, ())], [Device(1.0)], runs=0)),
     ],
 )
 def test_bad_input_is_named(name: str, make: Any) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from chords_core import SOLVERS, Chords, Evaluation, LaneTimeouts, Residual, ThreadPool, sample
-from chords_core.sdo.optimize import Iterated, OptimizationEvent, RolledBack, Stopped, optimize_latent
+from chords_core.sdo.events import Iterated, OptimizationEvent, RolledBack, Stopped
+from chords_core.sdo.optimize import optimize_latent
 from chords_core.simulation import Device, simulate, skeleton
-from chords_core.solvers.interpolated import fewer_calls
+from chords_core.solvers.interpolated import default_calls
 from tests.core.problems import Mixture, geometric, karras, noise, nonlinear
 
 MODEL = Mixture(6)
@@ -85,7 +86,7 @@ def test_fewer_calls_stop_between_equal_hits() -> None:
     """With `calls` as without, a threshold ends a window at two hits that agree, and where none do it goes on for
     further rounds, which change hardly anything."""
     x, sigmas = noise(6, 6, scale=10.0), karras(30)
-    window: dict[str, Any] = {"calls": fewer_calls(30), "method": "secant", "cores": 3}
+    window: dict[str, Any] = {"calls": default_calls(30), "method": "secant", "cores": 3}
     by_rule = sample(MODEL, x, sigmas, **window)
     easy = sample(MODEL, x, sigmas, **window, accept=Residual(1e6))
     strict = sample(MODEL, x, sigmas, **window, accept=Residual(1e-300))

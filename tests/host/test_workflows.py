@@ -18,7 +18,7 @@ from client import ClientError, ComfyClient, Run
 from PIL import Image
 from swap import KINDS, SOCKETS, WIDGETS
 
-from chords_core import Plan, plan
+from chords_core import Plan, choose_calls, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -32,7 +32,6 @@ STEPS = {  # of the samplers of each, one after the other, and whether they are 
     "qwen_image": ([20], True),
     "z_image": ([25], True),
 }
-CALLS = ("every step", "auto")
 LARGEST = 60_000  # bytes of a thumbnail
 Json = dict[str, Any]
 
@@ -163,11 +162,13 @@ def _rows(steps: list[int], guided: bool, solver: str) -> list[str]:
     for gpus in (1, 2, 4, 8):
         lanes = max(1, gpus // 2) if guided else gpus
         shared = ", shared" if guided and gpus > 1 else ""
-        cells = [
-            _calls_in_a_row([plan(count, lanes, calls=calls, solver=solver) for count in steps]) for calls in CALLS
-        ]
+        cells = [_calls_in_a_row(_plans(steps, lanes, fewer, solver)) for fewer in (False, True)]
         rows.append(f"| {gpus} | {cells[0]}{shared} | {cells[1]}{shared} |")
     return rows
+
+
+def _plans(steps: list[int], lanes: int, fewer: bool, solver: str) -> list[Plan]:
+    return [plan(count, lanes, calls=choose_calls(count) if fewer else None, solver=solver) for count in steps]
 
 
 def _calls_in_a_row(plans: list[Plan]) -> str:

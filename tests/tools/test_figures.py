@@ -21,8 +21,8 @@ import torch
 from _figures_style import WIDTH
 from PIL import Image
 
-from chords_core import hit_depth, plan, sample, sparse_nodes
-from chords_core.solvers.interpolated import fewer_calls
+from chords_core import choose_calls, hit_depth, interpolation_nodes, plan, sample
+from chords_core.solvers.interpolated import default_calls
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 PAGE = IMAGES.parent / "how-it-works.md"
@@ -95,7 +95,7 @@ def test_a_range_is_told_where_runs_differ() -> None:
 
 def test_fewer_calls_are_made_where_the_dots_are(plane: runs.Subject) -> None:
     fewer, chain = runs.run_chain(plane, 8), runs.run_chain(plane)
-    assert len(fewer.answers) == len(sparse_nodes(STEPS, 8)) == 8
+    assert len(fewer.answers) == len(interpolation_nodes(STEPS, 8)) == 8
     assert torch.equal(fewer.states[0], chain.states[0])
     assert runs.difference(fewer.states[-1], chain.states[-1]) < 3
 
@@ -136,8 +136,8 @@ def test_the_page_tells_the_counts_that_are_in_its_pictures() -> None:
     in_the_plane = runs.plane_subject(runs.paper_start(scale.steps), scale.steps)
     demo = runs.demo_subject(runs.STARS, runs.LUCKY, scale.steps)
     in_plane, rounds = (runs.run_window(subject, runs.CORES).result.depth for subject in (in_the_plane, demo))
-    calls = fewer_calls(scale.many_steps)
-    first_result = plan(scale.steps, runs.CORES, runs.CORES, "first", method="CHORDS").depth
+    calls = default_calls(scale.many_steps)
+    first_result = plan(scale.steps, runs.CORES, runs.CORES, accept=1, method="chords").depth
     assert f"the line after some of {in_plane} rounds in the plane" in page
     assert f"After {rounds} rounds of four calls" in page
     assert f"with the {calls} calls as dots; the pictures of both, and of {calls} steps" in page
@@ -157,8 +157,8 @@ def test_the_table_of_calls_in_a_row_is_the_planners() -> None:
     rows = [[int(cell) for cell in re.findall(r"\d+", line)] for line in table.splitlines()[1:]]
     assert [row[0] for row in rows] == [1, 2, 3, 4, 8]
     for lanes, *depths in rows:
-        wanted = [plan(steps, lanes, calls=calls).depth for calls in ("every step", "auto") for steps in (20, 30, 50)]
-        assert depths == wanted
+        every = [plan(steps, lanes).depth for steps in (20, 30, 50)]
+        assert depths == [*every, *(plan(steps, lanes, calls=choose_calls(steps)).depth for steps in (20, 30, 50))]
 
 
 def test_the_readmes_table_of_calls_in_a_row_is_the_planners() -> None:
@@ -167,8 +167,9 @@ def test_the_readmes_table_of_calls_in_a_row_is_the_planners() -> None:
     rows = [list(map(int, re.findall(r"\d+", line))) for line in page.split(head)[1].split("\n\n")[0].splitlines()[1:]]
     assert [row[0] for row in rows] == [20, 30, 50]
     for steps, *depths in rows:
-        every, fewer = [plan(steps, lanes).depth for lanes in (2, 4, 8)], plan(steps, 4, calls="auto").depth
-        assert depths == [plan(steps, 1, calls="auto").depth, *every, fewer]
+        every = [plan(steps, lanes).depth for lanes in (2, 4, 8)]
+        one, four = (plan(steps, lanes, calls=choose_calls(steps)).depth for lanes in (1, 4))
+        assert depths == [one, *every, four]
 
 
 def test_without_matplotlib_it_says_what_to_install(repo: Path) -> None:

@@ -29,11 +29,11 @@ from chords_core import (
     RoundDone,
     ThreadPool,
     Window,
-    WindowPlan,
-    accuracy_plan,
+    WindowSpec,
+    accuracy_window,
     sample,
     simulate,
-    solver_plan,
+    solver_window,
 )
 from chords_core.execution.driver import drive
 from chords_core.methods.secant_model import RANK
@@ -80,9 +80,9 @@ def relative(x: Tensor, expected: Tensor) -> float:
     return float((x - expected).norm() / expected.norm())
 
 
-def run(denoise: Denoise, x: Tensor, plan: WindowPlan) -> Window:
+def run(denoise: Denoise, x: Tensor, plan: WindowSpec) -> Window:
     machine = Window(x, plan)
-    drive(machine, InlinePool(denoise), 1, lambda event: None, lambda: False, lambda: False)
+    drive(machine, InlinePool(denoise))
     return machine
 
 
@@ -219,7 +219,7 @@ def test_order_of_accuracy(flow: bool) -> None:
         denoise, sigmas, x = as_flow(ideal), sigmas / (1 + sigmas), x / 11
         expected = expected / 1.5
     errors = [
-        relative(run(denoise, x, accuracy_plan(sigmas, 4, rounds=60, nodes=n)).hits[-1].x, expected)
+        relative(run(denoise, x, accuracy_window(sigmas, 4, rounds=60, nodes=n)).hits[-1].x, expected)
         for n in (8, 16, 32)
     ]
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -273,9 +273,9 @@ def test_order_of_completion_changes_nothing(steps: int, cores: int, method: str
     """Results taken in any order give the same bits; in a round there are exactly K evaluations."""
     sigmas, x, order = karras(steps), noise(2, 3, scale=10.0), random.Random(seed)
     if solver == "cubic":
-        plan = accuracy_plan(sigmas, cores, rounds=7)
+        plan = accuracy_window(sigmas, cores, rounds=7)
     else:
-        plan = solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
+        plan = solver_window(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
     expected, shuffled = run(nonlinear, x, plan), Window(x, plan)
     while shuffled.accepted is None:
         evaluations = shuffled.ready()
@@ -404,7 +404,7 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(steps), noise(8, 6)
     hits = []
     for kind in (Window, Whole):
-        run = kind(x, solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver]))
+        run = kind(x, solver_window(sigmas, cores, PARALLEL_SOLVERS[solver]))
         while run.accepted is None:
             for evaluation in run.ready():
                 run.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
@@ -444,7 +444,7 @@ def test_newest_on_demand() -> None:
 def test_few_latents_are_kept() -> None:
     """What the module says of its memory: at most 2 for each evaluation but a node's first."""
     sigmas, x = flow_sigmas(24), noise(2, 6)
-    for plan in (solver_plan(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_plan(sigmas, 4, rounds=20)):
+    for plan in (solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_window(sigmas, 4, rounds=20)):
         machine = run(as_flow(guided()), x, plan)
         directions = [len(node.model._directions) for node in machine._nodes.values()]
         assert max(directions) <= RANK and sum(directions) <= min(len(directions) * RANK, 20 * 4 - len(directions))
@@ -452,7 +452,7 @@ def test_few_latents_are_kept() -> None:
 
 def test_rounds_take_as_long_as_their_slowest_device() -> None:
     """In the simulator: K devices make a round in the time of one evaluation, half as many in that of two."""
-    plan = solver_plan(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
+    plan = solver_window(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
     for devices, seconds in ((4, 20.0), (2, 40.0), (1, 80.0)):
         simulated = simulate(Window(torch.ones(1), plan), [Device(2.0)] * devices)
         assert simulated.seconds == pytest.approx(seconds) and simulated.evaluations == 40

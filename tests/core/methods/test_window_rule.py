@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chords_core import Window, sample, solver_plan
+from chords_core import Window, sample, solver_window
 from chords_core.methods.window_rule import BUDGET, LARGEST_MOVE, ROUGH, Measured, MovingRule, Progress, paced_starts
 from chords_core.sampling import PARALLEL_SOLVERS
 from chords_core.solvers.linear_form import amplification, in_flow_coordinates, solver_rows
@@ -138,7 +138,7 @@ def test_an_eps_model_is_a_flow_model_in_other_coordinates(solver: str) -> None:
         x = noise(3, 6, scale=high)
         eps = sample(ideal, x, sigmas, method="secant", cores=4, solver=solver, prediction="eps")
         times = sigmas / (1 + sigmas)
-        plan = solver_plan(times, 4, PARALLEL_SOLVERS["euler"], flow=True)
+        plan = solver_window(times, 4, PARALLEL_SOLVERS["euler"], flow=True)
         if solver == "euler":  # whose rows are the same in both; others are made on their own grid
             other = sample(flow, x / (1 + high), times, method="secant", cores=4, prediction="flow")
             assert other.depth == eps.depth
@@ -198,7 +198,7 @@ def test_solving_is_linear_in_the_steps(steps: int) -> None:
             return super()._follow(row, state)  # type: ignore[arg-type]
 
     sigmas, x = flow_sigmas(steps), noise(2, 6)
-    machine = Counting(x, solver_plan(sigmas, 4, PARALLEL_SOLVERS["euler"]))
+    machine = Counting(x, solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"]))
     while machine.accepted is None:
         for evaluation in machine.ready():
             machine.complete(evaluation, 0.5 * torch.tanh(evaluation.x) * (1 - evaluation.sigma))
@@ -216,7 +216,7 @@ def test_a_prediction_that_is_rough_is_evaluated_at_every_step_there() -> None:
         return 0.5 * torch.tanh(x) + (2.0 if sigma < edge else 0.0)
 
     seen: set[int] = set()
-    machine = Window(x, solver_plan(sigmas, 4, PARALLEL_SOLVERS["euler"]))
+    machine = Window(x, solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"]))
     while machine.accepted is None:
         for evaluation in machine.ready():
             seen.add(evaluation.index)
@@ -236,7 +236,7 @@ def test_a_nan_item_does_not_decide_for_the_others(shape: tuple[int, int]) -> No
         return torch.tanh(3 * x) * (1 - sigma)
 
     def run(x: Tensor) -> Window:
-        machine = Window(x, solver_plan(sigmas, 4, PARALLEL_SOLVERS["euler"]))
+        machine = Window(x, solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"]))
         while machine.accepted is None:
             for evaluation in machine.ready():
                 machine.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
@@ -259,7 +259,7 @@ def test_the_end_is_always_evaluated(
     """However few the calls, however many rounds, and however rough the model."""
     sigmas, x = flow_sigmas(steps), noise(2, 6)
     asked = calls if 2 <= calls < steps else None
-    plan = solver_plan(sigmas, cores, PARALLEL_SOLVERS[solver], calls=asked, rounds=rounds)
+    plan = solver_window(sigmas, cores, PARALLEL_SOLVERS[solver], calls=asked, rounds=rounds)
     machine, seen = Window(x, plan), set()
     while machine.accepted is None:
         for evaluation in machine.ready():

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chords_core import Denoise, InvalidInput, Window, sample
-from chords_core.methods.window_spec import solver_plan
+from chords_core.methods.window_spec import solver_window
 from chords_core.sampling import PARALLEL_SOLVERS
 from chords_core.solvers.base import SOLVERS
-from chords_core.solvers.interpolated import fewer_calls, sparse_nodes, sparsely
+from chords_core.solvers.interpolated import default_calls, interpolated_solver, interpolation_nodes
 from tests.core.problems import Mixture, karras, noise
 
 SIGMAS = karras(30)
@@ -31,7 +31,7 @@ def _distance(found: Tensor, wanted: Tensor) -> float:
 @given(st.integers(2, 200).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(2, steps))))
 def test_nodes_go_from_the_first_step_to_the_last(case: tuple[int, int]) -> None:
     steps, calls = case
-    nodes = sparse_nodes(steps, calls)
+    nodes = interpolation_nodes(steps, calls)
     assert len(nodes) == calls
     assert (nodes[0], nodes[-1]) == (0, steps - 1)
     assert all(a < b for a, b in zip(nodes, nodes[1:], strict=False))
@@ -40,7 +40,7 @@ def test_nodes_go_from_the_first_step_to_the_last(case: tuple[int, int]) -> None
 @QUICK
 @given(st.integers(2, 1000))
 def test_fewer_calls_are_never_more_than_steps(steps: int) -> None:
-    assert 2 <= fewer_calls(steps) <= steps
+    assert 2 <= default_calls(steps) <= steps
 
 
 @pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
@@ -110,7 +110,7 @@ def test_the_slowest_of_several_cores_is_the_one_core(cores: int) -> None:
 def test_a_moved_trajectory_is_the_one_begun_where_it_was_moved_to(seed: int, at: int, data: st.DataObject) -> None:
     """A rectified core goes on as if it had always been on the trajectory it was moved to."""
     generator = torch.Generator().manual_seed(seed)
-    solver, sigmas = sparsely(SOLVERS["euler"], SIGMAS, 9)
+    solver, sigmas = interpolated_solver(SOLVERS["euler"], SIGMAS, 9)
     x, dx, ddenoised, *evaluations = torch.randn(12, 5, dtype=torch.float64, generator=generator)
     base = data.draw(st.integers(0, at - 1))
     state = solver.begin(x, sigmas)
@@ -152,12 +152,12 @@ def test_a_window_leaves_no_call_out(calls: int, cores: int) -> None:
     """Each step at which the model is to be called is, and it ends with the last."""
     denoise, x = mixture()
     seen: set[int] = set()
-    machine = Window(x, solver_plan(karras(60), cores, SOLVERS["euler"], calls=calls))
+    machine = Window(x, solver_window(karras(60), cores, SOLVERS["euler"], calls=calls))
     while machine.accepted is None:
         for evaluation in machine.ready():
             seen.add(evaluation.index)
             machine.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
-    assert seen >= set(sparse_nodes(60, calls))
+    assert seen >= set(interpolation_nodes(60, calls))
 
 
 def test_what_a_window_cannot_do_with_fewer_calls_is_refused() -> None:

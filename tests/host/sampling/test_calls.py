@@ -11,7 +11,7 @@ from client import ExecutionError
 from graphs import Graph, demo, empty_latent, lanes, settings
 from torch import Tensor
 
-from chords_core import plan
+from chords_core import choose_calls, plan
 
 STEPS = 20
 CALLS = 13  # what auto takes for 20 steps
@@ -95,7 +95,7 @@ def test_auto_takes_the_lanes_that_pay(run_graph, processors: int) -> None:
     graph.save("latent", node)
     run, _ = run_graph(graph)
     summary = run.outputs[node.name]["chords"][0]
-    assert summary["cores"] == plan(30, min(4, processors), calls="auto").cores
+    assert summary["cores"] == plan(30, min(4, processors), calls=choose_calls(30)).cores
 
 
 def test_what_must_see_its_steps_in_order_gets_every_step(run_graph) -> None:

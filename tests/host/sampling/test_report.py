@@ -17,7 +17,18 @@ import pytest
 from graphs import Graph, demo, empty_latent, lanes, settings
 from PIL import Image, ImageChops, ImageDraw
 
-from chords_core import OnDemand, Plan, Recorder, Result, ThreadPool, lattice_starts, one_core, sample
+from chords_core import (
+    ChordsPlan,
+    OnDemand,
+    Plan,
+    Recorder,
+    Result,
+    SequentialPlan,
+    ThreadPool,
+    WindowPlan,
+    lattice_starts,
+    sample,
+)
 from tests.core.problems import Slow, geometric, noise, nonlinear
 
 SEEDS = iter(range(20_000, 30_000))  # the host does not run again what it has run
@@ -28,7 +39,7 @@ SEEDS = iter(range(20_000, 30_000))  # the host does not run again what it has r
 
 def _reported(run_graph, client, model: tuple[str, dict[str, Any]] | None = None, **changes: Any) -> SimpleNamespace:
     """A run on four lanes with a report: the sampler's ``summary``, the report's ``figures`` and its ``picture``s:
-    as shown on the node, and as put out."""
+    as shown on the node, and as saved from its output."""
     graph = Graph()
     inputs = demo(graph) | settings(seed=next(SEEDS)) | {"latent_image": empty_latent(graph)}
     if model is not None:
@@ -39,12 +50,12 @@ def _reported(run_graph, client, model: tuple[str, dict[str, Any]] | None = None
     saved = graph.add("SaveImage", images=report[0], filename_prefix="report")
     run, _ = run_graph(graph)
     assert set(run.outputs[report.name]) <= {"images", "animated"}
-    (shown,), (put_out,) = run.outputs[report.name]["images"], run.outputs[saved.name]["images"]
+    (shown,), (saved_image,) = run.outputs[report.name]["images"], run.outputs[saved.name]["images"]
     assert shown["type"] == "temp"
     return SimpleNamespace(
         summary=run.outputs[sampler.name]["chords"][0],
         figures=json.loads(run.outputs[text.name]["text"][0], parse_constant=_not_json),
-        pictures=[Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in (shown, put_out)],
+        pictures=[Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in (shown, saved_image)],
     )
 
 
@@ -61,9 +72,9 @@ def _check(reported: SimpleNamespace) -> None:
         (hit["core"], hit["depth"]) for hit in summary["hits"]
     ]
     assert [lane["device"] for lane in figures["lanes"]] == summary["devices"]
-    shown, put_out = reported.pictures
-    assert shown.size == put_out.size and shown.width == 1400
-    assert ImageChops.difference(shown, put_out).getbbox() is None
+    shown, saved_image = reported.pictures
+    assert shown.size == saved_image.size and shown.width == 1400
+    assert ImageChops.difference(shown, saved_image).getbbox() is None
 
 
 def _check_timeline(figures: dict[str, Any]) -> None:
@@ -177,7 +188,7 @@ def _run(steps: int, cores: int, accept: int = 1, lanes: int | None = None, *, l
             pool=pool,
             on_event=recorder,
         )
-    plan = Plan(steps, tuple(starts), accept, result.depth, "so many were asked for")
+    plan = ChordsPlan(steps, ("so many were asked for",), tuple(starts), accept)
     return _record(recorder, result, plan, "chords" if cores > 1 else "sequential", lanes, len(recorder.hits) > end_at)
 
 
@@ -188,7 +199,7 @@ def _window(steps: int, cores: int, calls: int | None = None) -> SimpleNamespace
         x, sigmas = noise(6, scale=10.0), geometric(steps)
         given = {"method": "secant", "cores": cores, "calls": calls, "pool": pool, "on_event": recorder}
         result = sample(nonlinear, x, sigmas, **given)
-    plan = Plan(steps, tuple(range(cores)), 7, 8, "so many were asked for", calls, "secant")
+    plan = WindowPlan(steps, ("so many were asked for",), cores, 8, calls=calls)
     return _record(recorder, result, plan, "secant", cores)
 
 
@@ -214,7 +225,7 @@ def _stock(**changes: Any) -> SimpleNamespace:
         "message": "one core, exactly as in KSampler: euler_ancestral is not one of those that run in parallel. " * 4,
         "method": "stock",
         "solver": "euler_ancestral",
-        "plan": one_core(20, ""),
+        "plan": SequentialPlan(20, ()),
         "devices": ("cpu",),
         "depth": 20,
         "evaluations": 0,
@@ -242,7 +253,7 @@ PICTURES: dict[str, Callable[[], SimpleNamespace]] = {
     "a window of 4 cores": lambda: _window(20, 4),
     "a window of 8 cores, fewer calls": lambda: _window(50, 8, 18),
     "stock": _stock,
-    "nothing sampled": lambda: _stock(message="", method="", solver="", plan=one_core(0, ""), seconds=0.0),
+    "nothing sampled": lambda: _stock(message="", method="", solver="", plan=SequentialPlan(0, ()), seconds=0.0),
     "other letters": lambda: SimpleNamespace(
         **{**vars(_run(20, 2)), "devices": ("ray://a-host-with-a-long-name:10001/0", "Gerät 1 \N{HIGH VOLTAGE SIGN}")}
     ),

@@ -128,7 +128,7 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
     x = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(0))
     denoise = guided(flow, [PROMPTS[0]], CFG)
     decode = decoder(autoencoder)
-    goals = {
+    goals: dict[str, Objective] = {
         "a latent": Reference(torch.zeros(LATENT)),
         "the decoded picture": Through(decode, blue_corners([])),
         "the same, decoder checkpointed": Through(checkpointed_decoder(autoencoder), blue_corners([])),

@@ -16,6 +16,7 @@ from benchmarks._demo import LATENT, decoder, guided, load_autoencoder, load_flo
 from benchmarks._sdo_tasks import on_the_right
 from chords_core import (
     SOLVERS,
+    ChordsPlan,
     Denoise,
     Evaluated,
     Event,
@@ -162,7 +163,9 @@ def run_chain(subject: Subject, calls: int | None = None) -> Chain:
 
 def start_indices(steps: int) -> tuple[int, ...]:
     """The start indices that the nodes choose for `CORES` cores of CHORDS."""
-    return plan(steps, CORES, CORES, method="chords").starts
+    chosen = plan(steps, CORES, CORES, method="chords")
+    assert isinstance(chosen, ChordsPlan)
+    return chosen.starts
 
 
 def run_chords(subject: Subject, starts: Sequence[int]) -> ChordsRun:

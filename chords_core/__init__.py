@@ -69,7 +69,7 @@ from .sdo.optimize import (
     optimize_latent,
 )
 from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
-from .solvers.base import SOLVERS
+from .solvers import SOLVERS, Solver
 from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
@@ -136,6 +136,7 @@ __all__ = [
     "RoundDone",
     "SampleOptions",
     "SequentialPlan",
+    "Solver",
     "Sharpness",
     "Similarity",
     "Simulated",

@@ -49,7 +49,7 @@ from chords_core import (
 )
 from chords_core.execution.driver import drive
 from chords_core.sdo.optimize import Iterated, OptimizationEvent, Optimized
-from chords_core.solvers.base import euler
+from chords_core.solvers.euler import euler
 from chords_core.solvers.interpolated import default_calls
 
 IMAGES = REPO / "docs" / "images"

@@ -21,7 +21,7 @@ from ..checks import as_predicate, check_callable, check_choice, check_floating,
 from ..errors import Cancelled, InvalidInput, NonFiniteDenoised
 from ..execution.pools import Denoise, Pool, check_pool
 from ..sampling import check_sigmas
-from ..solvers.base import SOLVERS
+from ..solvers import find_step
 from .adam import Adam, Regularise, check_regularise, normalised, per_item, precise, rms
 from .gradients import ConditionedDenoise, Gradient, Objective, evaluate
 from .trajectory import Found, Full, Shortcut, check_keep
@@ -223,7 +223,7 @@ def _check(
     if not is_number(lr) or not 0 < lr < math.inf:
         raise InvalidInput("lr", f"must be a positive number, not {shown(lr)}")
     check_choice("gradient", gradient, GRADIENTS)
-    check_choice("solver", solver, SOLVERS)
+    find_step(solver)
     if not (isinstance(refresh, str) and refresh == "adaptive"):
         check_whole("refresh", refresh, otherwise=' or "adaptive"')
     if patience is not None:

@@ -21,7 +21,8 @@ from ..execution.pools import Denoise, Pool
 from ..methods.events import Evaluated, Event
 from ..methods.start_indices import lattice_starts
 from ..sampling import sample
-from ..solvers.base import SOLVERS, Past, StepFunction
+from ..solvers import find_step
+from ..solvers.base import Past, StepFunction
 from .adam import per_item, precise, rms
 from .gradients import (
     CHECKPOINTED_COST,
@@ -76,7 +77,7 @@ class Work:
         self._sigmas = sigmas
         self._steps = len(sigmas) - 1
         self._solver = solver
-        self._step: StepFunction = SOLVERS[solver]
+        self._step: StepFunction = find_step(solver)
         self.cancelled: Callable[[], bool] = lambda: False
 
     def sample(self, variable: Tensor, listen: Callable[[Event], None] | None = None) -> Tensor:

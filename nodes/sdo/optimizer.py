@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sampling.sampler import SOLVERS, scheduler_names
+from ..host.sampling.sampler import STEP_SAMPLERS, scheduler_names
 from ..host.sdo.optimizer import Found, optimise
 from ..host.sdo.progress import numbers
 from ..host.sdo.sampler_function import Settings
@@ -87,7 +87,7 @@ class SDOLatentOptimizer(io.ComfyNode):
                 io.Combo.Input(
                     "sampler_name",
                     optional=True,
-                    options=list(SOLVERS),
+                    options=list(STEP_SAMPLERS),
                     default="euler",
                     tooltip="The sampler the start is for.",
                 ),

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ....chords_core import (
+    SOLVERS,
     Agreement,
     ChordsPlan,
     Event,
@@ -33,7 +34,6 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.execution.ray.pool import NoWorker
-from ....chords_core.solvers.unipc import SMALLEST_SIGMA
 from ..compatibility.reasons import reason_for_every_step, reason_for_one_core
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.cfg_split import SIDES, is_guided
@@ -50,10 +50,16 @@ from .precision import as_in_the_host
 from .run_record import ChordsRun, Progress, RunHit, announce, describe, plan_fields, streaming
 
 # By name, not by function: other packs reload the module that holds the functions.
-SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
-# These correct themselves, so that they are no single function to optimise through.
-PREDICTOR_CORRECTORS = {"uni_pc": "uni_pc", "uni_pc_bh2": "uni_pc_bh2"}
-PARALLEL = SOLVERS | PREDICTOR_CORRECTORS
+PARALLEL = {
+    "euler": "euler",
+    "ddim": "euler",
+    "dpmpp_2m": "dpmpp_2m",
+    "res_multistep": "res_multistep",
+    "uni_pc": "uni_pc",
+    "uni_pc_bh2": "uni_pc_bh2",
+}
+# One function a step, so that SDO can optimise through it.
+STEP_SAMPLERS = {name: solver for name, solver in PARALLEL.items() if SOLVERS[solver].step is not None}
 
 LANE_TIMEOUTS = LaneTimeouts()  # with a lane that does not answer
 
@@ -174,8 +180,9 @@ class _SamplerFunction:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
             return f"the schedule is none that can be run in parallel ({error})"
-        if self.sampler_name in PREDICTOR_CORRECTORS and (call.steps < 2 or call.sigmas[-2] <= SMALLEST_SIGMA):
-            return f"{self.sampler_name} takes two steps at least, and its last from above sigma {SMALLEST_SIGMA}"
+        last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
+        if last and (call.steps < 2 or call.sigmas[-2] <= last):
+            return f"{self.sampler_name} takes two steps at least, and its last from above sigma {last}"
         return None
 
     def _sample_stock(self, call: _Call, stream: RunStream, reason: str | None) -> Tensor:
@@ -201,9 +208,10 @@ class _SamplerFunction:
     def _sample(self, call: _Call, stream: RunStream, previews: Previews) -> Tensor:
         run = call.run
         run.solver = PARALLEL[self.sampler_name]
-        if self.sampler_name in PREDICTOR_CORRECTORS and call.sigmas[-1] == 0:
+        last = SOLVERS[run.solver].last_sigma
+        if last and call.sigmas[-1] == 0:
             # As the stock sampler does, for the host scales the result by it.
-            call.sigmas[-1] = SMALLEST_SIGMA
+            call.sigmas[-1] = last
         with ExitStack() as stack:
             on_cluster = self._cluster_pool(call, stack)
             if on_cluster is None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ....chords_core import InvalidInput
 from ..sampling.ksampler import schedule
 from ..sampling.run_record import tell
-from ..sampling.sampler import SOLVERS
+from ..sampling.sampler import STEP_SAMPLERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream
 from .autograd import plain, reason_against
@@ -142,8 +142,10 @@ def _task(
 ) -> _Task:
     """The checked inputs."""
     _check_latent(latent)
-    if settings.sampler_name not in SOLVERS:
-        raise InvalidInput("sampler_name", f"{settings.sampler_name} cannot be used here; take {', '.join(SOLVERS)}")
+    if settings.sampler_name not in STEP_SAMPLERS:
+        raise InvalidInput(
+            "sampler_name", f"{settings.sampler_name} cannot be used here; take {', '.join(STEP_SAMPLERS)}"
+        )
     if settings.condition:
         _check_prompt(positive, settings)
     model = plain(model)

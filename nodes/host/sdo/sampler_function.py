@@ -15,7 +15,7 @@ from torch import Tensor
 from ....chords_core import InvalidInput, NonFiniteDenoised, OptimizationCancelled, choose_start, optimize_latent
 from ....chords_core.sdo.gradients import evaluate
 from ..compatibility.reasons import reason_against_repeats
-from ..sampling.sampler import SOLVERS
+from ..sampling.sampler import STEP_SAMPLERS
 from ..streaming.stream import RunStream
 from ..tree import mapped
 from .autograd import differentiable, normal, reason_against, reason_against_loaded
@@ -161,7 +161,7 @@ class Search:
                 keep=settings.keep,
                 regularise=settings.regularise,
                 patience=settings.patience,
-                solver=SOLVERS[settings.sampler_name],
+                solver=STEP_SAMPLERS[settings.sampler_name],
                 on_event=course,
                 cancel=self._ended,
                 condition=condition,
@@ -185,7 +185,7 @@ class Search:
             torch.stack([x, *(other.to(x) for other in others)]),
             sigmas,
             gaze,
-            solver=SOLVERS[self._settings.sampler_name],
+            solver=STEP_SAMPLERS[self._settings.sampler_name],
             on_sampled=lambda number, values: course.candidate(number, len(seeds), values),
             cancel=_interrupted,
         )

@@ -24,8 +24,9 @@ from chords_core.sdo.optimize import (
     Stopped,
     optimize_latent,
 )
-from chords_core.solvers.base import SOLVERS, Past
-from tests.core.problems import Counted, Mixture, geometric, karras, noise
+from chords_core.solvers import find_step
+from chords_core.solvers.base import Past
+from tests.core.problems import STEP_SOLVERS, Counted, Mixture, geometric, karras, noise
 
 SIZE = 6
 MODEL = Mixture(SIZE)
@@ -58,7 +59,7 @@ def plain_loop(denoise: Any, x: Tensor, sigmas: Tensor, solver: str) -> Tensor:
     past = None
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         denoised = denoise(x, float(sigma))
-        x, past = SOLVERS[solver](x, denoised, sigma, sigma_next, past), Past(sigma, denoised)
+        x, past = find_step(solver)(x, denoised, sigma, sigma_next, past), Past(sigma, denoised)
     return x
 
 
@@ -81,7 +82,7 @@ def test_shortcut_is_the_formula(seed: int, sigma: float, ratio: float) -> None:
     """(I + h df/dx)^T dJ/dx_N, with the Jacobian written out, for the Euler step."""
     x = noise(1, SIZE, seed=seed)
     high, low = torch.tensor(sigma).double(), torch.tensor(sigma * ratio).double()
-    found = shortcut(MODEL, Kept(x, high, low), SOLVERS["euler"], distance)
+    found = shortcut(MODEL, Kept(x, high, low), find_step("euler"), distance)
     drift = torch.autograd.functional.jacobian(lambda v: ((v - MODEL(v, float(high))) / high)[0], x)[:, 0]
     h = low - high
     end = x + h * (x - MODEL(x, float(high))) / high
@@ -92,7 +93,7 @@ def test_shortcut_is_the_formula(seed: int, sigma: float, ratio: float) -> None:
     assert torch.allclose(found.values, distance(end), rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("index", [0, 3, 7])
 def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
     """Any kept step, with its history and what follows held constant."""
@@ -100,10 +101,10 @@ def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
     x, rest = noise(2, SIZE, seed=1), noise(2, SIZE, seed=2)
     past = Past(grid[index - 1], noise(2, SIZE, seed=4)) if index else None
     kept = Kept(x, grid[index], grid[index + 1], past, rest)
-    found = shortcut(MODEL, kept, SOLVERS[solver], distance)
+    found = shortcut(MODEL, kept, find_step(solver), distance)
 
     def value(v: Tensor) -> float:
-        end = SOLVERS[solver](v, MODEL(v, float(grid[index])), grid[index], grid[index + 1], past) + rest
+        end = find_step(solver)(v, MODEL(v, float(grid[index])), grid[index], grid[index + 1], past) + rest
         return float(distance(end).sum())
 
     assert torch.allclose(found.gradient, slopes(value, x), rtol=1e-5, atol=1e-8)
@@ -115,7 +116,7 @@ def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
 def test_full_is_autograd_through_the_loop(solver: str, grid: str, checkpoint: bool) -> None:
     """The same numbers as backpropagation through the plain loop, and as finite differences."""
     sigmas, x = GRIDS[grid], noise(2, SIZE, scale=10.0)
-    found = full(MODEL, x, sigmas, SOLVERS[solver], distance, checkpoint=checkpoint)
+    found = full(MODEL, x, sigmas, find_step(solver), distance, checkpoint=checkpoint)
     leaf = x.clone().requires_grad_()
     end = plain_loop(MODEL, leaf, sigmas, solver)
     (expected,) = torch.autograd.grad(distance(end).sum(), leaf)
@@ -128,7 +129,7 @@ def test_full_is_autograd_through_the_loop(solver: str, grid: str, checkpoint: b
 def test_one_step_makes_both_the_same() -> None:
     """With one step there is nothing to cut short."""
     x, sigmas = noise(2, SIZE), geometric(1)
-    step = SOLVERS["euler"]
+    step = find_step("euler")
     short = shortcut(MODEL, Kept(x, sigmas[0], sigmas[1]), step, distance)
     assert torch.equal(short.gradient, full(MODEL, x, sigmas, step, distance).gradient)
 
@@ -137,7 +138,7 @@ def test_one_step_makes_both_the_same() -> None:
 def test_gradients_of_a_conditioning(checkpoint: bool) -> None:
     """The same two for a conditioning, by finite differences."""
     sigmas, x, condition = geometric(4), noise(2, SIZE, scale=10.0), noise(2, SIZE, seed=5)
-    step = SOLVERS["euler"]
+    step = find_step("euler")
     found = full_of_condition(conditioned, condition, x, sigmas, step, distance, checkpoint=checkpoint)
 
     def through_all(c: Tensor) -> float:
@@ -205,7 +206,7 @@ def small(**options: Any) -> tuple[Optimized, list[Any]]:
     return optimize_latent(denoise, x, sigmas, arguments.pop("objective", distance), **arguments), events
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize(
     "how",
     [
@@ -558,7 +559,7 @@ def test_gradients_in_half_precision_survive_small_objectives(size: float) -> No
             return (hidden @ weight.to(dtype)).to(state)
 
         kept = Kept(x, torch.tensor(0.03), torch.tensor(0.0))
-        step = SOLVERS["euler"]
+        step = find_step("euler")
         return shortcut(denoise, kept, step, lambda sample: size * (sample - 1).square().mean(1)).gradient
 
     wanted, found = gradient(torch.float32), gradient(torch.float16)

@@ -121,10 +121,10 @@ def sample(
         run,
         pool,
         run.steps if isinstance(run, Window) else request.steps,
-        on_event or (lambda event: None),
-        cancelled,
-        asked or (lambda: False),
-        LaneWatchdog(timeouts),
+        on_event=on_event,
+        cancel=cancelled,
+        newest_will_do=asked,
+        watchdog=LaneWatchdog(timeouts),
     )
     assert run.accepted is not None
     return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)

@@ -205,7 +205,7 @@ def simulate(
     recorder = Recorder(lambda: pool.now)
     ended = True
     try:
-        drive(method, pool, 0, recorder, lambda: False, lambda: False, pool.watch)
+        drive(method, pool, on_event=recorder, watchdog=pool.watch)
     except DeviceLost:
         ended = False
     busy = tuple(min(1.0, seconds / pool.now) if pool.now else 0.0 for seconds in pool.computing)

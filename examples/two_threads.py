@@ -22,7 +22,7 @@ CALL_SECONDS = 0.02  # what a call takes, as if it were a large network
 
 
 def denoise(x: Tensor, sigma: float) -> Tensor:
-    """The expected clean point for ``x`` = point + sigma * noise [batch, 2]; points spread by 0.2 around two centres."""
+    """The expected clean point for ``x`` = point + sigma * noise [batch, 2]. Points spread by 0.2 at two centres."""
     time.sleep(CALL_SECONDS)
     variance = 0.2**2 + sigma**2
     distances = (x[:, None] - CENTRES).square().sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import itertools
 import json
@@ -9,21 +10,24 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from _env import venv_python
 from _server import ComfyServer
-from client import ComfyClient, Follower, Run
+from client import ComfyClient, Run
+from comfy_client import follow
 from PIL import Image
 
 SAMPLER = "KSampler (CHORDS)"
 STEPS = 40
 LONG = 800  # steps that nobody waits for; above 1000, the schedule would repeat itself
-BY_POLLING = "following by polling: the package websocket-client is not installed"
+BY_POLLING = "following by polling: no websocket at http://"
 BY_SOCKET = "following by websocket"
 seeds = itertools.count(770_000)  # a seed seen before would be answered from the server's cache
 posix_only = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -37,22 +41,46 @@ def workflow(repo: Path) -> Path:
     return repo / "workflows" / "api" / "chords_demo.json"
 
 
+@pytest.fixture(scope="module")
+def without_socket(server: ComfyServer) -> Iterator[str]:
+    """The address of a relay to the server that passes no websockets on, as many proxies do."""
+
+    class Relay(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path.startswith("/ws"):
+                return self.send_error(400)
+            answer = requests.request(self.command, server.url + self.path, data=body, timeout=60)
+            self.send_response(answer.status_code)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as relay:
+        threading.Thread(target=relay.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{relay.server_port}"
+        relay.shutdown()
+
+
 @pytest.fixture
-def start(server: ComfyServer, repo: Path, workflow: Path, tmp_path: Path) -> Iterator[StartClient]:
+def start(
+    server: ComfyServer, without_socket: str, repo: Path, workflow: Path, tmp_path: Path
+) -> Iterator[StartClient]:
     """Starts a copy of the client, far from its repository, with the shipped workflow."""
     script = tmp_path / "copied" / "client.py"
     script.parent.mkdir()
-    shutil.copyfile(repo / "scripts" / "client.py", script)
+    for name in ("client.py", "comfy_client.py"):
+        shutil.copyfile(repo / "scripts" / name, script.parent / name)
     started = []
 
-    def start(*arguments: str, file: Path = workflow, url: str = server.url, socket: bool = True) -> Any:
+    def start(*arguments: str, file: Path = workflow, url: str | None = None, socket: bool = True) -> Any:
+        url = url or (server.url if socket else without_socket)
         command = [str(venv_python()), str(script), str(file), "--server", url, *arguments]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        if not socket:
-            stub = tmp_path / "stub"
-            stub.mkdir(exist_ok=True)
-            (stub / "websocket.py").write_text("raise ImportError\n", encoding="utf-8")
-            environment["PYTHONPATH"] = str(stub)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
         started.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes))
         return started[-1]
@@ -142,8 +170,9 @@ def test_pictures_are_there_while_it_runs(start: StartClient, tmp_path: Path) ->
     assert process.poll() is None
 
 
-def test_accept_at_a_hit(call: CallClient) -> None:
-    done = call(*_settings(accept="exact"), "--accept-hit", "1")
+@pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
+def test_accept_at_a_hit(call: CallClient, socket: bool) -> None:
+    done = call(*_settings(accept="exact"), "--accept-hit", "1", socket=socket)
     assert done.returncode == 0, done.stderr
     taken = next(line for line in done.stdout.splitlines() if line.startswith("taken: "))
     assert "hit 1 (core 4)" in taken or "hit 2 (core 3)" in taken  # the next may come while we ask
@@ -263,12 +292,11 @@ def test_a_stream_that_breaks_off_is_followed_by_polling(client: ComfyClient, wo
     notes: list[str] = []
     with another.socket() as stream:
         run = Run(another.queue(graph))
-
-        def cut(kind: str, data: dict[str, Any]) -> None:
-            if kind == "chords" and data["kind"] == "hit" and not notes:
+        for item in follow(another, run, stream, time_limit=60):
+            if isinstance(item, str):
+                notes.append(item)
+            elif isinstance(item, tuple) and item[0] == "chords" and item[1]["kind"] == "hit" and not notes:
                 stream._connection.sock.close()
-
-        Follower(another, run, cut, on_note=notes.append, time_limit=60).follow(stream)
     assert len(notes) == 1 and notes[0].endswith("going on by polling")
     kinds = [event["kind"] for event in run.of_kind("chords") if event["kind"] != "step"]
     assert [kind for kind in kinds if kind != "picture"] == ["plan", *["hit"] * 5, "accepted", "done"]

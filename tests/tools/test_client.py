@@ -1,10 +1,12 @@
-"""The client's own logic: its command line, overrides, decoding, exit codes; with a stand-in for the server."""
+"""The client with a stand-in for the server: following a prompt, the command line, exit codes."""
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import math
+import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -12,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import client as module
+import comfy_client
 import pytest
-from client import ComfyClient, ConnectionLost, Follower, Preview, Progress, Run, UsageError, decode, main, override
+from client import ComfyClient, ConnectionLost, Preview, Run, UsageError, main
+from comfy_client import follow
 
 WORKFLOW = {
     "1": {"class_type": "Prompt", "inputs": {"text": "", "v1.5": 0}, "_meta": {"title": "Prompt"}},
@@ -97,7 +101,7 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The stand-in at self.url, and a client that loses its patience sooner."""
+    """The stand-in at self.url, and a client with shorter time limits."""
     state = StandIn()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -124,9 +128,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    monkeypatch.setattr(module, "TICK", 0.01)
-    monkeypatch.setattr(module, "SILENCE", 0.3)
-    monkeypatch.setattr(module, "LANE_TIMEOUTS", 0.5)
+    monkeypatch.setattr(comfy_client, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(comfy_client, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(comfy_client, "OUTAGE_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         state.url = f"http://127.0.0.1:{server.server_port}"
@@ -140,102 +144,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "workflow.json"
     path.write_text(json.dumps(WORKFLOW), encoding="utf-8")
     return path
-
-
-def _unused(_class_type: str) -> set[str]:
-    raise AssertionError("nobody has to ask the server")
-
-
-def _overridden(*settings: str) -> dict[str, Any]:
-    workflow = json.loads(json.dumps(WORKFLOW))
-    override(workflow, list(settings), lambda class_type: {"text", "cores", "images"} if class_type != "X" else None)
-    return workflow
-
-
-# ------------------------------------------------------------------------------------------ overrides
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3),
-        ("3.5", 3.5),
-        ("true", True),
-        ("null", None),
-        ('["1", 0]', ["1", 0]),
-        ('"3"', "3"),
-        ("exact", "exact"),
-        ("", ""),
-        ("NaN", "NaN"),
-        ("a red star, b=c", "a red star, b=c"),
-        ("日本", "日本"),
-    ],
-)
-def test_values_are_json_or_text(text: str, value: Any) -> None:
-    assert _overridden(f"1.text={text}")["1"]["inputs"]["text"] == value
-
-
-@pytest.mark.parametrize(
-    ("setting", "node", "key"),
-    [
-        ("2.steps=9", "2", "steps"),
-        ("Prompt.text=9", "1", "text"),
-        ("v1.5 one.steps=9", "2", "steps"),
-        ("Prompt.v1.5=9", "1", "v1.5"),
-        ("5:6.images=9", "5:6", "images"),
-        ("SaveImage.images=9", "5:6", "images"),  # without a title, the page shows the class
-        ("2.positive=9", "2", "positive"),
-        ("2.images.image0=9", "2", "images.image0"),
-    ],
-)
-def test_nodes_are_found_by_id_and_title(setting: str, node: str, key: str) -> None:
-    assert _overridden(setting)[node]["inputs"][key] == 9
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("steps=9", "not of the form NODE.INPUT=VALUE"),
-        ("2.steps", "not of the form NODE.INPUT=VALUE"),
-        (".steps=9", "not of the form NODE.INPUT=VALUE"),
-        ("2.=9", "not of the form NODE.INPUT=VALUE"),
-        ("9.steps=9", r"id or title '9'; there are 1 \(Prompt\), 2 \(v1.5 one\), 3"),
-        ("Twice.text=9", r"2 nodes have the title 'Twice': name one by its id \(3, 4\)"),
-        ("2.step=9", r"node 2 \(v1.5 one\) has no input 'step'; it has cores, images, positive, steps, text"),
-    ],
-)
-def test_what_cannot_be_set_is_named(setting: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        _overridden(setting)
-
-
-def test_the_server_is_asked_for_absent_inputs_only() -> None:
-    override(WORKFLOW | {}, [], _unused)
-    override(json.loads(json.dumps(WORKFLOW)), ["2.steps=3", "1.text=x"], _unused)
-    workflow = {"1": {"class_type": "X", "inputs": {}}}
-    override(workflow, ["1.new=3"], lambda _class_type: None)  # the server will say what is wrong with the class
-    assert workflow["1"]["inputs"] == {"new": 3}
-
-
-# ------------------------------------------------------------------------------------- decoding, runs
-
-
-def test_messages_are_decoded() -> None:
-    assert decode(json.dumps({"type": "progress", "data": {"value": 3}})) == ("progress", {"value": 3})
-    assert decode(json.dumps({"type": "of another pack", "data": [1, 2]})) == ("of another pack", {})
-    assert decode(b"\0\0\0\1\0\0\0\2PNG").mime == "image/png"
-    head = json.dumps({"node_id": "6", "image_type": "image/png"}).encode()
-    preview = decode(b"\0\0\0\4" + len(head).to_bytes(4, "big") + head + b"PNG")
-    assert isinstance(preview, Preview)
-    assert (preview.data, preview.node_id, preview.mime) == (b"PNG", "6", "image/png")
-    assert decode(b"\0\0\0\3text") is None
-
-
-def test_node_seconds() -> None:
-    events = [("executing", {"node": "1"}), ("progress", {}), ("executing", {"node": "2"})]
-    run = Run("p", {"outputs": {}}, events=events, times=[1.0, 2.0, 4.5])
-    assert run.node_seconds("1") == 3.5
-    assert run.node_seconds("2") is None
 
 
 class Broken:
@@ -254,34 +162,41 @@ def test_a_broken_stream_is_followed_by_polling_and_no_event_comes_twice(stand_i
     stand_in.prompt_id = "p"
     stand_in.record = [event | ({"image": IMAGE} if event["kind"] == "hit" else {}) for event in RECORD]
     streamed = [("chords", {"prompt_id": "p", **event}) for event in RECORD[:4]]
-    run, notes = Run("p"), []
+    run = Run("p")
     others = [("executing", {"node": "1", "prompt_id": "q"}), Preview(b"", "", metadata={"prompt_id": "q"})]
-    follower = Follower(ComfyClient(stand_in.url), run, on_preview=notes.append, on_note=notes.append)
-    follower.follow(Broken(*streamed, *others))
+    yielded = list(follow(ComfyClient(stand_in.url), run, Broken(*streamed, *others)))
+    notes = [item for item in yielded if isinstance(item, str | Preview)]
+    assert [item for item in yielded if isinstance(item, tuple)] == run.events
     assert [data["kind"] for data in run.of_kind("chords")] == [event["kind"] for event in RECORD]
     assert notes == ["the server closed the connection; going on by polling"]
     assert run.history == SUCCESS
 
 
 def test_a_silent_stream_is_noticed(stand_in: StandIn) -> None:
-    class Silent:
-        def receive(self, _time_limit: float) -> None:
-            return None
+    class Silent(Broken):
+        def receive(self, time_limit: float) -> Any:
+            return super().receive(time_limit) if self._items else None
 
     stand_in.prompt_id, stand_in.record, stand_in.looks_until_done = "p", RECORD, 0
     run = Run("p")
-    Follower(ComfyClient(stand_in.url), run).follow(Silent())
+    list(follow(ComfyClient(stand_in.url), run, Silent(*[("chords", {"prompt_id": "p", **e}) for e in RECORD[:2]])))
     assert len(run.of_kind("chords")) == len(RECORD)
 
 
-def test_what_a_callback_raises_is_not_taken_for_a_broken_stream(stand_in: StandIn) -> None:
+def test_what_a_callback_raises_is_not_taken_for_a_broken_stream(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_kind: str, _data: dict[str, Any]) -> None:
         raise ConnectionLost("of my own")
 
-    stand_in.prompt_id, stand_in.record = "p", RECORD
+    stand_in.record = RECORD
+    client, more = ComfyClient(stand_in.url), {"on_event": fail, "extra": {"prompt_id": "p"}}
     for stream in (Broken(("executing", {"node": "1", "prompt_id": "p"})), None):
+        monkeypatch.setattr(client, "listening", lambda stream=stream: contextlib.nullcontext((stream, "")))
         with pytest.raises(ConnectionLost, match="of my own"):
-            Follower(ComfyClient(stand_in.url), Run("p"), fail).follow(stream)
+            client.run(WORKFLOW, **more)
+    with pytest.raises(ConnectionLost, match="of my own"):
+        client.run_polling(WORKFLOW, **more)
 
 
 # ----------------------------------------------------------------------------------- the command line
@@ -471,6 +386,14 @@ def test_unreachable(file: Path, capsys) -> None:
     assert json.loads(out)["files"] == []
 
 
+@pytest.mark.parametrize("package", ["requests", "websocket", "tqdm"])
+def test_a_missing_package(stand_in: StandIn, file: Path, package: str, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert _call(stand_in, file) == 2
+    assert f"pip install {comfy_client.PACKAGES}" in capsys.readouterr().err
+    assert stand_in.asked == []
+
+
 def test_another_web_server(stand_in: StandIn, file: Path, capsys) -> None:
     for answer in (b"<html>", b"[]", b'{"ok": true}'):
         stand_in.refusal = 200, answer
@@ -485,7 +408,7 @@ def test_a_server_that_stumbles_and_one_that_is_lost(stand_in: StandIn, file: Pa
     stand_in.looks_until_done = 3
     stand_in.post = lambda *request: (submit(*request), setattr(stand_in, "broken", math.inf))[0]
     assert _call(stand_in, file) == 3
-    assert "lost the server: HTTP Error 502" in capsys.readouterr().err
+    assert "lost the server: HTTP 502 from /history/" in capsys.readouterr().err
 
 
 def test_a_timeout_cancels(stand_in: StandIn, file: Path, capsys) -> None:
@@ -502,7 +425,8 @@ def test_cancelled_by_the_user(stand_in: StandIn, file: Path, monkeypatch, capsy
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Follower, "_tick", press)
+    monkeypatch.setattr(comfy_client.time, "sleep", press)
+    stand_in.entry = None
     assert _call(stand_in, file, "--json") == 130
     assert json.loads(capsys.readouterr().out)["status"] == "cancelled"
     assert stand_in.posts("/queue") == [{"delete": [stand_in.prompt_id]}]
@@ -529,6 +453,35 @@ def test_accept_at_a_hit(stand_in: StandIn, file: Path, arguments: list[str], ti
     assert stand_in.posts("/chords/accept") == [{"prompt_id": stand_in.prompt_id, "node_id": "2"}] * times
 
 
+@pytest.mark.parametrize(("taken", "said"), [(1, False), (2, True)])
+def test_a_hit_that_had_passed_is_named(stand_in: StandIn, file: Path, taken: int, said: bool, capsys) -> None:
+    hits = [chords("hit", index=index, core=3, depth=3, seconds=0.3, change=0.1) for index in range(taken + 1)]
+    accepted = chords("accepted", index=taken, core=3, depth=3, by="request")
+    stand_in.record = [RECORD[0], *hits, accepted, RECORD[-1]]
+    assert _call(stand_in, file, "--accept-hit", "1") == 0
+    out, err = capsys.readouterr()
+    assert f"taken: hit {taken} (core 3) at depth 3, on request\n" in out
+    assert ("hit 1 had passed: the server took the newest, hit 2\n" in err) == said
+
+
+def test_polling_is_fast_from_the_plan_to_the_hit(stand_in: StandIn, file: Path, monkeypatch) -> None:
+    record, answer, waits = [*RECORD[:2], RECORD[4]], stand_in.get, []
+
+    def one_more_each_time(path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path.startswith("/chords/runs/"):
+            stand_in.record = record[: len(waits)]
+        return answer(path, query)
+
+    stand_in.get, stand_in.looks_until_done = one_more_each_time, 5
+    monkeypatch.setattr(comfy_client, "POLL_SECONDS", 100.0)
+    monkeypatch.setattr(comfy_client.time, "sleep", waits.append)
+    assert _call(stand_in, file, "--quiet", "--accept-hit", "1") == 0
+    assert len(stand_in.posts("/chords/accept")) == 1
+    before, plan, draft, *after = waits
+    assert before == 100.0 and after == [100.0, 100.0]
+    assert plan == draft < 0.05
+
+
 def test_accept_after_a_while_counts_from_the_plan(stand_in: StandIn, file: Path) -> None:
     stand_in.record, stand_in.looks_until_done = RECORD[:1], 40
     assert _call(stand_in, file, "--quiet", "--accept-after", "0.1") == 0
@@ -545,37 +498,3 @@ def test_an_accept_that_comes_too_late_is_no_matter(
     assert _call(stand_in, file, "--accept-hit", "0") == 0
     assert ("could not accept: HTTP 404" in capsys.readouterr().err) == said
     assert len(stand_in.posts("/chords/accept")) == 1
-
-
-# ------------------------------------------------------------------------------------------- progress
-
-
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: type("Size", (), {"columns": 42}))
-    progress = Progress(lambda node: f"node {node}" if node != "3" else "a title too long")
-    progress("progress", {"node": "1", "value": 1, "max": 2})
-    progress("chords", chords("plan", method="chords"))
-    progress("progress", {"node": "2", "value": 1, "max": 99})
-    progress("chords", chords("step", depth=3, of=4))
-    progress("chords", chords("hit", index=1, core=3, depth=3, seconds=1.0, change=0.5))
-    progress("progress", {"node": "3", "value": 5, "max": 2})
-    progress.clear()
-    drawn = capsys.readouterr().err.replace("\r", "\n").split("\n")
-    assert [line.strip() for line in drawn if line.strip()] == [
-        "node 1: [############............] 1/2",
-        "node 2: [##################......] 3/4",
-        "node 2: hit 1 (core 3): depth 3, 1.00 s, change 0.5000",
-        "a title: [########################] 5/2",
-    ]
-    assert all(len(line) < 42 for line in drawn if "[" in line)
-
-
-def test_quarters_elsewhere(capsys) -> None:
-    progress = Progress(lambda node: f"node {node}")
-    for value in range(1, 9):
-        progress("progress", {"node": "1", "value": value, "max": 8})
-    progress("progress", {"node": "2", "value": 0, "max": 0})
-    assert capsys.readouterr().err.split("\n")[:-1] == [
-        *("  node 1: 2 of 8", "  node 1: 4 of 8", "  node 1: 6 of 8", "  node 1: 8 of 8", "  node 2: 0 of 0")
-    ]

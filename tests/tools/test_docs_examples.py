@@ -95,16 +95,16 @@ for module, code in {blocks!r}:
     exec(compile(code, {page!r}, "exec"), place)  # noqa: S102 - our own examples
     defined.update({{name: place[name] for name in set(place) - before}})
 import torch
-from pack.nodes.host.sdo.context import Scene
+from pack.nodes.host.sdo.context import DecodedSample
 node = defined["SDOObjectiveWarmth"]
 schema = node.GET_SCHEMA()
 assert schema.node_id == "SDOObjectiveWarmth" and schema.category == "CHORDS/SDO", schema
 red = torch.zeros(1, 8, 8, 3)
 red[..., 0] = 1
-scene = Scene(torch.zeros(1, 4, 1, 1), lambda latent: red)
+sample = DecodedSample(torch.zeros(1, 4, 1, 1), lambda latent: red)
 for arguments, value in (({{}}, -1.0), ({{"aim": "as little as possible"}}, 1.0), ({{"aim": "the given value"}}, 0.81)):
-    (wish,) = node.execute(**arguments).args
-    assert abs(float(wish.bind(None)(scene)) - value) < 1e-6, (arguments, wish.bind(None)(scene))
+    (spec,) = node.execute(**arguments).args
+    assert abs(float(spec.bind(None)(sample)) - value) < 1e-6, (arguments, spec.bind(None)(sample))
 try:
     node.execute(aim="the given value", value=2.0)
 except Exception as error:

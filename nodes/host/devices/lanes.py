@@ -108,7 +108,7 @@ def _faster(patcher: ModelPatcher, group: Group, together: Denoise, alone: Denoi
             return together(x, sigma) if known[key] else alone(x, sigma)
         denoised = trial(x, sigma)
         if trial.seconds is not None:
-            known[key] = bool(trial.usual_wins)
+            known[key] = bool(trial.default_is_faster)
             figures = "%s share a guided call in %.4g s, one of them makes it in %.4g s"
             logging.getLogger("chords").info(f"CHORDS: {figures}", SHARE.join(map(str, group)), *trial.seconds)
         return denoised

@@ -33,7 +33,7 @@ from ....chords_core import (
     sample,
     solve_seconds,
 )
-from ....chords_core.execution.ray.pool import NoWorker
+from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.reasons import reason_for_every_step, reason_for_one_core
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.cfg_split import SIDES, is_guided

@@ -290,7 +290,7 @@ def test_rectified_history_pays(denoise: Denoise, solver: str) -> None:
     exact = sample(denoise, x, sigmas, solver=solver).x
     first = sample(denoise, x, sigmas, starts=starts, solver=solver).x
     without = _HistoryLeftBehind(x, sigmas, starts, SOLVERS[solver], 1)
-    drive(without, InlinePool(denoise), 50, lambda event: None, lambda: False, lambda: False)
+    drive(without, InlinePool(denoise))
     assert without.accepted is not None
     assert _median_distance(first, exact) < 0.5 * _median_distance(without.accepted.x, exact)
 

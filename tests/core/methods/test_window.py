@@ -83,7 +83,7 @@ def relative(x: Tensor, expected: Tensor) -> float:
 
 def run(denoise: Denoise, x: Tensor, plan: WindowSpec) -> Window:
     machine = Window(x, plan)
-    drive(machine, InlinePool(denoise), 1, lambda event: None, lambda: False, lambda: False)
+    drive(machine, InlinePool(denoise))
     return machine
 
 

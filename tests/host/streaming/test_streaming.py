@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfy_client import HttpError
 from graphs import Graph, Node, demo, empty_latent, lanes, settings
 from PIL import Image
 from safetensors.torch import load_file
@@ -226,7 +227,7 @@ def test_polling_gives_the_same_events_and_pictures(client) -> None:
     while client.history(prompt) is None:
         try:
             record = client.get_json(f"/chords/runs/{prompt}")
-        except urllib.error.HTTPError as error:
+        except HttpError as error:
             assert error.code == 404
             continue
         hits = [event for event in record["events"] if event["kind"] == "hit"]
@@ -246,7 +247,7 @@ def test_polling_gives_the_same_events_and_pictures(client) -> None:
 
 def test_unknown_run_is_404(client) -> None:
     for name in ("nothing", "..%2f..%2fmain.py", "a" * 3000):
-        with pytest.raises(urllib.error.HTTPError) as error:
+        with pytest.raises(HttpError) as error:
             client.get_json(f"/chords/runs/{name}")
         assert error.value.code == 404
 

@@ -276,7 +276,7 @@ def slept(method: Method, simulated: Simulated, lanes: int) -> float:
 
     with Napping([napper(lane) for lane in range(lanes)]) as pool:
         began = time.perf_counter()
-        drive(method, pool, 0, lambda event: None, lambda: False, lambda: False)
+        drive(method, pool)
         return time.perf_counter() - began
 
 

@@ -1,4 +1,4 @@
-"""What optimising a starting latent costs and gains, on the demo model with guidance: writes results/sdo.md.
+"""What optimising an initial noise costs and gains, on the demo model with guidance: writes results/sdo.md.
 
     .venv/bin/python benchmarks/sdo.py cost
     .venv/bin/python benchmarks/sdo.py effect --seeds 16 --iterations 50
@@ -30,10 +30,10 @@ from torch.utils.checkpoint import checkpoint_sequential
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from chords_core import Denoise, choose_start, sample
+from chords_core import Denoise, Optimized, choose_initial_noise, sample
 from chords_core.sdo.gradients import Objective
-from chords_core.sdo.objectives.base import Contrast, Reference, RegionColour, Through
-from chords_core.sdo.optimize import Optimized, optimize_latent
+from chords_core.sdo.objectives import Contrast, Reference, RegionColour, Through
+from chords_core.sdo.optimize import optimize_latent
 from demo import SHIFT
 from demo.autoencoder import Autoencoder
 from demo.flow import Flow
@@ -52,7 +52,7 @@ LATENT = (16, 16, 16)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("cost", "effect"))
-    parser.add_argument("--seeds", type=int, default=16, help="starts a task")
+    parser.add_argument("--seeds", type=int, default=16, help="initial noises a task")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--lr", type=float, default=0.05)
@@ -135,7 +135,7 @@ def checkpointed_decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Content:
-    """1 - soft intersection over union of what has ``colour`` in a picture and where ``shape`` shall be.
+    """1 - soft intersection over union of what has ``colour`` in a picture and where ``shape`` should be.
 
     A pixel's share of a colour is a softmax over its squared distances to the palette, so the matcher knows every
     colour of the demo's scenes and has a gradient everywhere.
@@ -348,7 +348,7 @@ def effect(
         f"## Effect, {seeds} seeds, {iterations} iterations",
         f"N={steps}, CFG {CFG:g}, {seeds} seeds over {len(PROMPTS)} prompts (place and background left open), "
         f"{iterations} iterations, lr {lr:g}; {torch.get_num_threads()} CPU thread(s). Mean objective over the seeds. "
-        "Share: the improvement over the start as a share of full backpropagation's (goal 90 %). Evaluations are "
+        "Share: the improvement over that noise as a share of full backpropagation's (goal 90 %). Evaluations are "
         f"forward equivalents. Best of n: what the best of n random seeds gives on average for as many evaluations, "
         f"from {randoms} a prompt.",
     ]
@@ -365,7 +365,7 @@ def effect(
             seconds = time.perf_counter() - began
             line, gained = _row(name, found, first, gained, steps, [spread[p] for p in prompts], seconds)
             if name == methods[0]:
-                lines.append(f"| (start) | {float(first.mean()):.3f} | | | | |")
+                lines.append(f"| (initial noise) | {float(first.mean()):.3f} | | | | |")
                 print(lines[-1])
             lines.append(line)
             print(task, line, flush=True)
@@ -388,7 +388,7 @@ def _search(
         found = optimize_latent(denoise, x, schedule, goal, iterations=iterations, lr=lr, patience=None, **options)
         return found, found.history[0]
     others = torch.randn(count - 1, *x.shape, generator=torch.Generator().manual_seed(2))
-    chosen = choose_start(denoise, torch.cat((x[None], others)), schedule, goal)
+    chosen = choose_initial_noise(denoise, torch.cat((x[None], others)), schedule, goal)
     found = optimize_latent(denoise, chosen.x, schedule, goal, iterations=iterations, lr=lr, patience=None, **options)
     return replace(found, evaluations=found.evaluations + chosen.evaluations), chosen.values[0]
 
@@ -413,7 +413,7 @@ def _row(
 
 
 def _random_samples(flow: Flow, schedule: Tensor, count: int) -> dict[str, Tensor]:
-    """Samples of each prompt from ``count`` random starts."""
+    """Samples of each prompt from ``count`` random noises."""
     samples = {}
     for number, prompt in enumerate(PROMPTS):
         x = torch.randn(count, *LATENT, generator=torch.Generator().manual_seed(100 + number))

@@ -2,7 +2,7 @@
 
 The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
 (`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
-the start whose sample fulfils an objective.
+the initial noise whose sample meets an objective.
 """
 
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
@@ -10,7 +10,8 @@ from .execution.autotune import Autotuner
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
 from .execution.ray.actor import Worker
-from .execution.ray.pool import ModelPayload, RayPool, RayWorkers
+from .execution.ray.pool import RayPool
+from .execution.ray.workers import ModelPayload, RayWorkers
 from .execution.timeline import (
     EvaluationMark,
     HitMark,
@@ -40,9 +41,11 @@ from .methods.window_spec import accuracy_window, solve_seconds, solver_window
 from .planning import AGREEMENT_THRESHOLD, choose_calls, plan
 from .plans import Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SampleOptions, SequentialPlan, WindowPlan
 from .sampling import Result, check_sigmas, sample
-from .sdo.best_of_n import Chosen, choose_start
+from .sdo.best_of_n import ChosenNoise, choose_initial_noise
+from .sdo.descent import OptimizationCancelled, Optimized
+from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
 from .sdo.gradients import Objective
-from .sdo.objectives.base import (
+from .sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
@@ -57,19 +60,9 @@ from .sdo.objectives.base import (
     in_the_style_of,
     like_picture,
 )
-from .sdo.optimize import (
-    Improved,
-    Iterated,
-    OptimizationCancelled,
-    OptimizationEvent,
-    Optimized,
-    Refreshed,
-    RolledBack,
-    Stopped,
-    optimize_latent,
-)
+from .sdo.optimize import optimize_latent
 from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
-from .solvers.base import SOLVERS
+from .solvers import SOLVERS, Solver
 from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
@@ -85,7 +78,7 @@ __all__ = [
     "Cause",
     "Chords",
     "ChordsPlan",
-    "Chosen",
+    "ChosenNoise",
     "Combine",
     "Contrast",
     "Denoise",
@@ -136,6 +129,7 @@ __all__ = [
     "RoundDone",
     "SampleOptions",
     "SequentialPlan",
+    "Solver",
     "Sharpness",
     "Similarity",
     "Simulated",
@@ -155,8 +149,8 @@ __all__ = [
     "check_sigmas",
     "check_starts",
     "choose_calls",
-    "choose_start",
     "default_calls",
+    "choose_initial_noise",
     "expected_seconds",
     "hit_depth",
     "in_the_style_of",

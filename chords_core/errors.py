@@ -19,9 +19,10 @@ class NonFiniteDenoised(ArithmeticError):
     the sigma grid) and ``sigma``.
     """
 
-    def __init__(self, core: int, index: int, steps: int, sigma: float) -> None:
+    def __init__(self, core: int, index: int, steps: int | None, sigma: float) -> None:
+        step = f"step {index + 1}" if steps is None else f"step {index + 1} of {steps}"
         super().__init__(
-            f"the model returned NaN or infinity in core {core} at step {index + 1} of {steps} "
+            f"the model returned NaN or infinity in core {core} at {step} "
             f"(sigma {sigma:.6g}). Try a model precision of bf16 or fp32, a lower guidance, or check the "
             "latent and the conditioning for NaN."
         )

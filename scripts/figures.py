@@ -37,6 +37,9 @@ from chords_core import (
     Event,
     Hit,
     InlinePool,
+    Iterated,
+    OptimizationEvent,
+    Optimized,
     Rectified,
     Result,
     Through,
@@ -48,8 +51,7 @@ from chords_core import (
     solver_window,
 )
 from chords_core.execution.driver import drive
-from chords_core.sdo.optimize import Iterated, OptimizationEvent, Optimized
-from chords_core.solvers.base import euler
+from chords_core.solvers.euler import euler
 from chords_core.solvers.interpolated import default_calls
 
 IMAGES = REPO / "docs" / "images"
@@ -206,9 +208,7 @@ def run_window(subject: Subject, cores: int) -> Rounds:
     planned = solver_window(subject.levels, cores, SOLVERS["euler"])
     window = _Watched(subject.start, planned)
     asked: list[Evaluated] = []
-    evaluations = drive(
-        window, InlinePool(subject.denoise), subject.steps, _keep(Evaluated, asked), lambda: False, lambda: False
-    )
+    evaluations = drive(window, InlinePool(subject.denoise), subject.steps, on_event=_keep(Evaluated, asked))
     assert window.accepted is not None
     windows = [
         tuple(sorted(call.index for call in asked if call.depth == depth)) for depth in range(1, len(window.lines) + 1)
@@ -667,7 +667,7 @@ def draw_guidance(scale: Scale, path: Path) -> None:
 
 
 def draw_search(scale: Scale, path: Path) -> None:
-    """SDO: the start is moved until the wish holds."""
+    """SDO: the initial noise is moved until the objective is met."""
     done, found = run_search(scale.iterations, scale.steps)
     sampled = [event for event in done if event.sampled]
     shown = [sampled[round(place * (len(sampled) - 1) / 3)] for place in range(4)]
@@ -699,7 +699,7 @@ def draw_search(scale: Scale, path: Path) -> None:
         axes.axhline(float(found.objective), color=ACCENT, lw=1, ls=(0, (3, 3)), label="best found")
         axes.set_ylim(bottom=0)
         axes.set_xlabel("iteration")
-        axes.set_ylabel("distance\nfrom the wish")
+        axes.set_ylabel("distance from\nthe objective")
         axes.legend(fontsize=9, loc="upper right")
         figure.savefig(path)
 

@@ -170,13 +170,13 @@ def _sampled(*after: Node, links: tuple[str, ...]) -> Graph:
     return Graph((ON_LANES, (sampler,), after), (*wires, *links), runs=True)
 
 
-def _wish(type: str, *sources: tuple[str, str, str, str], **widgets: Any) -> Graph:
+def _objective(type: str, *sources: tuple[str, str, str, str], **widgets: Any) -> Graph:
     """An objective with what it is fed by: (type, output, input, name)."""
     fed = tuple(_node(name, kind, True) for kind, _output, _input, name in sources)
-    links = tuple(f"{name}.{output} > wish.{given}" for _kind, output, given, name in sources)
-    wish, optimizer = _node("wish", type, **widgets), _node("optimizer", "SDOLatentOptimizer", True)
-    columns = ((fed,) if fed else ()) + ((wish,), (optimizer,))
-    return Graph(columns, (*links, "wish.objective > optimizer.objective"))
+    links = tuple(f"{name}.{output} > objective.{given}" for _kind, output, given, name in sources)
+    objective, optimizer = _node("objective", type, **widgets), _node("optimizer", "SDOLatentOptimizer", True)
+    columns = ((fed,) if fed else ()) + ((objective,), (optimizer,))
+    return Graph(columns, (*links, "objective.objective > optimizer.objective"))
 
 
 IMAGE = ("LoadImage", "IMAGE", "image", "image")
@@ -239,42 +239,42 @@ GRAPHS = {
     "ChordsDemoPrompt": Graph(((POSITIVE, NEGATIVE), (_node("sampler", "ChordsKSampler", True),)), CONDITIONS),
     "SDOLatentOptimizer": Graph(
         (
-            (*FOLDED, _node("wish", "SDOObjectiveColour", colour="#0000ff")),
+            (*FOLDED, _node("objective", "SDOObjectiveColour", colour="#0000ff")),
             (_node("optimizer", "SDOLatentOptimizer", cfg=4.0, iterations=10, **SEED),),
             (_node("preview", "PreviewImage"),),
         ),
         (
             *OPTIMIZED,
             "model.VAE > optimizer.vae",
-            "wish.objective > optimizer.objective",
+            "objective.objective > optimizer.objective",
             "optimizer.CURVE > preview.images",
         ),
         runs=True,
     ),
-    "SDOObjectiveReference": _wish("SDOObjectiveReference", IMAGE),
-    "SDOObjectiveSimilarity": _wish("SDOObjectiveSimilarity", VISION, IMAGE),
-    "SDOObjectiveText": _wish(
+    "SDOObjectiveReference": _objective("SDOObjectiveReference", IMAGE),
+    "SDOObjectiveSimilarity": _objective("SDOObjectiveSimilarity", VISION, IMAGE),
+    "SDOObjectiveText": _objective(
         "SDOObjectiveText", ("CLIPLoader", "CLIP", "clip", "clip"), VISION, text="a lighthouse at night"
     ),
-    "SDOObjectiveStyle": _wish("SDOObjectiveStyle", IMAGE, VISION),
-    "SDOObjectiveColour": _wish("SDOObjectiveColour", MASK, colour="#0000ff"),
-    "SDOObjectiveBrightness": _wish("SDOObjectiveBrightness", MASK, brightness=0.2),
-    "SDOObjectiveContrast": _wish("SDOObjectiveContrast"),
-    "SDOObjectiveSharpness": _wish("SDOObjectiveSharpness"),
-    "SDOObjectiveAesthetic": _wish("SDOObjectiveAesthetic", VISION),
+    "SDOObjectiveStyle": _objective("SDOObjectiveStyle", IMAGE, VISION),
+    "SDOObjectiveColour": _objective("SDOObjectiveColour", MASK, colour="#0000ff"),
+    "SDOObjectiveBrightness": _objective("SDOObjectiveBrightness", MASK, brightness=0.2),
+    "SDOObjectiveContrast": _objective("SDOObjectiveContrast"),
+    "SDOObjectiveSharpness": _objective("SDOObjectiveSharpness"),
+    "SDOObjectiveAesthetic": _objective("SDOObjectiveAesthetic", VISION),
     "SDOObjectiveCombine": Graph(
         (
             (
                 _node("colour", "SDOObjectiveColour", colour="#0000ff"),
                 _node("contrast", "SDOObjectiveContrast"),
             ),
-            (_node("wish", "SDOObjectiveCombine", weight_2=0.5),),
+            (_node("objective", "SDOObjectiveCombine", weight_2=0.5),),
             (_node("optimizer", "SDOLatentOptimizer", True),),
         ),
         (
-            "colour.objective > wish.objective_1",
-            "contrast.objective > wish.objective_2",
-            "wish.objective > optimizer.objective",
+            "colour.objective > objective.objective_1",
+            "contrast.objective > objective.objective_2",
+            "objective.objective > optimizer.objective",
         ),
     ),
 }

@@ -1,4 +1,4 @@
-"""The faster of two ways to make the same model call."""
+"""Chooses the faster of two ways to make the same model call, by measuring both."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from torch import Tensor
 from .pools import Denoise
 
 _TRIALS = 3
-"""Calls of each way before one is chosen: the first may still have something to get ready and does not count, of the
-others the quicker one does."""
+"""Calls of each way before the choice. The first one may load or compile and does not count; of the others the faster
+one counts."""
 
 
 class Autotuner:
-    """Makes the first calls either way, and all further ones the way that took less time.
+    """A denoiser that makes its first calls by both ways, and all later calls by the faster one.
 
-    The two need give the same only to rounding; whatever they raise is raised.
+    The two ways have to give the same result, apart from rounding. What either raises is raised.
 
     Args:
-        usual: the way to take unless the other one is faster.
-        other: the other one.
-        settled: waits until what was begun on the device is done, where calls return before that.
-        clock: seconds.
+        default: the way that is chosen unless the other is faster.
+        alternative: the other way.
+        synchronize: waits until the device has done its work; needed where calls return before that.
+        clock: the time in seconds, from any origin.
 
     Attributes:
-        usual_wins: the choice, or None before there is one.
+        default_is_faster: the choice; None before there is one.
     """
 
     def __init__(
         self,
-        usual: Denoise,
-        other: Denoise,
-        settled: Callable[[], object] = lambda: None,
+        default: Denoise,
+        alternative: Denoise,
+        synchronize: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._ways = (usual, other)
-        self._settled, self._clock = settled, clock
+        self._ways = (default, alternative)
+        self._synchronize, self._clock = synchronize, clock
         self._seconds: list[float] = []
-        self.usual_wins: bool | None = None
+        self.default_is_faster: bool | None = None
 
     @property
     def seconds(self) -> tuple[float, float] | None:
-        """What a call of each way took, usual first; None before both are known."""
+        """Seconds of a call by the default way and by the alternative; None before both are measured."""
         if len(self._seconds) < _TRIALS * len(self._ways):
             return None
         return min(self._seconds[1:_TRIALS]), min(self._seconds[_TRIALS + 1 :])
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """[the shape of x], as both ways give it."""
-        if self.usual_wins is not None:
-            return self._ways[0 if self.usual_wins else 1](x, sigma)
-        self._settled()
+        """[the shape of x] The result of one of the ways."""
+        if self.default_is_faster is not None:
+            return self._ways[0 if self.default_is_faster else 1](x, sigma)
+        self._synchronize()
         began = self._clock()
         denoised = self._ways[len(self._seconds) // _TRIALS](x, sigma)
-        self._settled()
+        self._synchronize()
         self._seconds.append(self._clock() - began)
         if self.seconds is not None:
-            usual, other = self.seconds
-            self.usual_wins = usual <= other
+            default, alternative = self.seconds
+            self.default_is_faster = default <= alternative
         return denoised

@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from ..checks import is_number, shown
 from ..errors import InvalidInput
 
-_LATE_FACTOR = 2.0  # a lane that once came back late may do so again
+_LATE_FACTOR = 2.0  # a lane that was late once may be late again
 
 
 @dataclass(frozen=True)
 class LaneTimeouts:
-    """The rule for the seconds that an evaluation may take.
+    """The rule for the seconds that an evaluation may take. Each lane is compared with itself only, because the
+    devices of lanes may differ much in speed.
 
-    A lane is judged by itself, since lanes may differ in speed, and differ much: ``factor`` times its slowest
-    evaluation so far, but at least ``floor``, so that neither jitter nor other work on the device matters. One that
-    was late counts twice its seconds: enough not to complain again of a device that has become slow, and not so much
-    that one that hung for a while could then hang unseen. A lane's first evaluation may load or compile: it
-    has ``first`` seconds, or ``factor`` times the slowest evaluation of any lane if that is more; it counts for
-    the second one, and no more once that is there.
+    - A lane has ``factor`` times its slowest evaluation so far, but at least ``floor``. So neither jitter nor other
+      work on the device matters.
+    - A lane that was late has at least twice the seconds that it took then. So a device that has become slow is not
+      reported again and again, and one that hung for a while cannot hang unnoticed.
+    - The first evaluation of a lane may load or compile. It has ``first`` seconds, or ``factor`` times the slowest
+      evaluation of any lane if that is more. It counts for the second evaluation and no longer for the third.
 
-    A false alarm costs one evaluation made twice, never the run; so the numbers need not be right for every device.
+    A false alarm means that one evaluation is made twice; it never ends the run. So the numbers need not be right for
+    every device.
     """
 
     floor: float = 20.0
@@ -37,16 +39,18 @@ class LaneTimeouts:
                 raise InvalidInput(name, f"must be a number of at least 0, not {shown(value)}")
 
     def of_first(self, slowest: float) -> float:
-        """For a lane that has not answered yet; ``slowest``: the slowest evaluation of any lane, 0 if none."""
+        """Seconds for a lane that has not answered yet; ``slowest``: the slowest evaluation of any lane, 0 if none."""
         return max(self.first, self.factor * slowest)
 
     def of_next(self, slowest: float, late: float) -> float:
-        """For a lane that has: its ``slowest`` evaluation in time, and the slowest that was ``late``; 0 if none."""
+        """Seconds for a lane that has answered: its ``slowest`` evaluation in time, and its slowest ``late`` one; 0
+        if there is none."""
         return max(self.floor, self.factor * slowest, _LATE_FACTOR * late)
 
 
 class LaneWatchdog:
-    """Knows what each lane took so far, and which are overdue: at work for longer than ``timeouts`` allows.
+    """Measures how long each lane takes, and finds the lanes that are overdue: at work for longer than ``timeouts``
+    allows.
 
     Args:
         clock: the time in seconds, from any origin.
@@ -70,21 +74,21 @@ class LaneWatchdog:
         self._due[lane] = now + allowed
 
     def end(self, lane: int) -> float | None:
-        """``lane`` has come back. Returns the seconds it took if it was `slow`, else None."""
-        took = self._clock() - self._began.pop(lane)
+        """``lane`` has answered. Returns the seconds that it took if it was slow, else None."""
+        seconds = self._clock() - self._began.pop(lane)
         calls = self._calls[lane] = self._calls.get(lane, 0) + 1
         if self._due.pop(lane, None) is None:
-            self._late[lane] = max(took, self._late.get(lane, 0.0))
-            return took
-        self._slowest[lane] = took if calls == 2 else max(took, self._slowest.get(lane, 0.0))
+            self._late[lane] = max(seconds, self._late.get(lane, 0.0))
+            return seconds
+        self._slowest[lane] = seconds if calls == 2 else max(seconds, self._slowest.get(lane, 0.0))
         return None
 
     def overdue(self) -> bool:
-        """Whether a lane is, that is not known as slow already."""
+        """Whether there is an overdue lane that `slow` has not returned yet."""
         return bool(self._due) and self._clock() > min(self._due.values())
 
     def slow(self) -> list[tuple[int, float]]:
-        """The lanes that have become overdue, each with the seconds it has been at work; told once."""
+        """The lanes that have become overdue since the last call, each with the seconds that it has been at work."""
         now = self._clock()
         lanes = [lane for lane, due in self._due.items() if now > due]
         for lane in lanes:
@@ -92,5 +96,5 @@ class LaneWatchdog:
         return [(lane, now - self._began[lane]) for lane in lanes]
 
     def left(self) -> float:
-        """In how many seconds the last lane at work will be overdue; 0 if all are, or none is at work."""
+        """Seconds until the last lane at work is overdue; 0 if all are, or if no lane is at work."""
         return max(0.0, max(self._due.values(), default=0.0) - self._clock()) if self._due else 0.0

@@ -1,6 +1,6 @@
-"""Where evaluations run. A pool has numbered lanes; a lane does one evaluation at a time.
+"""Where evaluations run. A pool has numbered lanes; a lane makes one evaluation at a time.
 
-The driver submits a evaluation to an idle lane and asks for the next outcome. Pools know nothing of the method.
+The driver submits an evaluation to an idle lane and asks for the next result. Pools know nothing of the method.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """What a lane came back with: ``denoised``, or the ``error`` it raised; ``seconds`` it took."""
+    """What a lane came back with: ``denoised`` [the shape of the evaluation's x], or the ``error`` that it raised.
+
+    ``seconds``: how long it took.
+    """
 
     lane: int
     evaluation: Evaluation
@@ -44,24 +47,24 @@ class Pool(Protocol):
         """How many lanes there are, numbered from 0."""
 
     def submit(self, lane: int, evaluation: Evaluation) -> None:
-        """Start ``evaluation`` on an idle lane. A lane that is gone answers with an error."""
+        """Start ``evaluation`` on an idle lane. A lane that is lost answers with an error."""
 
     def next(self, timeout: float) -> EvaluationResult | None:
-        """The next outcome, or None after ``timeout`` seconds without one."""
+        """The next result, or None after ``timeout`` seconds without one."""
 
     def settle(self, within: float | None = None) -> list[EvaluationResult]:
-        """Wait until no evaluation is under way, and give back what came in, errors too.
+        """Wait until no evaluation is under way, and return the results that came in, errors too.
 
-        After ``within`` seconds (None: never) give up what is still under way: it must not come out of `next` later.
+        After ``within`` seconds (None: never) it gives up what is still under way. `next` must not return that later.
         """
 
 
 @runtime_checkable
 class Waits(Protocol):
-    """A pool that can be waited for without taking anything from it, so that a cancel is seen meanwhile."""
+    """A pool that one can wait for without taking a result from it. So the driver sees a cancel while it waits."""
 
     def wait(self, timeout: float) -> bool:
-        """Whether no evaluation is under way any more, at the latest after ``timeout`` seconds."""
+        """Wait until no evaluation is under way, or for ``timeout`` seconds; whether none is under way."""
 
 
 def _evaluate(denoise: Denoise, lane: int, evaluation: Evaluation) -> EvaluationResult:
@@ -74,42 +77,42 @@ def _evaluate(denoise: Denoise, lane: int, evaluation: Evaluation) -> Evaluation
 
 
 class InlinePool:
-    """One lane in the caller's own thread: the plain sequential case, without any thread."""
+    """One lane in the thread of the caller: sequential, without any other thread."""
 
     def __init__(self, denoise: Denoise) -> None:
         check_callable("denoise", denoise, "x and sigma")
         self._denoise = denoise
-        self._task: Evaluation | None = None
+        self._evaluation: Evaluation | None = None
 
     @property
     def lanes(self) -> int:
         return 1
 
     def submit(self, lane: int, evaluation: Evaluation) -> None:
-        self._task = evaluation
+        self._evaluation = evaluation
 
     def next(self, timeout: float) -> EvaluationResult | None:
-        evaluation, self._task = self._task, None
+        evaluation, self._evaluation = self._evaluation, None
         return None if evaluation is None else _evaluate(self._denoise, 0, evaluation)
 
     def settle(self, within: float | None = None) -> list[EvaluationResult]:
-        self._task = None  # submitted, not begun
+        self._evaluation = None  # it was submitted, but has not begun
         return []
 
 
 class ThreadPool:
-    """One thread a lane, each with a ``denoise`` of its own: one replica of the model a device.
+    """One thread a lane, each with a ``denoise`` of its own: one replica of the model on each device.
 
     A lane works in the gradient and inference mode of the thread that submits to it.
 
-    A thread cannot be killed. One that hangs is left alone once `settle` has given it up: `close` does not wait for
-    it, what it comes back with is dropped, and the thread, a daemon, ends when its call returns. Until then its
-    lane is one of `hung` and answers every evaluation with `LaneStuck`, for its denoiser may not be used twice at once.
+    A thread cannot be killed. After `settle` has given up a thread that hangs, `close` does not wait for it and its
+    result is dropped. The thread is a daemon, and ends when its call returns. Until then its lane is in `hung` and
+    answers every evaluation with `LaneStuck`, because two threads must not use one denoiser at once.
 
     Args:
         denoisers: one a lane.
-        lane_context: called with the lane's number in its thread; the lane works inside the context
-            manager it returns (to select a device, say).
+        lane_context: called with the lane's number in the lane's thread. The lane works inside the context manager
+            that it returns, to select a device, for example.
 
     Use it as a context manager, or call `close`.
     """
@@ -121,11 +124,11 @@ class ThreadPool:
     ) -> None:
         _check_denoisers(denoisers)
         check_callable("lane_context", lane_context, "a lane's number")
-        self._outcomes: queue.SimpleQueue[EvaluationResult] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[EvaluationResult] = queue.SimpleQueue()
         self._busy: set[int] = set()
         self._hung: set[int] = set()
-        self._lock = threading.Lock()  # a lane comes back, or is given up
-        self._news = threading.Event()  # a lane has come back
+        self._lock = threading.Lock()  # held while a lane comes back or is given up
+        self._came_back = threading.Event()  # set when a lane has come back
         self._closed = False
         self._inboxes: list[queue.SimpleQueue[tuple[Evaluation, bool, bool] | None]] = [
             queue.SimpleQueue() for _ in denoisers
@@ -147,14 +150,14 @@ class ThreadPool:
         while (item := self._inboxes[lane].get()) is not None:
             evaluation, inference, grad = item
             with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-                outcome = _evaluate(in_context, lane, evaluation)
+                result = _evaluate(in_context, lane, evaluation)
             with self._lock:
                 if lane in self._hung:
                     self._hung.remove(lane)
                 else:
-                    self._outcomes.put(outcome)
-            self._news.set()
-            del item, evaluation, outcome  # an idle lane must not keep a latent alive
+                    self._results.put(result)
+            self._came_back.set()
+            del item, evaluation, result  # an idle lane must not keep a latent in memory
 
     @property
     def lanes(self) -> int:
@@ -165,7 +168,7 @@ class ThreadPool:
             raise InvalidInput("pool", "is closed; its lanes have ended")
         self._busy.add(lane)
         if lane in self._hung:
-            self._outcomes.put(EvaluationResult(lane, evaluation, 0.0, error=LaneStuck(lane)))
+            self._results.put(EvaluationResult(lane, evaluation, 0.0, error=LaneStuck(lane)))
         else:
             self._inboxes[lane].put((evaluation, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
 
@@ -173,43 +176,43 @@ class ThreadPool:
         return self._take(timeout)
 
     def wait(self, timeout: float) -> bool:
-        self._news.clear()
-        if self._outcomes.qsize() < len(self._busy):
-            self._news.wait(timeout)
-        return self._outcomes.qsize() >= len(self._busy)
+        self._came_back.clear()
+        if self._results.qsize() < len(self._busy):
+            self._came_back.wait(timeout)
+        return self._results.qsize() >= len(self._busy)
 
     def settle(self, within: float | None = None) -> list[EvaluationResult]:
         came: list[EvaluationResult] = []
         end = None if within is None else time.monotonic() + min(within, threading.TIMEOUT_MAX)
         while self._busy:
-            outcome = self._take(None if end is None else max(0.0, end - time.monotonic()))
-            if outcome is None:
+            result = self._take(None if end is None else max(0.0, end - time.monotonic()))
+            if result is None:
                 break
-            came.append(outcome)
+            came.append(result)
         with self._lock:
-            while (outcome := self._take(0.0)) is not None:  # it came at the last moment
-                came.append(outcome)
+            while (result := self._take(0.0)) is not None:  # it came at the last moment
+                came.append(result)
             self._hung |= self._busy
         self._busy.clear()
         return came
 
     def _take(self, timeout: float | None) -> EvaluationResult | None:
         try:
-            outcome = self._outcomes.get(timeout=timeout)
+            result = self._results.get(timeout=timeout)
         except queue.Empty:
             return None
-        self._busy.remove(outcome.lane)
-        return outcome
+        self._busy.remove(result.lane)
+        return result
 
     @property
     def hung(self) -> tuple[int, ...]:
-        """The lanes still at an evaluation that was given up; also after `close`."""
+        """The lanes that are still at an evaluation that was given up; also after `close`."""
         with self._lock:
             return tuple(sorted(self._hung))
 
     def close(self) -> None:
-        """End the threads, each after the evaluation it is at; those of `hung` lanes are not waited for. Closing
-        again does nothing."""
+        """End the threads, each after the evaluation that it is at. Does not wait for the threads of `hung` lanes.
+        Closing again does nothing."""
         self._closed = True
         for inbox in self._inboxes:
             inbox.put(None)

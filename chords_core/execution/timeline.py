@@ -1,7 +1,7 @@
-"""What a run did, as times and places: which lane evaluated what and when, and what came of it.
+"""The record of a run: which lane made which evaluation and when, the hits, and the lost lanes.
 
-A `Recorder` listens to the events of one run and keeps numbers only; its `Timeline` is the record of the run so
-far. All times are in seconds since the run began.
+A `Recorder` listens to the events of one run. Its `Timeline` is the record so far; it holds numbers only. All times
+are in seconds since the run began.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from ..methods.events import Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow
 
 @dataclass(frozen=True)
 class EvaluationMark:
-    """One model call: by which core, at which index of the sigma grid, in which round (``depth``, from 1), on
-    which lane; when it ``began`` and how many ``seconds`` it took there."""
+    """One model call.
+
+    ``core``: which core asked for it; ``index``: its place on the sigma grid; ``depth``: its round, from 1; ``lane``:
+    the lane that made it; ``began``: when; ``seconds``: how long it took there.
+    """
 
     core: int
     index: int
@@ -33,10 +36,10 @@ class EvaluationMark:
 
 @dataclass(frozen=True)
 class HitMark:
-    """A hit, numbered from 0 in the order of arrival; see `chords_core.methods.events.Hit` for core and depth.
+    """A hit. ``index`` counts from 0 in the order of arrival; see `chords_core.methods.events.Hit` for core and depth.
 
-    ``seconds``: when it was there; ``change``: `relative_change` from the hit before, None for the first and
-    for a hit of nothing but zeros.
+    ``seconds``: when it arrived; ``change``: `relative_change` from the hit before; None for the first hit, and for
+    a hit that is all zeros.
     """
 
     index: int
@@ -48,8 +51,8 @@ class HitMark:
 
 @dataclass(frozen=True)
 class RectificationMark:
-    """Core ``core`` took over its slower neighbour's correction on arriving at ``index``, which is when the
-    evaluations of round ``depth`` were there."""
+    """Core ``core`` took over the correction of its slower neighbour when it arrived at ``index``, after the
+    evaluations of round ``depth``."""
 
     core: int
     index: int
@@ -58,7 +61,8 @@ class RectificationMark:
 
 @dataclass(frozen=True)
 class LostMark:
-    """A lane that failed: what it said, and when; or one that was slow and is not back: since when that is known."""
+    """A lane that failed, with its ``error``, or a lane that is slow and has not answered yet; ``seconds``: when that
+    was noticed."""
 
     lane: int
     error: str
@@ -67,10 +71,10 @@ class LostMark:
 
 @dataclass(frozen=True)
 class Timeline:
-    """The record of one run: what happened, each kind in the order in which it was reported.
+    """The record of one run, each kind of mark in the order of its events.
 
-    Evaluations still under way when a hit was accepted are not in it. ``seconds``: from the beginning of the run to
-    its newest event.
+    Evaluations that were still under way when a hit was accepted are not in it. ``seconds``: from the beginning of
+    the run to its newest event.
     """
 
     evaluations: tuple[EvaluationMark, ...] = ()
@@ -80,13 +84,13 @@ class Timeline:
     seconds: float = 0.0
 
     def seconds_per_evaluation(self) -> dict[int, float]:
-        """The mean over each lane's evaluations, for the lanes that made any."""
+        """The mean seconds of an evaluation by lane, for the lanes that made at least one."""
         return {lane: fmean(seconds) for lane, seconds in self._seconds_by_lane().items() if seconds}
 
     def busy(self) -> dict[int, float]:
-        """The share of the run, 0 to 1, in which each lane evaluated; it was idle or lost in the rest of it.
+        """The fraction of the run, 0 to 1, in which each lane made evaluations. It was idle or lost in the rest.
 
-        A lane that was never heard of has no entry.
+        A lane without any event has no entry.
         """
         return {
             lane: min(1.0, math.fsum(seconds) / self.seconds) if self.seconds > 0 else 0.0
@@ -94,26 +98,26 @@ class Timeline:
         }
 
     def sequential_seconds(self, steps: int) -> float | None:
-        """What ``steps`` evaluations in a row would have taken at the pace of the fastest tenth of this run's; None
-        if nothing was evaluated.
+        """An estimate of the seconds of ``steps`` evaluations one after another; None if nothing was evaluated.
 
-        The fastest, because lanes that share a processor slow each other down, and one alone would not be.
+        One evaluation counts as the 10th percentile of this run's: lanes that share a processor slow each other down,
+        which one lane alone would not suffer from.
         """
         if not self.evaluations:
             return None
-        paces = sorted(evaluation.seconds for evaluation in self.evaluations)
-        return steps * paces[len(paces) // 10]
+        seconds = sorted(evaluation.seconds for evaluation in self.evaluations)
+        return steps * seconds[len(seconds) // 10]
 
     def speedup(self, steps: int) -> float | None:
-        """How many times longer sequential sampling would have taken, as measured in this run:
-        `sequential_seconds` over ``seconds``. None if nothing was evaluated."""
+        """How many times longer sequential sampling would have taken: `sequential_seconds` divided by ``seconds``. None
+        if nothing was evaluated."""
         sequential = self.sequential_seconds(steps)
         return None if sequential is None or self.seconds <= 0 else sequential / self.seconds
 
     @property
     def accuracy_estimate(self) -> float | None:
-        """The change of the newest hit from the one before, which is about the error of the one before and so a
-        cautious estimate of its own. None with fewer than two hits."""
+        """A cautious estimate of the relative error of the newest hit: its change from the hit before, which is about
+        the error of the hit before. None with fewer than two hits."""
         return self.hits[-1].change if self.hits else None
 
     def _seconds_by_lane(self) -> dict[int, list[float]]:
@@ -125,13 +129,13 @@ class Timeline:
 
 
 class Recorder:
-    """Keeps the `Timeline` of one run. The run begins when the recorder is made; call it with each event, in the
-    thread that `chords_core.execution.driver.drive` reports in.
+    """Keeps the `Timeline` of one run. The run begins when the recorder is made. Call it with each event, in the
+    thread of `chords_core.execution.driver.drive`.
 
     Args:
         clock: the time in seconds, from any origin.
 
-    No state or evaluation is kept alive but the newest hit's, to compare the next one with.
+    It keeps one tensor in memory: the newest hit's, for the comparison with the next hit.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -149,7 +153,7 @@ class Recorder:
         now = self._seconds = self._clock() - self._began
         if isinstance(event, Evaluated):
             self._rounds_ahead[event.core] = event.depth - event.index
-            began = max(0.0, now - event.seconds)  # the first call may have been made before the run
+            began = max(0.0, now - event.seconds)  # the first call may have begun before the run
             self._evaluations.append(
                 EvaluationMark(event.core, event.index, event.depth, event.lane, began, event.seconds)
             )
@@ -170,7 +174,7 @@ class Recorder:
             self._lost.pop(event.lane, None)
 
     def _mark(self, lane: int, error: str) -> None:
-        self._lost.pop(lane, None)  # in the order of the marks that count
+        self._lost.pop(lane, None)  # so that the new mark comes last
         self._lost[lane] = LostMark(lane, error, self._seconds)
 
     @property

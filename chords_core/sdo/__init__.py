@@ -1,5 +1,5 @@
-"""SDO: optimise the starting noise for a differentiable objective (arXiv 2505.07477).
+"""SDO: optimise the initial noise (or a conditioning) for a differentiable objective (arXiv 2505.07477).
 
-Here belong: the optimisation loop, its gradients, the update of the noise, choosing among starts.
-Not here: what a picture is judged by (`objectives`), sampling itself (`chords_core.sampling`).
+Here belong: the optimisation loop, its gradients, the carried trajectory, the constraints on the noise, best of n.
+Not here: objectives (`objectives`), sampling itself (`chords_core.sampling`), anything of ComfyUI (`nodes/host/sdo`).
 """

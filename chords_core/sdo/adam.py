@@ -1,44 +1,28 @@
-"""Descent on a batch of independent items: the normalised gradient, Adam, and what keeps a noise plausible.
+"""Adam for a batch of independent items, and the normalised gradient that it takes.
 
-Pure functions and immutable records; every item (first dimension) has its own scale, step size and step count, so
-that an item's path depends on no other item.
+Pure functions and immutable records. Each item has its own scale, step size and step count, so an item's path does not
+depend on the other items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInput
+from .batch import per_item, precise, rms
 
 _BETAS = (0.9, 0.999)
-_EPS = 1e-8  # beside a gradient of RMS 1
-
-
-def per_item(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` [B] in the shape [B, 1, ...] that broadcasts against ``like`` [B, ...]."""
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square of each item: [B, ...] -> [B], in at least float32."""
-    return precise(x).reshape(len(x), -1).square().mean(1).sqrt()
-
-
-def precise(x: Tensor) -> Tensor:
-    """``x`` in at least float32, where squares of small numbers survive."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+_EPS = 1e-8  # small beside a gradient of RMS 1
 
 
 def normalised(gradient: Tensor) -> Tensor:
-    """Each item's gradient with RMS 1 (a zero gradient stays zero), in at least float32.
+    """Each item's gradient with RMS 1: [B, ...] -> [B, ...], in at least float32. A zero gradient stays zero.
 
-    The size of an objective then means nothing, and items of one batch move alike.
+    After this the scale of an objective has no effect, and the items of a batch move at the same speed.
     """
-    # By the largest element first, since squares of tiny gradients would vanish.
+    # First by the largest element, because squares of tiny gradients would become 0.
     gradient = precise(gradient)
     largest = gradient.reshape(len(gradient), -1).abs().amax(1)
     gradient = gradient / per_item(torch.where(largest > 0, largest, 1), gradient)
@@ -48,20 +32,23 @@ def normalised(gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Adam:
-    """Adam's moments (arXiv 1412.6980): ``mean``, ``square`` [B, ...] and the steps taken, ``count`` [B]."""
+    """Adam's moments (arXiv 1412.6980, algorithm 1).
+
+    ``mean``, ``square``: first and second moment [B, ...]; ``count``: steps taken [B].
+    """
 
     mean: Tensor
     square: Tensor
     count: Tensor
 
     @staticmethod
-    def start(like: Tensor) -> Adam:
-        """Moments of a batch that has not moved yet."""
+    def initial(like: Tensor) -> Adam:
+        """The moments before the first step, in the shape of ``like`` [B, ...]."""
         zeros = torch.zeros_like(precise(like))
         return Adam(zeros, zeros, zeros.new_zeros(len(like)))
 
     def step(self, gradient: Tensor) -> tuple[Adam, Tensor]:
-        """The moments after ``gradient``, and the direction to go: elements of about 1, against the gradient."""
+        """The moments after ``gradient`` [B, ...], and the direction to move: elements of about 1, downhill."""
         first, second = _BETAS
         count = self.count + 1
         mean = first * self.mean + (1 - first) * gradient
@@ -70,46 +57,7 @@ class Adam:
         spread = (square / per_item(1 - second**count, mean)).sqrt()
         return Adam(mean, square, count), -unbiased / (spread + _EPS)
 
-    def forget(self, items: Tensor) -> Adam:
-        """The moments with those of ``items`` (bool [B]) at their start."""
+    def reset(self, items: Tensor) -> Adam:
+        """The moments where those of ``items`` (bool [B]) are as before the first step."""
         keep = per_item(~items, self.mean)
         return Adam(self.mean * keep, self.square * keep, self.count * ~items)
-
-
-Regularise = Callable[[Tensor, Tensor], Tensor]
-"""``regularise(x, start) -> x``, both [B, ...]: x with what ``start``'s items have as plausible noise."""
-
-
-def keep_norm(x: Tensor, start: Tensor) -> Tensor:
-    """Each item of ``x`` scaled to its norm in ``start``: Gaussian noise lives near a sphere."""
-    size, wanted = rms(x), rms(start)
-    scale = torch.where((size > 0) & (wanted > 0), wanted / size, 1)
-    return (precise(x) * per_item(scale, x)).to(x.dtype)
-
-
-def keep_moments(x: Tensor, start: Tensor) -> Tensor:
-    """Each item of ``x`` with its mean and its standard deviation in ``start``."""
-    wanted = precise(start).reshape(len(x), -1)
-    mean = wanted.mean(1)
-    centred = precise(x) - per_item(precise(x).reshape(len(x), -1).mean(1), x)
-    scaled = keep_norm(centred, precise(start) - per_item(mean, start))
-    return (scaled + per_item(mean, x)).to(x.dtype)
-
-
-def keep_nothing(x: Tensor, start: Tensor) -> Tensor:
-    """``x`` as it is."""
-    return x
-
-
-REGULARISERS: dict[str, Regularise] = {"norm": keep_norm, "moments": keep_moments, "none": keep_nothing}
-
-
-def check_regularise(name: object) -> Regularise:
-    """The regulariser called ``name``.
-
-    Raises:
-        InvalidInput: if there is none.
-    """
-    if not isinstance(name, str) or name not in REGULARISERS:
-        raise InvalidInput("regularise", f"unknown regulariser {name!r}; there are {', '.join(REGULARISERS)}")
-    return REGULARISERS[name]

@@ -1,4 +1,8 @@
-"""Choosing among random starts: where a wish is one of a few things a model may draw, no gradient leads to it."""
+"""The best of several initial noises.
+
+A gradient leads to the nearest better sample. It does not lead from one of a few things that a model may draw to
+another one, but other noise does.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,12 @@ from .gradients import Objective, evaluate
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """The best of several starts, item by item: ``x`` [B, ...]; ``values`` [C, B]: the objective of all;
-    ``choice`` [B]: which was taken; ``evaluations``: model calls."""
+class ChosenNoise:
+    """The best of C candidates, item by item.
+
+    ``x`` [B, ...]: the best noise of each item; ``values`` [C, B]: the objective of all; ``choice`` [B]: the number of
+    each item's candidate, from 0; ``evaluations``: model calls.
+    """
 
     x: Tensor
     values: Tensor
@@ -27,41 +34,41 @@ class Chosen:
     evaluations: int
 
 
-def choose_start(
+def choose_initial_noise(
     denoise: Denoise,
-    starts: Tensor,
+    candidates: Tensor,
     sigmas: Tensor,
     objective: Objective,
     *,
     solver: str = "euler",
     on_sampled: Callable[[int, Tensor], None] | None = None,
     cancel: Callable[[], bool] | threading.Event | None = None,
-) -> Chosen:
-    """Sample each of ``starts`` and take for each item of the batch the start with the lowest objective.
+) -> ChosenNoise:
+    """Sample each of ``candidates`` and take for each item of the batch the one with the lowest objective.
 
-    Of equal ones the first is taken, and one whose objective is NaN or infinite only if all are.
+    Of equal values the first one is taken. A candidate whose objective is NaN or infinite is taken only if all are.
 
     Args:
         denoise, sigmas, solver, cancel: as in `chords_core.sample`.
-        starts: states at sigmas[0], [C, B, ...] with C >= 1.
-        objective: ``objective(sample) -> [B]``, lower is better; no gradient is taken.
-        on_sampled: called with the number of each start, from 0, and its values [B].
+        candidates: states at sigmas[0], [C, B, ...] with C >= 1.
+        objective: ``objective(sample) -> [B]``, lower is better; it needs no gradient.
+        on_sampled: called with the number of each candidate, from 0, and its values [B].
 
     Raises:
-        InvalidInput: as `chords_core.sample`, or if ``starts`` or the objective's values have another shape.
+        InvalidInput: as `chords_core.sample`, or if ``candidates`` or the objective's values have another shape.
         Cancelled: after ``cancel``.
     """
     check_callable("denoise", denoise, "x and sigma")
     check_callable("objective", objective, "a sample")
     check_callable("on_sampled", on_sampled, "a number and values", optional=True)
-    check_floating("starts", starts)
+    check_floating("candidates", candidates)
     check_sigmas(sigmas)
-    if starts.ndim < 3 or starts.numel() == 0:
-        raise InvalidInput("starts", f"must be [C, B, ...] with at least one start, not {tuple(starts.shape)}")
+    if candidates.ndim < 3 or candidates.numel() == 0:
+        raise InvalidInput("candidates", f"must be [C, B, ...] with at least one, not {tuple(candidates.shape)}")
     values, evaluations = [], 0
     with torch.inference_mode(False), torch.no_grad():
-        starts, sigmas = starts.clone(), sigmas.clone()
-        for number, x in enumerate(starts):
+        candidates, sigmas = candidates.clone(), sigmas.clone()
+        for number, x in enumerate(candidates):
             result = sample(denoise, x, sigmas, method="sequential", solver=solver, cancel=cancel)
             evaluations += result.evaluations
             values.append(evaluate(objective, result.x))
@@ -69,4 +76,4 @@ def choose_start(
                 on_sampled(number, values[-1])
         table = torch.stack(values)
         choice = torch.where(torch.isfinite(table), table, torch.inf).argmin(0)
-        return Chosen(starts[choice, torch.arange(starts.shape[1])], table, choice, evaluations)
+        return ChosenNoise(candidates[choice, torch.arange(candidates.shape[1])], table, choice, evaluations)

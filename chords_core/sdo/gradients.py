@@ -1,25 +1,25 @@
 """Gradients of an objective of the sample: SDO's shortcut (arXiv 2505.07477) and full backpropagation.
 
-Every solver here has the form x_{j+1} = x_j + h_j f(x_j), so that the sample is
+Every solver here has the form x_{j+1} = x_j + h_j f(x_j). So the sample is
 
-    x_N = x_init + sum_j h_j f(x_j).
+    x_N = x_0 + sum_j h_j f(x_j).
 
-The shortcut keeps the graph of one term and takes the rest as constants. Of the start that leaves
+The shortcut keeps the graph of one term and takes the other terms as constants. For the initial noise x_0 this gives
 
-    dJ/dx_init = (I + h_j df/dx_j)^T dJ/dx_N,
+    dJ/dx_0 = (I + h_j df/dx_j)^T dJ/dx_N,
 
-one vector-Jacobian product of one step, with the identity from x_init to x_j; of a conditioning c it leaves
-dJ/dc = (h_j df/dc)^T dJ/dx_N. The last step is the best single choice for the start. The graph held is that of one
-evaluation of the model, whatever N is.
+one vector-Jacobian product of one step, with the identity from x_0 to x_j. For a conditioning c it gives
+dJ/dc = (h_j df/dc)^T dJ/dx_N. The last step is the best single choice for the noise. Memory holds the graph of one
+model evaluation, for any N.
 
-Pure functions: nothing here keeps state, and no ``.grad`` of any model parameter is touched. The items of a batch
-are taken to be independent: item b's gradient is that of the sum of all objectives.
+The functions are pure: nothing here keeps state, and no ``.grad`` of a model parameter changes. The items of a batch
+are independent: the gradient of item b is that of the sum of all objectives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,32 +28,32 @@ from torch.utils.checkpoint import checkpoint as _checkpoint
 from ..errors import InvalidInput
 from ..execution.pools import Denoise
 from ..solvers.base import Past, StepFunction
-from .adam import per_item, precise, rms
+from .batch import per_item, precise, rms
 
 Objective = Callable[[Tensor], Tensor]
-"""``objective(sample) -> [B]``, lower is better, differentiable; B is the sample's first dimension."""
+"""``objective(sample [B, ...]) -> [B]``: lower is better, differentiable."""
 
 ConditionedDenoise = Callable[[Tensor, float, Tensor], Tensor]
-"""``denoise(x, sigma, condition) -> denoised``."""
+"""``denoise(x [B, ...], sigma, condition [B, ...]) -> denoised [B, ...]``."""
 
 SHORTCUT_COST = 3
-"""Forward-equivalent evaluations of a step with its graph: forward 1, backward 2."""
+"""Forward-equivalent evaluations of one step with its graph: forward 1, backward 2."""
 
 FULL_COST = 3
-"""The same, for each step of full backpropagation with all graphs kept."""
+"""Forward-equivalent evaluations of each step of full backpropagation that keeps all graphs."""
 
 CHECKPOINTED_COST = 4
-"""The same with checkpointing, which runs each step's forward a second time."""
+"""Forward-equivalent evaluations of each step with checkpointing, which runs the forward pass twice."""
 
-_HALF_SCALE = 1024  # far from the largest number of half precision
+_MAX_HALF_SCALE = 1024  # far below the largest number of half precision, 65504
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """The step whose graph the shortcut keeps, and what it takes as constant.
+class KeptStep:
+    """The step whose graph the shortcut keeps, and what the shortcut takes as constant.
 
-    ``x``: the state x_j [B, ...]; ``sigma``, ``sigma_next``: 0-dim; ``past``: the solver's history there; ``rest``:
-    x_N - x_{j+1}, or None where j is the last step.
+    ``x``: the state x_j [B, ...]; ``sigma``, ``sigma_next``: 0-dim; ``past``: the history of a multistep solver at
+    this step; ``rest``: x_N - x_{j+1}, or None where j is the last step.
     """
 
     x: Tensor
@@ -63,39 +63,50 @@ class Kept:
     rest: Tensor | None = None
 
     def end(self, step: StepFunction, denoised: Tensor) -> Tensor:
-        """The sample x_N that ``denoised``, the model's answer at ``x``, leads to."""
+        """The sample x_N [B, ...] that follows from ``denoised``, the model's answer at ``x``."""
         x = step(self.x, denoised, self.sigma, self.sigma_next, self.past)
         return x if self.rest is None else x + self.rest
+
+    def shifted(self, shift: Tensor) -> KeptStep:
+        """The step after all states have moved by ``shift`` [B, ...] and the drifts have not changed.
+
+        The drift is (x - denoised) / sigma, so the earlier evaluation in ``past`` moves by as much.
+        """
+        past = None if self.past is None else Past(self.past.sigma, self.past.denoised + shift)
+        return replace(self, x=self.x + shift, past=past)
 
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """``values`` [B]: the objective at ``sample`` x_N; ``gradient``: of its sum, in the shape of what it is of."""
+    """An objective and its gradient.
+
+    ``values`` [B]: the objective at ``sample`` x_N; ``gradient``: of the sum of the values, in the shape of the
+    variable, in at least float32.
+    """
 
     values: Tensor
     gradient: Tensor
     sample: Tensor
 
 
-def shortcut(denoise: Denoise, kept: Kept, step: StepFunction, objective: Objective) -> Gradient:
-    """dJ/dx_init by the shortcut through ``kept``: (I + h df/dx)^T dJ/dx_N for the last step.
+def shortcut(denoise: Denoise, kept: KeptStep, step: StepFunction, objective: Objective) -> Gradient:
+    """dJ/dx_0 by the shortcut through ``kept``: (I + h df/dx)^T dJ/dx_N. Costs `SHORTCUT_COST` evaluations.
 
-    A multistep solver's history is held constant. Costs `SHORTCUT_COST` evaluations.
+    The history of a multistep solver is constant.
 
     Raises:
-        InvalidInput: where model or objective give what has no gradient, or the objective no [B].
+        InvalidInput: if the model's answer or the objective has no gradient, or the objective is not of shape [B].
     """
     with torch.enable_grad():
         leaf = kept.x.detach().requires_grad_()
         denoised = differentiable(denoise(leaf, float(kept.sigma)))
-        sample = Kept(leaf, kept.sigma, kept.sigma_next, kept.past, kept.rest).end(step, denoised)
-        return _backward(objective, sample, leaf)
+        return _backward(objective, replace(kept, x=leaf).end(step, denoised), leaf)
 
 
 def shortcut_of_condition(
-    denoise: ConditionedDenoise, condition: Tensor, kept: Kept, step: StepFunction, objective: Objective
+    denoise: ConditionedDenoise, condition: Tensor, kept: KeptStep, step: StepFunction, objective: Objective
 ) -> Gradient:
-    """dJ/dc by the shortcut through ``kept``: (h df/dc)^T dJ/dx_N. Else as `shortcut`."""
+    """dJ/dc by the shortcut through ``kept``: (h df/dc)^T dJ/dx_N. The rest is as for `shortcut`."""
     with torch.enable_grad():
         leaf = condition.detach().requires_grad_()
         denoised = differentiable(denoise(kept.x, float(kept.sigma), leaf))
@@ -105,10 +116,10 @@ def shortcut_of_condition(
 def full(
     denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, objective: Objective, *, checkpoint: bool = True
 ) -> Gradient:
-    """dJ/dx by backpropagation through every step from ``x`` at sigmas[0].
+    """dJ/dx by backpropagation through every step, from ``x`` [B, ...] at sigmas[0].
 
-    With ``checkpoint``, only the states between the steps are held and each step runs twice: `CHECKPOINTED_COST`
-    evaluations a step instead of `FULL_COST`.
+    With ``checkpoint``, memory holds only the states between the steps, and each step runs twice:
+    `CHECKPOINTED_COST` evaluations a step instead of `FULL_COST`.
 
     Raises:
         InvalidInput: as `shortcut`.
@@ -128,7 +139,7 @@ def full_of_condition(
     *,
     checkpoint: bool = True,
 ) -> Gradient:
-    """dJ/dc through every step. Else as `full`."""
+    """dJ/dc by backpropagation through every step. The rest is as for `full`."""
     with torch.enable_grad():
         leaf = condition.detach().requires_grad_()
 
@@ -139,10 +150,10 @@ def full_of_condition(
 
 
 def evaluate(objective: Objective, sample: Tensor) -> Tensor:
-    """The objective's values at ``sample`` [B, ...].
+    """The objective's values [B] at ``sample`` [B, ...].
 
     Raises:
-        InvalidInput: if they are no floating-point tensor [B].
+        InvalidInput: if the values are not a floating-point tensor [B].
     """
     values = objective(sample)
     if not isinstance(values, Tensor):
@@ -158,10 +169,10 @@ def evaluate(objective: Objective, sample: Tensor) -> Tensor:
 
 
 def differentiable(denoised: Tensor) -> Tensor:
-    """``denoised`` if it has a graph.
+    """``denoised``, checked to have a graph.
 
     Raises:
-        InvalidInput: naming ``denoise`` otherwise.
+        InvalidInput: naming ``denoise``, if it has none.
     """
     if not denoised.requires_grad:
         raise InvalidInput(
@@ -171,51 +182,48 @@ def differentiable(denoised: Tensor) -> Tensor:
 
 
 def _integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, checkpoint: bool) -> Tensor:
-    """The plain solver loop with its graph."""
+    """x_N by the plain solver loop, with its graph."""
     past: Past | None = None
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
-        level = float(sigma)
         if checkpoint:
-            denoised = _checkpoint(denoise, x, level, use_reentrant=False)
+            denoised = _checkpoint(denoise, x, float(sigma), use_reentrant=False)
         else:
-            denoised = denoise(x, level)
+            denoised = denoise(x, float(sigma))
         assert isinstance(denoised, Tensor)
         x, past = step(x, differentiable(denoised), sigma, sigma_next, past), Past(sigma, denoised)
     return x
 
 
 def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
+    """The gradient of ``objective`` at ``sample`` with respect to ``leaf``, of which ``sample`` is a function.
+
+    The chain rule is applied in two parts, and the second one starts from a gradient of RMS 1. The gradient of a mean
+    over a large picture, times a small step, is too small for half precision.
+    """
     values = evaluate(objective, sample)
+    at_sample = _gradient_at_sample(values, sample) if values.requires_grad else None
     gradient: Tensor | None = None
-    if values.requires_grad:
-        at_sample = _at_sample(values, sample)
-        if at_sample is not None:
-            # In two parts, the second with a gradient of RMS 1: that of a mean over a large picture, times a small
-            # step, would vanish among the smallest numbers of half precision.
-            size = rms(at_sample)
-            size = torch.where(size > 0, size, 1)
-            unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
-            (gradient,) = torch.autograd.grad(sample, leaf, unit, allow_unused=True)
-            gradient = None if gradient is None else _times(gradient, size)
+    if at_sample is not None:
+        size = rms(at_sample)
+        size = torch.where(size > 0, size, 1)
+        unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
+        (gradient,) = torch.autograd.grad(sample, leaf, unit, allow_unused=True)
     if gradient is None:
         raise InvalidInput(
             "objective",
-            "is not differentiable: its values have no gradient back to the sample (a detach, a no_grad, "
-            "a comparison or a rounding in between?)",
+            "is not differentiable: its values have no gradient back to the sample (is there a detach, a no_grad, "
+            "a comparison or a rounding in it?)",
         )
-    return Gradient(values.detach(), gradient, sample.detach())
+    return Gradient(values.detach(), precise(gradient) * per_item(size, gradient), sample.detach())
 
 
-def _at_sample(values: Tensor, sample: Tensor) -> Tensor | None:
-    """dJ/dx_N [B, ...], or None where the objective has none. Of an item's sum, not its mean, on the way through the
-    objective's own networks, for the same reason."""
+def _gradient_at_sample(values: Tensor, sample: Tensor) -> Tensor | None:
+    """dJ/dx_N [B, ...], or None where the objective has no gradient.
+
+    The objective's own networks see the gradient of an item's sum, not of its mean, for the reason in `_backward`.
+    """
     scale = sample.numel() // len(sample)
     if values.dtype == torch.float16:
-        scale = min(scale, _HALF_SCALE)
+        scale = min(scale, _MAX_HALF_SCALE)
     (found,) = torch.autograd.grad(values, sample, torch.full_like(values, scale), allow_unused=True)
     return None if found is None else precise(found) / scale
-
-
-def _times(gradient: Tensor, size: Tensor) -> Tensor:
-    """Each item's gradient times ``size`` [B], in at least float32."""
-    return precise(gradient) * per_item(size, gradient)

@@ -12,13 +12,13 @@ import comfy.sd
 import comfy.utils
 
 from ...demo import SHIFT
-from .sdo.initial_noise import TakesStarts
+from .sdo.initial_noise import TakesInitialNoise
 
 _FOLDER = Path(__file__).resolve().parents[2] / "models"
 _FLOW, _VAE = _FOLDER / "chords_demo_flow.safetensors", _FOLDER / "chords_demo_vae.safetensors"
 
 
-class _FlowSampling(TakesStarts, comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+class _FlowSampling(TakesInitialNoise, comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
     pass
 
 

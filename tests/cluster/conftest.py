@@ -1,4 +1,4 @@
-"""Tests with a real Ray. Without the package ``ray`` they are skipped, and the summary says so."""
+"""Tests with a real Ray. If the package ``ray`` is not installed they are skipped, and the summary says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 import torch
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_AUTH_MODE"] = "disabled"  # clusters of a test are its own, and leave no token in the home folder
+os.environ["RAY_AUTH_MODE"] = "disabled"  # no other program uses the tests' clusters; no token in the home folder
+# How long Ray takes to see that a node has ended: by default 5 failed checks, 3 s apart. Our code only waits for it.
+os.environ["RAY_health_check_initial_delay_ms"] = "500"
+os.environ["RAY_health_check_period_ms"] = "500"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,5 +31,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """The inline results are compared with those of actors, which compute with one thread."""
+    """The results of this process are compared with those of actors, which compute with one thread."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A cluster of one node, as `ray start --head` makes it, that may be lost and come back at the same address."""
+"""A cluster of one node, made by `ray start --head`, that can end and come back at the same address."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 
 ENOUGH_SECONDS = 120.0
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
 
 class Head:
-    """A context manager. ``folder``: for its log."""
+    """A context manager. ``folder``: for the log of the cluster."""
 
     def __init__(self, folder: Path, cores: int) -> None:
         with socket.socket() as probe:
@@ -30,7 +30,7 @@ class Head:
         self._ours: list[psutil.Process] = []
 
     def start(self) -> None:
-        """Start it, and wait until its node is there."""
+        """Start the cluster, and wait until it runs."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = [f"--port={self.port}", "--node-ip-address=127.0.0.1", f"--num-cpus={self._cores}"]
         options += ["--include-dashboard=false", "--block", f"--temp-dir={self._temp}"]
@@ -38,7 +38,7 @@ class Head:
         with (self._folder / "head.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [ray, "start", "--head", *options],
-                env={**os.environ, **QUIET},
+                env={**os.environ, **ENVIRONMENT},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -50,11 +50,11 @@ class Head:
         self._ours += self.processes()
 
     def _said(self) -> bytes:
-        """What it has printed since it was started last; at the end, that it goes on because of --block."""
+        """The output since the last start. When the cluster runs, the output mentions --block."""
         return (self._folder / "head.log").read_bytes().rpartition(b"Local node IP")[2]
 
     def processes(self) -> list[psutil.Process]:
-        """Its own, and those of its workers."""
+        """The cluster's processes, and those of its workers."""
         try:
             head = psutil.Process(self._process.pid) if self._process is not None else None
             return [] if head is None else [head, *head.children(recursive=True)]
@@ -62,11 +62,11 @@ class Head:
             return []
 
     def named(self, name: str) -> psutil.Process:
-        """Its process of that name."""
+        """The cluster's process of that name."""
         return next(process for process in self.processes() if name in process.name())
 
     def kill(self) -> None:
-        """End it at once, as when the machine is switched off."""
+        """Kill all processes at once, as if the machine were switched off."""
         ours = [*self._ours, *self.processes()]
         for process in ours:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -78,7 +78,7 @@ class Head:
         (self._folder / "head.log").write_bytes(b"")
 
     def __enter__(self) -> Head:
-        self._temp = tempfile.mkdtemp(prefix="ray")  # a short path: Ray has sockets in it
+        self._temp = tempfile.mkdtemp(prefix="ray")  # a short path, because Ray creates sockets in it
         self.start()
         return self
 

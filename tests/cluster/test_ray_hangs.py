@@ -1,4 +1,4 @@
-"""What hangs on a cluster, or in the child that speaks with it: others go on, a cancel works, nothing is left over."""
+"""Workers that hang, or a child process that hangs or dies: the others go on, a cancel works, nothing is left over."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Cancelled, Evaluated, Event, ModelPayload, RayPool, RayWorkers, WorkersUnavailable, sample
-from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
@@ -31,13 +31,17 @@ SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 12), torch.zeros(1)])
 X = 8 * torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
 ENOUGH_SECONDS = 120.0
 CANCEL_SECONDS = 3.0
-HASTE = RayTimeouts(hung=4.0, behind=8.0, behind_factor=0.0, silent=20.0, answer=20.0, place=120.0, no_place=120.0)
+SHORT_TIMEOUTS = RayTimeouts(
+    hung=4.0, behind=8.0, behind_factor=0.0, silent=20.0, answer=20.0, place=120.0, no_place=120.0
+)
 FINE = ModelPayload("fine", lambda: b"1.0@/dev/null")
 
 
 @contextlib.contextmanager
-def _workers(fault: str = "", count: int = 2, timeouts: RayTimeouts = HASTE, **options: Any) -> Iterator[RayWorkers]:
-    """Of a Ray of their own; what the test has stopped goes on at the end, so that it can end."""
+def _workers(
+    fault: str = "", count: int = 2, timeouts: RayTimeouts = SHORT_TIMEOUTS, **options: Any
+) -> Iterator[RayWorkers]:
+    """Workers of a Ray of their own. The processes that the test has stopped go on at the end, so that they can end."""
     with RayWorkers(factory(fault), count=count, timeouts=timeouts, **options) as workers:
         try:
             yield workers
@@ -49,13 +53,14 @@ def _workers(fault: str = "", count: int = 2, timeouts: RayTimeouts = HASTE, **o
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[RayWorkers]:
+    """For all tests that need no factory of their own; each leaves it usable for the next."""
     with _workers() as workers:
         yield workers
 
 
 @pytest.fixture(autouse=True)
 def _watchdog() -> Iterator[None]:
-    """Nothing here may wait without end: after a while the test's process says where it was, and fails."""
+    """No test may wait without end: after this time the test process prints where it is, and fails."""
     import faulthandler
 
     faulthandler.dump_traceback_later(5 * ENOUGH_SECONDS, exit=True)
@@ -68,7 +73,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _child(workers: RayWorkers) -> psutil.Process:
-    """The one that speaks with Ray."""
+    """The child process that uses Ray."""
     return psutil.Process(workers._link._process.pid)
 
 
@@ -80,7 +85,7 @@ def _wait_until(condition: Callable[[], Any]) -> None:
 
 
 def _open_until_all(workers: RayWorkers, model: ModelPayload | None = None) -> RayPool:
-    """A pool of two, which a busy machine may not have ready at once."""
+    """A pool of two workers. On a busy machine they may not be ready at the first attempt."""
     end = time.monotonic() + ENOUGH_SECONDS
     while True:
         with contextlib.suppress(NoWorker):
@@ -99,19 +104,30 @@ def _check(pool: RayPool) -> None:
 WHERE = ["make", "load", "begin"]
 
 
-def _opened(where: str, kind: str, file: Path, workers: RayWorkers, **options: Any) -> RayPool:
-    """Open a run in which one worker hangs; for "make", the factory does it."""
+@contextlib.contextmanager
+def _workers_for(where: str, kind: str, file: Path, shared: RayWorkers, count: int = 2) -> Iterator[RayWorkers]:
+    """Workers for a run in which one worker hangs. For "make" they are new ones, whose factory hangs."""
+    if where == "make":
+        with _workers(f"{kind}:{file}", count) as workers:
+            yield workers
+    else:
+        _check(_open_until_all(shared, FINE))
+        yield shared
+
+
+def _opened(where: str, kind: str, file: Path, workers: RayWorkers, count: int = 2, **options: Any) -> RayPool:
+    """Open a run in which one worker hangs where it is to ``where``; for "make", the factory does it."""
     fault = f"{kind}:{file}"
     model = ModelPayload(fault, fault.encode) if where == "load" else FINE
-    return workers.open((fault, remote()) if where == "begin" else remote(), 2, model, **options)
+    return workers.open((fault, remote()) if where == "begin" else remote(), count, model, **options)
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_a_worker_whose_process_stops_while_it_gets_ready_is_left_out_and_replaced(where: str, tmp_path: Path) -> None:
+def test_a_worker_whose_process_stops_while_it_gets_ready_is_left_out_and_replaced(
+    where: str, workers: RayWorkers, tmp_path: Path
+) -> None:
     file = tmp_path / "fault"
-    with _workers(f"stop:{file}" if where == "make" else "") as workers:
-        if where != "make":
-            _check(_open_until_all(workers, FINE))
+    with _workers_for(where, "stop", file, workers) as workers:
         with _opened(where, "stop", file, workers) as pool:
             assert file.exists()
             assert pool.lanes == 1
@@ -122,12 +138,12 @@ def test_a_worker_whose_process_stops_while_it_gets_ready_is_left_out_and_replac
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_a_worker_that_takes_too_long_is_left_out_and_takes_part_later(where: str, tmp_path: Path) -> None:
-    """It answers that it lives, and keeps what it has loaded by then."""
+def test_a_worker_that_takes_too_long_is_left_out_and_takes_part_later(
+    where: str, workers: RayWorkers, tmp_path: Path
+) -> None:
+    """It answers the pings, and keeps the model that it has loaded meanwhile."""
     file = tmp_path / "fault"
-    with _workers(f"sleep:{file}" if where == "make" else "") as workers:
-        if where != "make":
-            _check(_open_until_all(workers, FINE))
+    with _workers_for(where, "sleep", file, workers) as workers:
         with _opened(where, "sleep", file, workers) as pool:
             assert pool.lanes == 1
             (why,) = pool.left_out
@@ -141,7 +157,7 @@ def test_a_worker_that_takes_too_long_is_left_out_and_takes_part_later(where: st
 
 @pytest.mark.parametrize("kind", ["stop", "sleep"])
 @pytest.mark.parametrize("where", WHERE)
-def test_a_cancel_works_while_all_workers_hang(where: str, kind: str, tmp_path: Path) -> None:
+def test_a_cancel_works_while_all_workers_hang(where: str, kind: str, workers: RayWorkers, tmp_path: Path) -> None:
     file, asked = tmp_path / "fault", list[float]()
 
     def cancelled() -> bool:
@@ -149,16 +165,16 @@ def test_a_cancel_works_while_all_workers_hang(where: str, kind: str, tmp_path: 
             asked.append(time.monotonic())
         return bool(asked)
 
-    with _workers(f"{kind}:{file}" if where == "make" else "", count=1) as workers:
+    with _workers_for(where, kind, file, workers, count=1) as workers:
         with pytest.raises(Cancelled):
-            _opened(where, kind, file, workers, cancelled=cancelled)
+            _opened(where, kind, file, workers, count=1, cancelled=cancelled)
         assert time.monotonic() - asked[0] < CANCEL_SECONDS
         Path(f"{file}.over").touch()
         _check(workers.open(remote(), 1, FINE))
 
 
 def test_a_cancel_works_while_a_process_stopped_in_a_call(workers: RayWorkers) -> None:
-    """Though it might have had minutes for its first call."""
+    """Although its first call may take minutes."""
 
     def stopping(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         if sigma < 8.0:
@@ -179,7 +195,7 @@ def test_a_cancel_works_while_a_process_stopped_in_a_call(workers: RayWorkers) -
     _check(_open_until_all(workers))
 
 
-def test_a_worker_that_does_not_hear_a_cancel_keeps_its_model(workers: RayWorkers, tmp_path: Path) -> None:
+def test_a_worker_that_ignores_a_cancel_keeps_its_model(workers: RayWorkers, tmp_path: Path) -> None:
     over = str(tmp_path / "over")
 
     def deaf(x: Tensor, sigma: float, stopped: Any) -> Tensor:
@@ -215,15 +231,15 @@ def test_a_worker_that_does_not_hear_a_cancel_keeps_its_model(workers: RayWorker
     assert processes(_open_until_all(workers)) == before
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGABRT])
-def test_the_child_may_die_between_runs(workers: RayWorkers, blow: int) -> None:
-    """As Ray makes it when the cluster's head is lost. This process does not notice but by a message."""
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGABRT])
+def test_the_child_may_die_between_runs(workers: RayWorkers, signal_number: int) -> None:
+    """Ray ends it in this way when the head of the cluster is lost. This process only gets a message."""
     _check(_open_until_all(workers))
     child = _child(workers)
     everybody = [child, *child.children(recursive=True)]
-    child.send_signal(blow)
+    child.send_signal(signal_number)
     _, alive = psutil.wait_procs(everybody, timeout=20)
-    assert not alive  # Ray went with it
+    assert not alive  # Ray has ended with it
     assert workers.lanes == 2
     _check(_open_until_all(workers))
 
@@ -243,15 +259,15 @@ def test_the_child_may_die_in_a_run(workers: RayWorkers) -> None:
 
 
 def test_a_child_that_stops_is_given_up() -> None:
-    """Also in the middle of a run: then by the driver, as all workers at once."""
+    """Also in the middle of a run: then the driver loses all workers at once."""
     with _workers(timeouts=RayTimeouts(silent=4.0, answer=4.0, behind=ENOUGH_SECONDS)) as workers:
         _check(_open_until_all(workers))
         _child(workers).suspend()
-        assert workers.lanes == 2  # of a new one
+        assert workers.lanes == 2  # from a new child process
         pool, child = _open_until_all(workers), _child(workers)
 
         def stop(event: object) -> None:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it was ended after an earlier event
+            with contextlib.suppress(psutil.NoSuchProcess):  # it was killed after an earlier event
                 child.suspend()
 
         with pytest.raises(WorkersUnavailable, match="has given no sign of life for 4 s"), pool:

@@ -1,4 +1,8 @@
-"""Ray workers that load ComfyUI and the model themselves, under a live server: the latent of local CPU lanes."""
+"""Ray workers that load ComfyUI and the model, under a live server: they give the same latents as local CPU lanes.
+
+Starting workers takes many seconds. So the tests that connect to another address, which ends the workers, come first,
+and those that kill workers come last.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ HOST_TESTS = Path(__file__).resolve().parents[1] / "host"
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "CHORDS_RAY_ADDRESSES": "127.0.0.1:9, local"}
 ENOUGH_SECONDS = 180.0
 
-_seeds = itertools.count(10_000)  # of runs whose pictures nobody looks at; the host does not repeat a run
+_seeds = itertools.count(10_000)  # of runs whose result does not matter; the host does not repeat an equal run
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def _on_ray(graph: Graph, address: str = "local") -> Node:
 def _run(
     server: ComfyServer, client: ComfyClient, devices: Callable[[Graph], Node], on_event: Any = None, **changes: Any
 ) -> tuple[Run, dict[str, Any], Tensor]:
-    """The run, the node's summary and its latent."""
+    """The run, the summary of the sampler and its latent."""
     graph = Graph()
     sampler = _sampling(graph, devices(graph), **changes)
     graph.save("latent", sampler)
@@ -76,7 +80,7 @@ def _run(
 
 
 def _wait_for_two(server: ComfyServer, client: ComfyClient, **changes: Any) -> None:
-    """Run until two workers take part, which a busy machine may not have ready at once."""
+    """Run until two workers take part. On a busy machine they may not be ready at the first attempt."""
     end = time.monotonic() + ENOUGH_SECONDS
     while True:
         _, summary, _ = _run(server, client, _on_ray, **{**changes, "seed": next(_seeds)})
@@ -95,6 +99,98 @@ def _lora(strength: float) -> Callable[[Graph, Any], Node]:
     return lambda graph, model: graph.add("LoraLoaderModelOnly", model=model, lora_name=name, strength_model=strength)
 
 
+def _model_sampling(graph: Graph, model: Any) -> Node:
+    """A patch that replaces a part of the model by one whose class is made within a node's function."""
+    return graph.add("ModelSamplingSD3", model=model, shift=2.0)
+
+
+def _closure(graph: Graph, model: Any) -> Node:
+    """A patch that is a function within a function, of another node pack."""
+    return graph.add("TestRandomDelay", model=model, salt=1)
+
+
+def _without_memory(workers: int, file: Path) -> Callable[[Graph, Any], Node]:
+    return lambda graph, model: graph.add("TestNoMemoryOnWorkers", model=model, workers=workers, file=str(file))
+
+
+def _latent(server: ComfyServer, run: Run, node: str) -> Tensor:
+    (file,) = run.outputs[node]["latents"]
+    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def _actors(server: ComfyServer) -> list[psutil.Process]:
+    found = psutil.Process(server.pid).children(recursive=True)
+    return [process for process in found if "RayActor" in " ".join(process.cmdline())]
+
+
+def _when(kind: str, then: Callable[[], None]) -> Callable[[str, dict], None]:
+    """A listener that calls ``then`` once, at the first event of that kind."""
+    done = threading.Event()
+
+    def listen(name: str, data: dict) -> None:
+        if name == "chords" and data["kind"] == kind and not done.is_set():
+            done.set()
+            then()
+
+    return listen
+
+
+def _at_work(processes: list[psutil.Process]) -> bool:
+    """Whether they compute in a quarter of the time or more."""
+    before = [sum(process.cpu_times()[:2]) for process in processes]
+    time.sleep(1.0)
+    after = [sum(process.cpu_times()[:2]) for process in processes]
+    return any(late - early > 0.25 for early, late in zip(before, after, strict=True))
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + ENOUGH_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:10", "ray://127.0.0.1:9", " LocalHost:9 ", "[::1]:9", "localhost:9", "127.1:9"]
+)
+def test_an_address_that_the_owner_has_not_allowed_is_not_even_tried(server, client, address: str) -> None:
+    """This includes another spelling of an allowed one."""
+    _, summary, latent = _run(server, client, lambda graph: _on_ray(graph, address))
+    assert summary["devices"] == ["cpu"]
+    allow = f"has not allowed the Ray address {address.strip().lower()}. To allow it, write it into the environment "
+    assert allow + "variable CHORDS_RAY_ADDRESSES" in summary["message"]
+    assert "a line of chords/ray_addresses.txt in ComfyUI's user folder" in summary["message"]
+    assert torch.equal(latent, _run(server, client, _on_lanes)[2])
+
+
+@pytest.mark.parametrize("address", ["os://127.0.0.1:9", "127.0.0.1", "127.0.0.1:9,127.0.0.1:9", "a" * 100_000 + ":1"])
+def test_the_devices_node_refuses_what_is_not_an_address(server, client, address: str) -> None:
+    with pytest.raises(ExecutionError, match="ray_address: .* is no address of a Ray cluster; write local") as caught:
+        _run(server, client, lambda graph: _on_ray(graph, address))
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_owner_may_allow_addresses_in_a_file(server, client) -> None:
+    """Also while the server runs. A line that is not an address is logged and left out."""
+    file = server.folder / "user" / "chords" / "ray_addresses.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("# ours\n\n127.0.0.1:07  # the old one\nnonsense\n", encoding="utf-8")
+    try:
+        with pytest.raises(ExecutionError, match="nothing answers at 127.0.0.1:7"):
+            _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:7"))
+        assert "'nonsense' is no address of a Ray cluster" in server.log()
+        assert _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:8"))[1]["devices"] == ["cpu"]
+    finally:
+        file.unlink()
+    assert _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:7"))[1]["devices"] == ["cpu"]
+
+
+def test_an_address_without_ray_is_reported_at_once(server, client) -> None:
+    with pytest.raises(ExecutionError, match="nothing answers at 127.0.0.1:9"):
+        _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:9"))
+    assert _run(server, client, _on_ray, seed=11)[1]["devices"][0].startswith("ray:")
+
+
 def test_ray_changes_no_bit(server, client) -> None:
     _, _, expected = _run(server, client, _on_lanes)
     _wait_for_two(server, client)
@@ -104,16 +200,6 @@ def test_ray_changes_no_bit(server, client) -> None:
         if seed is None:
             assert torch.equal(latent, expected)
     assert len(summary["devices"]) == 2 and all(name.startswith("ray:") for name in summary["devices"])
-
-
-def _model_sampling(graph: Graph, model: Any) -> Node:
-    """A patch that replaces a part of the model, of a class made within a node's function."""
-    return graph.add("ModelSamplingSD3", model=model, shift=2.0)
-
-
-def _closure(graph: Graph, model: Any) -> Node:
-    """A patch that is a function within a function of another node pack."""
-    return graph.add("TestRandomDelay", model=model, salt=1)
 
 
 @pytest.mark.parametrize("model", [_lora(0.8), _model_sampling, _closure], ids=["lora", "model_sampling", "closure"])
@@ -128,7 +214,7 @@ def test_patches_of_the_model_take_effect_there(server, client, model) -> None:
 
 
 def test_patches_of_other_packs_are_tried_on_the_workers(server, client) -> None:
-    """One that keeps state which reading misses runs here, on one core, as on lanes."""
+    """If one keeps state that reading its code does not find, the run is done here on one core, as with lanes."""
 
     def patch(salt: int) -> Callable[[Graph, Any], Node]:
         return lambda graph, model: graph.add("TestPatch", model=model, kind="hidden_state", salt=salt)
@@ -154,10 +240,10 @@ def test_another_lora_is_sent_once(server, client) -> None:
 
 @pytest.mark.parametrize("build", ["_inpaint", "_custom_guider", "_two_stages", "_video", "_batch_of_two"])
 def test_whole_graphs(server, client, build: str) -> None:
-    """Masks, batches, a guider of another node, step ranges and five-dimensional latents."""
+    """Masks, batches, the guider of another node, step ranges and five-dimensional latents."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("bit_identity", HOST_TESTS / "test_bit_identity.py")
+    spec = spec_from_file_location("bit_identity", HOST_TESTS / "sampling" / "test_bit_identity.py")
     graphs = module_from_spec(spec)
     spec.loader.exec_module(graphs)
     graph = Graph()
@@ -171,90 +257,6 @@ def test_whole_graphs(server, client, build: str) -> None:
     assert torch.equal(here, there)
 
 
-def _latent(server: ComfyServer, run: Run, node: str) -> Tensor:
-    (file,) = run.outputs[node]["latents"]
-    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
-
-
-def _actors(server: ComfyServer) -> list[psutil.Process]:
-    found = psutil.Process(server.pid).children(recursive=True)
-    return [process for process in found if "RayActor" in " ".join(process.cmdline())]
-
-
-def _when(kind: str, then: Callable[[], None]) -> Callable[[str, dict], None]:
-    """A listener that acts once, at the first event of that kind."""
-    done = threading.Event()
-
-    def listen(name: str, data: dict) -> None:
-        if name == "chords" and data["kind"] == kind and not done.is_set():
-            done.set()
-            then()
-
-    return listen
-
-
-def test_a_killed_worker_costs_time_only(server, client) -> None:
-    changes = {"model": _closure, "steps": 60, "seed": 4}
-    expected = _run(server, client, _on_lanes, **changes)[2]
-    _wait_for_two(server, client, **changes)
-    actors = _actors(server)
-    assert len(actors) == 2
-    kill = _when("step", lambda: os.kill(actors[0].pid, signal.SIGKILL))
-    run, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
-    assert len(summary["lost_lanes"]) == 1 and "was lost" in summary["lost_lanes"][0]
-    assert [event["device"] for event in run.of_kind("chords") if event["kind"] == "lane"][0].startswith("ray:")
-    assert torch.equal(latent, expected)
-    _wait_for_two(server, client, **changes)  # a new one in its place
-
-
-def test_without_any_worker_left_the_run_is_done_here(server, client) -> None:
-    changes = {"model": _closure, "steps": 60, "seed": 14}
-    expected = _run(server, client, _on_lanes, **changes)[2]
-    _wait_for_two(server, client, **changes)
-    actors = _actors(server)
-    kill = _when("step", lambda: [os.kill(actor.pid, signal.SIGKILL) for actor in actors])
-    _, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
-    assert "all Ray workers were lost" in summary["message"]
-    assert all(device.startswith("cpu") for device in summary["devices"])
-    assert torch.equal(latent, expected)
-
-
-def _without_memory(workers: int, file: Path) -> Callable[[Graph, Any], Node]:
-    return lambda graph, model: graph.add("TestNoMemoryOnWorkers", model=model, workers=workers, file=str(file))
-
-
-def test_a_worker_without_memory_is_left_out_with_a_note(server, client, tmp_path: Path) -> None:
-    expected = _run(server, client, _on_lanes)[2]
-    _wait_for_two(server, client)
-    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
-    assert torch.equal(latent, expected)
-    assert len(summary["devices"]) == 1 and summary["devices"][0].startswith("ray:")
-    assert "not all Ray workers could be had (the worker ray:" in summary["message"]
-    assert "MemoryError: out of memory on purpose" in summary["message"]
-    assert not summary["lost_lanes"]
-
-
-def test_without_memory_on_any_worker_the_run_is_done_here(server, client, tmp_path: Path) -> None:
-    expected = _run(server, client, _on_lanes)[2]
-    _wait_for_two(server, client)
-    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
-    assert torch.equal(latent, expected)
-    assert all(device.startswith("cpu") for device in summary["devices"])
-    assert "no Ray worker could be had, so it was done here" in summary["message"]
-    assert summary["message"].count("out of memory on purpose") == 2
-
-
-def test_an_error_of_a_listener_is_not_taken_for_lost_workers(server, client) -> None:
-    def raising(graph: Graph, model: Any) -> Node:
-        return graph.add("TestRaisingListener", model=model)
-
-    before = len(server.log())
-    with pytest.raises(ExecutionError, match="the listener raised on purpose"):
-        _run(server, client, _on_ray, model=raising)
-    assert "Ray workers were lost" not in server.log()[before:]
-    _wait_for_two(server, client)
-
-
 def test_a_model_that_cannot_be_sent_runs_here(server, client) -> None:
     def without_recipe(graph: Graph, model: Any) -> Node:
         return graph.add("TestNoFactory", model=model)
@@ -265,45 +267,15 @@ def test_a_model_that_cannot_be_sent_runs_here(server, client) -> None:
     assert torch.equal(latent, _run(server, client, _on_lanes)[2])
 
 
-def test_an_address_without_ray_is_told_at_once(server, client) -> None:
-    with pytest.raises(ExecutionError, match="nothing answers at 127.0.0.1:9"):
-        _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:9"))
-    assert _run(server, client, _on_ray, seed=11)[1]["devices"][0].startswith("ray:")
+def test_an_error_of_a_listener_does_not_count_as_lost_workers(server, client) -> None:
+    def raising(graph: Graph, model: Any) -> Node:
+        return graph.add("TestRaisingListener", model=model)
 
-
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1:10", "ray://127.0.0.1:9", " LocalHost:9 ", "[::1]:9", "localhost:9", "127.1:9"]
-)
-def test_an_address_that_the_owner_has_not_allowed_is_not_even_tried(server, client, address: str) -> None:
-    """Nor another spelling of one that is."""
-    _, summary, latent = _run(server, client, lambda graph: _on_ray(graph, address))
-    assert summary["devices"] == ["cpu"]
-    allow = f"has not allowed the Ray address {address.strip().lower()}. To allow it, write it into the environment "
-    assert allow + "variable CHORDS_RAY_ADDRESSES" in summary["message"]
-    assert "a line of chords/ray_addresses.txt in ComfyUI's user folder" in summary["message"]
-    assert torch.equal(latent, _run(server, client, _on_lanes)[2])
-
-
-def test_the_owner_may_allow_addresses_in_a_file(server, client) -> None:
-    """While the server runs, too. What is no address in it is told and left out."""
-    file = server.folder / "user" / "chords" / "ray_addresses.txt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("# ours\n\n127.0.0.1:07  # the old one\nnonsense\n", encoding="utf-8")
-    try:
-        with pytest.raises(ExecutionError, match="nothing answers at 127.0.0.1:7"):
-            _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:7"))
-        assert "'nonsense' is no address of a Ray cluster" in server.log()
-        assert _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:8"))[1]["devices"] == ["cpu"]
-    finally:
-        file.unlink()
-    assert _run(server, client, lambda graph: _on_ray(graph, "127.0.0.1:7"))[1]["devices"] == ["cpu"]
-
-
-@pytest.mark.parametrize("address", ["os://127.0.0.1:9", "127.0.0.1", "127.0.0.1:9,127.0.0.1:9", "a" * 100_000 + ":1"])
-def test_what_is_no_address_is_told_by_the_devices_node(server, client, address: str) -> None:
-    with pytest.raises(ExecutionError, match="ray_address: .* is no address of a Ray cluster; write local") as caught:
-        _run(server, client, lambda graph: _on_ray(graph, address))
-    assert len(str(caught.value)) < 1000
+    before = len(server.log())
+    with pytest.raises(ExecutionError, match="the listener raised on purpose"):
+        _run(server, client, _on_ray, model=raising)
+    assert "Ray workers were lost" not in server.log()[before:]
+    _wait_for_two(server, client)
 
 
 def test_an_interrupt_stops_the_remote_work(server, client) -> None:
@@ -320,24 +292,9 @@ def test_an_interrupt_stops_the_remote_work(server, client) -> None:
     assert torch.equal(_run(server, client, _on_ray, seed=21)[2], _run(server, client, _on_lanes, seed=21)[2])
 
 
-def _at_work(processes: list[psutil.Process]) -> bool:
-    """Whether they compute: a quarter of the time or more."""
-    before = [sum(process.cpu_times()[:2]) for process in processes]
-    time.sleep(1.0)
-    after = [sum(process.cpu_times()[:2]) for process in processes]
-    return any(late - early > 0.25 for early, late in zip(before, after, strict=True))
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + ENOUGH_SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("when", ["load", "step"])
 def test_a_worker_that_stops_costs_some_time_and_a_cancel_works(server, client, when: str) -> None:
-    """Its process is stopped, by hand or by the machine, while it gets the model's changes, or in a call."""
+    """Its process is stopped, by a person or by the machine, while it gets the model's changes, or in a call."""
     _wait_for_two(server, client)
     graph, strength = Graph(), {"load": 0.31, "step": 0.0}[when]
     model = _closure if when == "step" else _lora(strength)
@@ -361,7 +318,54 @@ def test_a_worker_that_stops_costs_some_time_and_a_cancel_works(server, client, 
     _wait_for_two(server, client)
 
 
-def test_with_fewer_workers_the_choice_of_cores_is_made_anew(server, client, tmp_path: Path) -> None:
+def test_a_worker_without_memory_is_left_out_with_a_note(server, client, tmp_path: Path) -> None:
+    expected = _run(server, client, _on_lanes)[2]
+    _wait_for_two(server, client)
+    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
+    assert torch.equal(latent, expected)
+    assert len(summary["devices"]) == 1 and summary["devices"][0].startswith("ray:")
+    assert "not all Ray workers are available (the worker ray:" in summary["message"]
+    assert "MemoryError: out of memory on purpose" in summary["message"]
+    assert not summary["lost_lanes"]
+
+
+def test_without_memory_on_any_worker_the_run_is_done_here(server, client, tmp_path: Path) -> None:
+    expected = _run(server, client, _on_lanes)[2]
+    _wait_for_two(server, client)
+    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
+    assert torch.equal(latent, expected)
+    assert all(device.startswith("cpu") for device in summary["devices"])
+    assert "no Ray worker is available, so the run was done here" in summary["message"]
+    assert summary["message"].count("out of memory on purpose") == 2
+
+
+def test_a_killed_worker_costs_time_only(server, client) -> None:
+    changes = {"model": _closure, "steps": 60, "seed": 4}
+    expected = _run(server, client, _on_lanes, **changes)[2]
+    _wait_for_two(server, client, model=_closure)
+    actors = _actors(server)
+    assert len(actors) == 2
+    kill = _when("step", lambda: os.kill(actors[0].pid, signal.SIGKILL))
+    run, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
+    assert len(summary["lost_lanes"]) == 1 and "was lost" in summary["lost_lanes"][0]
+    assert [event["device"] for event in run.of_kind("chords") if event["kind"] == "lane"][0].startswith("ray:")
+    assert torch.equal(latent, expected)
+    _wait_for_two(server, client)  # a new one takes its place
+
+
+def test_without_any_worker_left_the_run_is_done_here(server, client) -> None:
+    changes = {"model": _closure, "steps": 60, "seed": 14}
+    expected = _run(server, client, _on_lanes, **changes)[2]
+    _wait_for_two(server, client, model=_closure)
+    actors = _actors(server)
+    kill = _when("step", lambda: [os.kill(actor.pid, signal.SIGKILL) for actor in actors])
+    _, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
+    assert "all Ray workers were lost" in summary["message"]
+    assert all(device.startswith("cpu") for device in summary["devices"])
+    assert torch.equal(latent, expected)
+
+
+def test_with_fewer_workers_the_number_of_cores_is_chosen_again(server, client, tmp_path: Path) -> None:
     def four(graph: Graph) -> Node:
         return graph.add("ChordsDevices", ray_address="local", ray_workers=4)
 
@@ -374,5 +378,6 @@ def test_with_fewer_workers_the_choice_of_cores_is_made_anew(server, client, tmp
         model = _without_memory(without, tmp_path / str(without))
         _, summary, _ = _run(server, client, four, model=model, cores=0, accept="auto", steps=20)
         assert summary["cores"] == len(summary["devices"]) == cores
-        assert summary["devices"][0].startswith("ray:" if cores > 1 else "cpu")  # one is no more than this machine is
+        # With one worker the run is done here: one worker is no more than this machine.
+        assert summary["devices"][0].startswith("ray:" if cores > 1 else "cpu")
         assert summary["message"].count("out of memory on purpose") == without

@@ -1,4 +1,4 @@
-"""A Ray of several nodes that others started: one node goes in the middle of a run, and a new one comes."""
+"""A Ray of several nodes that another program started: a node ends in the middle of a run, and a new one joins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from chords_core import Cancelled, Evaluated, Event, LaneLost, RayWorkers, Result, WorkersUnavailable, sample
-from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
@@ -28,15 +28,15 @@ sys.path.append(str(Path(__file__).parent))
 from heads import Head
 from workers import factory, inline, remote
 
-TEN_MOMENTS = (1, 2, 4, 8, 10, 13, 17, 20, 24, 28)  # evaluations after which a node is removed
+TEN_MOMENTS = (1, 2, 4, 8, 10, 13, 17, 20, 24, 28)  # numbers of evaluations after which a node is removed
 SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 16), torch.zeros(1)])
 ENOUGH_SECONDS = 120.0
 BUSY = RayTimeouts(connect=90.0, answer=30.0, place=90.0, no_place=90.0, ping=15.0, behind=90.0)  # for a busy machine
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of one core each. The head is node 0."""
+    """Two nodes of one core each. The head is node 0. Each test leaves it so for the next."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
-    """A cluster of one node of one core, which may be lost and come back."""
+    """A cluster of one node with one core, which can end and come back."""
     with Head(tmp_path / "ray", cores=1) as head:
         yield head
 
@@ -68,14 +68,14 @@ def test_a_removed_node_costs_time_only_and_another_takes_its_place(cluster: Any
             result, events = _sampled_without_the_second_node(cluster, workers, x, moment)
             losses.append(sum(isinstance(event, LaneLost) for event in events))
             assert torch.equal(result.x, expected.x)
-            _wait_until(lambda: workers.lanes == 1)  # Ray takes its time to see that a node is gone
+            _wait_until(lambda: workers.lanes == 1)  # Ray does not see at once that a node has ended
             if moment == moments[0]:
                 with workers.open(remote(), 2) as pool:
                     assert pool.lanes == 1
                     assert torch.equal(sample(None, x, SIGMAS, cores=4, accept="exact", pool=pool).x, expected.x)
             cluster.add_node(num_cpus=1)
             cluster.wait_for_nodes()
-        assert set(losses) <= {0, 1} and 1 in losses  # 0: nobody had to wait for what the node was at
+        assert set(losses) <= {0, 1} and 1 in losses  # 0: the run ended without the evaluation of that node
         with workers.open(remote(), 2) as pool:
             assert pool.lanes == 2
             assert torch.equal(sample(None, x, SIGMAS, cores=4, accept="exact", pool=pool).x, expected.x)
@@ -91,7 +91,7 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 def _sampled_without_the_second_node(
     cluster: Any, workers: RayWorkers, x: Tensor, moment: int
 ) -> tuple[Result, list[Event]]:
-    """A run on two nodes, one of which is gone after so many evaluations."""
+    """A run on two nodes, one of which ends after ``moment`` evaluations."""
     events = list[Event]()
 
     def remove_in_between(event: Event) -> None:
@@ -108,16 +108,15 @@ def _sampled_without_the_second_node(
     return result, events
 
 
-def test_a_core_that_others_use_is_done_without_until_it_is_free(cluster: Any) -> None:
+def test_a_core_that_another_program_uses_is_left_out_until_it_is_free(cluster: Any) -> None:
     short = dataclasses.replace(BUSY, place=2.0, no_place=8.0)
     x = _noise()
     expected = sample(inline(), x, SIGMAS, cores=4).x
     with RayWorkers(factory(), cluster.address, count=1, timeouts=BUSY) as others, others.open(remote(), 1):
         with RayWorkers(factory(), cluster.address, count=2, timeouts=short) as workers:
 
-            def one_is_left_out() -> (
-                bool
-            ):  # where a place for a worker was not even tried in time, there is none at all
+            def one_is_left_out() -> bool:
+                # No worker at all if the cluster has not even tried to place one in time.
                 with contextlib.suppress(NoWorker), workers.open(remote(), 2) as pool:
                     assert pool.lanes == 1 and "not found a place" in pool.left_out[0]
                     assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
@@ -134,8 +133,8 @@ def test_a_core_that_others_use_is_done_without_until_it_is_free(cluster: Any) -
             _wait_until(all_take_part)
 
 
-def test_workers_that_find_no_room_are_given_up(cluster: Any) -> None:
-    """Nor do they wait on for room, which they would take from others later."""
+def test_workers_that_get_no_place_are_given_up(cluster: Any) -> None:
+    """They also leave the queue for a place, which they would take from other programs later."""
     short = dataclasses.replace(BUSY, place=2.0, no_place=2.0)
     with RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as others, others.open(remote(), 2) as pool:
         assert pool.lanes == 2  # both cores are taken
@@ -149,7 +148,7 @@ def test_workers_that_find_no_room_are_given_up(cluster: Any) -> None:
 
 
 def _states(cluster: Any) -> set[str]:
-    """Of all actors, as the cluster says to another program."""
+    """The states of all actors, as the cluster reports them to another program."""
     program = (
         f"import ray; ray.init(address={cluster.address!r}, log_to_driver=False, configure_logging=False)\n"
         "print(*{actor['State'] for actor in ray._private.state.actors().values()})"
@@ -158,9 +157,9 @@ def _states(cluster: Any) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_a_ray_that_others_started_goes_on_after_close(cluster: Any) -> None:
+def test_a_ray_that_another_program_started_goes_on_after_close(cluster: Any) -> None:
     x = torch.ones(2, 2)
-    for _ in range(2):  # the second time, it has to be there still, and its cores free
+    for _ in range(2):  # the second time it has to run still, with free cores
         with (
             RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as workers,
             workers.open(remote(), 2) as pool,
@@ -172,7 +171,7 @@ def test_a_ray_that_others_started_goes_on_after_close(cluster: Any) -> None:
 
 
 def test_a_ray_of_our_own_ends_with_us() -> None:
-    before = psutil.Process(os.getpid()).children(recursive=True)  # of other tests
+    before = psutil.Process(os.getpid()).children(recursive=True)  # those of other tests
     workers = RayWorkers(factory(), count=1)
     children = [child for child in psutil.Process(os.getpid()).children(recursive=True) if child not in before]
     assert any("raylet" in child.name() for child in children)
@@ -183,7 +182,7 @@ def test_a_ray_of_our_own_ends_with_us() -> None:
 
 
 def test_a_ray_that_is_in_this_process_goes_on() -> None:
-    """Another program in this process has started one of its own."""
+    """Other code in this process has started a Ray of its own."""
     import ray
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
@@ -199,7 +198,7 @@ def test_a_ray_that_is_in_this_process_goes_on() -> None:
 
 @pytest.mark.parametrize("back", [False, True], ids=["gone", "restarted"])
 def test_a_cluster_whose_head_is_lost(head: Head, back: bool) -> None:
-    """It is told as long as it is gone; one that is there again, as another cluster, is used again."""
+    """While it does not run, each call says so. When another cluster runs at the address, it is used."""
     expected = sample(inline(), _noise(), SIGMAS, cores=4).x
     with RayWorkers(factory(), head.address, count=1, timeouts=BUSY) as workers:
         with workers.open(remote(), 1) as pool:
@@ -215,7 +214,7 @@ def test_a_cluster_whose_head_is_lost(head: Head, back: bool) -> None:
 
 
 def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
-    """Its node's own process is stopped, or it ends whole: all workers are lost, in some time."""
+    """All workers are lost, after some time."""
     with RayWorkers(factory(), head.address, count=1, timeouts=dataclasses.replace(BUSY, silent=5.0)) as workers:
         pool = workers.open(remote(0.05), 1)
         with pytest.raises(WorkersUnavailable), pool:
@@ -235,7 +234,7 @@ def _children_but(head: Head) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "127.0.0.1:9", "no-such-host.invalid:6379"])
-def test_an_address_where_nothing_listens_is_told_at_once(address: str) -> None:
+def test_an_address_where_nothing_listens_is_reported_at_once(address: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=f"nothing answers at {address}"):
         RayWorkers(factory(), address)
@@ -257,7 +256,7 @@ NOT_RAY: dict[str, Callable[[socket.socket], None]] = {
 
 @pytest.fixture(params=NOT_RAY)
 def not_ray(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of something else."""
+    """The address of a server that is not Ray."""
     kept = list[socket.socket]()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -275,7 +274,7 @@ def not_ray(request: pytest.FixtureRequest) -> Iterator[str]:
         connection.close()
 
 
-def test_an_address_that_is_no_ray_is_told_in_time(not_ray: str) -> None:
+def test_an_address_that_is_not_ray_is_reported_in_time(not_ray: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=not_ray):
         RayWorkers(factory(), not_ray)
@@ -289,7 +288,7 @@ def test_a_cancel_works_while_an_address_is_tried(not_ray: str) -> None:
         asked.append(time.monotonic())
         return len(asked) > 3
 
-    with contextlib.suppress(WorkersUnavailable):  # some are known for what they are that fast
+    with contextlib.suppress(WorkersUnavailable):  # some are found out before the cancel
         with pytest.raises(Cancelled):
             RayWorkers(factory(), not_ray, cancelled=cancelled)
     assert time.monotonic() - asked[0] < 3

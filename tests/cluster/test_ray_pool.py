@@ -1,4 +1,4 @@
-"""The Ray pool with a local Ray and two actors: the result of the inline pool, whatever happens to the actors."""
+"""The Ray pool with a local Ray and two actors: its result is that of the inline pool, whatever happens to an actor."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from chords_core import (
     WorkersUnavailable,
     sample,
 )
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.link import RayLink
 from chords_core.execution.ray.messages import Header, encode
-from chords_core.execution.ray.pool import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
@@ -43,7 +43,7 @@ SIGMAS = torch.cat([torch.linspace(8.0, 0.5, STEPS), torch.zeros(1)])
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[RayWorkers]:
-    """Of a Ray of their own. On a busy machine a new worker may take long, and a test may need it."""
+    """Workers of a Ray of their own. On a busy machine a new worker may need long, and the tests wait for it."""
     with RayWorkers(factory(), count=2, timeouts=RayTimeouts(behind=120.0)) as workers:
         yield workers
 
@@ -78,7 +78,7 @@ def test_actors_change_no_bit(workers: RayWorkers, dtype: torch.dtype, solver: s
     assert _same(_sampled(workers, remote(), x, **options), _expected(x, **options))
 
 
-def test_a_latent_that_is_a_view_and_large_crosses_as_it_is(workers: RayWorkers) -> None:
+def test_a_large_latent_that_is_a_view_arrives_unchanged(workers: RayWorkers) -> None:
     x = _noise(side=256).transpose(2, 3)[:, ::2]
     assert _same(_sampled(workers, remote(), x), _expected(x))
 
@@ -100,7 +100,7 @@ def test_a_killed_actor_is_back_in_the_next_run(workers: RayWorkers, tmp_path: P
     assert lanes == {0, 1}
 
 
-def test_the_first_failure_is_told_when_no_worker_is_left(workers: RayWorkers) -> None:
+def test_the_first_failure_is_raised_when_no_worker_is_left(workers: RayWorkers) -> None:
     def broken(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         raise ZeroDivisionError("broken on purpose")
 
@@ -109,7 +109,7 @@ def test_the_first_failure_is_told_when_no_worker_is_left(workers: RayWorkers) -
 
 
 def test_an_evaluation_may_raise_what_is_no_exception(workers: RayWorkers) -> None:
-    """As a host's interrupt is. The actor lives on."""
+    """Like a host's interrupt. The actor goes on."""
 
     def leaving(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         raise SystemExit("left on purpose")
@@ -152,8 +152,8 @@ def test_a_cancel_stops_the_remote_work_at_once(workers: RayWorkers, tmp_path: P
     assert log.read_text().splitlines() == lines  # also after what came later on the same workers
 
 
-def test_a_worker_that_hangs_is_left_behind_and_replaced(workers: RayWorkers, tmp_path: Path) -> None:
-    """One evaluation never ends and does not hear that it shall stop: another lane makes it, and the run ends."""
+def test_a_worker_that_hangs_is_given_up_and_replaced(workers: RayWorkers, tmp_path: Path) -> None:
+    """One evaluation never ends and ignores the request to stop. Another lane makes it, and the run ends."""
     folder = str(tmp_path)
 
     def hanging(x: Tensor, sigma: float, stopped: Any) -> Tensor:
@@ -198,10 +198,11 @@ def test_the_model_is_sent_once_per_change(workers: RayWorkers, tmp_path: Path) 
 
 def test_what_crosses_the_network(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
     """One latent each way per evaluation, and the conditioning once, counted where it enters and leaves this process.
-    The child passes it on as it is; to the actors of a run, the conditioning by reference, fetched once a machine."""
+    The child process forwards it unchanged. The actors get a reference to the conditioning; each machine fetches it
+    once."""
     x = _noise(side=64)
     latent, conditioning = x.numel() * x.element_size(), 500_000
-    ballast = os.urandom(conditioning)  # stands for the conditioning
+    ballast = os.urandom(conditioning)  # in place of the conditioning
 
     def run(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         return x * (len(ballast) / (len(ballast) + sigma))
@@ -210,9 +211,9 @@ def test_what_crosses_the_network(workers: RayWorkers, monkeypatch: pytest.Monke
     received: list[int] = []
     send, receive = RayLink.send, RayLink.receive
 
-    def counted_send(link: RayLink, header: Header, data: bytes = b"", most_data: int = 0) -> None:
+    def counted_send(link: RayLink, header: Header, data: bytes = b"", max_data: int = 0) -> None:
         sent.setdefault(header["op"], []).append(len(encode(header, data)))
-        send(link, header, data, most_data)
+        send(link, header, data, max_data)
 
     def counted_receive(link: RayLink, timeout: float, silent: float) -> tuple[Header, bytes] | None:
         message = receive(link, timeout, silent)
@@ -231,7 +232,7 @@ def test_what_crosses_the_network(workers: RayWorkers, monkeypatch: pytest.Monke
 
 
 def test_a_machine_that_is_not_set_up_ends_the_run_and_is_named(workers: RayWorkers) -> None:
-    """And once it is set up, its worker is a new process, which has read nothing of before."""
+    """When it is set up, its worker is a new process, which has nothing in memory from before."""
     before = _processes(workers)
     with pytest.raises(WorkersUnavailable, match=r"^the worker ray:[\d.]+/\d+: no file model.safetensors$") as raised:
         workers.open(remote(), 2, ModelPayload("missing", lambda: b"missing:model.safetensors"))
@@ -240,7 +241,7 @@ def test_a_machine_that_is_not_set_up_ends_the_run_and_is_named(workers: RayWork
 
 
 def test_a_worker_without_memory_for_the_model_is_left_out(workers: RayWorkers, tmp_path: Path) -> None:
-    """It is not asked again each time, but when there is another model."""
+    """It does not try this model again in each run, but tries another model."""
     x, log = _noise(), tmp_path / "log"
     big = ModelPayload(str(log), lambda: f"too big for one:{log}".encode())
     for _ in range(2):
@@ -256,8 +257,8 @@ def test_a_worker_without_memory_for_the_model_is_left_out(workers: RayWorkers, 
         assert _same(sample(None, x, SIGMAS, cores=4, pool=pool), _expected(x))
 
 
-def test_a_run_that_cannot_begin_says_nothing_of_the_next(workers: RayWorkers) -> None:
-    """If it happens twice in a row it may lie in the processes, which are then replaced."""
+def test_a_run_that_cannot_begin_does_not_affect_the_next(workers: RayWorkers) -> None:
+    """If it happens twice in a row the processes may be the cause, so they are replaced."""
     before = _processes(workers)
     for _ in range(2):
         with pytest.raises(NoWorker, match="MemoryError: no room for the run"):
@@ -274,7 +275,7 @@ def test_without_any_worker_that_can_load_the_error_says_so(workers: RayWorkers)
         workers.open(remote(), 2, ModelPayload("too big", lambda: b"too big:x"))
 
 
-def test_a_slow_worker_that_stops_when_told_is_kept(workers: RayWorkers, tmp_path: Path) -> None:
+def test_a_slow_worker_that_stops_on_request_is_kept(workers: RayWorkers, tmp_path: Path) -> None:
     folder, quick = str(tmp_path), remote()
 
     def dawdling(x: Tensor, sigma: float, stopped: Any) -> Tensor:
@@ -294,7 +295,7 @@ def test_a_slow_worker_that_stops_when_told_is_kept(workers: RayWorkers, tmp_pat
     assert _processes(workers) == before
 
 
-def test_an_error_of_a_listener_is_told_as_it_is(workers: RayWorkers) -> None:
+def test_an_error_of_a_listener_reaches_the_caller(workers: RayWorkers) -> None:
     def listener(event: Event) -> None:
         raise ZeroDivisionError("the listener's own")
 

@@ -1,53 +1,82 @@
-"""What a worker checks before it works, without Ray: run by the host's Python, as in an actor's process."""
+"""What a worker checks before it works, without Ray: in a process with the host's Python, like an actor's process."""
 
 from __future__ import annotations
 
 import subprocess
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from _env import venv_python
 
-PREPARED = """
-import importlib, sys, types
+RunCode = Callable[[str], list[str]]
+
+DONE = "-- done"
+
+PREPARED = f"""
+import importlib, sys, traceback, types
 from pathlib import Path
 host, pack = sys.argv[1:]
+sys.argv[1:] = []
 sys.path.insert(0, host)
 from comfy.cli_args import args
 args.cpu = True
 for name, folder in (("/a/pack", pack), ("/a/pack.nodes", pack + "/nodes")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
-parcels = importlib.import_module("/a/pack.nodes.host.ray.serialization")
-ray_worker = importlib.import_module("/a/pack.nodes.host.ray.worker")
+model_files, pack_modules, serialization, ray_worker = (
+    importlib.import_module("/a/pack.nodes.host.ray." + name)
+    for name in ("model_files", "pack_modules", "serialization", "worker")
+)
 
 def problem(call):
     try:
         call()
     except Exception as error:
-        print(f"{type(error).__name__}: {error}")
+        print(f"{{type(error).__name__}}: {{error}}")
     else:
         print("fine")
+
+for path in map(str.strip, sys.stdin):
+    try:
+        exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), dict(globals()))
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    print({DONE!r}, flush=True)
 """
 
 
-@pytest.fixture
-def said(comfy_host: Path, repo: Path, tmp_path: Path):
-    """What a piece of code prints, line by line, when it runs beside the worker's module."""
+@pytest.fixture(scope="module")
+def said(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunCode]:
+    """A function that returns the lines that a piece of code prints. All pieces run in one process, which has the
+    worker's modules, because importing them takes seconds."""
+    folder = tmp_path_factory.mktemp("said")
+    program, log, pipe = folder / "program.py", folder / "stderr.log", subprocess.PIPE
+    command = [str(venv_python()), "-c", PREPARED, str(comfy_host), str(repo)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, cwd=folder) as process,
+    ):
+        source, sink = process.stdin, process.stdout
+        assert source is not None and sink is not None
 
-    def said(code: str) -> list[str]:
-        program = tmp_path / "program.py"
-        program.write_text(PREPARED + textwrap.dedent(code), encoding="utf-8")
-        command = [str(venv_python()), str(program), str(comfy_host), str(repo)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        def said(code: str) -> list[str]:
+            program.write_text(textwrap.dedent(code), encoding="utf-8")
+            source.write(f"{program}\n")
+            source.flush()
+            lines: list[str] = []
+            for line in sink:
+                if line.rstrip("\n") == DONE:
+                    return lines
+                lines.append(line.rstrip("\n"))
+            raise AssertionError(f"the process ended: {log.read_text()}")
 
-    return said
+        yield said
+        process.kill()  # an orderly end of the host takes seconds
 
 
-def test_other_versions_are_refused(said) -> None:
+def test_other_versions_are_refused(said: RunCode) -> None:
     lines = said("""
         for name in ("", "ComfyUI", "torch", "ComfyUI-CHORDS"):
             setup = ray_worker.setup_here()
@@ -60,7 +89,7 @@ def test_other_versions_are_refused(said) -> None:
         assert line.startswith(f"WrongSetup: this machine has {name} ") and "but the graph runs with 0.1" in line
 
 
-def test_model_files_are_found_or_named(said, tmp_path: Path) -> None:
+def test_model_files_are_found_or_named(said: RunCode, tmp_path: Path) -> None:
     lines = said(f"""
         import folder_paths, torch
         here, there = Path({str(tmp_path)!r}) / "here", Path({str(tmp_path)!r}) / "there"
@@ -69,7 +98,7 @@ def test_model_files_are_found_or_named(said, tmp_path: Path) -> None:
             (folder / "sub" / "model.safetensors").write_bytes(content)
         folder_paths.add_model_folder_path("diffusion_models", str(there))
         path = str(there / "sub" / "model.safetensors")
-        (file, options), = [parcels._with_files((path, {{"dtype": torch.float16}}))]
+        (file, options), = [model_files.with_files((path, {{"dtype": torch.float16}}))]
         print(file.kind, file.name, options["dtype"])
         folder_paths.add_model_folder_path("diffusion_models", str(here))
         print(file.find(Path(pack)) == path)
@@ -79,30 +108,30 @@ def test_model_files_are_found_or_named(said, tmp_path: Path) -> None:
         problem(lambda: file.find(Path(pack)))
         (here / "sub" / "model.safetensors").unlink()
         problem(lambda: file.find(Path(pack)))
-        (file,) = parcels._with_files((pack + "/models/chords_demo_flow.safetensors",))
+        (file,) = model_files.with_files((pack + "/models/chords_demo_flow.safetensors",))
         print(file.kind, file.name)
     """)
     assert lines[0] == "diffusion_models sub/model.safetensors torch.float16"
     assert lines[1:3] == ["True", "True"]
-    assert lines[3].startswith("WrongSetup: the model file") and "is another than" in lines[3]
+    assert lines[3].startswith("WrongSetup: the model file") and "differs from" in lines[3]
     assert lines[4].startswith("WrongSetup: this machine has no model file") and "sub/model.safeten" in lines[4]
     assert lines[5] == "pack models/chords_demo_flow.safetensors"
 
 
-def test_what_cannot_be_sent_is_named(said) -> None:
+def test_what_cannot_be_sent_is_named(said: RunCode) -> None:
     lines = said("""
         import threading, torch, comfy.sd
         patcher = comfy.sd.load_diffusion_model(pack + "/models/chords_demo_flow.safetensors")
-        data = parcels.packed({"patcher": patcher, "part": patcher.model.diffusion_model}, patcher)
-        back = parcels.unpacked(data, patcher, parcels.Modules(host, host))
+        data = serialization.packed({"patcher": patcher, "part": patcher.model.diffusion_model}, patcher)
+        back = serialization.unpacked(data, patcher, pack_modules.PackModules(host, host))
         print(len(data) < 500, back["patcher"] is patcher, back["part"] is patcher.model.diffusion_model)
-        problem(lambda: parcels.packed(threading.Lock(), patcher))
+        problem(lambda: serialization.packed(threading.Lock(), patcher))
         other = comfy.sd.load_diffusion_model(pack + "/models/chords_demo_flow.safetensors")
-        problem(lambda: parcels.packed([other], patcher))
+        problem(lambda: serialization.packed([other], patcher))
         big = torch.zeros(1000, 1000)
-        print(len(parcels.packed(big[:2, :2], patcher)) < 2000)
+        print(len(serialization.packed(big[:2, :2], patcher)) < 2000)
         patcher.cached_patcher_init = None
-        problem(lambda: parcels.model_parcel(patcher))
+        problem(lambda: serialization.model_payload(patcher))
     """)
     assert lines[0] == "True True True"
     assert "NotShippable: a part of the graph cannot be sent" in lines[1] and "lock" in lines[1]
@@ -111,13 +140,13 @@ def test_what_cannot_be_sent_is_named(said) -> None:
     assert "left no way to load it again" in lines[4]
 
 
-def test_modules_of_node_packs_are_found_under_this_machines_folder(said, tmp_path: Path) -> None:
+def test_modules_of_node_packs_are_found_under_this_machines_folder(said: RunCode, tmp_path: Path) -> None:
     folder = tmp_path / "my.host" / "custom_nodes" / "some-pack"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("from .part import Thing\n")
     (folder / "part.py").write_text("class Thing:\n    pass\n")
     lines = said(f"""
-        modules = parcels.Modules("/there/ComfyUI", {str(tmp_path / "my.host")!r})
+        modules = pack_modules.PackModules("/there/ComfyUI", {str(tmp_path / "my.host")!r})
         print(modules("/there/ComfyUI/custom_nodes/some-pack.part").Thing.__name__)
         problem(lambda: modules("/there/ComfyUI/custom_nodes/other-pack.part"))
     """)

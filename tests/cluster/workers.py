@@ -1,9 +1,10 @@
-"""Workers for the tests of the pool: the run that is sent to them is the very function they evaluate."""
+"""Workers for the tests of the pool. The run that is sent to them is the function that they evaluate."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,32 +17,35 @@ from chords_core import Denoise, Worker
 from chords_core.execution.ray.actor import WrongSetup
 
 
-def factory(fault: str = "") -> Callable[[], Worker]:
-    """Makes workers. Sent by value, as all functions within functions are: actors cannot import the tests.
+def _fault_maker() -> Callable[[str], None]:
+    """A function within a function, so that it is sent by value."""
 
-    ``fault``: what happens to the first process that makes one: "stop:FILE", which stops the process, or "sleep:FILE",
-    which lasts until FILE.over is there. A model may be such a text as well, and a run.
+    def happen(fault: str) -> None:
+        """Stop this process or wait, unless another process was here first. See `factory`."""
+        kind, _, file = fault.partition(":")
+        try:
+            Path(file).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        Path(f"{file}.{os.getpid()}").touch()
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while kind == "sleep" and not Path(f"{file}.over").exists():
+            time.sleep(0.05)
+
+    return happen
+
+
+def factory(fault: str = "") -> Callable[[], Worker]:
+    """A function that makes workers. It is a function within a function, so that it is sent by value: actors cannot
+    import the tests.
+
+    ``fault``: what happens to the first process that makes a worker: "stop:FILE" stops the process, and "sleep:FILE"
+    lasts until there is a file FILE.over. A model and a run may be such a text as well.
     """
+    happen = _fault_maker()
 
     def make() -> Any:
-        import os
-        import signal
-        import threading
-        import time
-        from pathlib import Path
-
-        def happen(fault: str) -> None:
-            kind, _, file = fault.partition(":")
-            try:
-                Path(file).touch(exist_ok=False)
-            except FileExistsError:
-                return
-            Path(f"{file}.{os.getpid()}").touch()
-            if kind == "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            while kind == "sleep" and not Path(f"{file}.over").exists():
-                time.sleep(0.05)
-
         class FunctionWorker:
             def __init__(self) -> None:
                 if fault:
@@ -57,7 +61,7 @@ def factory(fault: str = "") -> Callable[[], Worker]:
                     raise WrongSetup(f"no file {rest}")
                 if kind == "too big":
                     raise MemoryError(f"no room for {rest}")
-                if kind == "too big for one":  # whoever asks first
+                if kind == "too big for one":  # the worker that asks first
                     with Path(rest).open("a") as lines:
                         lines.write("asked\n")
                     try:
@@ -95,12 +99,12 @@ def factory(fault: str = "") -> Callable[[], Worker]:
 
 
 def inline() -> Denoise:
-    """A model that is not linear, the same bits in every process that computes with one thread."""
+    """A model that is not linear. It gives the same bits in every process that computes with one thread."""
     return lambda x, sigma: torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
 
 
 def remote(seconds: float = 0.0) -> Callable[..., Tensor]:
-    """The same model as a run to send, that takes its time, and leaves it early when told to stop."""
+    """The same model as a run to send. It takes some seconds, and ends early if it is told to stop."""
 
     def run(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         if seconds and stopped.wait(seconds):
@@ -111,7 +115,7 @@ def remote(seconds: float = 0.0) -> Callable[..., Tensor]:
 
 
 def killing(call: int, folder: Path) -> Callable[..., Tensor]:
-    """The same model, but the process that makes the given call, counted over all, is killed in the middle of it."""
+    """The same model, but the process that makes the call of this number, counted over all, is killed in it."""
     calls, run = str(folder), remote(0.01)
 
     def killed(x: Tensor, sigma: float, stopped: Any) -> Tensor:
@@ -130,8 +134,8 @@ def killing(call: int, folder: Path) -> Callable[..., Tensor]:
 
 
 def counting(log: Path, seconds: float, below: float) -> Callable[..., Tensor]:
-    """The same model, which takes its time below that sigma; it writes when an evaluation begins, and when it ends,
-    stopped or not."""
+    """The same model, which takes some seconds below that sigma. It writes when an evaluation begins, and when it ends,
+    also if it is stopped."""
     path, quick, slow = str(log), remote(), remote(seconds)
 
     def counted(x: Tensor, sigma: float, stopped: Any) -> Tensor:

@@ -1,6 +1,6 @@
-"""A stand-in for Ray, in this process: actors on threads, and the child that speaks with Ray on a thread as well.
+"""A replacement for Ray in this process: actors are threads, and the child process is a thread too.
 
-So what the child does is tested fast, in any order of events, and where Ray is not installed.
+So the tests of the child process are fast, control the order of events, and need no Ray.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from chords_core.execution.ray import link
-from chords_core.execution.ray.child import Driver
+from chords_core.execution.ray.child import Server
 
 
 class RayError(Exception):
-    """As Ray's."""
+    """Like ``ray.exceptions.RayError``."""
 
 
 class _Method:
@@ -33,7 +33,7 @@ class _Method:
 
 
 class Answer:
-    """As an ObjectRef."""
+    """Like an ObjectRef."""
 
     def __init__(self, future: Future[Any] | None = None) -> None:
         self._future: Future[Any] = future or Future()
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Handle:
-    """As an actor's handle. ``deaf``: it answers no more."""
+    """Like the handle of an actor. ``deaf``: it does not answer any more."""
 
     def __init__(self, made: Any) -> None:
         self._made, self.dead, self.deaf = made, False, False
@@ -79,7 +79,7 @@ class Handle:
 
 
 class StandInRay:
-    """As the module. ``cores``: of its cluster; ``handles``: of all actors there ever were."""
+    """Like the module ``ray``. ``cores``: of its cluster; ``handles``: of all actors that were ever made."""
 
     def __init__(self, cores: int = 2, gpus: int = 0) -> None:
         self.cores, self.gpus = cores, gpus
@@ -109,7 +109,7 @@ class StandInRay:
     def _new(self, kind: Any) -> Handle:
         self.handles.append(Handle(kind()))
         if sum(not handle.dead for handle in self.handles) > max(self.cores, self.gpus):
-            self.handles[-1].deaf = True  # it has no place
+            self.handles[-1].deaf = True  # there is no place for it
         return self.handles[-1]
 
     def put(self, value: Any) -> Answer:
@@ -132,7 +132,7 @@ class StandInRay:
 
 
 class ThreadProcess:
-    """As the child process, but a thread. ``end`` is what SIGKILL does."""
+    """Like the child process, but a thread. ``end`` does what SIGKILL does."""
 
     def __init__(self, ray: StandInRay) -> None:
         self._ray = ray
@@ -143,22 +143,22 @@ class ThreadProcess:
         self.returncode: int | None = None
         self.pid = -1
         self._over = threading.Event()
-        self._driver = Driver(source, self._sink)
-        self._driver._close = self._no_more  # which would end this process
+        self._server = Server(source, self._sink)
+        self._server._close = self._no_more  # the real one would end this process
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        self._driver.serve()
+        self._server.serve()
         self.end(0)
 
     def _no_more(self) -> None:
-        self._driver._inbox.put(None)
+        self._server._inbox.put(None)
 
     def end(self, code: int = -9) -> None:
         if self.returncode is None:
             self.returncode = code
             self._no_more()
-            for handle in self._ray.handles:  # they end with whoever started them
+            for handle in self._ray.handles:  # they end with the process that started them
                 handle.die()
             with suppress(OSError):
                 self._sink.close()
@@ -175,7 +175,7 @@ def _pipe() -> tuple[Any, Any]:
 
 
 def in_threads(monkeypatch: Any, ray: StandInRay) -> list[ThreadProcess]:
-    """From now on Ray is this one, and the child is a thread; the list of those that were started."""
+    """Use this ``ray`` in the rest of the test, and a thread as the child process; returns the list of started ones."""
     started: list[ThreadProcess] = []
 
     def start() -> ThreadProcess:
@@ -183,6 +183,6 @@ def in_threads(monkeypatch: Any, ray: StandInRay) -> list[ThreadProcess]:
         return started[-1]
 
     monkeypatch.setitem(__import__("sys").modules, "ray", ray)
-    monkeypatch.setattr(link, "_started", start)
-    monkeypatch.setattr(link, "_end_whole", ThreadProcess.end)
+    monkeypatch.setattr(link, "_start_child", start)
+    monkeypatch.setattr(link, "_kill_group", ThreadProcess.end)
     return started

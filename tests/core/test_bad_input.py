@@ -33,7 +33,7 @@ from chords_core import (
     authors_starts,
     check_sigmas,
     check_starts,
-    choose_start,
+    choose_initial_noise,
     expected_seconds,
     lattice_starts,
     optimize_latent,
@@ -144,7 +144,7 @@ ODD: list[Any] = ["x", b"x", 2.5, True, None, NAN, INFINITY, -1, *NUMBERS_OF_OTH
 
 SAMPLED = {"denoise": two_items, "x": noise(2, 3), "sigmas": geometric(12)}
 OPTIMISED = {**SAMPLED, "objective": features}
-CHOSEN = {**SAMPLED, "starts": noise(2, 1, 3), "objective": features}
+CHOSEN = {**SAMPLED, "candidates": noise(2, 1, 3), "objective": features}
 del CHOSEN["x"]
 
 TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = [
@@ -161,10 +161,11 @@ TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = 
     (optimize_latent, OPTIMISED, "condition", (type(None), Tensor)),
     (optimize_latent, OPTIMISED, "lr", (float,)),
     (optimize_latent, OPTIMISED, "checkpoint", (bool,)),
-    *((choose_start, CHOSEN, name, ()) for name in ("denoise", "starts", "sigmas", "objective", "solver")),
-    *((choose_start, CHOSEN, name, (type(None),)) for name in ("on_sampled", "cancel")),
+    *((choose_initial_noise, CHOSEN, name, ()) for name in ("denoise", "candidates", "sigmas", "objective", "solver")),
+    *((choose_initial_noise, CHOSEN, name, (type(None),)) for name in ("on_sampled", "cancel")),
     *((simulate, {"method": skeleton(12, (0,)), "devices": [Device(1.0)]}, name, ()) for name in ("method", "devices")),
-    *((plan, {"steps": 20, "lanes": 4}, name, ()) for name in ("steps", "lanes", "cores", "accept", "calls", "method")),
+    *((plan, {"steps": 20, "lanes": 4}, name, ()) for name in ("steps", "lanes", "cores", "solver")),
+    *((plan, {"steps": 20, "lanes": 4}, name, (type(None),)) for name in ("accept", "calls", "method")),
     *((lattice_starts, {"steps": 12, "cores": 3}, name, ()) for name in ("steps", "cores", "q")),
     *((authors_starts, {"steps": 12, "cores": 4}, name, ()) for name in ("steps", "cores")),
     *((check_starts, {"steps": 12, "starts": [0, 4]}, name, ()) for name in ("steps", "starts")),

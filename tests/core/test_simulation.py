@@ -165,7 +165,7 @@ def test_barriers_change_no_bit() -> None:
     ends = []
     for wrap in (lambda method: method, Barrier):
         method = wrap(Chords(x, sigmas, STARTS, SOLVERS["dpmpp_2m"], 2))
-        drive(method, InlinePool(nonlinear), STEPS, lambda event: None, lambda: False, lambda: False)
+        drive(method, InlinePool(nonlinear))
         assert method.accepted is not None
         ends.append(method.accepted)
     assert torch.equal(ends[0].x, ends[1].x) and ends[0].depth == ends[1].depth

@@ -10,14 +10,10 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from chords_core import SOLVERS
-from chords_core.sampling import PARALLEL_SOLVERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "development.md"
 WITH_CODE = ("Adding a solver", "Adding a method", "Adding an objective", "Adding a pool")
@@ -64,17 +60,6 @@ def test_a_block_without_a_mark_is_refused() -> None:
         blocks_of("## A section\n\n```python\nprint(1)\n```\n")
 
 
-@pytest.fixture
-def _solvers_as_before() -> Iterator[None]:
-    """An example adds one."""
-    before = dict(SOLVERS), dict(PARALLEL_SOLVERS)
-    yield
-    for solvers, kept in zip((SOLVERS, PARALLEL_SOLVERS), before, strict=True):
-        solvers.clear()
-        solvers.update(kept)
-
-
-@pytest.mark.usefixtures("_solvers_as_before")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_blocks_run(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
     example = types.ModuleType("example")
@@ -110,16 +95,16 @@ for module, code in {blocks!r}:
     exec(compile(code, {page!r}, "exec"), place)  # noqa: S102 - our own examples
     defined.update({{name: place[name] for name in set(place) - before}})
 import torch
-from pack.nodes.host.sdo.context import Scene
+from pack.nodes.host.sdo.context import DecodedSample
 node = defined["SDOObjectiveWarmth"]
 schema = node.GET_SCHEMA()
 assert schema.node_id == "SDOObjectiveWarmth" and schema.category == "CHORDS/SDO", schema
 red = torch.zeros(1, 8, 8, 3)
 red[..., 0] = 1
-scene = Scene(torch.zeros(1, 4, 1, 1), lambda latent: red)
+sample = DecodedSample(torch.zeros(1, 4, 1, 1), lambda latent: red)
 for arguments, value in (({{}}, -1.0), ({{"aim": "as little as possible"}}, 1.0), ({{"aim": "the given value"}}, 0.81)):
-    (wish,) = node.execute(**arguments).args
-    assert abs(float(wish.bind(None)(scene)) - value) < 1e-6, (arguments, wish.bind(None)(scene))
+    (spec,) = node.execute(**arguments).args
+    assert abs(float(spec.bind(None)(sample)) - value) < 1e-6, (arguments, spec.bind(None)(sample))
 try:
     node.execute(aim="the given value", value=2.0)
 except Exception as error:

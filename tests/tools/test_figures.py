@@ -97,7 +97,7 @@ def test_fewer_calls_are_made_where_the_dots_are(plane: figures.Subject) -> None
     assert figures.apart(fewer.states[-1], chain.states[-1]) < 3
 
 
-def test_the_search_moves_towards_the_wish() -> None:
+def test_the_search_moves_towards_the_objective() -> None:
     done, found = figures.run_search(iterations=3, steps=6)
     assert [event.iteration for event in done] == [0, 1, 2]
     assert float(found.objective) < float(done[0].objective)

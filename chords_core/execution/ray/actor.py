@@ -1,8 +1,8 @@
-"""What runs in a Ray actor's process: it keeps a `Worker`, and answers one call at a time.
+"""What runs in the process of a Ray actor: it keeps a `Worker` and answers one call at a time.
 
-Ray sends this module's class and functions by value, because the package may have another name there, or not
-be installed. So they use torch, the standard library and `messages`, nothing else of the package.
-All that an actor returns is one message as plain bytes, which nobody has to unpickle.
+Ray sends the class and the functions of this module by value, because on another machine the package may have another
+name or may not be installed. So they use torch, the standard library and `messages`, and nothing else of the package.
+An actor returns one message as plain bytes, which nobody has to unpickle.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from .messages import decode, encode, tensor_data, tensor_from, tensor_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MOST_TRACE = 20_000  # characters
+_MAX_TRACE = 20_000  # characters
 
 
 class WrongSetup(Exception):
-    """What a `Worker` raises where only a person can help: its machine lacks something, or has it in another version.
+    """A `Worker` raises this where only a person can help: its machine lacks something, or has another version of it.
 
-    It ends the run, while any other error of a worker that gets ready only leaves that worker out.
+    It ends the run. After any other error of a worker that gets ready, the run goes on without that worker.
     """
 
-    is_wrong_setup = True  # known by this, not by its type: a worker imports it, the actor has it by value
+    is_wrong_setup = True  # not isinstance: the worker imports this class, but the actor has a copy of it, by value
 
 
 class Worker(Protocol):
-    """What an actor does. Made in its process; all calls but ``stop`` come from one thread, one after another.
+    """The work of an actor, in the actor's process. All calls come from one thread, one after another, except ``stop``.
 
-    What one of them raises reaches the driver as the text of the error; see `WrongSetup`.
+    What a method raises reaches the driver as the text of the error; see `WrongSetup`.
     """
 
     def load(self, model: bytes) -> None:
-        """Take the model that the following runs evaluate. Sent once per change, not once per run."""
+        """Load the model that the following runs evaluate. It is sent when it has changed, not in each run."""
 
     def begin(self, run: Any) -> None:
-        """Take what all evaluations of the run that begins share."""
+        """Begin a run, with what all of its evaluations share."""
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """One evaluation: ``x`` lies on the CPU; returns denoised, of x's shape and dtype, on any device."""
+        """One evaluation: ``x`` is on the CPU; returns denoised, of x's shape and dtype, on any device."""
 
     def end(self) -> None:
-        """The run is over: let go of what ``begin`` took."""
+        """The run is over: free what ``begin`` took."""
 
     def stop(self) -> None:
-        """Make the evaluation under way, if there is one, end soon, by raising. Called from another thread;
-        the next ``begin`` forgets it."""
+        """Make the current evaluation, if there is one, raise as soon as possible. Called from another thread. The next
+        ``begin`` resets it."""
 
 
 class RayActor:
-    """The actor. Until ``make`` it costs next to nothing, so that where it runs is known early.
+    """The actor. Before ``make`` it needs almost no time and memory, so its place in the cluster is known early.
 
-    Each method returns a message. Its header holds what was asked for, or under ``problem`` why there is none: the
-    error in a line, its ``trace``, and whether it is a `WrongSetup`.
+    Each method returns a message. Its header has the answer, or under ``problem`` the error in a line, with its
+    ``trace`` and whether it is a `WrongSetup`.
     """
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def about(self) -> bytes:
-        """Where this is: the node's address, the machine's name, the process."""
+        """The address of this actor's node, the name of its machine, and its process id."""
         import ray
 
         address: Any = ray.util.get_node_ip_address  # has no types
         return encode({"address": address(), "machine": socket.gethostname(), "pid": os.getpid()})
 
     def make(self, factory: bytes) -> bytes:
-        """Make the worker with the pickled factory, unless a former call did."""
+        """Make the worker with the pickled factory, unless an earlier call did."""
 
         def made() -> None:
             if self._worker is None:
@@ -93,8 +93,8 @@ class RayActor:
         def evaluated() -> bytes:
             import torch
 
-            # Sums on a CPU depend on how many threads share them. Not by the environment of the process: for that Ray
-            # starts it through a shell, which a Python in a folder with a space in its name does not survive.
+            # The result of a sum on a CPU depends on the number of threads. An environment variable would set it too,
+            # but then Ray starts the process through a shell, which fails if the path of Python has a space in it.
             if torch.get_num_threads() != 1:
                 torch.set_num_threads(1)
             header, data = decode(request)
@@ -116,16 +116,16 @@ class RayActor:
 
     @property
     def _made(self) -> Worker:
-        assert self._worker is not None, "make comes first"
+        assert self._worker is not None, "call make first"
         return self._worker
 
 
 def _tried(call: Callable[[], bytes | None]) -> bytes:
     try:
         return call() or encode({})
-    except BaseException as error:  # a host's interrupt may be no Exception, and Ray would end the process
+    except BaseException as error:  # a host's interrupt may be no Exception; Ray would then end the process
         wrong_setup, text = getattr(error, "is_wrong_setup", False), str(error)
         if not wrong_setup:
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        trace = traceback.format_exc()[-_MOST_TRACE:]
-        return encode({"problem": text[:_MOST_TRACE], "trace": trace, "wrong_setup": bool(wrong_setup)})
+        trace = traceback.format_exc()[-_MAX_TRACE:]
+        return encode({"problem": text[:_MAX_TRACE], "trace": trace, "wrong_setup": bool(wrong_setup)})

@@ -1,4 +1,4 @@
-"""Addresses of Ray clusters, in one spelling each, so that they can be compared and nothing else reaches Ray."""
+"""Addresses of Ray clusters. Each has one spelling, so that they can be compared and nothing else reaches Ray."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import socket
 
 from ...errors import InvalidInput
+from .errors import ClusterUnreachable
 
 LOCAL = "local"
 AUTO = "auto"
@@ -16,22 +17,22 @@ _CLIENT = "ray://"
 _ADDRESS = re.compile(
     r"(?P<client>ray://)?(?P<host>\[[0-9a-f:.]+\]|[0-9a-z](?:[0-9a-z._-]*[0-9a-z])?):(?P<port>[0-9]{1,5})"
 )
-_MOST = 300  # characters
-_MOST_PORT = 65535
+_MAX_LENGTH = 300  # characters
+_MAX_PORT = 65535
 
 
 def canonical(address: str, name: str = "ray_address") -> str:
     """The one spelling of an address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
 
     Raises:
-        InvalidInput: naming ``name``, for anything else. Ray itself takes more, and imports modules by what stands
+        InvalidInput: naming ``name``, for anything else. Ray itself accepts more, and imports a module by the text
             before ``://``.
     """
     text = address.strip().lower()
     if text in (LOCAL, AUTO):
         return text
-    match = _ADDRESS.fullmatch(text) if len(text) <= _MOST else None
-    if match is None or not 0 < int(match["port"]) <= _MOST_PORT:
+    match = _ADDRESS.fullmatch(text) if len(text) <= _MAX_LENGTH else None
+    if match is None or not 0 < int(match["port"]) <= _MAX_PORT:
         raise InvalidInput(name, f"{_shown(address)} is no address of a Ray cluster; {_FORMS}")
     host = match["host"]
     if host.startswith("["):
@@ -49,7 +50,7 @@ _FORMS = (
 
 
 def resolved(address: str) -> str:
-    """The canonical address, with what ``auto`` stands for in this process's environment.
+    """The canonical address. For ``auto`` it is the one in RAY_ADDRESS in the environment, or ``local`` without it.
 
     Raises:
         InvalidInput: see `canonical`.
@@ -62,23 +63,27 @@ def resolved(address: str) -> str:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Of a canonical address that is not ``local`` or ``auto``."""
+    """The host and the port of a canonical address that is not ``local`` or ``auto``."""
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def check_reachable(address: str, seconds: float) -> None:
-    """Find out soon whether a Ray may be there: Ray itself would try for a minute or more.
+    """Check quickly whether Ray may be there. Ray itself would try for a minute or more.
 
-    Ray's servers speak HTTP/2, in which both sides begin with their settings. That is what is asked for here.
+    Ray's servers use HTTP/2, in which both sides begin with their settings. This function waits for these settings.
+
+    Args:
+        address: canonical, and not ``local`` or ``auto``.
+        seconds: for the connection, and again for the answer.
 
     Raises:
-        OSError: if nothing answers, or something that is no Ray; the message says which.
+        ClusterUnreachable: if nothing answers, or something that is not Ray; the message says which.
     """
     try:
         connection = socket.create_connection(host_and_port(address), seconds)
     except (OSError, UnicodeError) as error:
-        raise OSError(
+        raise ClusterUnreachable(
             f"nothing answers at {address} ({error}). Is Ray running there (ray status), and is the port open?"
         ) from error
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
@@ -94,10 +99,13 @@ def check_reachable(address: str, seconds: float) -> None:
         except OSError:
             answer = b""
     if len(answer) < _FRAME_BYTES or answer[_TYPE_AT] != _SETTINGS:
-        raise OSError(f"something listens at {address}, but it is no Ray. Is the port right (6379 unless chosen)?")
+        raise ClusterUnreachable(
+            f"something listens at {address}, but it is not Ray. Is the port right (6379 unless you chose another one)?"
+        )
 
 
-_FRAME_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4  # the head of an HTTP/2 frame; where its type is; the type "settings"
+# The size of the header of an HTTP/2 frame, the place of the frame's type in it, and the type "settings".
+_FRAME_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
 
 

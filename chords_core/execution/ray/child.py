@@ -1,8 +1,8 @@
-"""The program of the child process that speaks with Ray, so that this process need not.
+"""The program of the child process that uses Ray, so that its parent does not have to.
 
-Ray ends or aborts a process that loses its cluster, and unpickles what a cluster answers. Both may happen to the child.
-It is started by `link`, reads messages from its standard input, and writes messages to its standard output. It
-ends with its parent, and the Ray that it started ends with it.
+Ray ends or aborts a process that loses its cluster, and unpickles what a cluster answers. Both may happen to the child
+process. `link` starts it. It reads messages from its standard input and writes messages to its standard output. It ends
+with its parent, and the Ray that it started ends with it.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from . import workers
+from ...errors import WorkersUnavailable
+from . import cluster
+from .actors import Actors
 from .address import LOCAL, check_reachable
+from .errors import failure_kind
 from .messages import Header, encode, line, read
 from .timeouts import RayTimeouts
-from .workers import Actors, Crew, NoWorker, WorkerRefused
+from .worker_set import WorkerSet
 
-_ALIVE_EVERY = 1.0  # seconds between two signs of life
+_ALIVE_SECONDS = 1.0  # between two signs of life
 _REACH_SECONDS = 5.0  # for an address to accept a connection, and again to answer
 
 Message = tuple[Header, bytes]
 
 
 class Closed(Exception):
-    """The parent has closed the connection, or is gone."""
+    """The parent process has closed the connection, or has ended."""
 
 
 class Withdrawn(Exception):
-    """The parent does not ask for it any more."""
+    """The parent process has withdrawn its request."""
 
 
-class Driver:
-    """Does what the parent asks for, one request after another. Evaluations run beside each other."""
+class Server:
+    """Does what the parent process asks for, one request after another. Evaluations run side by side."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
         self._writing = threading.Lock()
-        self._said = 0.0
+        self._sent = 0.0  # when the last message was sent
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._actors: Actors | None = None
-        self._crew: tuple[int, Crew] | None = None
+        self._run: tuple[int, WorkerSet] | None = None  # its number, and its actors
         self._timeouts, self._address = RayTimeouts(), LOCAL
         self._requests: dict[str, Callable[[Header, bytes], Header]] = {
             "connect": self._connect,
             "lanes": self._lanes,
             "open": self._open,
         }
-        self._orders: dict[str, Callable[[Crew, Header, bytes], None]] = {
+        self._orders: dict[str, Callable[[WorkerSet, Header, bytes], None]] = {
             "call": self._call,
             "stop": self._stop,
             "leave": self._leave,
@@ -61,12 +64,12 @@ class Driver:
         }
 
     def serve(self) -> None:
-        """Until the parent closes the connection."""
+        """Serve until the parent process closes the connection."""
         for target in (self._read, self._watch_parent):
             threading.Thread(target=target, daemon=True).start()
         try:
             while True:
-                header, data = self._next(_ALIVE_EVERY) or ({}, b"")
+                header, data = self._next(_ALIVE_SECONDS) or ({}, b"")
                 if header.get("op") in self._orders:
                     self._follow(header, data)
                 elif header.get("op") in self._requests:
@@ -75,107 +78,113 @@ class Driver:
             pass
 
     def _follow(self, header: Header, data: bytes) -> None:
-        """An order about a run, unless that is over."""
-        if self._crew is None or self._crew[0] != header["run"]:
+        """Follow an order about a run, unless the run is over."""
+        if self._run is None or self._run[0] != header["run"]:
             return
         try:
-            self._orders[header["op"]](self._crew[1], header, data)
+            self._orders[header["op"]](self._run[1], header, data)
         except Exception as error:
             if "id" in header:
-                self._send({"re": header["id"], "lost": line(error)})
+                self._send({"reply_to": header["id"], "lost": line(error)})
 
     def _answer(self, header: Header, data: bytes) -> None:
         try:
-            said = self._requests[header["op"]](header, data)
+            answer = self._requests[header["op"]](header, data)
         except Withdrawn:
             return
-        except (NoWorker, WorkerRefused) as error:
-            said = {"failed": str(error), "kind": type(error).__name__}
         except Closed:
             raise
         except Exception as error:
-            said = {"failed": line(error) or type(error).__name__, "kind": "Exception"}
-        self._send({"re": header["id"], **said})
+            # The text of an error of our own is whole and safe; Ray's may have many lines.
+            why = str(error) if isinstance(error, WorkersUnavailable) else line(error) or type(error).__name__
+            answer = {"failed": why, "kind": failure_kind(error)}
+        self._send({"reply_to": header["id"], **answer})
+
+    # Requests
 
     def _connect(self, header: Header, data: bytes) -> Header:
         self._timeouts = RayTimeouts(**header["timeouts"])
         self._address = address = str(header["address"])
         if address != LOCAL:
             check_reachable(address, _REACH_SECONDS)
-        sys.path += [
-            folder for folder in header["path"] if folder not in sys.path
-        ]  # Ray is found as the parent finds it
-        workers.connect(address, address == LOCAL, header["cores"], header["local_gpus"])
-        self._actors = Actors(data, header["count"], address, self._timeouts, self._tell)
+        # The child process finds Ray where its parent finds it.
+        sys.path += [folder for folder in header["path"] if folder not in sys.path]
+        cluster.connect(address, address == LOCAL, header["cores"], header["local_gpus"])
+        self._actors = Actors(data, header["count"], address, self._timeouts, self._log)
         return {}
 
     def _lanes(self, header: Header, data: bytes) -> Header:
         assert self._actors is not None
         if self._address != LOCAL:
-            check_reachable(self._address, _REACH_SECONDS)  # for Ray waits a minute for one that is gone
+            check_reachable(self._address, _REACH_SECONDS)  # Ray waits a minute for a cluster that has ended
         return {"lanes": self._actors.lanes()}
 
     def _open(self, header: Header, data: bytes) -> Header:
         assert self._actors is not None
-        asked: list[int] = []
-        model: list[bytes] = []
+        asked = False
+        received: list[bytes] = []
 
         def poll() -> None:
             while (message := self._next(0.0)) is not None:
                 about, more = message
                 if about.get("id") == header["id"]:
                     if about["op"] == "model":
-                        model.append(more)
+                        received.append(more)
                     elif about["op"] == "withdraw":
                         raise Withdrawn
 
-        def ask_for_model(names: list[str]) -> bytes | None:
+        def model(names: list[str]) -> bytes | None:
+            nonlocal asked
             if not asked:
-                asked.append(1)
-                self._send({"wants": header["id"], "names": names})
-            return model.pop() if model else None
+                asked = True
+                self._send({"needs_model": header["id"], "names": names})
+            return received.pop() if received else None
 
-        self._crew = None
-        crew = self._actors.open(header["count"], header["key"], data, ask_for_model, poll)
-        self._crew = header["id"], crew
-        return {"names": crew.names, "left_out": crew.left_out}
+        self._run = None
+        worker_set = self._actors.open(header["count"], header["key"], data, model, poll)
+        self._run = header["id"], worker_set
+        return {"names": worker_set.names, "left_out": worker_set.left_out}
 
-    def _call(self, crew: Crew, header: Header, data: bytes) -> None:
-        self._pass_on(header["id"], crew.call(header["lane"], data))
+    # Orders about a run
 
-    def _stop(self, crew: Crew, header: Header, data: bytes) -> None:
-        self._pass_on(header["id"], crew.stop(header["lane"]))
+    def _call(self, worker_set: WorkerSet, header: Header, data: bytes) -> None:
+        self._forward(header["id"], worker_set.call(header["lane"], data))
 
-    def _leave(self, crew: Crew, header: Header, data: bytes) -> None:
-        crew.leave_at_work(header["lane"], header["seconds"])
+    def _stop(self, worker_set: WorkerSet, header: Header, data: bytes) -> None:
+        self._forward(header["id"], worker_set.stop(header["lane"]))
 
-    def _kill(self, crew: Crew, header: Header, data: bytes) -> None:
+    def _leave(self, worker_set: WorkerSet, header: Header, data: bytes) -> None:
+        worker_set.leave_at_work(header["lane"], header["seconds"])
+
+    def _kill(self, worker_set: WorkerSet, header: Header, data: bytes) -> None:
         assert self._actors is not None
-        self._actors.end(crew.drop(header["lane"]))
+        self._actors.end(worker_set.drop(header["lane"]))
 
-    def _end(self, crew: Crew, header: Header, data: bytes) -> None:
-        self._crew = None
-        crew.end()
+    def _end(self, worker_set: WorkerSet, header: Header, data: bytes) -> None:
+        self._run = None
+        worker_set.end()
 
-    def _pass_on(self, number: int, answer: Any) -> None:
-        """Send the answer to this request on as soon as it is there, unread."""
+    def _forward(self, number: int, answer: Any) -> None:
+        """Send an actor's answer to this request when it comes, without reading it."""
 
-        def there(_: object) -> None:
-            said, problem = workers.read(answer)
-            self._send({"re": number, **({} if problem is None else {"lost": problem})}, said)
+        def send(_: object) -> None:
+            message, problem = cluster.read(answer)
+            self._send({"reply_to": number, **({} if problem is None else {"lost": problem})}, message)
 
-        answer.future().add_done_callback(there)
+        answer.future().add_done_callback(send)
 
-    def _tell(self, text: str) -> None:
+    # The connection to the parent process
+
+    def _log(self, text: str) -> None:
         self._send({"log": text})
 
     def _next(self, timeout: float) -> Message | None:
-        """The next message, or None; with a sign of life now and then.
+        """The next message, or None after ``timeout`` seconds. Also sends a sign of life from time to time.
 
         Raises:
-            Closed: if there will be no more.
+            Closed: if there will be no more messages.
         """
-        if time.monotonic() - self._said > _ALIVE_EVERY / 2:
+        if time.monotonic() - self._sent > _ALIVE_SECONDS / 2:
             self._send({"alive": True})
         try:
             message = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
@@ -187,12 +196,12 @@ class Driver:
 
     def _send(self, header: Header, data: bytes = b"") -> None:
         with self._writing:
-            self._said = time.monotonic()
+            self._sent = time.monotonic()
             try:
                 self._sink.write(encode(header, data))
                 self._sink.flush()
             except (OSError, ValueError):
-                pass  # the parent is gone, which the reading thread sees
+                pass  # the parent has ended; the thread that reads sees it
 
     def _read(self) -> None:
         try:
@@ -202,29 +211,29 @@ class Driver:
             self._close()
 
     def _watch_parent(self) -> None:
-        """A process that the parent started may hold its end of the pipe open."""
+        """Close if the parent process ends. Its end of the pipe may stay open in another process that it started."""
         if os.name == "nt":
             return
         parent = os.getppid()
         while os.getppid() == parent:
-            time.sleep(_ALIVE_EVERY)
+            time.sleep(_ALIVE_SECONDS)
         self._close()
 
     def _close(self) -> None:
         self._inbox.put(None)
         time.sleep(self._timeouts.end)
         if os.name != "nt" and os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # what Ray is at does not end; the processes that it started are in this group
+            os.killpg(0, signal.SIGKILL)  # Ray has not ended in time; this group has all processes that it started
         os._exit(1)
 
 
 def main() -> None:
-    """Serve the parent, and end the connection to Ray after that."""
+    """Serve the parent process, and then close the connection to Ray."""
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # the processes that Ray starts inherit these
     os.dup2(2, 1)
-    Driver(source, sink).serve()
+    Server(source, sink).serve()
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
-    os._exit(0)  # without waiting for anybody's threads
+    os._exit(0)  # without waiting for any thread

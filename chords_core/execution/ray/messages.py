@@ -1,8 +1,8 @@
-"""Messages between this process, the child that speaks with Ray, and the actors: a JSON header and raw bytes.
+"""Messages between this process, the child process that uses Ray, and the actors: a JSON header and raw bytes.
 
-Whoever receives a message runs nothing of it: no part is unpickled. A tensor is its bytes, and the receiver knows
-which dtype and shape they must have. Ray sends this module by value beside `actor`, so at its head it imports
-nothing but the standard library.
+No part of a message is unpickled, so a message cannot run code. A tensor is sent as its bytes, and the receiver knows
+which dtype and shape it must have. Ray sends this module by value, together with `actor`. So the module imports only
+the standard library; functions import torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 Header = dict[str, Any]
 
-_SIZES = "<IQ"  # bytes of the header, bytes of the data; as text, for a Struct cannot be pickled
+_SIZES = "<IQ"  # bytes of the header, bytes of the data; as text, because a Struct cannot be pickled
 _SIZES_BYTES = struct.calcsize(_SIZES)
-_MOST_HEADER = 1 << 20  # bytes
-_MOST_LINE = 500  # characters
+_MAX_HEADER = 1 << 20  # bytes
+_MAX_LINE = 500  # characters
 
 
 class Malformed(ValueError):
-    """Bytes that are no message, or not the message that was asked for."""
+    """Bytes that are no message, or not the expected message."""
 
 
 def encode(header: Header, data: bytes = b"") -> bytes:
@@ -36,37 +36,37 @@ def decode(message: bytes) -> tuple[Header, bytes]:
     """The header and the data of a message.
 
     Raises:
-        Malformed: if it is none.
+        Malformed: if it is not a message.
     """
     if len(message) < _SIZES_BYTES:
-        raise Malformed("a message without a beginning")
+        raise Malformed("a message that is too short")
     head, data = _sizes(message[:_SIZES_BYTES], len(message))
     if len(message) != _SIZES_BYTES + head + data:
-        raise Malformed("a message of another length than it says")
+        raise Malformed("a message of another length than its header says")
     return _header(message[_SIZES_BYTES : _SIZES_BYTES + head]), message[_SIZES_BYTES + head :]
 
 
-def read(stream: BinaryIO, most: int | None = None) -> tuple[Header, bytes] | None:
-    """The next message of a stream, or None at its end. ``most``: bytes of data that are accepted.
+def read(stream: BinaryIO, max_data: int | None = None) -> tuple[Header, bytes] | None:
+    """The next message of a stream, or None at its end. ``max_data``: bytes of data that are accepted.
 
     Raises:
-        Malformed: if what comes is no message, or a larger one.
+        Malformed: if it is not a message, or too large.
     """
     sizes = _exactly(stream, _SIZES_BYTES)
     if sizes is None:
         return None
-    head, data = _sizes(sizes, most)
+    head, data = _sizes(sizes, max_data)
     text, body = _exactly(stream, head), _exactly(stream, data)
     return None if text is None or body is None else (_header(text), body)
 
 
 def tensor_header(x: Tensor) -> Header:
-    """What the data of a tensor is."""
+    """The dtype and the shape of a tensor."""
     return {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape)}
 
 
 def tensor_data(x: Tensor) -> bytes:
-    """A tensor of any device, dtype and shape as plain bytes."""
+    """The bytes of a tensor of any device, dtype and shape."""
     import torch
 
     flat = x.detach().cpu().contiguous().reshape(-1)
@@ -74,10 +74,10 @@ def tensor_data(x: Tensor) -> bytes:
 
 
 def tensor_from(header: Header, data: bytes) -> Tensor:
-    """The tensor again, on the CPU, with memory of its own.
+    """The tensor of `tensor_header` and `tensor_data`, on the CPU, with memory of its own.
 
     Raises:
-        Malformed: if the header names no dtype and shape, or the data has another size.
+        Malformed: if the header has no dtype and shape, or the data has another size.
     """
     import torch
 
@@ -88,26 +88,26 @@ def tensor_from(header: Header, data: bytes) -> Tensor:
     size = dtype.itemsize
     for length in shape:
         if type(length) is not int or length < 0:
-            raise Malformed("a tensor of no real shape")
+            raise Malformed("a tensor whose shape is not valid")
         size *= length
     if size != len(data):
-        raise Malformed("a tensor of another size than it says")
+        raise Malformed("a tensor of another size than its header says")
     if size == 0:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
 
 def line(text: object) -> str:
-    """The first line of a text from elsewhere, fit for a message: printable, and not too long."""
+    """The first line of a text from another machine, for a message: only printable characters, and not too long."""
     lines = str(text).strip().splitlines()
     shown = "".join(letter for letter in lines[0] if letter.isprintable()) if lines else ""
-    return shown if len(shown) <= _MOST_LINE else shown[:_MOST_LINE] + "..."
+    return shown if len(shown) <= _MAX_LINE else shown[:_MAX_LINE] + "..."
 
 
-def _sizes(packed: bytes, most: int | None) -> tuple[int, int]:
+def _sizes(packed: bytes, max_data: int | None) -> tuple[int, int]:
     head, data = struct.unpack(_SIZES, packed)
-    if head > _MOST_HEADER or (most is not None and data > most):
-        raise Malformed("a message that is larger than any that was asked for")
+    if head > _MAX_HEADER or (max_data is not None and data > max_data):
+        raise Malformed("a message that is larger than expected")
     return head, data
 
 
@@ -115,17 +115,17 @@ def _header(text: bytes) -> Header:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Malformed("a message whose header is no JSON") from error
+        raise Malformed("a message whose header is not JSON") from error
     if not isinstance(header, dict):
         raise Malformed("a message without a header")
     return header
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes | None:
-    """So many bytes, or None if the stream ends before."""
+    """The next ``size`` bytes, or None if the stream ends before."""
     parts, left = [], size
     while left:
-        part = stream.read(min(left, 1 << 20))  # in parts: nothing is reserved for what never comes
+        part = stream.read(min(left, 1 << 20))  # in parts, so that no memory is reserved for bytes that never come
         if not part:
             return None
         parts.append(part)

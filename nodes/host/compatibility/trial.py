@@ -186,7 +186,7 @@ def tried(
     held = Held(hook.call for hook in subject.hooks)
     conclusive = anywhere = True
     try:
-        drive(trial, pool, _ROUNDS, trial.listen, cancelled, lambda: False, LaneWatchdog(timeouts))
+        drive(trial, pool, _ROUNDS, on_event=trial.listen, cancel=cancelled, watchdog=LaneWatchdog(timeouts))
         moved, added = generators.moved(Generators.now(local)), options.changed()
         if moved:
             failure: str | None = f"they draw random numbers in each call ({', '.join(moved)})"

@@ -110,7 +110,7 @@ def _autotuned(patcher: ModelPatcher, group: Group, together: Denoise, alone: De
             return together(x, sigma) if known[key] else alone(x, sigma)
         denoised = autotuner(x, sigma)
         if autotuner.seconds is not None:
-            known[key] = bool(autotuner.usual_wins)
+            known[key] = bool(autotuner.default_is_faster)
             figures = "%s share a guided call in %.4g s, one of them makes it in %.4g s"
             logging.getLogger("chords").info(f"CHORDS: {figures}", SHARE.join(map(str, group)), *autotuner.seconds)
         return denoised

@@ -1,4 +1,4 @@
-"""Which Ray clusters this server may be connected to. The owner of the server says so, never a workflow."""
+"""Which Ray clusters this server may connect to. The owner of the server decides that, never a workflow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FILE = "chords/ray_addresses.txt"
 
 
 def reason_against(address: str) -> str | None:
-    """Why this server does not use the cluster at this (canonical) address, or None if its owner allows it. A Ray that
-    the server starts, or that the server's own RAY_ADDRESS names, is allowed."""
+    """Why this server does not use the cluster at this canonical address, or None if its owner allows it. A Ray that
+    the server starts is allowed, and the cluster in the server's environment variable RAY_ADDRESS."""
     if address in (LOCAL, AUTO) or address in set(_allowed()):
         return None
     return (

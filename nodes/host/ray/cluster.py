@@ -1,4 +1,4 @@
-"""Lanes on a Ray cluster, for the sampler: workers kept from run to run, and what a run sends them."""
+"""Lanes on a Ray cluster for the sampler. The workers are kept from run to run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import comfy.model_management
 from torch import Tensor
 
-from ....chords_core import ModelPayload, RayPool, RayWorkers
-from ....chords_core.execution.ray.pool import NoWorker
+from ....chords_core import RayPool, RayWorkers
+from ....chords_core.execution.ray.errors import NoWorker
 from ..devices.request import DeviceRequest
 from .allowed_addresses import reason_against
-from .serialization import NotShippable, model_parcel, run_parcel
+from .serialization import NotShippable, model_payload, run_payload
 from .worker import setup_here, worker_factory
 
-_kept: dict[tuple[str, int], RayWorkers] = {}  # at most one set: a machine has room for one
+_kept: dict[tuple[str, int], RayWorkers] = {}  # at most one entry: a machine has memory for the models of one
 
 
 def cluster_lanes(request: DeviceRequest) -> int:
-    """How many lanes the cluster has for this request. Starts or reaches Ray if that was not done yet.
+    """How many lanes the cluster has for this request. Starts Ray, or connects to it, at the first call.
 
     Raises:
-        NoWorker: if the owner of this server does not allow the cluster, or if it was there and is lost.
+        NoWorker: if the owner of this server does not allow the cluster, or if the connection to it is lost.
         WorkersUnavailable: if Ray is not installed, or cannot be started or reached.
     """
     if (reason := reason_against(request.ray_address)) is not None:
@@ -34,28 +34,28 @@ def cluster_lanes(request: DeviceRequest) -> int:
 def open_cluster_pool(
     stack: ExitStack, request: DeviceRequest, model: Any, extra_args: dict[str, Any], x: Tensor, count: int
 ) -> tuple[RayPool | None, list[str]]:
-    """A pool of at most ``count`` Ray workers for one run, closed by ``stack``, or None if there is none for it; with
-    it what the user should know: why not, or which workers are missing.
+    """A pool of at most ``count`` Ray workers for one run, closed by ``stack``; None if no worker can take part. Also
+    returns notes for the user: the reason, or which workers are missing.
 
     Raises:
-        WorkersUnavailable: if the cluster or a worker's machine is not set up as it has to be, naming the machine.
+        WorkersUnavailable: if the cluster or a worker's machine is not set up as it has to be; names the machine.
     """
     patcher = model.inner_model.model_patcher
     try:
-        key, weights = model_parcel(patcher)
-        run = run_parcel(patcher, model, extra_args, x)
-        pool = _workers(request).open(run, count, ModelPayload(key, weights))
+        payload = model_payload(patcher)
+        run = run_payload(patcher, model, extra_args, x)
+        pool = _workers(request).open(run, count, payload)
     except NotShippable as problem:
         return None, [f"Ray's workers cannot be used: {problem}"]
     except NoWorker as problem:
         return None, [no_worker(problem)]
     stack.enter_context(pool)
-    return pool, [f"not all Ray workers could be had ({'; '.join(pool.left_out)})"] if pool.left_out else []
+    return pool, [f"not all Ray workers are available ({'; '.join(pool.left_out)})"] if pool.left_out else []
 
 
 def no_worker(problem: NoWorker) -> str:
-    """What the user is told of a run that had none."""
-    return f"no Ray worker could be had, so it was done here ({problem})"
+    """The note for the user about a run without any worker."""
+    return f"no Ray worker is available, so the run was done here ({problem})"
 
 
 def _workers(request: DeviceRequest) -> RayWorkers:

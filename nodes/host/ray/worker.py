@@ -1,4 +1,4 @@
-"""What a Ray actor does for this pack: it loads ComfyUI and the model by itself, and makes the guider's calls."""
+"""The work of a Ray actor for this pack: it loads ComfyUI and the model by itself, and calls the guider."""
 
 from __future__ import annotations
 
@@ -21,22 +21,33 @@ from torch import Tensor
 from ....chords_core import Worker
 from ....chords_core.execution.ray.actor import WrongSetup
 from ..devices.lanes import lane_context, lane_denoiser
-from .serialization import PACK, PACK_NAME, Modules, unpacked
+from .model_files import PACK
+from .pack_modules import PackModules
+from .serialization import unpacked
 
-# The host's options that decide how a model computes; the others are about one machine or its server.
+_PACK_NAME = __name__.removesuffix(".nodes.host.ray.worker")  # the host names a pack's module after its folder
+
+# The host's options that decide how a model computes. The others are about one machine or its server.
 _ABOUT_COMPUTING = ("force_fp", "unet", "cross_attention", "sage_attention", "flash_attention", "xformers", "upcast")
 _ABOUT_COMPUTING += ("channels_last", "deterministic", "fast", "supports_fp8", "fp16_intermediates")
-_COMPUTING_CODE = ("devices/lanes.py", "ray/serialization.py", "ray/worker.py", "tree.py")
+_COMPUTING_CODE = (
+    "devices/lanes.py",
+    "ray/model_files.py",
+    "ray/pack_modules.py",
+    "ray/serialization.py",
+    "ray/worker.py",
+    "tree.py",
+)
 
 Setup = dict[str, Any]
 
 
 def setup_here() -> Setup:
-    """What a worker has to know of the sender, and must have in common with it."""
+    """What a worker has to know about the sender's machine, and the versions that must be the same on both."""
     named = args.extra_model_paths_config or []
     return {
         "host": str(Path(folder_paths.__file__).resolve().parent),
-        "pack_name": PACK_NAME,
+        "pack_name": _PACK_NAME,
         "pack_folder": str(PACK),
         "extra_paths": [str(Path(path).resolve()) for group in named for path in group],
         "arguments": {
@@ -50,18 +61,19 @@ def _versions() -> dict[str, str]:
     code = b"".join((Path(__file__).parents[1] / name).read_bytes() for name in _COMPUTING_CODE)
     return {
         "ComfyUI": comfyui_version.__version__,
-        "torch": torch.__version__.split("+")[0],  # without its build: a CPU here may drive GPUs there
+        # Without the name of its build: this machine may have a CPU build, and the worker a CUDA one.
+        "torch": torch.__version__.split("+")[0],
         "ComfyUI-CHORDS": hashlib.sha256(code).hexdigest()[:12],
     }
 
 
-_VERSIONS = _versions()  # of the code that was imported, also if the files change later
+_VERSIONS = _versions()  # of the code that is imported, even if the files change later
 
 
 def worker_factory(setup: Setup) -> Callable[[], Worker]:
-    """What makes the worker in the actor's process, where at first there is neither ComfyUI nor this pack."""
+    """Makes the worker in the actor's process, which at first has neither ComfyUI nor this pack."""
 
-    def make() -> Worker:  # sent by value: of this module it may use nothing but what goes by value as well
+    def make() -> Worker:  # sent by value: it may use only names of this module that are sent by value too
         import importlib
         import os
         import socket
@@ -83,7 +95,7 @@ def worker_factory(setup: Setup) -> Callable[[], Worker]:
         vars(cli.args).update(setup["arguments"])
         cli.args.cpu = not ray.get_gpu_ids()
 
-        # Bare packages: of the pack, only what a worker needs is to be imported, not its nodes.
+        # Stub packages, so that only the modules that a worker needs are imported, not the nodes.
         name = setup["pack_name"]
         place = Path(setup["pack_folder"])
         if not (place / "nodes").is_dir():
@@ -102,12 +114,12 @@ def worker_factory(setup: Setup) -> Callable[[], Worker]:
 
 
 class HostWorker:
-    """The `Worker`: ``load`` takes a model parcel, ``begin`` a run parcel (see `parcels`)."""
+    """The `Worker`. ``load`` takes the bytes of a model payload, and ``begin`` a run payload; see `serialization`."""
 
     def __init__(self, setup: Setup, host: str) -> None:
         _check_versions(setup["versions"])
         _read_extra_paths(host, setup["extra_paths"])
-        self._modules = Modules(setup["host"], host)
+        self._modules = PackModules(setup["host"], host)
         self._device = comfy.model_management.get_torch_device()
         self._base: ModelPatcher | None = None
         self._base_key = ""
@@ -131,7 +143,7 @@ class HostWorker:
     def begin(self, run: bytes) -> None:
         self.end()
         comfy.model_management.interrupt_current_processing(False)
-        assert self._base is not None, "load comes first"
+        assert self._base is not None, "call load first"
         with torch.inference_mode(), self._context(0):
             replica = self._base.clone()
             content = unpacked(run, replica, self._modules)
@@ -145,7 +157,7 @@ class HostWorker:
             self._denoise = lane_denoiser(model, content["extra_args"], self._device, replica)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        assert self._denoise is not None, "begin comes first"
+        assert self._denoise is not None, "call begin first"
         with torch.inference_mode(), self._context(0):
             return self._denoise(x, sigma)
 
@@ -168,7 +180,7 @@ def _check_versions(there: dict[str, str]) -> None:
 
 
 def _read_extra_paths(host: str, named: list[str]) -> None:
-    """This machine's model folders, as the host itself reads them when it starts."""
+    """Read this machine's model folders, as the host does when it starts."""
     from utils.extra_config import load_extra_path_config
 
     for path in (str(Path(host) / "extra_model_paths.yaml"), *named):

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
-from ....chords_core.execution.ray.pool import NoWorker
+from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.groups import names_of
 from ..devices.replicas import Copies, copies_on, short_of_memory

@@ -1,4 +1,4 @@
-"""Texts in the space that CLIP's pictures share."""
+"""The embedding of a text in the space that it shares with CLIP's pictures."""
 
 from __future__ import annotations
 
@@ -14,29 +14,23 @@ from torch import Tensor
 from ....chords_core import InvalidInput
 
 PAIRS = (
-    "What matches: CLIP ViT-L/14 (768) with clip_l, of SD1, SDXL, SD3 or Flux; CLIP ViT-H (1024) with SD2's; "
-    "CLIP ViT-bigG (1280) with clip_g, of SDXL or SD3"
+    "These match: CLIP ViT-L/14 (768) with clip_l of SD1, SDXL, SD3 or Flux; CLIP ViT-H (1024) with the one of SD2; "
+    "CLIP ViT-bigG (1280) with clip_g of SDXL or SD3"
 )
 
 
 def text_embedding(clip: Any, text: str, width: int) -> Tensor:
     """The text's embedding [1, width], by the one encoder in ``clip`` of that width.
 
-    Not what the host calls the pooled output: for SD1, SD3 and Flux that is the state before the projection, of the
-    same width but in a space that pictures do not share; and for SDXL it is clip_g's alone.
+    This is not what the host calls the pooled output. For SD1, SD3 and Flux that is the state before the projection: it
+    has the same width, but pictures do not share its space. For SDXL it is the output of clip_g alone.
+
+    Raises:
+        InvalidInput: if no encoder, or more than one, has that width, or if its projection is missing.
     """
     tokens = clip.tokenize(text)
     encoders = _encoders(clip, tokens)
-    matching = [key for key, encoder in encoders.items() if _text_width(encoder) == width]
-    if len(matching) != 1:
-        there = ", ".join(f"clip_{key} with {_text_width(encoder)}" for key, encoder in encoders.items())
-        problem = "several encoders fit" if matching else f"it has {there}" if there else "it has no CLIP text encoder"
-        raise InvalidInput(
-            "clip",
-            f"clip_vision gives embeddings of {width} values; of texts it needs just one encoder of that width, "
-            f"but {problem}. {PAIRS}",
-        )
-    (key,) = matching
+    key = _matching(encoders, width)
     encoder = encoders[key]
     with torch.inference_mode():
         clip.cond_stage_model.reset_clip_options()
@@ -60,12 +54,29 @@ def _encoders(clip: Any, tokens: Mapping[str, Any]) -> dict[str, SDClipModel]:
     return {key: encoder for key, encoder in named if key in tokens and isinstance(encoder.transformer, CLIPTextModel)}
 
 
+def _matching(encoders: Mapping[str, SDClipModel], width: int) -> str:
+    """The key of the one encoder of that width."""
+    matching = [key for key, encoder in encoders.items() if _text_width(encoder) == width]
+    if len(matching) == 1:
+        return matching[0]
+    there = ", ".join(f"clip_{key} with {_text_width(encoder)}" for key, encoder in encoders.items())
+    problem = "several encoders fit" if matching else f"it has {there}" if there else "it has no CLIP text encoder"
+    raise InvalidInput(
+        "clip",
+        f"clip_vision gives embeddings of {width} values, so exactly one text encoder of that width is needed, "
+        f"but {problem}. {PAIRS}",
+    )
+
+
 def _text_width(encoder: SDClipModel) -> int:
     return encoder.transformer.text_projection.out_features
 
 
 def _check_projection(key: str, encoder: SDClipModel) -> None:
-    """Checkpoints of SD1 and SDXL come without clip_l's projection, whose memory is then just what it was before."""
+    """Raise `InvalidInput` if the encoder's projection was not in its file.
+
+    Checkpoints of SD1 and SDXL lack the projection of clip_l; the weight then has whatever its memory had before.
+    """
     weight = encoder.transformer.text_projection.weight
     values = None if weight is None else weight.detach().float()
     if values is None or not bool((values.abs().amax(1) > 0).all()) or not bool((values.abs() < 100).all()):

@@ -1,9 +1,9 @@
-"""SDO inside the host: a start that any sampler reproduces.
+"""SDO inside the host: an initial noise from which any sampler gives the same sample.
 
 Everything runs where a sampler runs: the host's own sampling prepares model and conditioning and calls a sampler
-function, which here searches (`search`). The start goes in as the stock samplers take it, a latent with no noise to
-add, so that what is optimised is what they begin with; and the sample put out is the stock sampler's, from the start
-put out.
+function, which searches here (`sampler_function`). The initial noise goes in as for the stock samplers, as a latent
+with no noise to add, so the search optimises exactly what they begin with. The sample that comes out is the stock
+sampler's, from the initial noise that comes out.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import InvalidInput
-from ..node_text import show_text as tell
+from ..node_text import show_text
 from ..sampling.ksampler import schedule
-from ..sampling.sampler import SOLVERS
+from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream
 from .autograd import plain, reason_against
-from .context import Studio, Wish
-from .initial_noise import first_state, taking_starts, to_start
-from .progress import Record
-from .resume import LEFT, Inputs
-from .sampler_function import Best, Gaze, Search, Settings
+from .context import ObjectiveContext, ObjectiveSpec, StateObjective
+from .initial_noise import first_state, taking_initial_noise, to_latent_samples
+from .options import OptimizerOptions
+from .progress import ObjectiveHistory
+from .resume import CANCELLED_SEARCHES, SearchInputs
+from .sampler_function import SearchFunction, SearchResult
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What an optimisation gave.
+class OptimizationResult:
+    """The result of an optimisation.
 
-    ``start``, ``sample``: LATENT samples; ``model`` takes the start with any sampler's noise off; ``positive``: the
-    conditioning, varied or as it was; ``objective`` [B]: of ``sample``; ``pictures``: of the first item before and
-    after [H, W, 3], where the objective looked at pictures; ``evaluations``: forward equivalents, all included.
+    ``initial_noise``, ``sample``: LATENT samples; ``model``: takes the initial noise with any sampler's noise off;
+    ``positive``: the conditioning, optimised or as it was; ``objective`` [B]: of ``sample``; ``pictures``: of the first
+    item, before and after [H, W, 3], where the objective needs pictures; ``evaluations``: forward-equivalent model
+    calls, all included; ``stopped``: why it ended early, or None.
     """
 
-    start: Tensor
+    initial_noise: Tensor
     sample: Tensor
     model: ModelPatcher
     positive: Any
     objective: Tensor
-    record: Record
+    history: ObjectiveHistory
     pictures: tuple[Tensor, ...]
     evaluations: int
     seconds: float
@@ -56,42 +58,43 @@ class Found:
 
     @property
     def message(self) -> str:
-        """The outcome in a line."""
-        first, best, done = float(self.record.first.mean()), float(self.objective.mean()), len(self.record.history)
+        """The result in a line."""
+        first, best, done = float(self.history.first.mean()), float(self.objective.mean()), len(self.history.values)
         told = f"objective {best:.4g}, from {first:.4g}, in {done} iteration{'s' if done != 1 else ''}"
         if self.stopped is not None:
             told += f"; {self.stopped}"
         if not best < first:
-            told += '; no better start was found: try keep "spread", some candidates, or another seed'
+            told += '; no better initial noise was found: try keep "spread", more candidates, or another seed'
         return told
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
-    """What is searched in: the model as it takes starts, and the ``starts`` as LATENT samples, the given one first."""
+class _SearchSetup:
+    """A search, ready to run: the model takes an initial noise; ``candidates``: LATENT samples, the given seed's
+    first."""
 
     model: ModelPatcher
     positive: Any
     negative: Any
     sigmas: Tensor
-    starts: list[Tensor]
-    wish: Wish
-    studio: Studio
-    settings: Settings
+    candidates: list[Tensor]
+    spec: ObjectiveSpec
+    context: ObjectiveContext
+    options: OptimizerOptions
 
-    def sample(self, sampler: Any, positive: Any, start: Tensor) -> Tensor:
-        """The host's sampling from ``start`` with no noise added, as KSampler Advanced does it: LATENT samples."""
+    def sample(self, sampler: Any, positive: Any, initial: Tensor) -> Tensor:
+        """The host's sampling from ``initial`` with no noise added, as KSampler Advanced does it: LATENT samples."""
         return comfy.sample.sample_custom(
             self.model,
-            torch.zeros_like(start),
-            self.settings.cfg,
+            torch.zeros_like(initial),
+            self.options.cfg,
             sampler,
             self.sigmas,
             positive,
             self.negative,
-            start,
+            initial,
             disable_pbar=True,
-            seed=self.settings.seed,
+            seed=self.options.seed,
         )
 
 
@@ -101,26 +104,26 @@ def optimise(
     negative: Any,
     vae: Any,
     latent: dict[str, Any],
-    wish: Wish,
-    settings: Settings,
+    spec: ObjectiveSpec,
+    options: OptimizerOptions,
     keep_when_cancelled: bool,
-) -> Found:
-    """Search for the start whose sample fulfils ``wish``.
+) -> OptimizationResult:
+    """Search for the initial noise (or the prompt's embedding) whose sample meets the objective.
 
-    ``keep_when_cancelled``: what a cancelled search had found is the result of the next with the same inputs.
+    ``keep_when_cancelled``: the best of a cancelled search is the result of the next run with the same inputs.
 
     Raises:
         InvalidInput: before any model call, naming the input, where the search cannot be done.
-        ValueError: after the first, for a model or an objective that turns out to have no gradient.
+        ValueError: after the first call, for a model or an objective that has no gradient.
     """
-    task = _task(model, positive, negative, vae, latent, wish, settings)
-    inputs = Inputs.of((model, vae, wish), (positive, negative), task.starts[0], settings)
+    setup = _set_up(model, positive, negative, vae, latent, spec, options)
+    inputs = SearchInputs.of((model, vae, spec), (positive, negative), setup.candidates[0], options)
     stream = RUNS.begin()
     status, error = "error", None
     try:
-        found = _found(task, inputs, keep_when_cancelled, stream)
+        result = _run(setup, inputs, keep_when_cancelled, stream)
         status = "success"
-        return found
+        return result
     except InterruptProcessingException:
         status = "interrupted"
         raise
@@ -131,93 +134,99 @@ def optimise(
         stream.send("done", status=status, seconds=stream.seconds, error=error)
 
 
-def _task(
+def _set_up(
     model: ModelPatcher,
     positive: Any,
     negative: Any,
     vae: Any,
     latent: dict[str, Any],
-    wish: Wish,
-    settings: Settings,
-) -> _Task:
-    """The checked inputs."""
+    spec: ObjectiveSpec,
+    options: OptimizerOptions,
+) -> _SearchSetup:
+    """The search of these inputs, which are checked here."""
     _check_latent(latent)
-    if settings.sampler_name not in SOLVERS:
-        raise InvalidInput("sampler_name", f"{settings.sampler_name} cannot be used here; take {', '.join(SOLVERS)}")
-    if settings.condition:
-        _check_prompt(positive, settings)
+    if options.sampler_name not in STEP_SAMPLERS:
+        raise InvalidInput(
+            "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
+        )
+    if options.condition:
+        _check_prompt(positive, options)
     model = plain(model)
     if (reason := reason_against(model)) is not None:
         raise InvalidInput("model", f"no gradient can be taken through it: {reason}")
-    model = taking_starts(model)
+    model = taking_initial_noise(model)
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
     )
-    studio = Studio(wish, vae, samples.shape)
-    sigmas = schedule(model, settings.steps, settings.sampler_name, settings.scheduler, settings.denoise, 0, None, True)
-    sigmas = sigmas.cpu()  # where the starts are; the host takes them to the model's device
+    context = ObjectiveContext(spec, vae, samples.shape)
+    sigmas = schedule(model, options.steps, options.sampler_name, options.scheduler, options.denoise, 0, None, True)
+    sigmas = sigmas.cpu()  # where the candidates are; the host moves them to the model's device
     if len(sigmas) < 2:
-        raise InvalidInput("denoise", "leaves no step to sample: make it larger, or take more steps")
-    noises = (comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in settings.seeds)
-    starts = [to_start(model, first_state(model, noise, samples, sigmas), sigmas) for noise in noises]
-    return _Task(model, positive, negative, sigmas, starts, wish, studio, settings)
+        raise InvalidInput("denoise", "leaves no step to sample: make it larger, or use more steps")
+    noises = (comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) for seed in options.seeds)
+    states = (first_state(model, noise, samples, sigmas) for noise in noises)
+    candidates = [to_latent_samples(model, state, sigmas) for state in states]
+    return _SearchSetup(model, positive, negative, sigmas, candidates, spec, context, options)
 
 
-def _found(task: _Task, inputs: Inputs, keep_when_cancelled: bool, stream: RunStream) -> Found:
-    best = LEFT.get(inputs) if keep_when_cancelled else None
-    search = Search(task.model, task.wish, task.studio, task.settings, task.positive, task.starts, stream)
+def _run(setup: _SearchSetup, inputs: SearchInputs, keep_when_cancelled: bool, stream: RunStream) -> OptimizationResult:
+    """Search, or take the result of a cancelled search, and sample the best."""
+    best = CANCELLED_SEARCHES.get(inputs) if keep_when_cancelled else None
+    search = SearchFunction(
+        setup.model, setup.spec, setup.context, setup.options, setup.positive, setup.candidates, stream
+    )
     try:
         if best is None:
-            task.sample(comfy.samplers.KSAMPLER(search), task.positive, task.starts[0])
-            best = search.best
+            setup.sample(comfy.samplers.KSAMPLER(search), setup.positive, setup.candidates[0])
+            best = search.result
         assert best is not None
-        found = _result(task, best, stream)
+        result = _sampled_result(setup, best, stream)
     except InterruptProcessingException:
         if keep_when_cancelled and (best := best or search.so_far("cancelled")) is not None:
-            LEFT.put(inputs, best)
+            CANCELLED_SEARCHES.put(inputs, best)
         raise
-    LEFT.forget()
-    return found
+    CANCELLED_SEARCHES.forget()
+    return result
 
 
-def _result(task: _Task, best: Best, stream: RunStream) -> Found:
-    """The start, and what the stock sampler makes of it."""
-    settings, positive, start = task.settings, task.positive, task.starts[0]
-    if settings.condition:
+def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) -> OptimizationResult:
+    """The best, and what the stock sampler gives from it."""
+    options, positive, initial = setup.options, setup.positive, setup.candidates[0]
+    if options.condition:
         positive = [[best.x.to(positive[0][0]), positive[0][1]]]
     else:
-        start = to_start(task.model, best.x, task.sigmas)
-    tell("sampling the best")
-    sample = task.sample(comfy.samplers.sampler_object(settings.sampler_name), positive, start)
-    objective, picture = _look(task, sample)
-    pictures = [shown for shown in (best.record.first_picture, picture) if shown is not None]
+        initial = to_latent_samples(setup.model, best.x, setup.sigmas)
+    show_text("sampling the best")
+    sample = setup.sample(comfy.samplers.sampler_object(options.sampler_name), positive, initial)
+    objective, picture = _evaluated(setup, sample)
+    pictures = [shown for shown in (best.history.first_picture, picture) if shown is not None]
     if picture is not None:
         stream.send_frame(("JPEG", to_picture(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
-    steps = len(task.sigmas) - 1
-    choosing = settings.candidates * steps if settings.candidates > 1 else 0
-    found = Found(
-        start=start,
+    steps = len(setup.sigmas) - 1
+    choosing = options.candidates * steps if options.candidates > 1 else 0
+    result = OptimizationResult(
+        initial_noise=initial,
         sample=sample,
-        model=task.model,
+        model=setup.model,
         positive=positive,
         objective=objective,
-        record=best.record,
+        history=best.history,
         pictures=tuple(pictures) if len(pictures) == 2 else (),
-        # A gradient through checkpointed blocks takes a forward call more than the core counts.
-        evaluations=choosing + best.record.evaluations + len(best.record.history) + steps,
+        # A gradient through checkpointed blocks needs one more forward call than the core counts.
+        evaluations=choosing + best.history.evaluations + len(best.history.values) + steps,
         seconds=stream.seconds,
         stopped=best.stopped,
     )
-    tell(found.message)
-    return found
+    show_text(result.message)
+    return result
 
 
-def _look(task: _Task, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The objective [B] at ``sample``, and the first item's picture if it looked at pictures."""
-    comfy.model_management.load_models_gpu(task.studio.patchers)
-    gaze = Gaze(task.wish.bind(task.studio), task.studio, lambda x: x)
-    values = gaze(sample)
-    return values.cpu().clone(), None if gaze.seen is None else gaze.seen[0].clamp(0, 1).cpu()
+def _evaluated(setup: _SearchSetup, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The objective [B] at ``sample``, and the first item's picture [H, W, 3] if the objective needs pictures."""
+    comfy.model_management.load_models_gpu(setup.context.patchers)
+    objective = StateObjective(setup.spec.bind(setup.context), setup.context, lambda x: x)
+    values = objective(sample)
+    return values.cpu().clone(), None if objective.seen is None else objective.seen[0].clamp(0, 1).cpu()
 
 
 def _check_latent(latent: dict[str, Any]) -> None:
@@ -225,13 +234,13 @@ def _check_latent(latent: dict[str, Any]) -> None:
     if samples.is_nested:
         raise InvalidInput("latent", "of several parts (video with sound) cannot be optimised")
     if "noise_mask" in latent:
-        raise InvalidInput("latent", "has a noise mask: a part of it would stay as it is; remove the mask")
+        raise InvalidInput("latent", "has a noise mask, so a part of it would not change; remove the mask")
     if not bool(torch.isfinite(samples).all()):
-        raise InvalidInput("latent", "has NaN or infinity: what made it has gone wrong")
+        raise InvalidInput("latent", "has NaN or infinity: the node that made it has failed")
 
 
-def _check_prompt(positive: Any, settings: Settings) -> None:
+def _check_prompt(positive: Any, options: OptimizerOptions) -> None:
     if len(positive) != 1:
         raise InvalidInput("positive", f"has {len(positive)} parts; an embedding can be optimised where it has one")
-    if settings.candidates > 1:
-        raise InvalidInput("candidates", "are starts to choose from; with the prompt to be optimised, set it to 1")
+    if options.candidates > 1:
+        raise InvalidInput("candidates", "are noises to choose from; set it to 1 to optimise the prompt")

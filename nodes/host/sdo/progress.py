@@ -1,4 +1,4 @@
-"""The course of an optimisation: shown while it goes, and recorded for the picture and the figures."""
+"""The progress of an optimisation: shown while it runs, and kept for the curve and the figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
-from ..node_text import show_text as tell
+from ..node_text import show_text
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RunStream
 
@@ -23,15 +23,15 @@ _PREVIEW_SECONDS = 0.25  # between two pictures of the current sample
 
 
 @dataclass(eq=False)
-class Record:
-    """What happened, on the CPU and by itself.
+class ObjectiveHistory:
+    """What happened in an optimisation; all tensors are on the CPU.
 
-    ``history``: the objective [B] at each iteration's start, ``sampled``: whether of a sampled trajectory;
-    ``candidates``: the objective [B] of each start to choose from, ``chosen``: the seed of each item's, of several;
-    ``first_picture`` [H, W, 3], where the objective looks at pictures.
+    ``values``: the objective [B] at the start of each iteration; ``sampled``: whether it is of a sampled trajectory;
+    ``marks``: (iteration, what went wrong); ``candidates``: the objective [B] of each candidate, if there were several;
+    ``chosen``: the seed of each item's candidate; ``first_picture`` [H, W, 3]: where the objective needs pictures.
     """
 
-    history: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
     candidates: list[Tensor] = field(default_factory=list)
@@ -41,24 +41,24 @@ class Record:
 
     @property
     def first(self) -> Tensor:
-        """The objective [B] of the start as it was given."""
-        return self.candidates[0] if self.candidates else self.history[0]
+        """The objective [B] of the given seed."""
+        return self.candidates[0] if self.candidates else self.values[0]
 
 
-class Course:
-    """Takes the events of `optimize_latent`, tells the user, and keeps what happened in ``record``.
+class OptimizationProgress:
+    """Takes the events of `optimize_latent`, tells the user, and keeps what happened in ``history``.
 
     Args:
         stream: where events and pictures go.
         iterations: how many there will be at most.
         latent_format: of the model, for previews where no objective decodes.
-        seen: the pictures an objective looked at last, or None.
+        seen: the last pictures that the objective saw, or None.
     """
 
     def __init__(
         self, stream: RunStream, iterations: int, latent_format: Any, seen: Callable[[], Tensor | None]
     ) -> None:
-        self.record = Record()
+        self.history = ObjectiveHistory()
         self.best: Improved | None = None
         self._stream, self._iterations, self._format, self._seen = stream, iterations, latent_format, seen
         self._bar = comfy.utils.ProgressBar(iterations)
@@ -70,29 +70,29 @@ class Course:
         elif isinstance(event, Improved):
             self.best = event
         elif isinstance(event, RolledBack):
-            items = f" (items {', '.join(map(str, event.items))})" if len(self.record.history[0]) > 1 else ""
-            self.record.marks.append((event.iteration, f"rolled back{items}: {event.reason}"))
-            _log.info("SDO: iteration %d %s", event.iteration, self.record.marks[-1][1])
+            items = f" (items {', '.join(map(str, event.items))})" if len(self.history.values[0]) > 1 else ""
+            self.history.marks.append((event.iteration, f"rolled back{items}: {event.reason}"))
+            _log.info("SDO: iteration %d %s", event.iteration, self.history.marks[-1][1])
 
     def candidate(self, number: int, of: int, values: Tensor) -> None:
-        """One of the starts to choose from has been sampled."""
-        self.record.candidates.append(values.cpu())
+        """Candidate ``number`` (from 0) has been sampled; ``values`` [B]: its objective."""
+        self.history.candidates.append(values.cpu())
         if number == 0:
             self._remember_first()
-        tell(f"seed {number + 1} of {of}: objective {float(values.mean()):.4g}")
+        show_text(f"seed {number + 1} of {of}: objective {float(values.mean()):.4g}")
         self._show_pictures()
 
     @property
     def message(self) -> str:
-        """Where it stands, in a line."""
+        """The state of the optimisation in a line."""
         assert self.best is not None
-        first, best = (float(values.mean()) for values in (self.record.first, self.best.objective))
-        return f"iteration {len(self.record.history)} of {self._iterations}: objective {best:.4g}, from {first:.4g}"
+        first, best = (float(values.mean()) for values in (self.history.first, self.best.objective))
+        return f"iteration {len(self.history.values)} of {self._iterations}: objective {best:.4g}, from {first:.4g}"
 
     def _iterated(self, event: Iterated) -> None:
-        self.record.history.append(event.objective.cpu())
-        self.record.sampled.append(event.sampled)
-        self.record.evaluations = event.evaluations
+        self.history.values.append(event.objective.cpu())
+        self.history.sampled.append(event.sampled)
+        self.history.evaluations = event.evaluations
         self._remember_first()
         self._bar.update_absolute(event.iteration + 1, event.of)
         values = {"objective": numbers(event.objective), "best": numbers(event.best)}
@@ -106,12 +106,12 @@ class Course:
         )
         if self._stream.seconds - self._shown >= _PREVIEW_SECONDS:
             self._shown = self._stream.seconds
-            tell(self.message)
+            show_text(self.message)
             self._show(event.sample)
 
     def _remember_first(self) -> None:
-        if self.record.first_picture is None and (pictures := self._seen()) is not None:
-            self.record.first_picture = pictures[0].clamp(0, 1).cpu()
+        if self.history.first_picture is None and (pictures := self._seen()) is not None:
+            self.history.first_picture = pictures[0].clamp(0, 1).cpu()
 
     def _show_pictures(self) -> bool:
         pictures = self._seen()
@@ -128,5 +128,5 @@ class Course:
 
 
 def numbers(values: Tensor) -> list[float | None]:
-    """Values as JSON takes them: NaN and infinity are null."""
+    """Values [B] as JSON takes them: NaN and infinity are null."""
     return [float(value) if bool(torch.isfinite(value)) else None for value in values]

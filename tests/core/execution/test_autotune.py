@@ -1,4 +1,4 @@
-"""Of two ways to make a call, the faster one is found out, and taken from then on."""
+"""The autotuner measures two ways to make a call, and makes all later calls by the faster one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from chords_core.execution.autotune import Autotuner
 
 
 class Ways:
-    """Two ways that take imagined seconds, a first call longer, and say which was taken."""
+    """Two ways that take imagined seconds, a first call ``first`` more. ``taken`` says which way made each call."""
 
-    def __init__(self, usual: float, other: float, first: float = 0.0) -> None:
+    def __init__(self, default: float, alternative: float, first: float = 0.0) -> None:
         self.now, self.taken = 0.0, []
-        self._first = {"usual": first, "other": first}
-        self.faster = Autotuner(self._way("usual", usual), self._way("other", other), clock=lambda: self.now)
+        self._first = {"default": first, "alternative": first}
+        ways = self._way("default", default), self._way("alternative", alternative)
+        self.autotuner = Autotuner(*ways, clock=lambda: self.now)
 
     def _way(self, name: str, seconds: float):
         def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -27,31 +28,34 @@ class Ways:
 
     def run(self, calls: int) -> list[str]:
         for call in range(calls):
-            assert torch.equal(self.faster(torch.ones(2), call), torch.full((2,), float(call)))
+            assert torch.equal(self.autotuner(torch.ones(2), call), torch.full((2,), float(call)))
         return self.taken
 
 
-@pytest.mark.parametrize(("usual", "other", "wins"), [(1.0, 1.9, "usual"), (1.1, 1.0, "other"), (1.0, 1.0, "usual")])
-def test_the_faster_way_makes_all_calls_but_the_first(usual: float, other: float, wins: str) -> None:
-    ways = Ways(usual, other)
+@pytest.mark.parametrize(
+    ("default", "alternative", "faster"),
+    [(1.0, 1.9, "default"), (1.1, 1.0, "alternative"), (1.0, 1.0, "default")],
+)
+def test_the_faster_way_makes_all_calls_except_the_first(default: float, alternative: float, faster: str) -> None:
+    ways = Ways(default, alternative)
     taken = ways.run(20)
-    assert taken == [*["usual"] * 3, *["other"] * 3, *[wins] * 14]
-    assert ways.faster.seconds == pytest.approx((usual, other))
-    assert ways.faster.usual_wins is (wins == "usual")
+    assert taken == [*["default"] * 3, *["alternative"] * 3, *[faster] * 14]
+    assert ways.autotuner.seconds == pytest.approx((default, alternative))
+    assert ways.autotuner.default_is_faster is (faster == "default")
 
 
-def test_the_time_to_get_ready_does_not_count() -> None:
-    assert Ways(1.0, 1.5, first=30.0).run(7)[-1] == "usual"
-    assert Ways(1.5, 1.0, first=30.0).run(7)[-1] == "other"
+def test_the_time_of_the_first_call_does_not_count() -> None:
+    assert Ways(1.0, 1.5, first=30.0).run(7)[-1] == "default"
+    assert Ways(1.5, 1.0, first=30.0).run(7)[-1] == "alternative"
 
 
-def test_before_both_were_tried_nothing_is_said() -> None:
+def test_there_is_no_choice_before_both_ways_are_measured() -> None:
     ways = Ways(1.0, 2.0)
     ways.run(5)
-    assert ways.faster.usual_wins is None and ways.faster.seconds is None
+    assert ways.autotuner.default_is_faster is None and ways.autotuner.seconds is None
 
 
-def test_it_waits_for_a_device_that_is_still_busy() -> None:
+def test_it_waits_until_the_device_has_done_its_work() -> None:
     """Calls that only queue their work would all look fast."""
     now = [0.0]
     queued = [0.0]
@@ -63,14 +67,14 @@ def test_it_waits_for_a_device_that_is_still_busy() -> None:
 
         return denoise
 
-    def settled() -> None:
+    def synchronize() -> None:
         now[0] += queued[0]
         queued[0] = 0.0
 
-    faster = Autotuner(queue(2.0), queue(1.0), settled, lambda: now[0])
+    autotuner = Autotuner(queue(2.0), queue(1.0), synchronize, lambda: now[0])
     for _ in range(6):
-        faster(torch.zeros(1), 1.0)
-    assert faster.usual_wins is False and faster.seconds == (2.0, 1.0)
+        autotuner(torch.zeros(1), 1.0)
+    assert autotuner.default_is_faster is False and autotuner.seconds == (2.0, 1.0)
 
 
 def test_what_a_way_raises_is_raised() -> None:

@@ -1,4 +1,4 @@
-"""NaN and infinity in one item of a batch cost that item; from one lane alone they cost the lane."""
+"""With NaN or infinity in one item of a batch only that item is lost. If only one lane gives them, the lane is lost."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from chords_core import (
     ThreadPool,
     sample,
 )
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
 from tests.core.problems import Counted, Gaussian, assert_same, geometric, noise
 
 STEPS = 12
 SIGMAS = geometric(STEPS)
 X = noise(3, 5, scale=10.0)
-MODEL = Gaussian()  # which treats each element by itself
+MODEL = Gaussian()  # it computes each element by itself
 
 METHODS: list[dict[str, Any]] = [
     {},
@@ -58,7 +58,7 @@ class Breaks:
 
 
 def assert_others_same(result: Result, expected: Result, broken: int) -> None:
-    """All but the broken item have the same bits in every hit; that one is not finite."""
+    """All items except the broken one have the same bits in every hit; the broken one is not finite."""
     others = [item for item in range(len(X)) if item != broken]
     assert (result.depth, len(result.hits)) == (expected.depth, len(expected.hits))
     for hit, sound in zip(result.hits, expected.hits, strict=True):
@@ -71,7 +71,7 @@ def assert_others_same(result: Result, expected: Result, broken: int) -> None:
 @pytest.mark.parametrize("index", [0, 3])
 @pytest.mark.parametrize("arguments", METHODS, ids=str)
 def test_the_other_items_go_on(arguments: dict[str, Any], index: int, value: float, lanes: int | None) -> None:
-    """With the same bits as if nothing had broken, by every method, on any number of lanes."""
+    """They have the same bits as in a run without NaN, for every method and any number of lanes."""
     model = Breaks(1, index, value)
     expected = sample(MODEL, X, SIGMAS, **arguments)
     with ThreadPool([model] * (lanes or 1)) as threads:
@@ -79,7 +79,7 @@ def test_the_other_items_go_on(arguments: dict[str, Any], index: int, value: flo
         assert_others_same(sample(None, X, SIGMAS, pool=pool, **arguments), expected, 1)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("cores", [1, 3])
 def test_of_every_solver(solver: str, cores: int) -> None:
     expected = sample(MODEL, X, SIGMAS, solver=solver, cores=cores)
@@ -88,7 +88,7 @@ def test_of_every_solver(solver: str, cores: int) -> None:
 
 @pytest.mark.parametrize("lanes", [None, 3])
 def test_an_item_that_is_nan_from_the_start(lanes: int | None) -> None:
-    """Nothing is asked twice: that its answers are NaN is nobody's fault."""
+    """Nothing is evaluated twice: no lane is the cause of the NaN."""
     x, model = X.clone(), Counted(MODEL)
     x[2, 0] = float("nan")
     with ThreadPool([model] * (lanes or 1)) as threads:
@@ -99,7 +99,7 @@ def test_an_item_that_is_nan_from_the_start(lanes: int | None) -> None:
 
 
 def test_a_residual_counts_the_items_that_are_finite() -> None:
-    """As if the batch had no other."""
+    """As in a batch without other items."""
     whole, rest = X, X[[0, 2]]
     for threshold in (1e9, 1e-2, 1e-3, 1e-300):
         broken = sample(Breaks(1, 0), whole, SIGMAS, cores=4, accept=Residual(threshold))
@@ -113,7 +113,7 @@ def test_a_residual_counts_the_items_that_are_finite() -> None:
 @pytest.mark.parametrize("lanes", [None, 1, 3])
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5)])
 def test_nan_in_every_item_is_an_error(shape: tuple[int, ...], lanes: int | None) -> None:
-    """Named by its step; x of one dimension is one item. Another lane is asked first, and no lane is lost."""
+    """The error names the step. An x of one dimension is one item. Another lane is asked first, and no lane is lost."""
     grid, events = geometric(STEPS), list[Event]()
 
     def broken(x: Tensor, sigma: float) -> Tensor:
@@ -138,7 +138,7 @@ def test_nan_in_every_item_is_an_error(shape: tuple[int, ...], lanes: int | None
 
 
 class AloneWithNaN:
-    """Lanes of which some give NaN in the ``items`` from their ``call``-th call on, ``times`` times."""
+    """Some lanes give NaN in their ``items``, from their call number ``call`` on, ``times`` times."""
 
     def __init__(self, lanes: int, bad: dict[int, list[int]], call: int = 1, times: int = 1000) -> None:
         self.calls = [0] * lanes
@@ -161,7 +161,7 @@ class AloneWithNaN:
 @pytest.mark.parametrize("items", [[1], [0, 1, 2]], ids=["one item", "all items"])
 @pytest.mark.parametrize("bad", [(0,), (1,)])
 def test_a_lane_alone_with_nan_is_lost(bad: tuple[int, ...], items: list[int], times: int, call: int) -> None:
-    """Once is enough, for its other answers may be wrong, too. The picture is that of the sound lanes."""
+    """Once is enough, because its other answers may be wrong too. The result is that of the other lanes."""
     expected = sample(MODEL, X, SIGMAS, starts=[0, 3, 6, 8], accept="exact")
     faulty, events = AloneWithNaN(3, dict.fromkeys(bad, items), call, times), list[Event]()
     with ThreadPool(faulty.denoisers) as pool:
@@ -187,7 +187,7 @@ def test_two_lanes_with_nan_in_different_items() -> None:
 
 @pytest.mark.parametrize("others", ["raise", "hang"])
 def test_nan_counts_when_no_other_lane_is_left_to_ask(others: str) -> None:
-    """The other lane fails or hangs: the run goes on with what there is."""
+    """The other lane fails or hangs: the run goes on with the first answer."""
     over = threading.Event()
 
     def other(x: Tensor, sigma: float) -> Tensor:
@@ -208,7 +208,7 @@ def test_nan_counts_when_no_other_lane_is_left_to_ask(others: str) -> None:
 
 
 def test_sound_lanes_are_asked_once() -> None:
-    """Without NaN nothing is made twice."""
+    """Without NaN nothing is evaluated twice."""
     model = Counted(MODEL)
     with ThreadPool([model] * 3) as pool:
         result = sample(None, X, SIGMAS, cores=4, pool=pool)

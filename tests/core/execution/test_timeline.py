@@ -1,4 +1,4 @@
-"""The timeline of a run: true to the run it listened to, and to a clock that is known."""
+"""The timeline of a run has the events of the run, at the times of a known clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CORES = len(STARTS)
 
 
 def record(pool: InlinePool | ThreadPool | None = None, **arguments) -> tuple[Result, Timeline, list[Event]]:
-    """A run with a recorder, and all it reported."""
+    """A run with a recorder, and all events."""
     recorder, seen = Recorder(), []
 
     def on_event(event: Event) -> None:
@@ -52,7 +52,7 @@ def record(pool: InlinePool | ThreadPool | None = None, **arguments) -> tuple[Re
 
 
 class Clock:
-    """Shows the time it is set to."""
+    """A clock that shows the time to which it is set."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -72,17 +72,17 @@ def record_by_hand(*events: tuple[float, Event], began: float = 100.0) -> Timeli
     for seconds, event in events:
         clock.now = began + seconds
         recorder(event)
-    clock.now += 1000  # what comes after the run is not in it
+    clock.now += 1000  # time after the run does not count
     return recorder.timeline()
 
 
-# --- true to the run
+# --- the events of the run
 
 
 @pytest.mark.parametrize("accept", [1, 2, 3, "exact"])
 @pytest.mark.parametrize("lanes", [None, 2, 4])
 def test_evaluations_are_those_of_the_run(lanes: int | None, accept: int | str) -> None:
-    """Every evaluation the hit depends on, once, at its core, index and round, and none but those."""
+    """Exactly the evaluations that the hit depends on, each once, with its core, index and round."""
     if lanes is None:
         result, timeline, _ = record(InlinePool(nonlinear), accept=accept)
     else:
@@ -99,7 +99,7 @@ def test_evaluations_are_those_of_the_run(lanes: int | None, accept: int | str) 
 
 @pytest.mark.parametrize("threshold", [1e9, 1e-2])
 def test_what_was_under_way_at_the_end_is_not_in_it(threshold: float) -> None:
-    """A residual rule ends the run while slower cores are at work: those calls count, but are never seen."""
+    """A residual rule ends the run while slower cores are at work: their calls count, but have no event."""
 
     class Watched(ThreadPool):
         dropped = 0
@@ -119,7 +119,7 @@ def test_what_was_under_way_at_the_end_is_not_in_it(threshold: float) -> None:
 @pytest.mark.parametrize("accept", [1, 2, "exact"])
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
 def test_hits_are_those_of_the_result(solver: str, accept: int | str) -> None:
-    """Numbered in their order, each with its distance from the one before in units of its own size."""
+    """Numbered in their order, each with its distance from the hit before, relative to its own size."""
     result, timeline, _ = record(accept=accept, solver=solver)
     assert [(mark.index, mark.core, mark.depth) for mark in timeline.hits] == [
         (index, hit.core, hit.depth) for index, hit in enumerate(result.hits)
@@ -135,7 +135,7 @@ def test_hits_are_those_of_the_result(solver: str, accept: int | str) -> None:
 @pytest.mark.parametrize("starts", [STARTS, [0, 1, 2, 3], [0, 2, 4, 7], [0, 6]])
 @pytest.mark.parametrize("lanes", [None, 3])
 def test_a_rectification_ends_the_round_of_its_two_evaluations(lanes: int | None, starts: list[int]) -> None:
-    """It needs the core's own evaluation one index before, and the neighbour's where it was last corrected."""
+    """It needs the core's own evaluation one index before, and the neighbour's at the last correction."""
     if lanes is None:
         _, timeline, _ = record(starts=starts, accept="exact")
     else:
@@ -150,7 +150,7 @@ def test_a_rectification_ends_the_round_of_its_two_evaluations(lanes: int | None
 
 
 def test_one_core() -> None:
-    """The sequential sampler: a round a step, nothing to rectify, the draft and the result."""
+    """The sequential sampler: one round for each step, no rectification, the draft and the result."""
     result, timeline, _ = record(starts=None)
     assert [(evaluation.index, evaluation.depth) for evaluation in timeline.evaluations] == [
         (index, index + 1) for index in range(STEPS)
@@ -161,7 +161,7 @@ def test_one_core() -> None:
 
 
 def test_times_in_one_thread_follow_each_other() -> None:
-    """One lane does one thing at a time, so its evaluations lie side by side within the run."""
+    """A lane makes one evaluation at a time, so its evaluations do not overlap."""
     _, timeline, seen = record(InlinePool(Slow(0)), accept="exact")
     assert timeline.evaluations[0].began >= 0
     for evaluation, following in pairwise(timeline.evaluations):
@@ -173,7 +173,7 @@ def test_times_in_one_thread_follow_each_other() -> None:
 
 
 def test_lanes_at_work_together_overlap() -> None:
-    """Four lanes do in the time of the run what one could not."""
+    """Four lanes make more evaluations in the time of the run than one lane can."""
     with ThreadPool([Slow(lane, 0.02) for lane in range(4)]) as pool:
         _, timeline, _ = record(pool, accept="exact")
     assert set(timeline.busy()) == {0, 1, 2, 3}
@@ -183,7 +183,7 @@ def test_lanes_at_work_together_overlap() -> None:
 
 
 class Broken:
-    """Works for a number of calls, then no more."""
+    """Works for a number of calls, and then raises."""
 
     def __init__(self, calls: int) -> None:
         self._left = calls
@@ -197,7 +197,7 @@ class Broken:
 
 @pytest.mark.parametrize("calls", [0, 3])
 def test_a_lost_lane(calls: int) -> None:
-    """It is marked when it fails, with what it said; its evaluation is there once, on another lane."""
+    """It is marked with its error when it fails. Its evaluation has one mark, on another lane."""
     with ThreadPool([Broken(calls), Slow(1), Slow(2)]) as pool:
         result, timeline, _ = record(pool, accept="exact")
     (mark,) = timeline.lost
@@ -210,11 +210,11 @@ def test_a_lost_lane(calls: int) -> None:
     assert 0 in timeline.busy()
 
 
-# --- true to the clock
+# --- the times
 
 
 def test_times_count_from_the_beginning_of_the_run() -> None:
-    """An evaluation began its own duration before it was reported; a hit was there when it was."""
+    """An evaluation began its own duration before its event; a hit arrived at its event."""
     timeline = record_by_hand(
         (2.0, evaluated(seconds=1.5)),
         (2.5, Hit(0, 1, X)),
@@ -227,7 +227,7 @@ def test_times_count_from_the_beginning_of_the_run() -> None:
 
 
 def test_pace_and_share_of_each_lane() -> None:
-    """Means over a lane's own evaluations; shares of the whole run, also after a lane was lost."""
+    """Means over a lane's own evaluations; fractions of the whole run, also after a lane was lost."""
     timeline = record_by_hand(
         (2.0, evaluated(0, 2.0)),
         (3.0, evaluated(1, 1.0)),
@@ -242,7 +242,7 @@ def test_pace_and_share_of_each_lane() -> None:
 
 @pytest.mark.parametrize("lanes", [1, 2, 5])
 def test_speedup_of_ideal_lanes_is_their_number(lanes: int) -> None:
-    """Evaluations of a second each, on lanes never idle: as many in the time of one as there are lanes."""
+    """With evaluations of one second on lanes that are never idle, the speedup is the number of lanes."""
     rounds = 4
     events = [(float(done), evaluated(lane)) for done in range(1, rounds + 1) for lane in range(lanes)]
     timeline = record_by_hand(*events)
@@ -252,7 +252,7 @@ def test_speedup_of_ideal_lanes_is_their_number(lanes: int) -> None:
 
 
 def test_a_slow_start_does_not_make_the_sequential_run_slow() -> None:
-    """What an undisturbed evaluation takes counts, not the one in which a device warms up."""
+    """The time of an undisturbed evaluation counts, not that of the first one, in which the device warms up."""
     timeline = record_by_hand((10.0, evaluated(seconds=10.0)), *((10.0 + i, evaluated()) for i in range(1, 11)))
     assert timeline.sequential_seconds(20) == 20
     assert timeline.speedup(20) == 1
@@ -266,7 +266,7 @@ def test_nothing_is_known_before_anything_happened() -> None:
 
 
 def test_the_record_so_far_stays_as_it_is() -> None:
-    """A timeline taken on the way is a part of the later one, and does not grow with it."""
+    """A timeline from the middle of a run is a part of the later one, and does not change any more."""
     recorder = Recorder()
     parts: list[tuple[Timeline, tuple]] = []
 
@@ -289,7 +289,7 @@ def test_the_record_so_far_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9, 2.0, -1.0])
 def test_relative_change_of_multiples(ratio: float) -> None:
-    """From r x to x it is |1 - r|, whatever x, its shape and its scale."""
+    """From r x to x it is |1 - r|, for any x, shape and scale."""
     for x in (X, 1e-6 * X, noise(2, 3, 4, seed=1), torch.ones(1)):
         assert relative_change(x, ratio * x) == pytest.approx(abs(1 - ratio), rel=1e-6)
 
@@ -303,23 +303,23 @@ def test_relative_change_of_zeros() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_relative_change_in_half_precision(dtype: torch.dtype) -> None:
-    """Neither large values nor small differences are lost on the way."""
+    """Large values do not overflow, and small differences do not vanish."""
     before, after = (torch.full((4096,), value, dtype=dtype) for value in (30000.0, 31000.0))
     expected = float(after[0] - before[0]) / float(after[0])
     assert relative_change(after, before) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_change_is_a_finite_number() -> None:
-    """From something to nothing there is no relative change to speak of."""
+    """If only the newer hit is all zeros, there is no relative change."""
     timeline = record_by_hand((1.0, Hit(0, 1, X)), (2.0, Hit(2, 2, 0 * X)), (3.0, Hit(1, 3, X)))
     assert [mark.change for mark in timeline.hits] == [None, None, 1.0]
 
 
-# --- what it costs
+# --- memory
 
 
 def test_no_latent_is_kept_but_the_newest_hit() -> None:
-    """States and evaluations of a run are freed as if nobody listened."""
+    """States and evaluations of a run are freed as in a run without a recorder."""
     recorder = Recorder()
     alive: dict[str, weakref.ref[Tensor]] = {}
 
@@ -341,7 +341,7 @@ def test_no_latent_is_kept_but_the_newest_hit() -> None:
 
 
 class Graph(torch.autograd.Function):
-    """Does nothing, but holds on to an object for as long as its result can be differentiated."""
+    """Returns its input, and keeps an object in memory while the result can be differentiated."""
 
     @staticmethod
     def forward(ctx, x: Tensor, held: object) -> Tensor:
@@ -350,7 +350,7 @@ class Graph(torch.autograd.Function):
 
 
 def test_no_graph_is_kept() -> None:
-    """Where gradients are on, the newest hit is kept as numbers alone."""
+    """With gradients on, the recorder keeps the newest hit without its graph."""
 
     class Held:
         pass

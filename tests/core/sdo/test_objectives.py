@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chords_core import InvalidInput
-from chords_core.sdo.objectives.base import (
+from chords_core.sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
@@ -25,12 +25,11 @@ from chords_core.sdo.objectives.base import (
     Style,
     Through,
     aesthetic_layers,
-    gram,
     in_the_style_of,
     like_picture,
-    luminance,
-    resized,
 )
+from chords_core.sdo.objectives.pictures import luminance, resized
+from chords_core.sdo.objectives.style import gram
 from chords_core.sdo.optimize import optimize_latent
 from tests.core.problems import geometric, noise
 
@@ -117,7 +116,7 @@ def test_the_optimizer_lowers_it(name: str) -> None:
 
 
 def test_constants_of_inference_mode() -> None:
-    """A host's references and masks are inference tensors, of which autograd saves none."""
+    """A host's references and masks are inference tensors, which autograd cannot save."""
     with torch.inference_mode():
         picture, mask, target = pictures(1, seed=5), HALF * 1.0, noise(4, seed=4)
         layers = tuple((weight * 1.0, None) for weight, _ in LAYERS)
@@ -148,7 +147,7 @@ def test_reference(seed: int, p: int, height: int, width: int) -> None:
 
 
 def test_reference_of_a_latent() -> None:
-    """Any tensor of the item's shape will do, and no other."""
+    """Any tensor of the item's shape works, and no other."""
     latent = noise(2, 16, 4, 4)
     assert torch.equal(Reference(latent[0])(latent)[:1], torch.zeros(1).double())
     with pytest.raises(InvalidInput, match="^reference: .*only pictures"):
@@ -166,7 +165,7 @@ def test_resizing_keeps_what_is_flat(height: int, width: int) -> None:
 
 
 def test_region_is_where_the_mask_is() -> None:
-    """Nothing outside counts; masks of a batch and of another size do the same."""
+    """Only pixels in the mask count; masks of a batch and of another size work the same."""
     batch = pictures(2)
     batch[:, :4] = torch.tensor([0.2, 0.4, 0.6]).double()
     assert torch.allclose(RegionColour((0.2, 0.4, 0.6), HALF)(batch), torch.zeros(2).double())
@@ -193,7 +192,7 @@ def test_a_mask_that_vanishes_is_refused() -> None:
 
 
 def test_contrast_and_sharpness() -> None:
-    """By hand: half black and half white; a ramp has no Laplacian; a checkerboard has the most."""
+    """By hand: half black and half white; a ramp has no Laplacian; a checkerboard has the largest."""
     batch = torch.zeros(1, 8, 8, 3).double()
     batch[:, :4] = 1
     assert float(Contrast()(batch)) == pytest.approx(-0.5, abs=1e-6)
@@ -258,7 +257,7 @@ def test_aesthetic_head_of_a_file() -> None:
 
 
 def test_combine_adds_with_weights() -> None:
-    """By hand, nested too; what one gives wrong is said."""
+    """By hand, nested too; a wrong result of one term is an error."""
     batch = pictures()
     first, second = Contrast(), Sharpness()
     expected = 2 * first(batch) - 0.5 * second(batch)

@@ -1,4 +1,4 @@
-"""Wishes that cannot be meant are refused in words, before or when a picture is judged."""
+"""Objectives that cannot work are refused, where they are made or at the first picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chords_core import InvalidInput
-from chords_core.sdo.objectives.base import RegionBrightness, Style
+from chords_core.sdo.objectives import RegionBrightness, Style
 
 
 def test_a_reference_without_any_features_has_no_style() -> None:
@@ -18,6 +18,6 @@ def test_a_mask_that_vanishes_at_the_pictures_size_is_refused() -> None:
     """So faint in one pixel of many that its mean is 0."""
     mask = torch.zeros(64, 64)
     mask[0, 0] = 1e-45
-    wish = RegionBrightness(0.5, mask)
+    objective = RegionBrightness(0.5, mask)
     with pytest.raises(InvalidInput, match="^mask: is empty at the pictures' size 2 x 2"):
-        wish(torch.rand(1, 2, 2, 3))
+        objective(torch.rand(1, 2, 2, 3))

@@ -1,4 +1,4 @@
-"""The objectives as users meet them: told apart, right in value and gradient, clear about what is wrong."""
+"""The objective nodes: their values and gradients are right, a search improves each, and bad input is named."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from client import ClientError, ComfyClient, Run
 from graphs import Graph, Node, demo
+from searches import small_latent
 
-ITERATIONS, STEPS = 4, 6
-Look = Callable[[Graph], Node]
+ITERATIONS, STEPS = 3, 4
+MakeObjective = Callable[[Graph], Node]
 
 
 def _image(graph: Graph, **changes: Any) -> Node:
@@ -53,19 +54,19 @@ def _contrast(graph: Graph, **options: Any) -> Node:
     return graph.add("SDOObjectiveContrast", **options)
 
 
-def _given(kind: str, value: float) -> Look:
+def _given(kind: str, value: float) -> MakeObjective:
     return lambda graph: graph.add(f"SDOObjective{kind}", aim="the given value", value=value)
 
 
-def _least(kind: str) -> Look:
+def _least(kind: str) -> MakeObjective:
     return lambda graph: graph.add(f"SDOObjective{kind}", aim="as little as possible")
 
 
-OBJECTIVES: dict[str, Look] = {
+OBJECTIVES: dict[str, MakeObjective] = {
     "reference": _reference,
     "reference, L1": lambda graph: _reference(graph, distance="L1"),
     "reference, latent": lambda graph: _reference(graph, space="latent"),
-    "look alike": lambda graph: graph.add("SDOObjectiveSimilarity", clip_vision=_vision(graph), image=_image(graph)),
+    "similarity": lambda graph: graph.add("SDOObjectiveSimilarity", clip_vision=_vision(graph), image=_image(graph)),
     "text": _text,
     "style": lambda graph: graph.add("SDOObjectiveStyle", image=_image(graph), clip_vision=_vision(graph)),
     "style, VAE": lambda graph: graph.add("SDOObjectiveStyle", image=_image(graph)),
@@ -115,15 +116,15 @@ def test_heads_are_listed_whatever_their_extension(client: ComfyClient) -> None:
     assert {"tiny_aesthetic.safetensors", "tiny_aesthetic.pth"} <= set(files)
 
 
-def _slopes(client: ComfyClient, looks: list[Look]) -> list[dict[str, Any]]:
+def _slopes(client: ComfyClient, makes: list[MakeObjective]) -> list[dict[str, Any]]:
     """Each objective at the same sample of the demo model."""
     graph = Graph()
-    latent = graph.add("EmptyLatentImage", width=128, height=128, batch_size=2)
+    latent = small_latent(graph, batch=2)
     inputs = demo(graph)
     sampling = {"seed": 3, "steps": STEPS, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     sample = graph.add("KSampler", **inputs, **sampling, latent_image=latent)
     vae = [inputs["model"][0], 1]
-    nodes = [graph.add("TestSlope", objective=look(graph), vae=vae, latent=sample) for look in looks]
+    nodes = [graph.add("TestSlope", objective=make(graph), vae=vae, latent=sample) for make in makes]
     outputs = client.run(graph.nodes).outputs
     return [outputs[node.name] for node in nodes]
 
@@ -142,7 +143,7 @@ def test_values_are_what_the_descriptions_say(client: ComfyClient) -> None:
         "contrast, least",
         "contrast, given",
         "combine",
-        "look alike",
+        "similarity",
         "text",
         "aesthetic",
     ]
@@ -154,29 +155,29 @@ def test_values_are_what_the_descriptions_say(client: ComfyClient) -> None:
         assert value["contrast, least"] == pytest.approx(-value["contrast"])
         assert value["contrast, given"] == pytest.approx((0.4 + value["contrast"]) ** 2, rel=1e-4)
         assert value["combine"] == pytest.approx(2 * value["contrast"] - 0.5 * value["reference"], rel=1e-4)
-        assert 0 <= value["look alike"] <= 2
+        assert 0 <= value["similarity"] <= 2
         assert 0 <= value["text"] <= 2
         assert -8 < value["aesthetic"] < -2  # the head's bias is 5
 
 
 def test_text_is_taken_into_the_space_of_pictures(client: ComfyClient) -> None:
-    """What the host gives for SD1 is the text before that, of the same width. -1 turns the way there round."""
+    """For SD1 the host gives the text before the projection, of the same width. A projection of -1 reverses it."""
     same, turned = _slopes(client, [_text, lambda graph: _text(graph, projection=-1.0)])
     assert turned["values"] == pytest.approx([2 - value for value in same["values"]], abs=1e-4)
 
 
 def test_text_is_taken_by_the_encoder_that_fits(client: ComfyClient) -> None:
     """Of SDXL's two by clip_g for a wider CLIP-Vision, by clip_l otherwise."""
-    looks = [
+    makes = [
         lambda graph, vision=vision, projection=projection: _text(
             graph, vision=vision, projection=projection, width_g=24
         )
         for vision in (16, 24)
         for projection in (1.0, -1.0)
     ]
-    by_l, by_l_turned, by_g, by_g_too = (found["values"] for found in _slopes(client, looks))
+    by_l, by_l_turned, by_g, by_g_too = (found["values"] for found in _slopes(client, makes))
     assert by_l_turned == pytest.approx([2 - value for value in by_l], abs=1e-4)
-    assert by_g_too == by_g  # it is clip_l's that was turned
+    assert by_g_too == by_g  # the reversed projection is that of clip_l
 
 
 def test_a_head_is_read_from_either_format(client: ComfyClient) -> None:
@@ -184,35 +185,35 @@ def test_a_head_is_read_from_either_format(client: ComfyClient) -> None:
     assert pth["values"] == safetensors["values"]
 
 
-def _refusal(client: ComfyClient, look: Look) -> str:
+def _refusal(client: ComfyClient, make: MakeObjective) -> str:
     graph = Graph()
-    graph.add("TestObjective", objective=look(graph))
+    graph.add("TestObjective", objective=make(graph))
     with pytest.raises(ClientError) as raised:
         client.run(graph.nodes)
     return str(raised.value)
 
 
-def _colour(colour: Any, mask: float | None = None) -> Look:
-    def look(graph: Graph) -> Node:
+def _colour(colour: Any, mask: float | None = None) -> MakeObjective:
+    def make(graph: Graph) -> Node:
         inputs = {} if mask is None else {"mask": _mask(graph, mask)}
         return graph.add("SDOObjectiveColour", colour=colour, **inputs)
 
-    return look
+    return make
 
 
-def _broken(kind: str) -> Look:
-    def look(graph: Graph) -> Node:
+def _broken(kind: str) -> MakeObjective:
+    def make(graph: Graph) -> Node:
         vision = {} if kind == "Reference" else {"clip_vision": _vision(graph)}
         return graph.add(f"SDOObjective{kind}", image=_image(graph, broken=True), **vision)
 
-    return look
+    return make
 
 
-def _alone(weight: float) -> Look:
+def _alone(weight: float) -> MakeObjective:
     return lambda graph: graph.add("SDOObjectiveCombine", objective_1=_contrast(graph), weight_1=weight)
 
 
-BAD: dict[str, tuple[Look, str, str]] = {
+BAD: dict[str, tuple[MakeObjective, str, str]] = {
     "mask, empty": (_colour("#0000ff", 0.0), "mask", "empty"),
     "mask, above 1": (_colour("#0000ff", 1.5), "mask", "0..1"),
     "mask, below 0": (_colour("#0000ff", -0.5), "mask", "0..1"),
@@ -221,7 +222,7 @@ BAD: dict[str, tuple[Look, str, str]] = {
     "colour, no digits": (_colour("#gg0000"), "colour", "hexadecimal"),
     "colour, a number": (_colour(255), "colour", "hexadecimal"),
     "image, reference": (_broken("Reference"), "image", "NaN"),
-    "image, look alike": (_broken("Similarity"), "image", "NaN"),
+    "image, similarity": (_broken("Similarity"), "image", "NaN"),
     "image, style": (_broken("Style"), "image", "NaN"),
     "text, empty": (lambda graph: _text(graph, "  "), "text", "empty"),
     "clip, another width": (lambda graph: _text(graph, vision=32), "clip", "32 values.*clip_l with 16.*ViT-L/14"),
@@ -240,8 +241,8 @@ BAD: dict[str, tuple[Look, str, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_by_name(client: ComfyClient, name: str) -> None:
-    look, where, what = BAD[name]
-    message = _refusal(client, look)
+    make, where, what = BAD[name]
+    message = _refusal(client, make)
     assert re.search(rf"\b{where}: .*{what}", message), message
 
 
@@ -251,10 +252,10 @@ def test_unknown_options_are_refused_before_anything_runs(client: ComfyClient) -
     assert "objective_1" in _refusal(client, lambda graph: graph.add("SDOObjectiveCombine", weight_1=1.0))
 
 
-def _optimised(client: ComfyClient, look: Look, **changes: Any) -> tuple[Run, dict[str, Any]]:
+def _optimised(client: ComfyClient, make: MakeObjective, **changes: Any) -> tuple[Run, dict[str, Any]]:
     graph = Graph()
     inputs = demo(graph)
-    latent = graph.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    latent = small_latent(graph)
     settings = {"seed": 5, "cfg": 3.5, "iterations": ITERATIONS, "lr": 0.05, "steps": STEPS, **changes}
     node = graph.add(
         "SDOLatentOptimizer",
@@ -262,7 +263,7 @@ def _optimised(client: ComfyClient, look: Look, **changes: Any) -> tuple[Run, di
         **settings,
         vae=[inputs["model"][0], 1],
         latent=latent,
-        objective=look(graph),
+        objective=make(graph),
         sampler_name="euler",
         scheduler="simple",
     )

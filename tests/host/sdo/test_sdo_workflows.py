@@ -14,7 +14,7 @@ from PIL import Image
 
 NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords"]
 BLUE = (0x1F, 0x45, 0xDB)
-EDGE = 24  # pixels around the middle that the wish leaves out
+EDGE = 24  # pixels around the middle that the objective leaves out
 NOTE = "MarkdownNote"
 Workflow = dict[str, dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""The Ray actor's class, in this process: what it answers, and how what goes wrong reaches the driver."""
+"""The class of the Ray actors, in this process: its answers, and how errors reach the driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chords_core.execution.ray.messages import Header, decode, encode, tensor_da
 
 
 class Doubling:
-    """A worker that doubles, and writes down what it is told."""
+    """A worker that doubles its input, and records the calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -37,7 +37,7 @@ class Doubling:
 
 
 class HostInterrupt(BaseException):
-    """As ComfyUI's, which is no Exception, and must not end the process all the same."""
+    """Like ComfyUI's. It is no Exception, but must not end the process."""
 
 
 class Failing(Doubling):
@@ -52,7 +52,7 @@ class Failing(Doubling):
 
 
 WORKERS: list[Any] = []
-"""What is to be made next comes last; a pickled factory cannot hold it."""
+"""The last one is made next; a pickled factory cannot hold it."""
 
 
 def _last() -> Any:
@@ -83,7 +83,7 @@ def problem(answer: bytes) -> Header:
     return header
 
 
-def test_the_worker_does_what_the_driver_calls() -> None:
+def test_the_worker_gets_the_calls_of_the_driver() -> None:
     worker, x = Doubling(), torch.arange(6.0).reshape(2, 3)
     there = actor(worker)
     assert there.load(b"model") == there.begin(pickle.dumps("run")) == FINE
@@ -93,7 +93,7 @@ def test_the_worker_does_what_the_driver_calls() -> None:
 
 
 def test_one_thread_computes_however_many_there_were() -> None:
-    """Sums depend on how many threads share them, and every worker has to give the same."""
+    """Sums depend on the number of threads, and all workers have to give the same result."""
     worker, before = Doubling(), torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -119,7 +119,7 @@ def test_a_worker_is_made_once() -> None:
         (HostInterrupt(), "HostInterrupt"),
     ],
 )
-def test_an_error_is_told_in_a_line_and_as_a_traceback(error: BaseException, text: str) -> None:
+def test_an_error_is_a_line_and_a_traceback(error: BaseException, text: str) -> None:
     there = actor(Failing(error))
     said = problem(there.denoise(request(torch.ones(2), 1.0)))
     assert said["problem"] == text and not said["wrong_setup"]
@@ -127,7 +127,7 @@ def test_an_error_is_told_in_a_line_and_as_a_traceback(error: BaseException, tex
     assert there.end() == FINE  # and the worker goes on
 
 
-def test_a_wrong_setup_is_told_as_such_and_in_its_own_words() -> None:
+def test_a_wrong_setup_is_marked_and_keeps_its_message() -> None:
     said = problem(actor(Failing(WrongSetup("install it there"))).denoise(request(torch.ones(2), 1.0)))
     assert (said["problem"], said["wrong_setup"]) == ("install it there", True)
 
@@ -142,7 +142,7 @@ def test_an_answer_of_another_shape_or_dtype_is_a_problem(wrong: Tensor) -> None
     assert "TypeError: the model gave" in said["problem"] and "for (2,) in torch.float32" in said["problem"]
 
 
-def test_a_worker_that_cannot_be_made_is_told_and_may_be_tried_again() -> None:
+def test_a_worker_that_cannot_be_made_is_reported_and_may_be_tried_again() -> None:
     there = RayActor()
     assert problem(there.make(pickle.dumps(_broken)))["problem"] == "OSError: no disk"
     WORKERS.append(Doubling())

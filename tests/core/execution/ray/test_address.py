@@ -1,4 +1,4 @@
-"""Addresses of Ray clusters: one spelling each, and nothing that Ray would take for something else."""
+"""Addresses of Ray clusters: each has one spelling, and nothing else reaches Ray."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from chords_core import InvalidInput, RayWorkers
 from chords_core.execution.ray.address import canonical, check_reachable, host_and_port, resolved
+from chords_core.execution.ray.errors import ClusterUnreachable
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_an_address_has_one_spelling(written: str, meant: str) -> None:
         "a" * 100_000 + ":1",
     ],
 )
-def test_what_is_none_is_refused_by_name_and_with_the_way_out(text: str) -> None:
+def test_anything_else_is_refused_with_its_name_and_the_valid_forms(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^ray_address: .*host:port, such as 192\.168\.1\.10:6379") as caught:
         canonical(text)
     assert len(str(caught.value)) < 500
@@ -88,7 +89,7 @@ def test_auto_is_what_the_environment_names(monkeypatch: pytest.MonkeyPatch, env
     assert resolved("local") == "local" and resolved("other:1") == "other:1"
 
 
-def test_an_address_of_the_environment_that_is_none_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_address_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://head")
     with pytest.raises(InvalidInput, match="^RAY_ADDRESS in the environment: 'http://head'"):
         resolved("auto")
@@ -104,7 +105,7 @@ SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 @contextlib.contextmanager
 def listening(answer: bytes | None, hang_up: bool) -> Iterator[str]:
-    """The address of something that answers so to whoever connects."""
+    """The address of a server that answers this to every connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -122,21 +123,21 @@ def listening(answer: bytes | None, hang_up: bool) -> Iterator[str]:
         thread.join(60)
 
 
-def test_what_speaks_as_rays_servers_do_may_be_one() -> None:
+def test_only_a_server_that_answers_as_ray_does_is_accepted() -> None:
     with listening(SETTINGS, hang_up=False) as address:
         check_reachable(address, 60.0)
     for answer, hang_up in ((b"HTTP/1.1 400 Bad Request\r\n\r\n", False), (None, True), (SETTINGS[:5], True)):
         with listening(answer, hang_up) as address:
-            with pytest.raises(OSError, match=f"something listens at {address}, but it is no Ray"):
+            with pytest.raises(ClusterUnreachable, match=f"something listens at {address}, but it is not Ray"):
                 check_reachable(address, 60.0)
     with listening(None, hang_up=False) as address:
-        with pytest.raises(OSError, match="but it is no Ray"):
+        with pytest.raises(ClusterUnreachable, match="but it is not Ray"):
             check_reachable(address, 0.2)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "[::1]:9", "no-such-host.invalid:9", "ray://" + "a." * 100 + "b:9"])
 def test_an_address_that_does_not_answer_is_named(address: str) -> None:
-    with pytest.raises(OSError, match="nothing answers at") as raised:
+    with pytest.raises(ClusterUnreachable, match="nothing answers at") as raised:
         check_reachable(address, 60.0)
     assert address in str(raised.value)
 

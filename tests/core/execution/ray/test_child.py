@@ -1,4 +1,4 @@
-"""What the child that speaks with Ray does, with a stand-in for Ray: what an actor does costs others nothing."""
+"""The child process with a replacement for Ray: an actor that fails, hangs or is slow does not harm the others."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from chords_core import (
     sample,
 )
 from chords_core.execution.ray.actor import WrongSetup
-from chords_core.execution.ray.pool import NoWorker
+from chords_core.execution.ray.actors import MAX_CPU_WORKERS
+from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
-from chords_core.execution.ray.workers import MOST_CPU_WORKERS
 from tests.core.stand_in_ray import StandInRay, in_threads
 
 SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 12), torch.zeros(1)])
 X = 8 * torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(1))
-PATIENT = RayTimeouts(hung=60.0, behind=60.0, ping=60.0, place=60.0, no_place=60.0, stop=0.2, end=1.0)
-"""So long that on a busy machine no sound worker is taken for one that hangs."""
+LONG_TIMEOUTS = RayTimeouts(hung=60.0, behind=60.0, ping=60.0, place=60.0, no_place=60.0, stop=0.2, end=1.0)
+"""So long that on a busy machine no working actor is taken for one that hangs."""
 
 
 def model(x: Tensor, sigma: float) -> Tensor:
@@ -40,11 +40,11 @@ def model(x: Tensor, sigma: float) -> Tensor:
 
 
 class Told:
-    """What all workers are to do, and what they did."""
+    """What all workers have to do, and what they did."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()  # those that sleep go on
-        self.faults: dict[str, list[Any]] = {}  # by call, for whoever makes it next
+        self.over = threading.Event()  # sleeping workers go on
+        self.faults: dict[str, list[Any]] = {}  # by call, for the worker that makes it next
         self.loaded: list[bytes] = []
 
     def happens(self, call: str) -> None:
@@ -98,7 +98,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> StandInRay:
 
 @pytest.fixture
 def workers(ray: StandInRay) -> Iterator[RayWorkers]:
-    with RayWorkers(FakeWorker, count=2, timeouts=PATIENT) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=LONG_TIMEOUTS) as workers:
         yield workers
 
 
@@ -108,10 +108,10 @@ def check(pool: RayPool, lanes: int = 2) -> None:
         assert torch.equal(sample(None, X, SIGMAS, cores=4, pool=pool).x, sample(model, X, SIGMAS, cores=4).x)
 
 
-def check_all_in_time(workers: RayWorkers, parcel: ModelPayload | None = None) -> None:
-    """Two take part, if not at once."""
-    wait_until(lambda: workers.open("run", 2, parcel).lanes == 2)
-    check(workers.open("run", 2, parcel))
+def check_all_in_time(workers: RayWorkers, payload: ModelPayload | None = None) -> None:
+    """Wait until two workers take part."""
+    wait_until(lambda: workers.open("run", 2, payload).lanes == 2)
+    check(workers.open("run", 2, payload))
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -131,20 +131,20 @@ def test_a_run(ray: StandInRay, workers: RayWorkers) -> None:
 
 
 def test_one_actor_a_gpu_or_some_on_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, gpus, count, lanes in ((64, 0, 0, MOST_CPU_WORKERS), (64, 3, 0, 3), (64, 3, 2, 2), (0, 0, 0, 1)):
+    for cores, gpus, count, lanes in ((64, 0, 0, MAX_CPU_WORKERS), (64, 3, 0, 3), (64, 3, 2, 2), (0, 0, 0, 1)):
         in_threads(monkeypatch, StandInRay(cores, gpus))
-        with RayWorkers(FakeWorker, count=count, timeouts=PATIENT, local_gpus=False) as workers:
+        with RayWorkers(FakeWorker, count=count, timeouts=LONG_TIMEOUTS, local_gpus=False) as workers:
             assert workers.lanes == lanes
 
 
 def test_a_model_is_made_and_sent_once_per_change(workers: RayWorkers, told: Told) -> None:
     made: list[bytes] = []
 
-    def parcel(name: bytes) -> ModelPayload:
+    def payload(name: bytes) -> ModelPayload:
         return ModelPayload(name.decode(), lambda: made.append(name) or name)
 
     for name in (b"a", b"a", b"b", b"a"):
-        check(workers.open("run", 2, parcel(name)))
+        check(workers.open("run", 2, payload(name)))
     assert made == [b"a", b"b", b"a"]
     assert told.loaded == [b"a", b"a", b"b", b"b", b"a", b"a"]
 
@@ -153,7 +153,7 @@ class NotMade(Exception):
     pass
 
 
-def test_what_making_the_model_raises_is_told_as_it_is(workers: RayWorkers) -> None:
+def test_what_making_the_model_raises_reaches_the_caller(workers: RayWorkers) -> None:
     def raising() -> bytes:
         raise NotMade
 
@@ -170,14 +170,14 @@ def test_one_that_cannot_get_ready_is_left_out(ray: StandInRay, workers: RayWork
     assert why.startswith("the worker ray:10.0.0.1/") and why.endswith(": MemoryError: no room")
     check(pool, lanes=1)
     with workers.open("run", 2, ModelPayload("key", lambda: b"model")) as pool:
-        assert pool.lanes == (2 if call == "begin" else 1)  # it rests, as far as this model goes
+        assert pool.lanes == (2 if call == "begin" else 1)  # it does not try this model again
     check(workers.open("run", 2, ModelPayload("other", lambda: b"other")))
     assert len(ray.handles) == (2 if call == "begin" else 3)
 
 
-def test_one_that_rested_is_tried_again(ray: StandInRay, told: Told) -> None:
+def test_one_that_failed_tries_again_after_some_time(ray: StandInRay, told: Told) -> None:
     told.faults["load"] = [MemoryError("no room")]
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, rest=0.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, rest=0.0)) as workers:
         for lanes in (1, 2):
             check(workers.open("run", 2, ModelPayload("key", lambda: b"model")), lanes)
 
@@ -190,62 +190,64 @@ def test_one_that_cannot_begin_twice_is_replaced(ray: StandInRay, workers: RayWo
         assert len(ray.handles) == actors
 
 
-def test_a_wrong_setup_ends_the_run_and_is_read_anew(workers: RayWorkers, told: Told) -> None:
+def test_a_wrong_setup_ends_the_run_and_the_next_run_checks_again(workers: RayWorkers, told: Told) -> None:
     check(workers.open("run", 2))
     told.faults["load"] = [WrongSetup("copy it there")] * 2
     with pytest.raises(WorkersUnavailable, match=r"^the worker ray:10.0.0.1/\d: copy it there$") as raised:
         workers.open("run", 2, ModelPayload("key", lambda: b"model"))
     assert not isinstance(raised.value, NoWorker)
-    told.faults.clear()  # it was copied; what the other one has said by then is of before
+    told.faults.clear()  # now the file is there; an answer of the other worker may still be an old one
     check(workers.open("run", 2, ModelPayload("key", lambda: b"model")))
 
 
 @pytest.mark.parametrize("call", ["make", "load", "begin"])
 def test_one_that_takes_too_long_takes_part_later(ray: StandInRay, told: Told, call: str) -> None:
     told.faults[call] = ["sleep"]
-    parcel = ModelPayload("key", lambda: b"model")
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, behind=0.3, behind_factor=0.0, ping=5.0)) as workers:
+    payload = ModelPayload("key", lambda: b"model")
+    with RayWorkers(
+        FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, behind=0.3, behind_factor=0.0, ping=5.0)
+    ) as workers:
         for _ in range(2):
-            pool = workers.open("run", 2, parcel)
+            pool = workers.open("run", 2, payload)
             (why,) = pool.left_out
             assert "it goes on, and takes part in a later run" in why
             check(pool, lanes=1)
         told.over.set()
-        check_all_in_time(workers, parcel)
+        check_all_in_time(workers, payload)
         assert len(ray.handles) == 2 and not any(handle.dead for handle in ray.handles)
 
 
 def test_one_that_is_busy_for_an_earlier_run_is_not_waited_for_again(ray: StandInRay, told: Told) -> None:
     told.faults["load"] = ["sleep"]
-    parcel = ModelPayload("key", lambda: b"model")
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, ping=5.0, behind=600.0)) as workers:
+    payload = ModelPayload("key", lambda: b"model")
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, ping=5.0, behind=600.0)) as workers:
         with pytest.raises(Cancelled):
-            workers.open("run", 2, parcel, cancelled=lambda: len(told.loaded) == 1)
-        check(workers.open("run", 2, parcel), lanes=1)
+            workers.open("run", 2, payload, cancelled=lambda: len(told.loaded) == 1)
+        check(workers.open("run", 2, payload), lanes=1)
         told.over.set()
-        check_all_in_time(workers, parcel)
+        check_all_in_time(workers, payload)
 
 
-def test_one_that_takes_for_ever_is_given_up(ray: StandInRay, told: Told) -> None:
+def test_one_that_never_gets_ready_is_given_up(ray: StandInRay, told: Told) -> None:
     told.faults["load"] = ["sleep"]
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, give_up=3.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, give_up=3.0)) as workers:
         pool = workers.open("run", 2, ModelPayload("key", lambda: b"model"))
         (why,) = pool.left_out
-        assert why.endswith("it did not load the model for too long, and was ended")
+        assert why.endswith("it took too long to load the model, and was ended")
         check(pool, lanes=1)
         check(workers.open("run", 2, ModelPayload("key", lambda: b"model")))
 
 
 def test_without_any_in_time_there_is_no_worker(ray: StandInRay, told: Told) -> None:
     told.faults["load"] = ["sleep", "sleep"]
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, ready=0.5)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, ready=0.5)) as workers:
         with pytest.raises(NoWorker, match="it did not .* within .* s; it goes on"):
             workers.open("run", 2, ModelPayload("key", lambda: b"model"))
 
 
 @pytest.mark.parametrize("how", ["dead", "deaf"])
 def test_one_that_is_gone_between_runs_is_replaced(ray: StandInRay, how: str) -> None:
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, ping=5.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, ping=5.0)) as workers:
         check(workers.open("run", 2))
         ray.handles[0].die() if how == "dead" else setattr(ray.handles[0], "deaf", True)
         check(workers.open("run", 2))
@@ -261,7 +263,7 @@ def test_one_that_dies_or_stops_while_it_gets_ready_is_left_out(ray: StandInRay,
         ray.handles[0].die() if how == "dead" else setattr(ray.handles[0], "deaf", True)
         return b"model"
 
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, hung=5.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, hung=5.0)) as workers:
         check(workers.open("run", 2))
         pool = workers.open("run", 2, ModelPayload("key", happen))
         assert why in pool.left_out[0]
@@ -270,7 +272,7 @@ def test_one_that_dies_or_stops_while_it_gets_ready_is_left_out(ray: StandInRay,
 
 
 def test_one_that_finds_no_place_is_given_up(ray: StandInRay) -> None:
-    with RayWorkers(FakeWorker, count=2, timeouts=replace(PATIENT, place=0.5, no_place=5.0)) as workers:
+    with RayWorkers(FakeWorker, count=2, timeouts=replace(LONG_TIMEOUTS, place=0.5, no_place=5.0)) as workers:
         ray.cores = 0
         ray.cluster_resources = lambda: {"CPU": 2.0}
         with pytest.raises(NoWorker, match="cluster at local has no room for a worker, which needs one CPU core"):
@@ -294,8 +296,8 @@ def test_a_call_that_fails_costs_its_lane(workers: RayWorkers, told: Told) -> No
 @pytest.mark.parametrize(
     "answer", [b"", b"nonsense", "text", None, {"a": "dictionary"}, torch.zeros(X.shape).numpy(), "other", "huge"]
 )
-def test_an_answer_that_is_none_costs_its_lane(ray: StandInRay, workers: RayWorkers, answer: Any) -> None:
-    """Whatever a cluster sends in the place of bytes, or as bytes."""
+def test_an_answer_that_is_not_valid_costs_its_lane(ray: StandInRay, workers: RayWorkers, answer: Any) -> None:
+    """Whatever a cluster sends instead of bytes, or as bytes."""
     from chords_core.execution.ray.messages import encode, tensor_data, tensor_header
 
     if isinstance(answer, str) and answer in ("other", "huge"):
@@ -308,8 +310,10 @@ def test_an_answer_that_is_none_costs_its_lane(ray: StandInRay, workers: RayWork
 
 
 @pytest.mark.parametrize("within", [0.0, 60.0])
-def test_a_call_that_goes_on_is_given_up_soon(ray: StandInRay, workers: RayWorkers, told: Told, within: float) -> None:
-    """If it may yet end in time, its worker is kept for the runs after it."""
+def test_a_call_that_goes_on_is_given_up_quickly(
+    ray: StandInRay, workers: RayWorkers, told: Told, within: float
+) -> None:
+    """If it may still end in time, its worker is kept for later runs."""
     told.faults["denoise"] = ["sleep"]
     with workers.open("run", 1) as pool:
         pool.submit(0, Evaluation(1, 0, 1, X, 1.0))
@@ -360,7 +364,7 @@ def test_a_child_that_sends_nonsense_is_ended(ray: StandInRay, workers: RayWorke
     check(workers.open("run", 2))
 
 
-def test_an_address_of_nobody(ray: StandInRay) -> None:
+def test_an_address_where_nothing_listens(ray: StandInRay) -> None:
     with pytest.raises(WorkersUnavailable, match="^nothing answers at 127.0.0.1:9 "):
         RayWorkers(FakeWorker, "127.0.0.1:9")
     with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""Messages to and from the child that speaks with Ray: a header and bytes, and nothing that could run."""
+"""Messages to and from the child process: a header and bytes, and nothing that can run code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from chords_core.execution.ray.messages import (
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64])
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1,), (), (0, 3)])
-def test_a_tensor_travels_as_it_is(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_a_tensor_arrives_unchanged(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(9).to(dtype)
     for sent in (x, x.mT) if x.ndim > 1 else (x,):
         header, data = decode(encode(tensor_header(sent), tensor_data(sent)))
@@ -48,7 +48,7 @@ def test_a_stream_that_ends_within_a_message_has_no_more() -> None:
 
 
 class Bomb:
-    """Whoever unpickles it fails the test."""
+    """Fails the test if it is unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return pytest.fail, ("unpickled",)
@@ -65,11 +65,11 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_no_message_is_refused(name: str) -> None:
+def test_bytes_that_are_not_a_message_are_refused(name: str) -> None:
     with pytest.raises(Malformed):
         decode(MALFORMED[name])
     with pytest.raises(Malformed):
-        assert read(io.BytesIO(MALFORMED[name]), most=1000) is None
+        assert read(io.BytesIO(MALFORMED[name]), max_data=1000) is None
         raise Malformed("the stream ended first")
 
 
@@ -89,12 +89,12 @@ def test_what_is_no_message_is_refused(name: str) -> None:
         {"dtype": ["float32"], "shape": [2]},
     ],
 )
-def test_a_tensor_that_is_none_is_refused(header: dict[str, object]) -> None:
+def test_a_header_that_is_not_a_tensors_is_refused(header: dict[str, object]) -> None:
     with pytest.raises(Malformed):
         tensor_from(json.loads(json.dumps(header)), bytes(8))
 
 
-def test_a_text_from_elsewhere_is_one_printable_line_of_some_length() -> None:
+def test_a_text_from_another_machine_becomes_one_short_printable_line() -> None:
     assert line("\n one\x1b[31m\x00 \ntwo") == "one[31m "
     assert len(line("x" * 100_000)) < 600
     assert line(None) == "None" and line("") == ""

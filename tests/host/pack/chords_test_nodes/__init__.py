@@ -434,17 +434,21 @@ class TestSlope(io.ComfyNode):
     @classmethod
     def execute(cls, objective, vae, latent):
         pack = type(objective).__module__.rpartition(".")[0]  # its name is the path it was loaded from
-        scene = sys.modules[f"{pack}.studio"].Scene
-        studio = sys.modules[f"{pack}.studio"].Studio(objective, vae, latent["samples"].shape)
-        comfy.model_management.load_models_gpu(studio.patchers)
-        look = objective.bind(studio)
-        with sys.modules[f"{pack}.gradients"].differentiable([patcher.model for patcher in studio.patchers]):
+        models = sys.modules[f"{pack}.context"]
+        context = models.ObjectiveContext(objective, vae, latent["samples"].shape)
+        comfy.model_management.load_models_gpu(context.patchers)
+        bound = objective.bind(context)
+
+        def value(latent):
+            return bound(models.DecodedSample(latent, context.decode))
+
+        with sys.modules[f"{pack}.autograd"].differentiable([patcher.model for patcher in context.patchers]):
             here = latent["samples"].clone().requires_grad_()
-            values = look(scene(here, studio.decode))
+            values = value(here)
             (gradient,) = torch.autograd.grad(values.sum(), here)
             direction = gradient / gradient.norm()
             with torch.no_grad():
-                ahead, behind = (look(scene(here + side * cls.STEP * direction, studio.decode)) for side in (1, -1))
+                ahead, behind = (value(here + side * cls.STEP * direction) for side in (1, -1))
         measured = float((ahead - behind).sum()) / (2 * cls.STEP)
         return io.NodeOutput(ui={"values": values.tolist(), "slope": [float(gradient.norm())], "measured": [measured]})
 

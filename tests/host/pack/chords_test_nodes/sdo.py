@@ -2,7 +2,9 @@
 
 import importlib
 import sys
+import threading
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -16,17 +18,17 @@ def _pack(name: str):
     return found
 
 
-class _Objective:
-    """A wish of pictures; ``kind`` says how it misbehaves."""
+class _OddObjective:
+    """An objective of pictures; ``kind`` says how it misbehaves."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._calls = 0
 
-    def bind(self, studio):
-        def look(scene):
+    def bind(self, context):
+        def bound(sample):
             self._calls += 1
-            values = (scene.pictures - 0.2).square().flatten(1).mean(1)
+            values = (sample.pictures - 0.2).square().flatten(1).mean(1)
             if self._kind == "detached":
                 return values.detach()
             if self._kind == "one value":
@@ -35,7 +37,7 @@ class _Objective:
                 return values * float("nan")
             return values
 
-        return look
+        return bound
 
 
 class TestOddObjective(io.ComfyNode):
@@ -53,12 +55,12 @@ class TestOddObjective(io.ComfyNode):
 
     @classmethod
     def execute(cls, kind):
-        return io.NodeOutput(_Objective(kind))
+        return io.NodeOutput(_OddObjective(kind))
 
 
 class _SmallLatent:
-    def bind(self, studio):
-        return lambda scene: scene.latent.square().flatten(1).mean(1)
+    def bind(self, context):
+        return lambda sample: sample.latent.square().flatten(1).mean(1)
 
 
 class TestLatentObjective(io.ComfyNode):
@@ -98,18 +100,21 @@ class TestGradient(io.ComfyNode):
 
 
 def _by_the_pack(model, positive, negative, cfg, sigma, x, weight):
-    gradients, search = _pack("host.gradients"), _pack("host.search")
+    autograd, model_call = _pack("nodes.host.sdo.autograd"), _pack("nodes.host.sdo.model_call")
     found = []
 
     def sampler(wrapped, state, sigmas, extra_args, **_):
-        with gradients.differentiable([wrapped.inner_model.inner_model]), torch.enable_grad():
+        with autograd.differentiable([wrapped.inner_model.inner_model]), torch.enable_grad():
             leaf = x.to(state.device, copy=True).requires_grad_()
-            value = (search.Call.of(wrapped, extra_args)(leaf, sigma) * weight.to(state.device, copy=True)).sum()
+            value = (
+                model_call.DifferentiableModelCall.of(wrapped, extra_args)(leaf, sigma)
+                * weight.to(state.device, copy=True)
+            ).sum()
             found.append(torch.autograd.grad(value, leaf)[0].cpu())
         return state
 
     comfy.sample.sample_custom(
-        gradients.plain(model),
+        autograd.plain(model),
         torch.zeros_like(x),
         cfg,
         comfy.samplers.KSAMPLER(sampler),
@@ -125,7 +130,7 @@ def _by_the_pack(model, positive, negative, cfg, sigma, x, weight):
 
 def _by_the_network(positive, negative, cfg, sigma, x, weight):
     flow_module = importlib.import_module(".flow", _pack("demo.prompts").__package__)
-    demo = _pack("host.demo")
+    demo = _pack("nodes.host.demo")
     with torch.inference_mode(False), torch.enable_grad():
         flow = flow_module.Flow().eval().requires_grad_(False)
         weights = comfy.utils.load_torch_file(str(demo._FLOW))
@@ -137,8 +142,8 @@ def _by_the_network(positive, negative, cfg, sigma, x, weight):
         return torch.autograd.grad((denoised * weight.clone()).sum(), leaf)[0]
 
 
-class _HandsRoundALists(torch.nn.Module):
-    """Blocks as a video's VAE has them: with a list that each takes from and puts into."""
+class _PassesAList(torch.nn.Module):
+    """Blocks as in a video's VAE: each reads from a list and writes into it."""
 
     def __init__(self):
         super().__init__()
@@ -153,7 +158,7 @@ class _HandsRoundALists(torch.nn.Module):
 
 
 class _NotesItsBlock(torch.nn.Module):
-    """Blocks that look up in shared options, written between them, which one they are; and write into their input."""
+    """Blocks that read their own number in shared options, and that write into their input."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +172,7 @@ class _NotesItsBlock(torch.nn.Module):
 
 
 class _TensorsInContainers(torch.nn.Module):
-    """Blocks that take and give tensors in dicts and lists."""
+    """Blocks whose arguments and results are tensors in dicts and lists."""
 
     def __init__(self):
         super().__init__()
@@ -203,7 +208,7 @@ class _Part(torch.nn.Module):
 
 
 class TestBlocks(io.ComfyNode):
-    """Gradients of networks that hand things round between their blocks: by the pack, against plain autograd."""
+    """Gradients of networks whose blocks share things: by the pack, against plain autograd."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -212,7 +217,7 @@ class TestBlocks(io.ComfyNode):
 
     @classmethod
     def execute(cls, salt):
-        errors = {kind.__name__: cls._error(kind) for kind in (_HandsRoundALists, _NotesItsBlock, _TensorsInContainers)}
+        errors = {kind.__name__: cls._error(kind) for kind in (_PassesAList, _NotesItsBlock, _TensorsInContainers)}
         return io.NodeOutput(ui={"errors": [errors]})
 
     @classmethod
@@ -227,7 +232,7 @@ class TestBlocks(io.ComfyNode):
             leaf = x.clone().requires_grad_()
             # Without writing into inputs, plain autograd is the truth; with it, it must not be a leaf.
             (wanted,) = torch.autograd.grad(_cloning(plain, leaf).square().sum(), leaf)
-        with _pack("host.gradients").differentiable([network]), torch.enable_grad():
+        with _pack("nodes.host.sdo.autograd").differentiable([network]), torch.enable_grad():
             leaf = x.clone().requires_grad_()
             (found,) = torch.autograd.grad(network(leaf * 1, {}).square().sum(), leaf)
         assert all(a is b for a, b in zip(weights, network.parameters(), strict=True))
@@ -261,8 +266,32 @@ class TestOtherPatch(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestCancelsStockSampling(io.ComfyNode):
+    """A MODEL that cancels the prompt, once, when it is called in inference mode, as stock samplers do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), io.Int.Input("salt")]
+        return io.Schema(
+            node_id="TestCancelsStockSampling", category="tests", inputs=inputs, outputs=[io.Model.Output()]
+        )
+
+    @classmethod
+    def execute(cls, model, salt):
+        model = model.clone()
+        once = threading.Semaphore(1)  # a list would be state that the pack refuses
+
+        def called(apply_model, args):
+            if torch.is_inference_mode_enabled() and once.acquire(blocking=False):
+                comfy.model_management.interrupt_current_processing()
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(called)
+        return io.NodeOutput(model)
+
+
 class TestQuantised(io.ComfyNode):
-    """A MODEL with a weight in whole numbers, as packs for quantised files have them."""
+    """A MODEL with an integer weight, as packs for quantised files have them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -284,7 +313,7 @@ class _Freed:
 
 
 class TestStreamedCopy(io.ComfyNode):
-    """What a copy of a network whose weights are streamed keeps of that, and what is left of it in the network."""
+    """A copy of a network whose weights are streamed: what it has of the streaming, and what the network keeps."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -297,15 +326,16 @@ class TestStreamedCopy(io.ComfyNode):
         copied = _pack("nodes.host.sdo.autograd").copied(network)
         same = all(map(torch.equal, copied.parameters(), network.parameters()))
         apart = all(a is not b for a, b in zip(copied.parameters(), network.parameters(), strict=True))
-        left = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
-        taken = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
-        return io.NodeOutput(ui={"found": [same, apart, left, taken]})
+        kept = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
+        copied_too = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
+        return io.NodeOutput(ui={"found": [same, apart, kept, copied_too]})
 
 
 NODES = [
     TestStreamedCopy,
     TestBlocks,
     TestOtherPatch,
+    TestCancelsStockSampling,
     TestQuantised,
     TestOddObjective,
     TestLatentObjective,

@@ -29,8 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._problems import differences, eps_grid, guided_demo
-from chords_core import Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core import SOLVERS, Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
 from demo.scenes import COLOURS, SHAPES, describe, random_scene
 
 RESULTS = Path(__file__).parent / "results" / "trust.md"
@@ -135,7 +134,7 @@ class Bed:
 
 def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:
     """What the plan would run."""
-    sigmas, solver = cell.sigmas(cell.steps), PARALLEL_SOLVERS[cell.solver]
+    sigmas, solver = cell.sigmas(cell.steps), SOLVERS[cell.solver]
     if isinstance(chosen, WindowPlan):
         flow = cell.prediction == "flow"
         window = solver_window(sigmas, chosen.cores, solver, flow=flow, calls=chosen.calls, accept=chosen.accept)

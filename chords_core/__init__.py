@@ -62,7 +62,7 @@ from .sdo.objectives import (
 )
 from .sdo.optimize import optimize_latent
 from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
-from .solvers.base import SOLVERS
+from .solvers import SOLVERS, Solver
 from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
@@ -129,6 +129,7 @@ __all__ = [
     "RoundDone",
     "SampleOptions",
     "SequentialPlan",
+    "Solver",
     "Sharpness",
     "Similarity",
     "Simulated",
@@ -148,8 +149,8 @@ __all__ = [
     "check_sigmas",
     "check_starts",
     "choose_calls",
-    "choose_initial_noise",
     "default_calls",
+    "choose_initial_noise",
     "expected_seconds",
     "hit_depth",
     "in_the_style_of",

@@ -37,7 +37,7 @@ from .methods.start_indices import check_starts
 from .methods.window import Window
 from .methods.window_spec import solver_window
 from .plans import ChordsPlan, Plan, WindowPlan
-from .solvers.base import euler
+from .solvers import EULER
 
 
 def _check(name: str, value: float, must: str, holds: Callable[[float], bool]) -> None:
@@ -220,7 +220,7 @@ def skeleton(steps: int, starts: Sequence[int], accept: int = 1) -> Chords:
     """
     indices = check_starts(starts, steps)
     return Chords(
-        torch.zeros(1), torch.linspace(1.0, 0.0, steps + 1), indices, euler, check_accept(accept, len(indices))
+        torch.zeros(1), torch.linspace(1.0, 0.0, steps + 1), indices, EULER, check_accept(accept, len(indices))
     )
 
 
@@ -232,7 +232,7 @@ def skeleton_of(plan: Plan) -> Method:
         return skeleton(plan.called_steps, (0,))
     # An imagined state does not move, so the window makes the rounds that were planned.
     sigmas = torch.linspace(1.0, 0.0, plan.called_steps + 1)
-    return Window(torch.zeros(1), solver_window(sigmas, plan.cores, euler, slopes=False, rounds=plan.depth))
+    return Window(torch.zeros(1), solver_window(sigmas, plan.cores, EULER, slopes=False, rounds=plan.depth))
 
 
 def expected_seconds(

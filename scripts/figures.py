@@ -51,7 +51,7 @@ from chords_core import (
     solver_window,
 )
 from chords_core.execution.driver import drive
-from chords_core.solvers.base import euler
+from chords_core.solvers.euler import euler
 from chords_core.solvers.interpolated import default_calls
 
 IMAGES = REPO / "docs" / "images"

@@ -19,7 +19,7 @@ from ..checks import as_predicate, check_callable, check_choice, check_floating,
 from ..errors import InvalidInput
 from ..execution.pools import Denoise, Pool, check_pool
 from ..sampling import check_sigmas
-from ..solvers.base import SOLVERS
+from ..solvers import find_step
 from .batch import finite_items
 from .descent import Descent, DescentOptions, Optimized
 from .events import OptimizationEvent
@@ -69,7 +69,7 @@ def optimize_latent(
             ``keep``, ``pool`` and ``cores`` have no effect then).
         refresh: sample the trajectory every that many iterations, 1 is plain SDO; or "adaptive": less often while the
             carried trajectory predicts well.
-        solver: one of `chords_core.SOLVERS`.
+        solver: one of `chords_core.SOLVERS` that is a single step function.
         on_event: called in this thread with each event of `chords_core.sdo.events`, in order.
         cancel: as in `chords_core.sample`.
         regularise: what each update keeps of ``x``: its "norm", its "moments" (mean and standard deviation) or "none".
@@ -131,7 +131,7 @@ def _check(
     if not is_number(lr) or not 0 < lr < math.inf:
         raise InvalidInput("lr", f"must be a positive number, not {shown(lr)}")
     check_choice("gradient", gradient, GRADIENTS)
-    check_choice("solver", solver, SOLVERS)
+    find_step(solver)
     if not (isinstance(refresh, str) and refresh == "adaptive"):
         check_whole("refresh", refresh, otherwise=' or "adaptive"')
     if patience is not None:

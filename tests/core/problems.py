@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from chords_core import Chords, Denoise, Evaluation, Event, Residual, Result
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
+
+STEP_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is not None)
+CORRECTING_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is None)
 
 
 def geometric(steps: int, high: float = 10.0, low: float = 0.1, last_zero: bool = False) -> Tensor:
@@ -142,7 +145,7 @@ def by_hand(
     the open evaluations and the (core, index) completed so far each time the machine has been asked for evaluations.
     Returns the machine, its events and what was completed; it ends when nothing is open or a hit is accepted.
     """
-    machine = Chords(x, sigmas, starts, PARALLEL_SOLVERS[solver], accept)
+    machine = Chords(x, sigmas, starts, SOLVERS[solver], accept)
     open_tasks: list[Evaluation] = []
     done: set[tuple[int, int]] = set()
     events: list[Event] = []

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chords_core import Evaluated, Evaluation, Rectified, sample
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
 from tests.core.problems import (
     Gaussian,
     by_hand,
@@ -41,7 +41,7 @@ def problems(draw: st.DrawFn, most: int = 12) -> dict[str, Any]:
         "steps": steps,
         "starts": starts,
         "accept": draw(st.integers(1, len(starts))),
-        "solver": draw(st.sampled_from(sorted(PARALLEL_SOLVERS))),
+        "solver": draw(st.sampled_from(sorted(SOLVERS))),
         "denoise": draw(st.sampled_from(MODELS)),
         "sigmas": draw(st.sampled_from(SCHEDULES))(steps),
         "x": noise(3, seed=draw(st.integers(0, 999)), scale=10.0),

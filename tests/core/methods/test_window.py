@@ -38,8 +38,9 @@ from chords_core import (
 from chords_core.execution.driver import drive
 from chords_core.methods.secant_model import RANK
 from chords_core.methods.window_spec import expected_rounds
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.linear_form import LOWEST_SIGMA, cubic_rows, curve_nodes, solver_rows
+from chords_core.solvers import SOLVERS
+from chords_core.solvers.cubic import LOWEST_SIGMA, cubic_updates, curve_nodes
+from chords_core.solvers.linear_form import solver_updates
 from tests.core.problems import Counted, Gaussian, Mixture, Slow, assert_same, geometric, karras, noise, nonlinear
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
@@ -94,7 +95,7 @@ def truth(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 # --- what it converges to
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("schedule", range(len(SCHEDULES)))
 def test_rows_are_the_solver(solver: str, schedule: int) -> None:
     """A trajectory made of the rows is the solver's, for any evaluations, whether or not it ends at 0."""
@@ -108,7 +109,7 @@ def test_rows_are_the_solver(solver: str, schedule: int) -> None:
         return evaluations[-1]
 
     end = sample(denoise, start, sigmas, method="sequential", solver=solver).x
-    rows, x = solver_rows(PARALLEL_SOLVERS[solver], sigmas), start
+    rows, x = solver_updates(SOLVERS[solver], sigmas), start
     assert len(rows) == 9
     for i, row in enumerate(rows):
         assert all(j <= i for j, _ in row.weights)
@@ -118,7 +119,7 @@ def test_rows_are_the_solver(solver: str, schedule: int) -> None:
 
 @QUICK
 @given(
-    st.integers(1, 14), st.integers(1, 16), st.sampled_from(METHODS), st.sampled_from(sorted(PARALLEL_SOLVERS)),
+    st.integers(1, 14), st.integers(1, 16), st.sampled_from(METHODS), st.sampled_from(sorted(SOLVERS)),
     st.sampled_from(SCHEDULES), st.integers(0, 999),
 )  # fmt: skip
 def test_as_many_rounds_as_steps_are_the_sequential_result(
@@ -196,7 +197,7 @@ def test_cubic_integrates_cubics(to_zero: bool) -> None:
     def error(count: int, value: Callable[[float], float], integral: Callable[[float], float]) -> float:
         levels = [high * (low / high) ** (j / (count - 1)) for j in range(count)]
         x = 1.0
-        for row in cubic_rows(levels, to_zero)[count - 1][:-1]:
+        for row in cubic_updates(levels, to_zero)[count - 1][:-1]:
             x = row.ratio * x + sum(weight * value(levels[j]) for j, weight in row.weights)
         return abs(x - low * (1 / high + integral(low) - integral(high)))
 
@@ -275,7 +276,7 @@ def test_order_of_completion_changes_nothing(steps: int, cores: int, method: str
     if solver == "cubic":
         plan = accuracy_window(sigmas, cores, rounds=7)
     else:
-        plan = solver_window(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
+        plan = solver_window(sigmas, cores, SOLVERS[solver], slopes=method == "secant", rounds=7)
     expected, shuffled = run(nonlinear, x, plan), Window(x, plan)
     while shuffled.accepted is None:
         evaluations = shuffled.ready()
@@ -404,7 +405,7 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(steps), noise(8, 6)
     hits = []
     for kind in (Window, Whole):
-        run = kind(x, solver_window(sigmas, cores, PARALLEL_SOLVERS[solver]))
+        run = kind(x, solver_window(sigmas, cores, SOLVERS[solver]))
         while run.accepted is None:
             for evaluation in run.ready():
                 run.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
@@ -444,7 +445,7 @@ def test_newest_on_demand() -> None:
 def test_few_latents_are_kept() -> None:
     """What the module says of its memory: at most 2 for each evaluation but a node's first."""
     sigmas, x = flow_sigmas(24), noise(2, 6)
-    for plan in (solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_window(sigmas, 4, rounds=20)):
+    for plan in (solver_window(sigmas, 4, SOLVERS["euler"], rounds=20), accuracy_window(sigmas, 4, rounds=20)):
         machine = run(as_flow(guided()), x, plan)
         directions = [len(node.model._directions) for node in machine._nodes.values()]
         assert max(directions) <= RANK and sum(directions) <= min(len(directions) * RANK, 20 * 4 - len(directions))
@@ -452,7 +453,7 @@ def test_few_latents_are_kept() -> None:
 
 def test_rounds_take_as_long_as_their_slowest_device() -> None:
     """In the simulator: K devices make a round in the time of one evaluation, half as many in that of two."""
-    plan = solver_window(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
+    plan = solver_window(flow_sigmas(20), 4, SOLVERS["euler"], rounds=10)
     for devices, seconds in ((4, 20.0), (2, 40.0), (1, 80.0)):
         simulated = simulate(Window(torch.ones(1), plan), [Device(2.0)] * devices)
         assert simulated.seconds == pytest.approx(seconds) and simulated.evaluations == 40

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from chords_core import Denoise, InvalidInput, Window, sample
 from chords_core.methods.window_spec import solver_window
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.base import SOLVERS
+from chords_core.solvers import SOLVERS
 from chords_core.solvers.interpolated import default_calls, interpolated_solver, interpolation_nodes
 from tests.core.problems import Mixture, karras, noise
 
@@ -43,7 +42,7 @@ def test_fewer_calls_are_never_more_than_steps(steps: int) -> None:
     assert 2 <= default_calls(steps) <= steps
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_call_a_step_is_the_solver_itself(solver: str) -> None:
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS, solver=solver)
@@ -69,7 +68,7 @@ def test_a_prediction_cubic_in_the_steps_takes_four_calls(solver: str) -> None:
         assert _distance(sample(denoise, x, SIGMAS, solver=solver, calls=calls).x, wanted) < 1e-12
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_half_the_calls_give_nearly_the_same_result(solver: str) -> None:
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS, solver=solver).x
@@ -133,7 +132,7 @@ def test_impossible_numbers_are_refused_before_any_call(calls: int) -> None:
         sample(denoise, torch.zeros(1, 4), SIGMAS, calls=calls)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_window_on_fewer_calls_comes_to_the_same_result(solver: str) -> None:
     """With rounds enough; and with few it is closer than one core with as many calls."""
     denoise, x = mixture()
@@ -181,7 +180,7 @@ def jumping(between: tuple[float, float], by: float) -> Denoise:
     return denoise
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("between", [(0.3, 2.0), (1.0, 4.0), (0.0, 1.0)])
 def test_where_the_prediction_jumps_each_step_is_taken(between: tuple[float, float], solver: str) -> None:
     """It is seen in what the model says, so that the result stays near that of every step."""

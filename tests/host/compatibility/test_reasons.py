@@ -183,9 +183,9 @@ PATCHES = {
     "counting": "(writes to _Steps.done, in apply of chords_test_nodes)",
     "random_prompt": "draws random numbers in each call (torch.randn_like, in noisy of chords_test_nodes)",
     "sampling": "the part model_sampling of the model keeps state from call to call (writes to self.last,",
-    "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after another one",
+    "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after a different call",
     "hidden_draw": "of chords_test_nodes were tried, and they draw random numbers in each call (torch)",
-    "hidden_error": "of chords_test_nodes were tried, and out of step order they fail (steps come in order)",
+    "hidden_error": "of chords_test_nodes were tried, and they fail when the steps are not in order (steps come in order)",
     "hidden_option": "were tried, and they keep state in the model's options (tests_last)",
 }
 
@@ -268,8 +268,8 @@ def changed(run_graph) -> Iterator[Callable[[Graph, Any, str], Any]]:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("forward", "lacks that: the function forward of diffusion_model.double_blocks.0"),
-        ("class", "lacks that: the class Louder of diffusion_model.double_blocks.0"),
+        ("forward", "does not have that: the function forward of diffusion_model.double_blocks.0"),
+        ("class", "does not have that: the class Louder of diffusion_model.double_blocks.0"),
         ("weight", "were tried, and the model's copy on cpu:1 gave another result than the model"),
     ],
 )

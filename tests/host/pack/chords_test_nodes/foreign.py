@@ -291,7 +291,7 @@ class TestReadHooks(io.ComfyNode):
     @classmethod
     def execute(cls, salt):
         (reading,) = (
-            module for name, module in sys.modules.items() if name.endswith(".nodes.host.compatibility.source_reader")
+            module for name, module in sys.modules.items() if name.endswith(".nodes.host.compatibility.reading.source_reader")
         )
         found = {
             kind: [[name, str(reading.read(maker()).finding or "")] for name, maker in makers.items()]

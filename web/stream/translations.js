@@ -1,13 +1,13 @@
-/** What the panel says, in the frontend's language: English stands in the code, the rest in `locales/` under `chords`. */
+/** The texts of the panel in the frontend's language: English in the code, others in `locales/` under `chords`. */
 
-let words = {};
+let translations = {};
 
-/** Take the words of a language from the server's answer to /i18n; without any it stays English. */
-export function learn(translations, language) {
-  words = translations?.[language]?.chords ?? {};
+/** Use the translations of a language from the server's answer to /i18n. Without them, texts stay English. */
+export function setTranslations(languages, language) {
+  translations = languages?.[language]?.chords ?? {};
 }
 
-/** A text in the language learned, with its {places} filled in. */
-export function say(text, values = {}) {
-  return (words[text] ?? text).replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
+/** A text in the frontend's language, with the values of its {placeholders}. */
+export function t(text, values = {}) {
+  return (translations[text] ?? text).replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
 }

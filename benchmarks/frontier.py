@@ -40,8 +40,7 @@ from torch import Tensor
 from benchmarks._frontier_cases import Case, all_cases
 from benchmarks._frontier_report import DIVERGED, Book, picture, report
 from benchmarks._problems import Problem, differences, make_problem, truth
-from chords_core import SOLVERS, Chords, Hit, Window, accuracy_window, solver_window
-from chords_core.execution.driver import Method
+from chords_core import SOLVERS, Chords, Hit, Method, Window, accuracy_window, solver_window
 from chords_core.solvers.interpolated import interpolated_solver
 
 RESULTS = Path(__file__).parent / "results"

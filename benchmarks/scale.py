@@ -32,6 +32,7 @@ from chords_core import (
     Device,
     Evaluation,
     Link,
+    Method,
     Plan,
     SequentialPlan,
     Simulated,
@@ -41,8 +42,8 @@ from chords_core import (
     simulate,
     skeleton,
 )
-from chords_core.execution.driver import Method, drive
-from chords_core.simulation import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
+from chords_core.execution.driver import drive
+from chords_core.simulated_devices import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
 
 Row = dict[str, Any]
 Section = list[Row]

@@ -30,8 +30,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from chords_core import Denoise, Optimized, choose_initial_noise, sample
-from chords_core.sdo.gradients import Objective
+from chords_core import Denoise, Objective, Optimized, choose_initial_noise, sample
 from chords_core.sdo.objectives import Contrast, Reference, RegionColour, Through
 from chords_core.sdo.optimize import optimize_latent
 from demo import SHIFT

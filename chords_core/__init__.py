@@ -5,10 +5,11 @@ The mathematics lives in state machines that do no work themselves (`chords`), a
 the initial noise whose sample meets an objective.
 """
 
+from ._types import Denoise, Objective, Pool
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .execution.autotune import Autotuner
 from .execution.lane_timeout import LaneTimeouts
-from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
+from .execution.pools import EvaluationResult, InlinePool, ThreadPool
 from .execution.ray.actor import Worker
 from .execution.ray.pool import RayPool
 from .execution.ray.workers import ModelPayload, RayWorkers
@@ -44,7 +45,6 @@ from .sampling import Result, check_sigmas, sample
 from .sdo.best_of_n import ChosenNoise, choose_initial_noise
 from .sdo.descent import OptimizationCancelled, Optimized
 from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
-from .sdo.gradients import Objective
 from .sdo.objectives import (
     Aesthetic,
     Combine,
@@ -61,7 +61,8 @@ from .sdo.objectives import (
     like_picture,
 )
 from .sdo.optimize import optimize_latent
-from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
+from .simulated_devices import Device, DeviceLost, Link
+from .simulation import Barrier, Simulated, expected_seconds, simulate, skeleton
 from .solvers import SOLVERS, Solver
 from .solvers.interpolated import default_calls, interpolation_nodes
 

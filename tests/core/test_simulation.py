@@ -28,7 +28,8 @@ from chords_core import (
     plan,
 )
 from chords_core.execution.driver import drive
-from chords_core.simulation import Barrier, Device, Link, Simulated, expected_seconds, simulate, skeleton, skeleton_of
+from chords_core.simulated_devices import Device, Link
+from chords_core.simulation import Barrier, Simulated, expected_seconds, simulate, skeleton, skeleton_of
 from tests.core.problems import dependencies, geometric, needed, noise, nonlinear
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)

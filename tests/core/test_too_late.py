@@ -10,7 +10,8 @@ from torch import Tensor
 from chords_core import SOLVERS, Chords, Evaluation, LaneTimeouts, Residual, ThreadPool, sample
 from chords_core.sdo.events import Iterated, OptimizationEvent, RolledBack, Stopped
 from chords_core.sdo.optimize import optimize_latent
-from chords_core.simulation import Device, simulate, skeleton
+from chords_core.simulated_devices import Device
+from chords_core.simulation import simulate, skeleton
 from chords_core.solvers.interpolated import default_calls
 from tests.core.problems import Mixture, geometric, karras, noise, nonlinear
 

@@ -12,6 +12,7 @@ import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ def random_scene(rng: random.Random, pair_chance: float = 0.35) -> Scene:
 def describe(scene: Scene, rng: random.Random | None = None, leave_out: float = 0.15) -> str:
     """The prompt of a scene. With a generator, a size, a place or the background is left out now and then."""
 
-    def said(word: str | None) -> bool:
+    def said(word: str | None) -> TypeGuard[str]:
         return word is not None and (rng is None or rng.random() >= leave_out)
 
     clauses = []
@@ -182,13 +183,20 @@ def draw(scene: Scene, rng: random.Random | None = None, size: int = PICTURE_SIZ
         return torch.tensor([channel + jitter(0.025) for channel in COLOURS[name]]).view(3, 1, 1)
 
     _, y = _grid(size)
-    picture = paint(scene.background) * (1.04 - 0.08 * y)
+    picture = paint(_given(scene.background)) * (1.04 - 0.08 * y)
     paired = len(scene.things) > 1
     places, radii = (PLACES_PAIRED, RADIUS_PAIRED) if paired else (PLACES_ALONE, RADIUS_ALONE)
     for thing in scene.things:
-        x0, y0 = places[thing.place]
+        x0, y0 = places[_given(thing.place)]
         centre = (x0 + jitter(0.02), y0 + jitter(0.02))
-        radius = radii[thing.size] * (1.0 + jitter(0.06))
-        cover = coverage(thing.shape, centre, radius, jitter(0.08), size)
-        picture = picture + cover * (paint(thing.colour) - picture)
+        radius = radii[_given(thing.size)] * (1.0 + jitter(0.06))
+        cover = coverage(_given(thing.shape), centre, radius, jitter(0.08), size)
+        picture = picture + cover * (paint(_given(thing.colour)) - picture)
     return picture.clamp(0.0, 1.0)
+
+
+def _given(word: str | None) -> str:
+    """A word of a fully specified scene."""
+    if word is None:
+        raise ValueError("only a fully specified scene can be drawn")
+    return word

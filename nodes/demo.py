@@ -1,4 +1,4 @@
-"""A tiny model that comes with the pack: a picture in seconds, on any machine, without a download."""
+"""The nodes of the demo model: a tiny model in the pack, for a picture in seconds on any machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class ChordsDemoModel(io.ComfyNode):
             node_id="ChordsDemoModel",
             display_name="CHORDS Demo Model",
             category=CATEGORY,
-            description="A tiny text-to-image model of simple scenes, 128x128, that comes with the pack. It runs in "
-            "seconds on a CPU. Prompt it with CHORDS Demo Prompt.",
+            description="A tiny text-to-image model of simple scenes, 128x128, which is part of the pack. It runs in "
+            "seconds on a CPU. Use it with CHORDS Demo Prompt.",
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The model, for any sampler."),
                 io.Vae.Output(
-                    display_name="VAE", tooltip="Turns its latents into pictures, and pictures into latents."
+                    display_name="VAE", tooltip="Decodes its latents to pictures, and encodes pictures to latents."
                 ),
             ],
         )
@@ -47,7 +47,7 @@ class ChordsDemoPrompt(io.ComfyNode):
                     "text",
                     default="a big red circle on the left, blue background",
                     multiline=True,
-                    tooltip="Such as: a small blue star on the left and a big yellow square on the right, black "
+                    tooltip="For example: a small blue star on the left and a big yellow square on the right, black "
                     "background",
                 )
             ],

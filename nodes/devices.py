@@ -1,9 +1,10 @@
-"""Which devices to use."""
+"""The node that chooses devices."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .host.devices.available import host_devices
 from .host.devices.request import SPLITS, parse_devices
 from .inputs import CATEGORY, Devices
 
@@ -15,16 +16,17 @@ class ChordsDevices(io.ComfyNode):
             node_id="ChordsDevices",
             display_name="CHORDS Devices",
             category=CATEGORY,
-            description="The devices a CHORDS sampler works on. Only needed to use some of them, or several lanes "
-            "on a CPU; otherwise all devices ComfyUI sees are used. With one core, the device is the one ComfyUI loads "
-            "the model to.",
+            description="The devices a CHORDS sampler uses. Needed only to choose some of the devices, or to have "
+            "several lanes on a CPU. Without it, all devices that ComfyUI sees are used. One core runs on the "
+            "device to which ComfyUI loads the model.",
             search_aliases=["multi gpu", "chords"],
             inputs=[
                 io.String.Input(
                     "devices",
                     optional=True,
                     default="auto",
-                    tooltip="auto: all ComfyUI sees, on any machine. Or names separated by commas: cuda:0, cuda:2.",
+                    tooltip="auto: all devices that ComfyUI sees, on any machine. Or names separated by commas: "
+                    "cuda:0, cuda:2.",
                 ),
                 io.Int.Input(
                     "cpu_lanes",
@@ -32,8 +34,8 @@ class ChordsDevices(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Only where ComfyUI runs on the CPU: how many model calls run side by side, one thread "
-                    "each and a copy of the model each. More than the processor has cores gains nothing.",
+                    tooltip="Only if ComfyUI runs on the CPU: how many model calls run at the same time. Each has one "
+                    "thread and a copy of the model. A number above the cores of the processor is no faster.",
                 ),
                 io.Combo.Input(
                     "cfg_split",
@@ -41,17 +43,17 @@ class ChordsDevices(io.ComfyNode):
                     advanced=True,
                     options=list(SPLITS),
                     default="auto",
-                    tooltip="Whether two devices share each guided call, one the positive side and one the negative: "
-                    "up to twice as fast, and the same picture apart from rounding. auto: on GPUs, where the first "
-                    "calls show that it is faster, except where the exact result is asked for.",
+                    tooltip="Whether two devices share each guided call: one evaluates the positive side and one the "
+                    "negative side. This is up to twice as fast and gives the same picture, apart from rounding. "
+                    "auto: on GPUs, if the first calls show that it is faster, but not with accept at exact.",
                 ),
                 io.String.Input(
                     "ray_address",
                     optional=True,
                     advanced=True,
                     default="",
-                    tooltip="Empty: this machine's devices. local: Ray workers on this machine. Or the address of a "
-                    "running Ray cluster, such as 192.168.1.10:6379, which the owner of this server has to allow. "
+                    tooltip="Empty: the devices of this machine. local: Ray workers on this machine. Or the address of "
+                    "a running Ray cluster, for example 192.168.1.10:6379; the owner of this server has to allow it. "
                     "Needs the Python package ray; see docs/cluster.md.",
                 ),
                 io.Int.Input(
@@ -61,8 +63,8 @@ class ChordsDevices(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many Ray workers at most. 0: one a GPU of the cluster, or without any, one a CPU core "
-                    "up to 8.",
+                    tooltip="The largest number of Ray workers. 0: one for each GPU of the cluster; without GPUs, one "
+                    "for each CPU core, at most 8.",
                 ),
             ],
             outputs=[
@@ -79,4 +81,5 @@ class ChordsDevices(io.ComfyNode):
         ray_address: str = "",
         ray_workers: int = 0,
     ) -> io.NodeOutput:
-        return io.NodeOutput(parse_devices(devices, cpu_lanes, ray_address, ray_workers, cfg_split))
+        known = [str(device) for device in host_devices()]
+        return io.NodeOutput(parse_devices(devices, known, cpu_lanes, ray_address, ray_workers, cfg_split))

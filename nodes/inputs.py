@@ -1,8 +1,14 @@
-"""The pack's own socket types and the inputs several nodes share."""
+"""The pack's own socket types, and the inputs that several nodes share."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from comfy_api.latest import io
 
-from .host.sampling.options import ACCEPTS, CALLS, METHODS
+from .host.devices.request import DeviceRequest
+from .host.sampling.names import sampler_names, scheduler_names
+from .host.sampling.options import ACCEPTS, CALLS, METHODS, SamplerOptions, parse_options
 
 CATEGORY = "CHORDS"
 
@@ -10,12 +16,112 @@ Devices = io.Custom("CHORDS_DEVICE_SET")
 Run = io.Custom("CHORDS_RUN")
 Objective = io.Custom("SDO_OBJECTIVE")
 
+_SEED_MAX = 0xFFFFFFFFFFFFFFFF
+
+
+# --- KSampler's inputs, under its names
+
+
+def model_input() -> io.Input:
+    """The MODEL to sample."""
+    return io.Model.Input("model", tooltip="The model used for denoising the latent.")
+
+
+def seed_input(name: str = "seed") -> io.Input:
+    """The seed of the noise."""
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=_SEED_MAX,
+        control_after_generate=True,
+        tooltip="The random seed used for creating the noise. The same seed and number of cores give the same picture "
+        "on any devices.",
+    )
+
+
+def steps_input() -> io.Input:
+    """The number of steps."""
+    return io.Int.Input(
+        "steps", default=20, min=1, max=10000, tooltip="The number of steps used in the denoising process."
+    )
+
+
+def sampler_name_input() -> io.Input:
+    """The name of the host's sampler."""
+    return io.Combo.Input(
+        "sampler_name",
+        options=sampler_names(),
+        tooltip="The algorithm used when sampling. euler, ddim, dpmpp_2m and res_multistep run in parallel. uni_pc and "
+        "uni_pc_bh2 run in parallel only if you choose a method. All others run as in KSampler.",
+    )
+
+
+def sampling_inputs() -> list[io.Input]:
+    """What KSampler and KSampler Advanced share, from ``steps`` to ``latent_image``."""
+    return [
+        steps_input(),
+        io.Float.Input(
+            "cfg",
+            default=8.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="The Classifier-Free Guidance scale. Higher values follow the prompt more closely; values that are "
+            "too high reduce the quality.",
+        ),
+        sampler_name_input(),
+        io.Combo.Input(
+            "scheduler",
+            options=scheduler_names(),
+            tooltip="The scheduler controls how noise is gradually removed to form the image.",
+        ),
+        io.Conditioning.Input(
+            "positive", tooltip="The conditioning describing the attributes you want to include in the image."
+        ),
+        io.Conditioning.Input(
+            "negative", tooltip="The conditioning describing the attributes you want to exclude from the image."
+        ),
+        io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
+    ]
+
+
+def denoise_input() -> io.Input:
+    """The share of the noise that is added and removed."""
+    return io.Float.Input(
+        "denoise",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip="The amount of denoising applied. Lower values keep the structure of the initial image, for image to "
+        "image sampling.",
+    )
+
+
+def ksampler_inputs() -> list[io.Input]:
+    """All inputs of KSampler."""
+    return [model_input(), seed_input(), *sampling_inputs(), denoise_input()]
+
+
+# --- what the CHORDS samplers take beyond the stock ones
+
+
+def devices_input() -> io.Input:
+    """The devices to use."""
+    return Devices.Input(
+        "devices",
+        optional=True,
+        tooltip="From a CHORDS Devices node. Without it, all devices that ComfyUI sees are used.",
+    )
+
 
 def parallel_inputs() -> list[io.Input]:
-    """What the CHORDS samplers take beyond the stock ones.
+    """The inputs of the CHORDS samplers.
 
-    They are optional because the host refuses an API graph that lacks a required input, even one with a
-    default, and a graph made for the stock node has none of these.
+    They are optional: the host refuses an API graph that lacks a required input, even one with a default, and a graph
+    made for the stock node has none of these.
     """
     return [
         io.Int.Input(
@@ -24,49 +130,61 @@ def parallel_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=64,
-            tooltip="How many solvers work on the picture at once. 0 chooses what is fastest on the devices there "
-            "are, one core where nothing is gained. A number fixes the picture on every machine; with fewer "
-            "devices the cores take turns, slower than KSampler.",
+            tooltip="How many solvers work on the picture at once. 0 chooses the fastest number for your devices, and "
+            "one core if several are no faster. With a number, the picture is the same on every machine; if there are "
+            "fewer devices than cores, the cores take turns, which is slower than KSampler.",
         ),
         io.Combo.Input(
             "accept",
             optional=True,
             options=list(ACCEPTS),
-            default="auto",
-            tooltip="Which result ends the run. auto: a window ends once it measures that its result is close to "
-            "KSampler's; CHORDS ends with the first result that differs by at most 5 % from the one before, at "
-            "worst with the exact one. first: CHORDS ends with the first to arrive. second, third: later, and "
-            "closer. exact: what KSampler gives.",
+            default=ACCEPTS[0],
+            tooltip="Which result ends the run. auto: the secant window ends when it measures that its result is close "
+            "to KSampler's; CHORDS ends with the first result that differs by at most 5 % from the one before, and "
+            "otherwise with the exact one. first: CHORDS ends with the first result that arrives. second, third: "
+            "later results, which are closer. exact: the result of KSampler.",
         ),
         io.Combo.Input(
             "calls",
             optional=True,
             options=list(CALLS),
             default=CALLS[0],
-            tooltip="At how many of the steps the model is called. auto: so few that the picture is still about "
-            "the same (13 for 20 steps, 18 for 50, on one device, too); its answers at the other steps are "
-            "interpolated. every step: at each, as in KSampler; the same with accept at exact and with CHORDS on "
-            "several cores.",
+            tooltip="At how many of the steps the model is called. every step: at each step, as in KSampler. auto: at "
+            "fewer steps, so that the picture stays nearly the same (13 of 20 steps, 18 of 50; also on one device). At "
+            "the other steps its answers are interpolated. With accept at exact, and with CHORDS on several cores, it "
+            "is always called at every step.",
         ),
         io.Combo.Input(
             "method",
             optional=True,
             options=list(METHODS),
-            default="auto",
-            tooltip="How the cores work together. auto: the secant window, or one core with samplers whose window "
-            "is not close enough (uni_pc, uni_pc_bh2). secant window: each round asks the model at neighbouring "
-            "steps and solves the whole path again, until little moves any more. CHORDS: from staggered starts, "
-            "each core corrects the next; the last result is exactly KSampler's.",
+            default=METHODS[0],
+            tooltip="How the cores work together. auto: the secant window; for samplers whose window is not close "
+            "enough (uni_pc, uni_pc_bh2), one core. secant window: each round calls the model at neighbouring steps "
+            "and solves the whole path again, until it hardly changes. CHORDS: the cores start at different steps, and "
+            "each core corrects the next one; the last result is exactly KSampler's.",
         ),
-        Devices.Input(
-            "devices",
-            optional=True,
-            tooltip="From a CHORDS Devices node. Without it, all devices ComfyUI sees are used.",
-        ),
+        devices_input(),
         io.Vae.Input(
             "preview_vae",
             optional=True,
-            tooltip="Connected, this VAE decodes each result as it arrives, where there is memory for it, instead of "
-            "ComfyUI's quick preview. It works beside the sampling but on the same device.",
+            tooltip="If connected, this VAE decodes each result when it arrives, in place of ComfyUI's quick preview, "
+            "if there is enough memory. It runs beside the sampling, on the same device.",
         ),
     ]
+
+
+def parse_parallel(
+    cores: int = 0,
+    accept: str = ACCEPTS[0],
+    calls: str = CALLS[0],
+    method: str = METHODS[0],
+    devices: DeviceRequest | None = None,
+    preview_vae: Any = None,
+) -> tuple[SamplerOptions, DeviceRequest | None, Any]:
+    """The values of `parallel_inputs`: what to run, where, and the VAE for previews.
+
+    Raises:
+        InvalidInput: for a choice that does not exist.
+    """
+    return parse_options(cores, accept, calls, method), devices, preview_vae

@@ -1,4 +1,4 @@
-"""A run told as a picture and as figures."""
+"""The node that shows a run as a picture and as figures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class ChordsReport(io.ComfyNode):
             node_id="ChordsReport",
             display_name="CHORDS Report",
             category=CATEGORY,
-            description="Shows what the devices did in a run: which core evaluated which step when, where cores were "
-            "started and corrected, when results came, and what it brought. The same as JSON, for scripts.",
+            description="Shows what the devices did in a run: which core evaluated which step and when, where cores "
+            "were started and corrected, when results came, and how much faster the run was. Also outputs the same as "
+            "JSON, for scripts.",
             search_aliases=["chords", "timeline", "profile", "benchmark", "speed"],
             is_output_node=True,
             inputs=[Run.Input("run", tooltip="From a CHORDS sampler.")],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The timeline of the run."),
-                io.String.Output(display_name="JSON", tooltip="The figures of the run, and the timeline in numbers."),
+                io.String.Output(display_name="JSON", tooltip="The figures of the run and of its timeline."),
             ],
         )
 
@@ -41,17 +42,17 @@ class ChordsReport(io.ComfyNode):
 
 
 def report(run: ChordsRun) -> dict[str, Any]:
-    """The record of a run as JSON: its `ChordsRun.summary`, and with it
+    """The record of a run as JSON: `ChordsRun.summary`, and
 
-    - ``sampling_seconds``: without what came before the first evaluation and after the last;
-    - ``speedup``: how many times longer one core would have taken at this run's pace a call. Lanes that share a
-      processor slow each other down, so that one of them alone, faster than in this run, may have taken less;
+    - ``sampling_seconds``: from the first evaluation to the last;
+    - ``speedup``: how many times longer one core would have taken, at the pace of this run's model calls. Lanes on one
+      processor slow each other down, so that one of them alone may be faster than that;
     - ``accuracy_estimate``: the change of the last hit from the one before, relative to its RMS;
-    - ``lanes``: for each its ``device``, its number of ``evaluations``, the mean ``seconds_per_evaluation``, the share
-      of the run it was ``busy``, and what it said when it was ``lost``;
+    - ``lanes``: for each lane its ``device``, the number of ``evaluations``, the mean ``seconds_per_evaluation``, the
+      share of the run in which it was ``busy``, and its error if it was ``lost``;
     - ``hits``, ``rectifications`` and ``timeline`` (the evaluations), as in `chords_core.Timeline`.
 
-    Where the host's own sampler ran, nothing is known of its evaluations: then the figures are null, the lists empty.
+    If the host's own sampler ran, nothing is known of its evaluations: the figures are null and the lists empty.
     """
     timeline, summary = run.timeline or Timeline(), run.summary()
     return {

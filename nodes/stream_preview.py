@@ -1,4 +1,4 @@
-"""The results of a run as they come."""
+"""The node that shows the results of a run as they come."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ChordsStreamPreview(io.ComfyNode):
             node_id="ChordsStreamPreview",
             display_name="CHORDS Stream Preview",
             category=CATEGORY,
-            description="Shows each result of a CHORDS sampler while it works, and takes the best so far by a click "
-            "on Accept. On several cores there is a result after each round of model calls. Outputs every result, the "
-            "best last.",
+            description="Shows each result of a CHORDS sampler while it runs. A click on Accept ends the run with the "
+            "best result so far. On several cores there is a result after each round of model calls. Outputs every "
+            "result, the best one last.",
             search_aliases=["chords", "preview", "streaming", "accept"],
             is_output_node=True,
             inputs=[
@@ -28,12 +28,12 @@ class ChordsStreamPreview(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Decodes the results when the run has ended. Without it they show in rough colours.",
+                    tooltip="Decodes the results when the run has ended. Without it, they are shown in rough colours.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="Every result decoded, the best last."),
-                io.Latent.Output(display_name="LATENT", tooltip="Every result, the best last."),
+                io.Image.Output(display_name="IMAGE", tooltip="Every result decoded, the best one last."),
+                io.Latent.Output(display_name="LATENT", tooltip="Every result, the best one last."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""The demo model as the host's own MODEL and VAE, from the files in ``models``."""
+"""The demo model as the host's MODEL and VAE, from the files in ``models``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _FlowSampling(TakesInitialNoise, comfy.model_sampling.ModelSamplingDiscret
 
 
 class _DemoLatents(comfy.latent_formats.Flux):
-    """Flux's scale, and the demo autoencoder's own colours for quick previews."""
+    """Latents with the scale of Flux, and with the demo autoencoder's own colours for quick previews."""
 
     def __init__(self, rgb: list[list[float]]) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class _DemoLatents(comfy.latent_formats.Flux):
 
 
 def load_demo_model() -> tuple[Any, Any]:
-    """MODEL and VAE, loaded as the stock loaders do, so that everything that works on those works on these.
+    """MODEL and VAE, loaded as the stock loaders do it: every node that works with a stock model works with these.
 
     Raises:
-        FileNotFoundError: if the pack came without its model files.
+        FileNotFoundError: if the pack's model files are missing.
     """
     for path in (_FLOW, _VAE):
         if not path.is_file():

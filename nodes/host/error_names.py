@@ -1,4 +1,4 @@
-"""The core's errors in ComfyUI's error box, which puts a type's module before its name unless it is Python's own."""
+"""The core's errors in ComfyUI's error box, which shows a type's module before its name, except for Python's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...chords_core import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFi
 
 
 def show_by_name() -> None:
-    """Have the box show these errors by their names alone."""
+    """Make the box show these errors by their names alone."""
     for kind in (Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable):
         for shown in (kind, *kind.__subclasses__()):
             shown.__module__ = "builtins"

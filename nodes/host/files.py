@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all, and that several processes may change in turn. Standard library only."""
+"""Files that are written whole or not at all, and that several processes may change. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ _POLL_SECONDS = 0.02
 
 
 def write_whole(path: Path, data: bytes, sync: bool = False) -> None:
-    """Write a file in one step: a reader finds the old file or the new one, whatever happens meanwhile. Its folder is
-    made first; of a link, the file that it points to is replaced. ``sync``: the same after a power failure.
+    """Write a file in one step: a reader finds either the old file or the new one, whatever happens. The folder is made
+    if it is missing. If ``path`` is a link, the file that it points to is replaced. ``sync``: this also holds after a
+    power failure.
 
     Raises:
-        OSError: if that is not possible. Then the old file is as it was, and nothing is left beside it.
+        OSError: if that is not possible. The old file is then unchanged, and no other file is left.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +42,12 @@ def write_whole(path: Path, data: bytes, sync: bool = False) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, within: float) -> Iterator[None]:
-    """Be the only one of all processes that is in here with this file, which stands for another and stays empty. A file
-    system without locks lets everybody in.
+    """A lock between processes: only one of them is inside with this lock file, which stays empty. On a file system
+    without locks there is no protection.
 
     Raises:
-        TimeoutError: if another process keeps it for longer than ``within`` seconds.
-        OSError: if it cannot be opened.
+        TimeoutError: if another process holds the lock for longer than ``within`` seconds.
+        OSError: if the file cannot be opened.
     """
     end = time.monotonic() + within
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +56,13 @@ def locked(path: Path, within: float) -> Iterator[None]:
             if time.monotonic() > end:
                 raise TimeoutError(f"another process has kept {path} locked for {within:g} s")
             time.sleep(_POLL_SECONDS)
-        yield  # the lock goes when the file is closed, at the latest when the process ends
+        yield  # the lock ends when the file is closed, at the latest with the process
 
 
 def _try_lock(file: IO[bytes]) -> bool:
-    """Take the lock, unless another has it."""
+    """Take the lock if no other process has it; whether that worked."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             file.seek(0)
@@ -69,8 +71,8 @@ def _try_lock(file: IO[bytes]) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of one that is taken
+    except (BlockingIOError, PermissionError):  # the lock is taken, in POSIX and in Windows
         return False
     except OSError:
-        return True  # there are no locks here
+        return True  # this file system has no locks
     return True

@@ -1,5 +1,8 @@
-"""A cancel of the prompt. The host tells it to the first thread that asks, and forgets it then; here it stays until the
-next prompt begins, so that every thread at work for the prompt hears of it, and none can lose it."""
+"""A cancel of the prompt, for several threads.
+
+The host tells a cancel to the first thread that asks, and then forgets it. Here the cancel stays until the next prompt
+begins, so that every thread that works for the prompt sees it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from comfy.model_management import (
 
 
 def check_interrupt() -> bool:
-    """Raise the host's interrupt if the prompt is cancelled, and leave it for the other threads; else false."""
+    """Raise the host's interrupt if the prompt is cancelled, and keep it for the other threads; otherwise False."""
     if processing_interrupted():
         raise InterruptProcessingException
     return False
@@ -22,7 +25,7 @@ def check_interrupt() -> bool:
 
 @contextmanager
 def passed_on() -> Iterator[None]:
-    """For the work of a thread of ours: an interrupt that the host raises in it is left for the other threads."""
+    """For work in a thread of ours: an interrupt that the host raises there is kept for the other threads."""
     try:
         yield
     except InterruptProcessingException:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with ``function`` of every tensor in it: containers and conditions are rebuilt, the rest is shared."""
+    """``value`` with ``function`` applied to every tensor in it. Containers and conditions are rebuilt, everything else
+    is shared."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):

@@ -8,7 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sampling.sampler import STEP_SAMPLERS, scheduler_names
+from ..host.sampling.names import scheduler_names
+from ..host.sampling.sampler import STEP_SAMPLERS
 from ..host.sdo.optimizer import OptimizationResult, optimise
 from ..host.sdo.options import OptimizerOptions
 from ..host.sdo.progress import numbers

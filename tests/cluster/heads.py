@@ -49,6 +49,11 @@ class Head:
             time.sleep(0.1)
         self._ours += self.processes()
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def _said(self) -> bytes:
         """The output since the last start. When the cluster runs, the output mentions --block."""
         return (self._folder / "head.log").read_bytes().rpartition(b"Local node IP")[2]

@@ -46,11 +46,19 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    """A cluster of one node with one core, which can end and come back."""
-    with Head(tmp_path / "ray", cores=1) as head:
+@pytest.fixture(scope="module")
+def one_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """For `head`."""
+    with Head(tmp_path_factory.mktemp("head"), cores=1) as head:
         yield head
+
+
+@pytest.fixture
+def head(one_head: Head) -> Head:
+    """A running cluster of one node with one core. A test may kill it."""
+    if not one_head.running:
+        one_head.start()
+    return one_head
 
 
 def _noise() -> Tensor:
@@ -185,7 +193,7 @@ def test_a_ray_that_is_in_this_process_goes_on() -> None:
     """Other code in this process has started a Ray of its own."""
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         theirs = ray.put("theirs")
         with RayWorkers(factory(), count=1) as workers, workers.open(remote(), 1) as pool:
@@ -213,14 +221,6 @@ def test_a_cluster_whose_head_is_lost(head: Head, back: bool) -> None:
             assert torch.equal(sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, expected)
 
 
-def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
-    """All workers are lost, after some time."""
-    with RayWorkers(factory(), head.address, count=1, timeouts=dataclasses.replace(BUSY, silent=5.0)) as workers:
-        pool = workers.open(remote(0.05), 1)
-        with pytest.raises(WorkersUnavailable), pool:
-            sample(None, _noise(), SIGMAS, cores=4, pool=pool, on_event=lambda event: head.kill())
-
-
 def test_the_address_may_come_from_the_environment(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", head.address)
     with RayWorkers(factory(), "auto", count=1, timeouts=BUSY) as workers, workers.open(remote(), 1) as pool:
@@ -231,6 +231,14 @@ def test_the_address_may_come_from_the_environment(head: Head, monkeypatch: pyte
 def _children_but(head: Head) -> list[psutil.Process]:
     theirs = {process.pid for process in head.processes()}
     return [child for child in psutil.Process().children(recursive=True) if child.pid not in theirs]
+
+
+def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
+    """All workers are lost, after some time."""
+    with RayWorkers(factory(), head.address, count=1, timeouts=dataclasses.replace(BUSY, silent=5.0)) as workers:
+        pool = workers.open(remote(0.05), 1)
+        with pytest.raises(WorkersUnavailable), pool:
+            sample(None, _noise(), SIGMAS, cores=4, pool=pool, on_event=lambda event: head.kill())
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "127.0.0.1:9", "no-such-host.invalid:6379"])
@@ -277,7 +285,7 @@ def not_ray(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_an_address_that_is_not_ray_is_reported_in_time(not_ray: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=not_ray):
-        RayWorkers(factory(), not_ray)
+        RayWorkers(factory(), not_ray, timeouts=RayTimeouts(connect=10.0))
     assert time.monotonic() - began < 20
 
 

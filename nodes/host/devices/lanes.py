@@ -1,4 +1,4 @@
-"""One lane a device: the guider's model call, bound to a replica and to inputs on that device."""
+"""One lane a device: the guider's model call, bound to a copy of the model and to inputs on that device."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ from ....chords_core import Autotuner, Denoise, InlinePool, Pool, ThreadPool
 from ..interrupts import passed_on
 from ..tree import mapped
 from .cfg_split import spread_over, stuck_devices
-
-Group = tuple[torch.device, ...]
-"""The devices of a lane, its own first; a second one shares the two sides of each guided call with it."""
-
-SHARE = "+"
-"""Between the names of a group's devices, for the user."""
+from .groups import SHARE, Group
 
 Spread = Callable[[dict[str, Any]], None]
 """Changes a lane's model options so that its calls are shared by the devices of its group."""
@@ -43,19 +38,25 @@ def open_pool(
     only_if_faster: bool,
     in_use: list[dict[str, Any]] | None = None,
 ) -> Pool:
-    """A pool for one run of ``model``, the host's KSamplerX0Inpaint, closed by ``stack``.
+    """A pool for one run of ``model``, the host's KSamplerX0Inpaint; ``stack`` closes it.
 
-    ``in_this_thread``: call the model as the host does, without lanes. Otherwise one lane a group, also if
-    that is only one: a lane on a CPU computes with one thread, and sums depend on how many there are.
-    ``only_if_faster``: the devices of a group share calls only where that turns out to be faster.
-    ``in_use`` is given the model options of each lane.
+    Args:
+        stack: what the pool needs until the run ends is put here.
+        model: the host's model, as a sampler function gets it.
+        extra_args: the further arguments of a model call.
+        groups: the devices of each lane.
+        copies: the model on each device but its own.
+        in_this_thread: call the model as the host does, without lanes. Otherwise each group has a lane, even a single
+            one: on a CPU a lane computes with one thread, and the number of threads decides the order of sums.
+        only_if_faster: the devices of a group share calls only where that is faster, found out by trying.
+        in_use: gets the model options of each lane.
     """
     for replica in copies.values():
         replica.pre_run()
         stack.callback(replica.cleanup)
     devices = [group[0] for group in groups]
     if devices[0].type == "cpu":
-        # A lane's choice of one thread becomes the process's default, so put back what it was.
+        # The number of threads that a lane sets becomes the default of the process: restore it afterwards.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
 
     def spread(group: Group) -> Spread | None:
@@ -72,7 +73,7 @@ def open_pool(
         if len(group) == 1 or not only_if_faster:
             return together
         patcher = model.inner_model.model_patcher
-        return _faster(patcher, group, together, denoiser(group, None))
+        return _autotuned(patcher, group, together, denoiser(group, None))
 
     denoisers = list(map(shared, groups))
     if in_this_thread:
@@ -83,47 +84,43 @@ def open_pool(
 
 
 def sharing_pays(patcher: ModelPatcher, shape: Sequence[int], group: Group) -> bool:
-    """Whether the devices share guided calls faster than one of them makes them, as far as is known in this process."""
-    return _decided.get(patcher.model, {}).get((tuple(shape), frozenset(group)), True)
+    """Whether the devices of the group are faster together than one of them. True if it was not tried since the server
+    started."""
+    return _sharing_is_faster.get(patcher.model, {}).get((tuple(shape), frozenset(group)), True)
 
 
-_decided: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()  # by model; by shape and devices
+_sharing_is_faster: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()  # by model; by shape and devices
 
 
-def _faster(patcher: ModelPatcher, group: Group, together: Denoise, alone: Denoise) -> Denoise:
-    """Calls that the devices of a group share where that is faster than one of them alone: with a small model, calls
-    take as long for one side of guidance as for both. Known from earlier runs of this model, or found out."""
-    known = _decided.setdefault(patcher.model, {})
+def _autotuned(patcher: ModelPatcher, group: Group, together: Denoise, alone: Denoise) -> Denoise:
+    """Calls that the devices of a group share only if that is faster than one of them alone. With a small model one
+    side of guidance takes as long as both. The choice is kept for later runs of this model."""
+    known = _sharing_is_faster.setdefault(patcher.model, {})
 
     def settled() -> None:
         for device in {patcher.load_device, *group}:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
-    trial = Autotuner(together, alone, settled)
+    autotuner = Autotuner(together, alone, settled)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         key = tuple(x.shape), frozenset(group)
-        if key in known:  # of several lanes each looks at its own devices
+        if key in known:
             return together(x, sigma) if known[key] else alone(x, sigma)
-        denoised = trial(x, sigma)
-        if trial.seconds is not None:
-            known[key] = bool(trial.default_is_faster)
+        denoised = autotuner(x, sigma)
+        if autotuner.seconds is not None:
+            known[key] = bool(autotuner.default_is_faster)
             figures = "%s share a guided call in %.4g s, one of them makes it in %.4g s"
-            logging.getLogger("chords").info(f"CHORDS: {figures}", SHARE.join(map(str, group)), *trial.seconds)
+            logging.getLogger("chords").info(f"CHORDS: {figures}", SHARE.join(map(str, group)), *autotuner.seconds)
         return denoised
 
     return denoise
 
 
-def names_of(groups: Sequence[Group]) -> tuple[str, ...]:
-    """The lanes' devices for the user."""
-    return tuple(SHARE.join(map(str, group)) for group in groups)
-
-
 def hung_devices() -> set[torch.device]:
-    """Devices on which a lane of an earlier run is still at work, given up: neither they nor the copies of models
-    there can be used before it comes back."""
+    """Devices on which a lane of an earlier run still works, after that run has given it up. Neither the device nor the
+    model copy there can be used before the lane comes back."""
     _hung[:] = [(pool, groups) for pool, groups in _hung if pool.hung]
     found = {device for pool, groups in _hung for lane in pool.hung for device in groups[lane]} | stuck_devices()
     if found:
@@ -135,9 +132,9 @@ def hung_devices() -> set[torch.device]:
 def inline_denoiser(
     model: Any, extra_args: dict[str, Any], spread: Spread | None = None, in_use: list[dict[str, Any]] | None = None
 ) -> Denoise:
-    """The sampler's model call as the host makes it, in its own thread.
+    """The sampler's model call as the host makes it, in the calling thread.
 
-    With ``spread`` it is shared by several devices, until one of them fails: then the host's own call does the rest.
+    With ``spread``, several devices share each call. If one of them fails, the host's own call does the rest.
     """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -172,13 +169,13 @@ def lane_denoiser(
     spread: Spread | None = None,
     in_use: list[dict[str, Any]] | None = None,
 ) -> Denoise:
-    """The same call on ``device``, safe to make while other lanes make theirs.
+    """The same call on ``device``; other lanes may make theirs at the same time.
 
-    ``replica`` is the model there; None stands for the guider's own. The lane has its own copies of what
-    the host changes during a call; conditioning and masks are moved once, here.
+    ``replica`` is the model there; None stands for the guider's own. The lane has its own copy of everything that
+    the host changes during a call. Conditioning and masks are moved once, here.
     """
     options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
-    # With these the host would spread each call over the very devices that are our lanes.
+    # With these the host would spread each call over the devices that are our lanes.
     options.pop("multigpu_clones", None)
     options.pop("multigpu_thread_pool", None)
     if spread is not None:
@@ -214,8 +211,8 @@ def lane_denoiser(
 
 
 def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
-    """What a lane's thread needs around a call: the current device, one intra-op thread on a CPU, and that a cancel it
-    meets is not lost for the others."""
+    """What a lane's thread needs around a call: the current device, one intra-op thread on a CPU, and that the other
+    lanes see a cancel that this one meets."""
 
     @contextmanager
     def context(lane: int) -> Iterator[None]:
@@ -232,7 +229,8 @@ def lane_context(devices: Sequence[torch.device]) -> Callable[[int], Any]:
 
 
 def _sigmas(model: Any, x: Tensor, sigma: float) -> Tensor:
-    """[B]: in the dtype of the noise that ``model``, the host's, began with, which x may have left on its way."""
+    """``sigma`` for each item, [B], in the dtype of the noise that the host's ``model`` began with. The dtype of x may
+    have changed since."""
     return x.new_full((x.shape[0],), sigma, dtype=model.noise.dtype)
 
 

@@ -1,5 +1,5 @@
-"""Sampling inside ComfyUI: the SAMPLER function, KSampler's steps around it, the plan's place, the record.
+"""Sampling inside ComfyUI: the SAMPLER function, KSampler's steps around it, the placement, the record, the messages.
 
-Here belong: what one run of a sampler node does, decides and tells.
-Not here: lanes and copies (`devices`), foreign patches (`compatibility`), pictures on the way (`streaming`).
+Here belongs what one run of a sampler node does, decides and tells.
+Not here: lanes and model copies (`devices`), patches of other packs (`compatibility`), previews (`streaming`).
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
@@ -15,72 +15,132 @@ from comfy.utils import unpack_latents
 from torch import Tensor
 
 from ..devices.request import DeviceRequest
+from .announcer import Announcer
 from .options import SamplerOptions
-from .run_record import ChordsRun, RunHit, announce
+from .run_record import ChordsRun, RunHit
 from .sampler import chords_sampler
+
+_NOTHING = "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is"
+
+Latent = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class KSamplerInputs:
+    """The inputs of the host's KSampler, by the same names, and those of KSampler Advanced.
+
+    Attributes:
+        add_noise: start from noise; otherwise the latent has its noise already.
+        start_step, last_step: the range of steps; None: all.
+        force_full_denoise: end at sigma 0 wherever the range ends.
+    """
+
+    model: Any
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    positive: Any
+    negative: Any
+    latent_image: Latent
+    denoise: float = 1.0
+    add_noise: bool = True
+    start_step: int | None = None
+    last_step: int | None = None
+    force_full_denoise: bool = False
+
+    def samples(self) -> Tensor:
+        """The samples of the latent, with the model's number of channels if it is empty."""
+        return comfy.sample.fix_empty_latent_channels(
+            self.model,
+            self.latent_image["samples"],
+            self.latent_image.get("downscale_ratio_spacial"),
+            self.latent_image.get("downscale_ratio_temporal"),
+        )
+
+    def noise(self, samples: Tensor) -> Tensor:
+        """The noise of the seed, or zeros, in the shape of ``samples``."""
+        if self.add_noise:
+            return comfy.sample.prepare_noise(samples, self.seed, self.latent_image.get("batch_index"))
+        return torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")
+
+    def sigmas(self) -> Tensor:
+        """The schedule; empty if there is nothing to sample."""
+        return schedule(
+            self.model,
+            self.steps,
+            self.sampler_name,
+            self.scheduler,
+            self.denoise,
+            self.start_step,
+            self.last_step,
+            self.force_full_denoise,
+        )
+
+    def sample_with(
+        self, sampler: comfy.samplers.KSAMPLER, samples: Tensor, sigmas: Tensor, callback: Any, disable_pbar: bool
+    ) -> Tensor:
+        """The samples that the ``sampler`` makes of ``samples`` and the noise, as in the host's KSampler."""
+        return comfy.sample.sample_custom(
+            self.model,
+            self.noise(samples),
+            self.cfg,
+            sampler,
+            sigmas,
+            self.positive,
+            self.negative,
+            samples,
+            noise_mask=self.latent_image.get("noise_mask"),
+            callback=callback,
+            disable_pbar=disable_pbar,
+            seed=self.seed,
+        )
 
 
 def ksample(
-    model: Any,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    positive: Any,
-    negative: Any,
-    latent: dict[str, Any],
-    *,
-    denoise: float = 1.0,
-    add_noise: bool = True,
-    start_step: int | None = None,
-    last_step: int | None = None,
-    force_full_denoise: bool = False,
-    setting: SamplerOptions,
-    devices: DeviceRequest | None = None,
-    preview_vae: Any = None,
-) -> tuple[dict[str, Any], ChordsRun]:
-    """The host's ``common_ksampler`` with CHORDS as its sampler. Returns the LATENT and the run's record."""
-    run = ChordsRun()
-    samples = comfy.sample.fix_empty_latent_channels(
-        model,
-        latent["samples"],
-        latent.get("downscale_ratio_spacial"),
-        latent.get("downscale_ratio_temporal"),
-    )
-    sigmas = schedule(model, steps, sampler_name, scheduler, denoise, start_step, last_step, force_full_denoise)
-    if len(sigmas) == 0:
-        announce(run, "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is")
+    inputs: KSamplerInputs, options: SamplerOptions, devices: DeviceRequest | None, preview_vae: Any = None
+) -> tuple[Latent, ChordsRun]:
+    """The host's ``common_ksampler`` with CHORDS as its sampler. Returns the LATENT and the record of the run."""
+    samples, sigmas = inputs.samples(), inputs.sigmas()
     shapes = [part.shape for part in samples.unbind()] if samples.is_nested else None
-    samples = comfy.sample.sample_custom(  # without sigmas it only converts the latent, as it does for KSampler
-        model,
-        comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")) if add_noise else _no_noise(samples),
-        cfg,
-        chords_sampler(sampler_name, setting, devices, preview_vae, run=run, step_previews=True, shapes=shapes),
-        sigmas,
-        positive,
-        negative,
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=_progress(steps),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
+    records: list[ChordsRun] = []
+    sampler = chords_sampler(
+        inputs.sampler_name,
+        options,
+        devices,
+        preview_vae,
+        on_record=records.append,
+        step_previews=True,
+        shapes=shapes,
     )
-    run.hits = _unpacked(run.hits, shapes) or (RunHit(1, run.depth, samples.cpu()),)
-    run.latent_format = model.model.latent_format
-    out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
-    out["samples"] = samples
-    return out, run
+    if len(sigmas) == 0:
+        records.append(_nothing_sampled())
+    # Without sigmas the host only converts the latent, as it does for KSampler.
+    samples = inputs.sample_with(
+        sampler, samples, sigmas, _progress(inputs.steps), not comfy.utils.PROGRESS_BAR_ENABLED
+    )
+    run = records[-1] if records else ChordsRun()  # a node may have replaced the sampler
+    hits = _unpacked(run.hits, shapes) or (RunHit(1, run.depth, samples.cpu()),)
+    latent = {key: value for key, value in inputs.latent_image.items() if not key.startswith("downscale_ratio_")}
+    latent["samples"] = samples
+    return latent, replace(run, hits=hits, latent_format=inputs.model.model.latent_format)
+
+
+def _nothing_sampled() -> ChordsRun:
+    announcer = Announcer()
+    announcer.say(_NOTHING)
+    return ChordsRun(announcer.message)
 
 
 def _unpacked(hits: tuple[RunHit, ...], shapes: Sequence[torch.Size] | None) -> tuple[RunHit, ...]:
-    """The hits in the shape of the latent: one of several parts (video and sound) is sampled packed flat."""
+    """The hits in the shape of the latent. One with several parts (video and sound) is sampled as one flat tensor."""
     if shapes is None:
         return hits
     return tuple(replace(hit, samples=NestedTensor(unpack_latents(hit.samples, shapes))) for hit in hits)
 
 
-def _progress(steps: int) -> Any:
+def _progress(steps: int) -> Callable[..., None]:
     """The host's progress bar without its preview, which would keep the lanes waiting."""
     bar = comfy.utils.ProgressBar(steps)
 
@@ -100,9 +160,9 @@ def schedule(
     last_step: int | None = None,
     force_full_denoise: bool = False,
 ) -> Tensor:
-    """The sigmas that KSampler (``start_step`` None) or KSampler Advanced uses for these inputs; empty where that
-    changes nothing."""
-    sigmas = comfy.samplers.KSampler(
+    """The sigmas that KSampler (``start_step`` None) or KSampler Advanced uses for these inputs. Empty if they leave
+    nothing to sample."""
+    sigmas: Tensor = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
     ).sigmas
     if last_step is not None and last_step < len(sigmas) - 1:
@@ -112,7 +172,3 @@ def schedule(
     if start_step is None:
         return sigmas
     return sigmas[start_step:] if start_step < len(sigmas) - 1 else sigmas[:0]
-
-
-def _no_noise(samples: Tensor) -> Tensor:
-    return torch.zeros(samples.size(), dtype=samples.dtype, layout=samples.layout, device="cpu")

@@ -1,5 +1,8 @@
-"""Solvers on a schedule of higher precision than the state, usually float64: ComfyUI's Euler step then raises the
-state to it, and all further steps are made there. The core's solvers keep the state as it is."""
+"""Solvers for a schedule of higher precision than the state, usually float64.
+
+ComfyUI's Euler step then raises the state to that precision, and all later steps are made there. The core's solvers
+keep the precision of the state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ....chords_core.solvers.res_multistep import res_multistep
 
 
 def _euler(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
-    """As the core's, with the host's division, which is by a tensor with x's dimensions."""
+    """The core's step with the host's division, by a tensor that has x's number of dimensions."""
     drift = (x - denoised) / sigma.reshape((1,) * x.ndim)
     return x + drift * (sigma_next - sigma)
 

@@ -21,8 +21,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import InvalidInput
+from ..node_text import show_text as tell
 from ..sampling.ksampler import schedule
-from ..sampling.run_record import tell
 from ..sampling.sampler import STEP_SAMPLERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream
@@ -146,9 +146,7 @@ def _set_up(
     """The search of these inputs, which are checked here."""
     _check_latent(latent)
     if options.sampler_name not in STEP_SAMPLERS:
-        raise InvalidInput(
-            "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
-        )
+        raise InvalidInput("sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}")
     if options.condition:
         _check_prompt(positive, options)
     model = plain(model)

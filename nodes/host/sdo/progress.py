@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
-from ..sampling.run_record import tell
+from ..node_text import show_text as tell
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RunStream
 

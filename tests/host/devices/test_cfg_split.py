@@ -1,4 +1,4 @@
-"""Two devices that share each guided call: the same picture but for rounding, alone and within every core."""
+"""Two devices that share each guided call: the same picture apart from rounding, with one core and with several."""
 
 from __future__ import annotations
 

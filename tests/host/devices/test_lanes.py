@@ -154,7 +154,10 @@ def test_a_device_with_too_little_memory_is_named(run_graph) -> None:
     sampler = graph.add("ChordsKSampler", **inputs, devices=lanes(graph, 3))
     graph.save("latent", sampler)
     run, _ = run_graph(graph)
-    assert "slow for want of memory, with parts of the model outside: cpu:1" in run.outputs[sampler.name]["text"][0]
+    assert (
+        "slow because of too little memory, with parts of the model outside: cpu:1"
+        in run.outputs[sampler.name]["text"][0]
+    )
 
 
 def test_model_that_cannot_be_copied_keeps_the_picture(run_graph) -> None:

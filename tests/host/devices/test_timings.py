@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from graphs import Graph, demo, empty_latent, lanes, settings
 
-SCRIPT = Path(__file__).parents[1] / "measured_files.py"
+SCRIPT = Path(__file__).parents[1] / "timings_files.py"
 
 
 def _content(**changes: Any) -> str:

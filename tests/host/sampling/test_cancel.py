@@ -18,7 +18,7 @@ LIMIT = 120.0  # for a busy machine: alone it takes two seconds
 
 
 @pytest.fixture(autouse=True)
-def _much_patience(client: ComfyClient, tmp_path: Path) -> Iterator[None]:
+def _long_timeouts(client: ComfyClient, tmp_path: Path) -> Iterator[None]:
     """With lanes and devices; after the test, what hangs goes on, and has ended before the next one."""
 
     def have(seconds: float) -> None:

@@ -43,6 +43,21 @@ def test_node_is_there_with_its_outputs_and_tooltips(client, name: str) -> None:
     assert info["description"]
 
 
+def test_no_socket_type_has_the_name_of_a_node(client) -> None:
+    """Clients that make a class of each node and of each type write both names in the same way."""
+
+    def plain(name: str) -> str:
+        return name.replace("_", "").lower()
+
+    infos = client.object_info()
+    ours = [info for name, info in infos.items() if info["category"].startswith("CHORDS")]
+    types = {kind for info in ours for kind in info["output"]}
+    types |= {spec[0] for info in ours for spec in _inputs(info).values() if isinstance(spec[0], str)}
+    own = {kind for kind in types if kind.startswith(("CHORDS_", "SDO_"))}
+    assert {"CHORDS_RUN", "CHORDS_DEVICE_SET", "SDO_OBJECTIVE"} <= own
+    assert not {plain(name) for name in infos} & {plain(kind) for kind in own}
+
+
 @pytest.mark.parametrize(
     ("ours", "stock"), [("ChordsKSampler", "KSampler"), ("ChordsKSamplerAdvanced", "KSamplerAdvanced")]
 )

@@ -39,7 +39,7 @@ SEEDS = iter(range(20_000, 30_000))  # the host does not run again what it has r
 
 def _reported(run_graph, client, model: tuple[str, dict[str, Any]] | None = None, **changes: Any) -> SimpleNamespace:
     """A run on four lanes with a report: the sampler's ``summary``, the report's ``figures`` and its ``picture``s:
-    as shown on the node, and as put out."""
+    as shown on the node, and as saved from its output."""
     graph = Graph()
     inputs = demo(graph) | settings(seed=next(SEEDS)) | {"latent_image": empty_latent(graph)}
     if model is not None:
@@ -50,12 +50,12 @@ def _reported(run_graph, client, model: tuple[str, dict[str, Any]] | None = None
     saved = graph.add("SaveImage", images=report[0], filename_prefix="report")
     run, _ = run_graph(graph)
     assert set(run.outputs[report.name]) <= {"images", "animated"}
-    (shown,), (put_out,) = run.outputs[report.name]["images"], run.outputs[saved.name]["images"]
+    (shown,), (saved_image,) = run.outputs[report.name]["images"], run.outputs[saved.name]["images"]
     assert shown["type"] == "temp"
     return SimpleNamespace(
         summary=run.outputs[sampler.name]["chords"][0],
         figures=json.loads(run.outputs[text.name]["text"][0], parse_constant=_not_json),
-        pictures=[Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in (shown, put_out)],
+        pictures=[Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in (shown, saved_image)],
     )
 
 
@@ -72,9 +72,9 @@ def _check(reported: SimpleNamespace) -> None:
         (hit["core"], hit["depth"]) for hit in summary["hits"]
     ]
     assert [lane["device"] for lane in figures["lanes"]] == summary["devices"]
-    shown, put_out = reported.pictures
-    assert shown.size == put_out.size and shown.width == 1400
-    assert ImageChops.difference(shown, put_out).getbbox() is None
+    shown, saved_image = reported.pictures
+    assert shown.size == saved_image.size and shown.width == 1400
+    assert ImageChops.difference(shown, saved_image).getbbox() is None
 
 
 def _check_timeline(figures: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Reads or writes the file of measurements as the pack does, in a process of its own with the host's modules.
+"""Reads or writes the file of timings as the pack does, in a process of its own with the host's modules.
 
 Arguments: the ComfyUI folder, the user folder, and what to do: "read", which recalls from each text of the JSON list on
 stdin and plans with it; or "keep" with a name and a number, which keeps so many measurements of models of that name.
@@ -27,20 +27,20 @@ def modules(host: str, user: str) -> tuple[Any, Any]:
     for name, folder in {"pack": REPO, "pack.nodes": REPO / "nodes"}.items():
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(folder)]
-    return importlib.import_module("pack.nodes.host.devices.timings"), importlib.import_module(
+    return importlib.import_module("pack.nodes.host.devices.timings_file"), importlib.import_module(
         "pack.chords_core.planning"
     )
 
 
-def read(measured: Any, planner: Any, texts: list[str]) -> list[float | None]:
+def read(timings: Any, planner: Any, texts: list[str]) -> list[float | None]:
     """What each text has for a step, as the file's content; with some, plans are made."""
-    key = measured.Key("model", "float32", (1, 4), ("cpu",), True)
-    path = measured.measured_file()
+    key = timings.TimingsKey("model", "float32", (1, 4), ("cpu",), True)
+    path = timings.timings_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     steps = []
     for text in texts:
         path.write_bytes(text.encode("latin-1"))
-        found = measured.recall(key)
+        found = timings.recall_timings(key)
         for lanes in (1, 4) if found is not None else ():
             planner.plan(20, lanes, 0, "auto", "every step", "auto", found.costs())
         steps.append(None if found is None else found.step)
@@ -49,17 +49,17 @@ def read(measured: Any, planner: Any, texts: list[str]) -> list[float | None]:
 
 def main() -> None:
     host, user, what, *rest = sys.argv[1:]
-    measured, planner = modules(host, user)
+    timings, planner = modules(host, user)
     if what == "read":
-        print(json.dumps(read(measured, planner, json.load(sys.stdin))))
+        print(json.dumps(read(timings, planner, json.load(sys.stdin))))
         return
     name, count = rest[0], int(rest[1])
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(count):
-        key = measured.Key(f"{name} {number}", "float32", (1, 4), ("cpu",), True)
-        measured.keep(key, measured.Measured(float(number) if name == "no times" else 1.0))
-    print(json.dumps([measured.measured_file().exists(), measured.recall(key) is not None]))
+        key = timings.TimingsKey(f"{name} {number}", "float32", (1, 4), ("cpu",), True)
+        timings.keep_timings(key, timings.Timings(float(number) if name == "no times" else 1.0))
+    print(json.dumps([timings.timings_path().exists(), timings.recall_timings(key) is not None]))
 
 
 if __name__ == "__main__":

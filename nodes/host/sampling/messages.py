@@ -1,0 +1,120 @@
+"""The sentences that tell a user what a run does and why. Pure; needs no host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ....chords_core import Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
+
+
+def describe(chosen: Plan, devices: Sequence[str], took: int | None = None) -> str:
+    """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
+
+    Args:
+        chosen: the plan.
+        devices: one name a lane.
+        took: after the run: the number of model calls in a row that it took.
+    """
+    if isinstance(chosen, WindowPlan) and chosen.cores > 1:
+        return _describe_window(chosen, devices, took)
+    if isinstance(chosen, ChordsPlan) and chosen.cores > 1:
+        return _describe_chords(chosen, devices, took)
+    return f"one core{_called(chosen)}: {reasons_of(chosen)}"
+
+
+def reasons_of(chosen: Plan) -> str:
+    """Why this plan was chosen, the most important reason first."""
+    return "; ".join(reason if isinstance(reason, str) else _sentence(reason, chosen) for reason in chosen.reasons)
+
+
+def ends_by_measurement(chosen: Plan) -> bool:
+    """Whether the picture decides how many model calls the plan takes."""
+    return isinstance(chosen, WindowPlan) or (isinstance(chosen, ChordsPlan) and isinstance(chosen.accept, Agreement))
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, as in "1 device" and "2 devices"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _called(chosen: Plan) -> str:
+    return "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
+
+
+def _describe_window(chosen: WindowPlan, devices: Sequence[str], took: int | None) -> str:
+    depth = took or chosen.depth
+    names = ", ".join(devices)
+    if len(devices) < chosen.cores:
+        turns = depth * math.ceil(chosen.cores / len(devices))
+        slower = ", slower than one core" if turns >= chosen.steps else ""
+        pace = f"on {names} the cores take turns, {turns} calls in a row{slower}"
+    elif depth >= chosen.steps:
+        pace = f"no faster than one core, on {names}"
+    else:
+        pace = f"{chosen.steps / depth:.1f}x fewer on {names}"
+    calls = f"{'' if took else 'about '}{depth} model calls in a row instead of {chosen.steps}"
+    about = f"{chosen.cores} cores in a window{_called(chosen)}: a result after {calls}"
+    return f"{about}; {pace} ({reasons_of(chosen)})"
+
+
+def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], took: int | None) -> str:
+    which, pace = _which_result(chosen, took), _pace_of_chords(chosen, devices)
+    return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({reasons_of(chosen)})"
+
+
+def _which_result(chosen: ChordsPlan, took: int | None) -> str:
+    """The result that ends the run, and when."""
+    if not isinstance(chosen.accept, Agreement):
+        which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
+        instead = f" instead of {chosen.steps}" if chosen.depth < chosen.steps else ""
+        return f"{which} after {chosen.depth} model calls{instead}"
+    share = f"{chosen.accept.threshold:.0%}"
+    if took:
+        return f"a result that is at most {share} off, or exact, after {took} model calls"
+    if chosen.depth == chosen.steps:
+        return f"the exact result after {chosen.steps} model calls"
+    between = f"{chosen.depth} to {chosen.steps}"
+    return f"the first result that differs by at most {share} from the one before, after {between} model calls"
+
+
+def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str]) -> str:
+    names = ", ".join(devices)
+    if len(devices) < chosen.cores:
+        turns = f"on {counted(len(devices), 'device')} ({names}) the cores take turns, slower than one core"
+        return f"{turns}; set cores to 0 for the fastest choice"
+    if chosen.depth < chosen.steps:
+        return f"{chosen.speedup:.1f}x fewer calls in a row on {names}"
+    first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
+    shown = f", but the first result is there after {first}" if first < chosen.steps else ""
+    return f"as many calls in a row as with one core{shown}; on {names}"
+
+
+_SENTENCES = {
+    Cause.ONE_CORE_REQUESTED: "one core was asked for",
+    Cause.CORES_REQUESTED: "{cores} cores were asked for",
+    Cause.MORE_CORES_USELESS: "more than {used} are no faster",
+    Cause.CORES_NOT_FASTER: "{cores} cores would be no faster",
+    Cause.FASTEST: "the fewest calls in a row on {lanes} devices, with a result close to that of one core",
+    Cause.FASTEST_WITH_FEWER_CALLS: "the fewest calls in a row on {lanes} devices",
+    Cause.INTERPOLATED: "at the other steps its answers are interpolated",
+    Cause.ONE_LANE: "with one device, nothing can run in parallel",
+    Cause.EXACT: "the exact result takes every step in turn",
+    Cause.TOO_FEW_STEPS: "at {steps} steps there is little to gain and each step matters",
+    Cause.NO_ROOM: "a schedule of {counted_steps} leaves no room for more cores",
+    Cause.LITTLE_GAIN: "on {lanes} devices a result close to that of one core would hardly be faster",
+    Cause.SLOW_TOGETHER: "as measured, {lanes} devices at once take too long for a call to gain anything",
+    Cause.WINDOW_NOT_CLOSE: "on several cores {solver} is not close enough to one core; name a method to run it so",
+    Cause.NO_SUCH_HIT: "{used} cores give fewer results than asked for, so the last one is taken",
+}
+
+
+def _sentence(reason: Reason, chosen: Plan) -> str:
+    return _SENTENCES[reason.cause].format(
+        cores=reason.cores,
+        lanes=reason.lanes,
+        solver=reason.solver,
+        used=chosen.cores,
+        steps=chosen.steps,
+        counted_steps=counted(chosen.steps, "step"),
+    )

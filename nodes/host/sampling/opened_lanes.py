@@ -1,0 +1,152 @@
+"""Opens the lanes of a run, here or on a Ray cluster, and deals with what stands in the way."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
+from ....chords_core.execution.ray.errors import NoWorker
+from ..compatibility.verified_lanes import open_tried_pool, try_workers
+from ..devices.groups import names_of
+from ..devices.replicas import Copies, copies_on, short_of_memory
+from ..devices.request import DeviceRequest
+from ..devices.timings import Timings
+from ..interrupts import check_interrupt
+from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
+from .announcer import Announcer
+from .call import SamplerCall
+from .messages import describe
+from .options import SamplerOptions
+from .placement import Facts, Placement, place_alone, place_on_cluster
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedLanes:
+    """Lanes that are ready for a run.
+
+    Attributes:
+        plan: what to run on them.
+        names: one name a lane, for the user.
+        pool: makes the model calls.
+    """
+
+    plan: Plan
+    names: tuple[str, ...]
+    pool: Pool
+
+
+class LaneOpener:
+    """Opens lanes for one run and says so.
+
+    Args:
+        stack: closes the lanes when the run ends.
+        call: the run.
+        options, request: what the user asks for.
+        facts: what placements depend on.
+        announcer: tells the user what is done.
+        timeouts: how long a lane may take to answer.
+    """
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        call: SamplerCall,
+        options: SamplerOptions,
+        request: DeviceRequest,
+        facts: Facts,
+        announcer: Announcer,
+        timeouts: LaneTimeouts,
+    ) -> None:
+        self._stack, self._call = stack, call
+        self._options, self._request, self._facts = options, request, facts
+        self._announcer, self._timeouts = announcer, timeouts
+
+    def local(self, placement: Placement, keep_cores: bool = False) -> OpenedLanes:
+        """Lanes on this machine. ``keep_cores``: whatever happens to the devices, the number of cores stays, because it
+        decides the picture; they then take turns."""
+        self._announcer.note(placement.notes)
+        self._say(placement)
+        placement, copies = self._copied(placement, keep_cores)
+        call = self._call
+        pool, reason = open_tried_pool(
+            self._stack,
+            call.model,
+            call.extra_args,
+            placement.groups,
+            copies,
+            in_this_thread=placement.plan.cores == 1,
+            only_if_faster=self._request.cfg_split == "auto",
+            x=call.x,
+            sigmas=call.sigmas,
+            cancelled=check_interrupt,
+            timeouts=self._timeouts,
+        )
+        if reason is not None:
+            placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),))
+            self._say(placement)
+        return OpenedLanes(placement.plan, names_of(placement.groups), pool)
+
+    def on_cluster(self, timings: Timings | None) -> OpenedLanes | None:
+        """Lanes on the Ray cluster of the request; None if there are none, if one core is better, or if the model
+        cannot be sent there. ``timings``: of this model on that cluster."""
+        announcer, options, request, call = self._announcer, self._options, self._request, self._call
+        announcer.say(f"looking for Ray workers ({request.ray_address})")
+        try:
+            lanes = cluster_lanes(request)
+        except NoWorker as problem:
+            announcer.note([no_worker(problem)])
+            return None
+        placement = self._placed_on_cluster(lanes, timings)
+        if placement.plan.cores == 1:
+            return None
+        announcer.say(f"getting Ray workers ready ({request.ray_address})")
+        cluster, notes = open_cluster_pool(
+            self._stack, request, call.model, call.extra_args, call.x, placement.plan.cores
+        )
+        announcer.note(notes)
+        if cluster is None:
+            return None
+        if options.cores == 0 and cluster.lanes < placement.plan.cores:
+            placement = self._placed_on_cluster(cluster.lanes, timings)
+            if placement.plan.cores == 1:
+                announcer.note([f"only {cluster.lanes} of the Ray workers could be used"])
+                return None
+        announcer.say(describe(placement.plan, cluster.names))
+        pool, reason = try_workers(
+            cluster, call.model, call.extra_args, call.x, call.sigmas, check_interrupt, self._timeouts
+        )
+        if reason is not None:
+            return None  # from now on the reason is known, so that the local placement is one core
+        return OpenedLanes(placement.plan, cluster.names, pool)
+
+    def _placed_on_cluster(self, lanes: int, timings: Timings | None) -> Placement:
+        placement = place_on_cluster(self._options, self._facts, lanes, timings)
+        self._announcer.note(placement.notes)
+        return placement
+
+    def _copied(self, placement: Placement, keep_cores: bool) -> tuple[Placement, Copies]:
+        """The placement with the model on all its devices; on the model's own device only, if that is impossible."""
+        call = self._call
+        devices = [device for group in placement.groups for device in group]
+        copies, problem = copies_on(call.guider, devices, call.x)
+        if problem is not None:
+            if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
+                placement = place_alone(self._options, self._facts, problem)
+            else:
+                placement = Placement(placement.plan, ((call.primary,),))
+            self._say(placement)
+        short = short_of_memory(call.guider.model_patcher, copies) if copies else []
+        if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
+            placement = place_alone(self._options, self._facts, "the second device has too little memory for the model")
+            self._say(placement)
+            return placement, {}
+        if short:
+            names = ", ".join(map(str, short))
+            self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])
+            self._say(placement)
+        return placement, copies
+
+    def _say(self, placement: Placement) -> None:
+        self._announcer.note(placement.notes)
+        self._announcer.say(describe(placement.plan, names_of(placement.groups)))

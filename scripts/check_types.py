@@ -1,0 +1,56 @@
+"""Check the types of the whole pack with mypy: chords_core strictly, nodes and demo plainly.
+
+    python scripts/check_types.py
+
+chords_core is checked by the settings in pyproject.toml. The modules of nodes import each other relatively up to the
+clone's root, so that the root has to be a package with a name, as it is for ComfyUI. The clone's folder may have any
+name; here it gets one by a link. ComfyUI has no types that can be relied on, so that what comes from it is Any.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+TYPES = REPO / ".host" / "types"
+PACK = "chords_pack"
+PARTS = ("__init__.py", "chords_core", "demo", "nodes")
+PLAIN = ["--ignore-missing-imports", "--explicit-package-bases", "--python-version", "3.10", "--platform", "linux"]
+"""Types of the oldest Python that the pack runs on."""
+
+
+def check_core() -> int:
+    """mypy's exit status for chords_core."""
+    return subprocess.run([sys.executable, "-m", "mypy"], cwd=REPO, check=False).returncode
+
+
+def check_nodes() -> int:
+    """mypy's exit status for nodes, and for demo, which they import."""
+    package = TYPES / PACK
+    package.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if not (package / part).exists():
+            (package / part).symlink_to(REPO / part, target_is_directory=(REPO / part).is_dir())
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        "",
+        *PLAIN,
+        "--cache-dir",
+        ".cache",
+        "-p",
+        f"{PACK}.nodes",
+    ]
+    environment = {**os.environ, "MYPYPATH": str(TYPES)}
+    done = subprocess.run(command, cwd=TYPES, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout.replace(f"{PACK}{os.sep}", ""), done.stderr, sep="", end="")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(max(check_core(), check_nodes()))

@@ -1,0 +1,93 @@
+"""What the user is told of a run: true figures in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pack_modules import module
+
+core = module("chords_core")
+messages = module("nodes.host.sampling.messages")
+
+
+def _devices(count: int) -> tuple[str, ...]:
+    return tuple(f"cuda:{number}" for number in range(count))
+
+
+def _told(count: int, took: int | None = None, devices: int | None = None, steps: int = 20, **wanted: Any) -> str:
+    """What is said of the plan for ``count`` lanes."""
+    chosen = core.plan(steps, count, **wanted)
+    return messages.describe(chosen, _devices(chosen.cores if devices is None else devices), took)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{}, {"cores": 1}, {"calls": 13}, {"accept": "exact"}, {"method": "chords"}, {"cores": 1, "calls": 10}]
+)
+def test_one_core_is_named_first(wanted: dict[str, Any]) -> None:
+    assert _told(1, **wanted).startswith("one core")
+
+
+def test_fewer_calls_are_told() -> None:
+    assert "the model called at 13 of 20 steps" in _told(1, calls=13)
+
+
+def test_before_a_window_ran_its_calls_are_about_and_then_they_are_exact() -> None:
+    chosen = core.plan(20, 4, cores=4)
+    before, after = (messages.describe(chosen, _devices(4), took) for took in (None, 7))
+    assert f"about {chosen.depth} model calls in a row instead of 20" in before
+    assert "a result after 7 model calls in a row instead of 20; 2.9x fewer" in after
+
+
+@pytest.mark.parametrize("method", ["chords", "secant"])
+def test_cores_without_devices_take_turns(method: str) -> None:
+    assert "take turns" in _told(2, cores=4, method=method, devices=2)
+    assert "take turns" not in _told(4, cores=4, method=method)
+
+
+def test_turns_of_a_window_are_counted_and_called_slower_only_if_they_are() -> None:
+    """Seven rounds of four cores on two devices are 14 calls in a row, and on one device 28."""
+    chosen = core.plan(20, 4, cores=4)
+    two, one = (messages.describe(chosen, _devices(count), 7) for count in (2, 1))
+    assert "14 calls in a row" in two and "slower" not in two
+    assert "28 calls in a row, slower than one core" in one
+
+
+def test_the_accepted_hit_of_chords_is_told_with_its_calls() -> None:
+    first = core.plan(50, 4, cores=4, accept=1, method="chords")
+    assert f"result 1 of 4 after {first.depth} model calls instead of 50" in messages.describe(first, _devices(4))
+    exact = _told(4, cores=4, accept="exact", steps=50)
+    assert "the exact result after 50 model calls;" in exact and "instead" not in exact
+    assert "the first result is there after" in exact
+
+
+def test_a_chords_run_that_saves_nothing_does_not_promise_an_earlier_result() -> None:
+    told = _told(4, cores=4, accept=1, method="chords", steps=4)
+    assert "instead" not in told and "but the first result" not in told
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 20, 50])
+@pytest.mark.parametrize("method", [None, "chords", "secant"])
+@pytest.mark.parametrize("accept", [None, 1, 2, 3, "exact"])
+@pytest.mark.parametrize("calls", [None, 2])
+def test_every_plan_has_a_sentence_without_gaps(steps: int, method: Any, accept: Any, calls: Any) -> None:
+    calls = None if calls is None or steps < 3 else core.choose_calls(steps, one_in=calls)
+    for lanes, cores in ((1, 0), (2, 0), (8, 0), (8, 1), (2, 2), (1, 8), (8, 64)):
+        for costs in ((), (1.0, 9.0)):
+            wanted = {"accept": accept, "method": method, "calls": calls, "costs": costs}
+            chosen = core.plan(steps, lanes, cores, **wanted)
+            for devices in {1, chosen.cores}:
+                told = messages.describe(chosen, _devices(devices))
+                assert told.startswith("one core" if chosen.cores == 1 else f"{chosen.cores} cores"), told
+                assert not any(
+                    word in told for word in ("{", "None", "(s)", "()", " 0 model", " 0 cores", " 0 devices", "Cause")
+                ), told
+
+
+def test_every_cause_has_a_sentence() -> None:
+    assert set(messages._SENTENCES) == set(core.Cause)
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 devices"), (1, "1 device"), (2, "2 devices")])
+def test_numbers_and_their_nouns_agree(number: int, told: str) -> None:
+    assert messages.counted(number, "device") == told

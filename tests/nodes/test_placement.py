@@ -1,0 +1,250 @@
+"""Where a run takes place: which devices, in pairs or alone, with which plan, and what the user is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from pack_modules import REPO, module
+
+core = module("chords_core")
+placement = module("nodes.host.sampling.placement")
+messages = module("nodes.host.sampling.messages")
+options = module("nodes.host.sampling.options")
+request = module("nodes.host.devices.request")
+timings = module("nodes.host.devices.timings")
+
+Options, Request, Timings = options.SamplerOptions, request.DeviceRequest, timings.Timings
+GPUS = tuple(torch.device("cuda", number) for number in range(8))
+CPUS = tuple(torch.device("cpu", number) if number else torch.device("cpu") for number in range(8))
+
+
+@dataclass
+class Reasons:
+    """Reasons that are known, and how often each was asked for."""
+
+    one_core: str | None = None
+    every_step: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+    @property
+    def for_one_core(self) -> str | None:
+        self.asked.append("one core")
+        return self.one_core
+
+    @property
+    def for_every_step(self) -> str | None:
+        self.asked.append("every step")
+        return self.every_step
+
+
+def facts(devices: tuple[torch.device, ...], **changes: Any) -> Any:
+    """A run of 20 Euler steps without guidance, whose model is on the first device."""
+    given = {
+        "steps": 20,
+        "solver": "euler",
+        "solving_seconds": 0.0,
+        "primary": devices[0],
+        "devices": devices,
+        "processors": 64,
+        "guided": False,
+        "faster_together": lambda group: True,
+        "reasons": Reasons(),
+    }
+    return placement.Facts(**{**given, **changes})
+
+
+def place(known: Any, wanted: Any = None, timings: Any = None, split: str = "auto", **request_changes: Any) -> Any:
+    return placement.place(wanted or Options(), Request(cfg_split=split, **request_changes), known, timings)
+
+
+def test_it_is_imported_without_a_host() -> None:
+    code = (
+        "import sys; sys.path.append('tests/nodes'); from pack_modules import module; "
+        "module('nodes.host.sampling.placement'); module('nodes.host.sampling.messages'); "
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('comfy', 'server', 'folder_paths')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+# --- the number of lanes
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_the_plan_is_the_planners_for_these_devices_and_each_core_has_a_lane(count: int) -> None:
+    placed = place(facts(GPUS[:count]))
+    assert placed.plan == core.plan(20, count)
+    assert placed.groups == tuple((device,) for device in GPUS[: placed.plan.cores])
+    assert placed.notes == ()
+
+
+@pytest.mark.parametrize("cores", [2, 3, 8])
+def test_a_number_of_cores_is_kept_whatever_the_devices(cores: int) -> None:
+    for count in (1, 2, 8):
+        placed = place(facts(GPUS[:count]), Options(cores))
+        assert placed.plan.cores == cores
+        assert len(placed.groups) == min(cores, count)
+
+
+def test_one_core_is_on_the_device_that_has_the_model() -> None:
+    placed = place(facts(GPUS[1:3], primary=GPUS[0]), Options(1))  # the user named two others
+    assert placed.groups == ((GPUS[0],),)
+
+
+def test_more_cpu_lanes_than_processors_do_not_count_and_the_user_is_told() -> None:
+    known = facts(CPUS[:4], processors=2)
+    placed = place(known)
+    assert placed.plan == core.plan(20, 2)
+    assert [note for note in placed.notes if "2 of 4 CPU lanes" in note and "2 cores" in note]
+    short = place(replace(known, steps=30), Options(one_call_in="auto"))
+    assert ("on 2 devices" in messages.reasons_of(short.plan)) == bool(short.notes)
+    assert place(known, Options(4)).notes == ()  # a number of cores is kept, so there is nothing to say
+    assert place(replace(known, reasons=Reasons("keeps state"))).notes == ()
+    assert place(facts(CPUS[:4], processors=4)).notes == ()
+    assert place(facts(GPUS[:4], processors=2)).notes == ()
+
+
+# --- two devices a call
+
+
+def test_two_devices_share_the_calls_of_one_core() -> None:
+    placed = place(facts(GPUS[:2], guided=True))
+    assert placed.groups == (GPUS[:2],)
+    assert placed.plan.cores == 1
+    assert placed.plan.reasons == (
+        "cuda:0 and cuda:1 share each guided call, the same picture in as little as half the time",
+    )
+
+
+def test_the_device_that_has_the_model_is_the_first_of_its_pair() -> None:
+    known = facts((GPUS[1], GPUS[0]), primary=GPUS[0], guided=True)
+    assert place(known).groups == (GPUS[:2],)
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_pairs_are_lanes(count: int) -> None:
+    placed = place(facts(GPUS[:count], guided=True))
+    assert placed.plan == core.plan(20, count // 2)
+    assert placed.groups == tuple(GPUS[2 * pair : 2 * pair + 2] for pair in range(placed.plan.cores))
+
+
+@pytest.mark.parametrize(
+    ("split", "devices", "changes", "paired"),
+    [
+        ("auto", GPUS, {}, True),
+        ("auto", CPUS, {}, False),  # lanes of one processor
+        ("on", CPUS, {}, True),
+        ("off", GPUS, {}, False),
+        ("on", GPUS, {"guided": False}, False),
+        ("on", GPUS, {"reasons": Reasons("keeps state")}, False),
+        ("auto", GPUS, {"faster_together": lambda group: False}, False),
+        ("on", GPUS, {"faster_together": lambda group: False}, True),
+    ],
+)
+def test_when_devices_are_paired(
+    split: str, devices: tuple[torch.device, ...], changes: dict[str, Any], paired: bool
+) -> None:
+    placed = place(facts(devices[:2], **{"guided": True, **changes}), split=split)
+    assert (len(placed.groups[0]) == 2) == paired
+
+
+def test_a_core_of_its_own_comes_before_half_a_call() -> None:
+    known = facts(GPUS[:4], guided=True)
+    assert place(known, Options(4)).groups == tuple((device,) for device in GPUS[:4])
+    assert place(known, Options(2)).groups == (GPUS[:2], GPUS[2:4])
+
+
+def test_the_exact_result_is_not_shared_unless_that_is_asked_for() -> None:
+    known = facts(GPUS[:2], guided=True)
+    assert place(known, Options(accept="exact")).groups == ((GPUS[0],),)
+    assert place(known, Options(accept="exact"), split="on").groups == (GPUS[:2],)
+
+
+def test_where_pairs_are_no_faster_the_number_of_lanes_and_the_picture_stay() -> None:
+    known = facts(GPUS[:4], guided=True)
+    slow = place(replace(known, faster_together=lambda group: False))
+    assert slow.groups == ((GPUS[0],), (GPUS[2],))[: slow.plan.cores]
+    assert slow.plan.cores == place(known).plan.cores
+
+
+# --- measured times
+
+
+def measured(**changes: Any) -> Any:
+    return Timings(**{"step": 1.0, "rounds": {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, **changes})
+
+
+def test_devices_that_are_slow_together_are_not_used() -> None:
+    placed = place(facts(GPUS[:4]), timings=measured(rounds={1: 1.0, 4: 3.9}))
+    assert placed.plan.cores == 1
+    assert placed.plan.reasons[0].cause is core.Cause.SLOW_TOGETHER
+
+
+def test_a_slow_device_has_the_last_lane() -> None:
+    calls = {str(GPUS[0]): 9.0, str(GPUS[1]): 1.0, str(GPUS[2]): 1.05}
+    placed = place(facts(GPUS[:3]), Options(3), timings=measured(calls=calls))
+    assert placed.groups == ((GPUS[1],), (GPUS[2],), (GPUS[0],))
+
+
+def test_pairs_that_were_measured_as_no_faster_are_not_made() -> None:
+    known = facts(GPUS[:2], guided=True)
+    assert place(known, timings=measured(shared=0.95)).groups != (GPUS[:2],)
+    assert place(known, timings=measured(shared=0.5)).groups == (GPUS[:2],)
+    assert place(known, timings=measured(shared=0.95), split="on").groups == (GPUS[:2],)
+
+
+# --- what this model does not allow
+
+
+def test_a_model_that_keeps_state_runs_on_one_core() -> None:
+    reasons = Reasons("keeps state")
+    placed = place(facts(GPUS[:4], reasons=reasons))
+    assert placed.plan == core.SequentialPlan(20, ("keeps state",))
+    assert placed.groups == ((GPUS[0],),)
+    fewer = place(facts(GPUS[:1], reasons=reasons), Options(one_call_in="auto"))
+    assert fewer.plan == core.SequentialPlan(20, ("keeps state",))
+
+
+def test_nothing_is_asked_that_makes_no_difference() -> None:
+    """To read the code of a model's patches takes time, which a user with one device should not pay for."""
+    reasons = Reasons()
+    place(facts(GPUS[:1], reasons=reasons))
+    place(facts(GPUS[:2], reasons=reasons), Options(1))
+    assert reasons.asked == []
+
+
+def test_answers_that_jump_are_not_interpolated() -> None:
+    known = facts(GPUS[:1], reasons=Reasons(every_step="a prompt ends"))
+    placed = place(known, Options(one_call_in="auto"))
+    assert placed.plan.calls is None and placed.notes == ("every step is taken: a prompt ends",)
+    assert place(known).notes == ()  # nothing else was asked for
+
+
+def test_chords_takes_every_step_and_says_so() -> None:
+    wanted = Options(4, one_call_in="auto", method="chords")
+    placed = place(facts(GPUS[:4]), wanted)
+    assert placed.plan.method == "chords" and placed.plan.calls is None
+    assert [note for note in placed.notes if "every step" in note]
+    assert place(facts(GPUS[:4]), replace(wanted, one_call_in=None)).notes == ()
+
+
+# --- alone, and on a cluster
+
+
+@pytest.mark.parametrize("one_call_in", [None, "auto", 2])
+def test_one_core_after_a_problem_makes_as_many_calls_as_without_the_other_devices(one_call_in: Any) -> None:
+    wanted = Options(one_call_in=one_call_in)
+    placed = placement.place_alone(wanted, facts(GPUS[:4]), "no room")
+    assert placed.plan.calls == place(facts(GPUS[:1]), wanted).plan.calls
+    assert placed.plan.cores == 1 and placed.groups == ((GPUS[0],),)
+    assert placed.plan.reasons[-1] == "no room"
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8])
+def test_on_a_cluster_the_workers_count(lanes: int) -> None:
+    placed = placement.place_on_cluster(Options(), facts(GPUS[:1]), lanes, None)
+    assert placed.plan == core.plan(20, lanes) and placed.groups == ()

@@ -1,11 +1,11 @@
-"""Parallel diffusion sampling, independent of any host: CHORDS and what it needs.
+"""Parallel diffusion sampling, independent of any host: CHORDS, the secant window, and what they need.
 
-The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
-(`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
-the initial noise whose sample meets an objective.
+Methods are state machines that make no model call themselves (`methods`). A pool evaluates the model, and a driver
+connects the two (`execution`). `sample` puts them together. `plan` chooses the method and the number of cores for given
+steps and lanes. `optimize_latent` searches for the initial noise whose sample meets an objective (`sdo`).
 """
 
-from ._types import Denoise, Objective, Pool
+from ._types import Denoise, Method, Objective, Pool
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .execution.autotune import Autotuner
 from .execution.lane_timeout import LaneTimeouts
@@ -105,6 +105,7 @@ __all__ = [
     "LaneTimeouts",
     "Link",
     "LostMark",
+    "Method",
     "ModelPayload",
     "NonFiniteDenoised",
     "Objective",

@@ -146,7 +146,9 @@ def _set_up(
     """The search of these inputs, which are checked here."""
     _check_latent(latent)
     if options.sampler_name not in STEP_SAMPLERS:
-        raise InvalidInput("sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}")
+        raise InvalidInput(
+            "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
+        )
     if options.condition:
         _check_prompt(positive, options)
     model = plain(model)

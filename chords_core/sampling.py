@@ -10,11 +10,12 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from ._types import Denoise, Pool
 from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
 from .errors import InvalidInput
 from .execution.driver import drive
 from .execution.lane_timeout import LaneTimeouts, LaneWatchdog
-from .execution.pools import Denoise, InlinePool, Pool, check_pool
+from .execution.pools import InlinePool, check_pool
 from .methods.accept import Accept, AcceptRule, OnDemand, check_accept
 from .methods.chords import Chords
 from .methods.events import Event, Hit

@@ -91,7 +91,7 @@ Accept = AcceptRule | OnDemand
 
 
 def check_accept(accept: AcceptRule, cores: int) -> int | Residual | Agreement:
-    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a rule on two hits.
+    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest), or the rule on two hits.
 
     Raises:
         InvalidInput: for any other value, or a number out of range.

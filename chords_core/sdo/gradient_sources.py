@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Objective, Pool
 from ..errors import Cancelled, NonFiniteDenoised
-from ..execution.pools import Denoise, Pool
 from ..methods.events import Evaluated, Event
 from ..sampling import sample
 from ..solvers import find_step
@@ -23,7 +23,6 @@ from .gradients import (
     SHORTCUT_COST,
     ConditionedDenoise,
     Gradient,
-    Objective,
     evaluate,
     full,
     full_of_condition,

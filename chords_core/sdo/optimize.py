@@ -15,16 +15,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Objective, Pool
 from ..checks import as_predicate, check_callable, check_choice, check_floating, check_whole, is_number, shown
 from ..errors import InvalidInput
-from ..execution.pools import Denoise, Pool, check_pool
+from ..execution.pools import check_pool
 from ..sampling import check_sigmas
 from ..solvers import find_step
 from .batch import finite_items
 from .descent import Descent, DescentOptions, Optimized
 from .events import OptimizationEvent
 from .gradient_sources import FullBackprop, GradientSource, Problem, Refresh, ShortcutGradient
-from .gradients import ConditionedDenoise, Objective
+from .gradients import ConditionedDenoise
 from .noise_constraints import noise_constraint
 from .trajectory import steps_to_keep
 

@@ -1,4 +1,4 @@
-"""CHORDS against what others say it is: the authors' outputs, the published pseudo-code, and parareal."""
+"""CHORDS against independent references: the authors' outputs, the published pseudo-code, and parareal."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_draft_is_a_run_over_the_starts(solver: str) -> None:
 
 
 class _HistoryLeftBehind(Chords):
-    """CHORDS that corrects a core's state but not what its multistep solver looks back at."""
+    """CHORDS that corrects a core's state, but not the history of its multistep solver."""
 
     def _rectify(self, number: int, state: State) -> State:
         moved = super()._rectify(number, state)
@@ -253,7 +253,7 @@ class _HistoryLeftBehind(Chords):
 
 
 def _median_distance(a: Tensor, b: Tensor) -> float:
-    """Over the rows: a mixture has a few seeds between two basins, which say nothing about the method."""
+    """Over the rows. A mixture has a few seeds between two basins, which say nothing about the method."""
     return float((a - b).norm(dim=-1).median())
 
 
@@ -272,7 +272,7 @@ def test_rectification_pays(denoise: Denoise, cores: int, solver: str) -> None:
 @pytest.mark.parametrize("solver", CORRECTING_SOLVERS)
 @pytest.mark.parametrize("cores", [4, 8])
 def test_rectification_pays_for_predictor_correctors(cores: int, solver: str) -> None:
-    """Where the trajectory bends, as above; where it is smooth enough for high order alone, no harm is done."""
+    """It pays where the trajectory bends. Where it is so smooth that the high order suffices, it does no harm."""
     sigmas, x, starts = karras(50, 40.0), noise(64, 16, scale=40.0), lattice_starts(50, cores)
     for denoise, harmless in ((Mixture(16), 0.0), (Gaussian(), 1e-3)):
         exact = sample(denoise, x, sigmas, solver=solver).x
@@ -297,7 +297,7 @@ def test_rectified_history_pays(denoise: Denoise, solver: str) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_hits_approach_the_exact_result(solver: str) -> None:
-    """Each hit is nearer to the N-step result than the one before, and the last is that result."""
+    """Each hit is closer to the N-step result than the one before, and the last is that result."""
     sigmas, x = karras(50), noise(16, scale=10.0)
     result = sample(Gaussian(), x, sigmas, cores=5, solver=solver, accept="exact")
     distances = [float((hit.x - result.x).norm()) for hit in result.hits]

@@ -1,4 +1,4 @@
-"""Which nodes a window evaluates next: the rule by itself, and what it brings in a run."""
+"""Which nodes a window evaluates next: the rule by itself, and in a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_it_begins_at_the_first_node_that_moved_too_far() -> None:
 
 
 def test_small_moves_add_up() -> None:
-    """Each alone is within the budget of the path up to it; together they are not."""
+    """Each move is within the budget of the path up to it; their sum is not."""
     moves = dict.fromkeys(range(16), 0.0)
     alone = [following(rule(20), measured(moves | {node: 0.002})) for node in (6, 7, 8, 9)]
     assert alone == [(16, 17, 18, 19)] * 4
@@ -127,7 +127,7 @@ def test_a_number_of_rounds_reaches_the_end_if_it_can(nodes: int, cores: int, ro
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_eps_model_is_a_flow_model_in_other_coordinates(solver: str) -> None:
-    """The same nodes, and the same result to rounding, also where the schedule begins below sigma 1."""
+    """The nodes are the same, and the result too apart from rounding, even if the schedule begins below sigma 1."""
     ideal = Mixture(6)
 
     def flow(x: Tensor, t: float) -> Tensor:
@@ -139,19 +139,19 @@ def test_an_eps_model_is_a_flow_model_in_other_coordinates(solver: str) -> None:
         eps = sample(ideal, x, sigmas, method="secant", cores=4, solver=solver, prediction="eps")
         times = sigmas / (1 + sigmas)
         plan = solver_window(times, 4, SOLVERS["euler"], flow=True)
-        if solver == "euler":  # whose rows are the same in both; others are made on their own grid
+        if solver == "euler":  # its updates are the same in both; others depend on their own sigmas
             other = sample(flow, x / (1 + high), times, method="secant", cores=4, prediction="flow")
             assert other.depth == eps.depth
             torch.testing.assert_close(other.x * (1 + sigmas[-1]), eps.x, rtol=1e-5, atol=1e-5)
-        rows = in_flow_coordinates(solver_updates(SOLVERS[solver], sigmas), sigmas.tolist())
-        for row, (here, there) in zip(rows, itertools.pairwise(times.tolist()), strict=True):
-            assert row.ratio == pytest.approx(there / here, rel=1e-3)  # uni_pc's is so to its own rounding
-            assert row.ratio + sum(weight for _, weight in row.weights) == pytest.approx(1.0, rel=1e-3)
+        updates = in_flow_coordinates(solver_updates(SOLVERS[solver], sigmas), sigmas.tolist())
+        for update, (here, there) in zip(updates, itertools.pairwise(times.tolist()), strict=True):
+            assert update.ratio == pytest.approx(there / here, rel=1e-3)  # uni_pc rounds in its own way
+            assert update.ratio + sum(weight for _, weight in update.weights) == pytest.approx(1.0, rel=1e-3)
         assert plan.times[0] == pytest.approx(high / (1 + high))
 
 
 def test_the_prediction_matters_where_a_schedule_begins_below_one() -> None:
-    """An eps model's img2img begins so, and is not a flow model's for that."""
+    """An eps model's img2img begins at such a sigma, and is still an eps model's."""
     ideal, sigmas, x = Mixture(6), karras(12, 0.8, 0.02), noise(4, 6)
     expected = sample(ideal, x, sigmas, method="sequential").x
     told, guessed = (sample(ideal, x, sigmas, method="secant", cores=3, prediction=p) for p in ("eps", None))
@@ -161,8 +161,8 @@ def test_the_prediction_matters_where_a_schedule_begins_below_one() -> None:
 
 def test_amplification_is_one_for_euler() -> None:
     for sigmas in (flow_sigmas(20), karras(20)):
-        rows = in_flow_coordinates(solver_updates(SOLVERS["euler"], sigmas), sigmas.tolist())
-        assert amplification(rows) == pytest.approx((1.0,) * 20)
+        updates = in_flow_coordinates(solver_updates(SOLVERS["euler"], sigmas), sigmas.tolist())
+        assert amplification(updates) == pytest.approx((1.0,) * 20)
         second = in_flow_coordinates(solver_updates(SOLVERS["dpmpp_2m"], sigmas), sigmas.tolist())
         assert max(amplification(second)) > 1.5
 
@@ -170,14 +170,14 @@ def test_amplification_is_one_for_euler() -> None:
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "res_multistep"])
 @pytest.mark.parametrize("cores", [2, 4])
 def test_many_steps_take_few_calls_where_the_prediction_is_smooth(solver: str, cores: int) -> None:
-    """Steps that are left out are interpolated by cubics: for a prediction cubic in the step it is exact."""
+    """Steps that are left out are interpolated by cubics. So the result is exact for a prediction cubic in the step."""
     steps = 400
     powers = torch.randn(4, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     sigmas, x = flow_sigmas(steps), noise(3, 8)
-    levels = sigmas.tolist()
+    grid = sigmas.tolist()
 
     def denoise(_: Tensor, sigma: float) -> Tensor:
-        step = levels.index(sigma) / steps
+        step = grid.index(sigma) / steps
         return sum(power * step**k for k, power in enumerate(powers))
 
     expected = sample(denoise, x, sigmas, solver=solver).x
@@ -188,14 +188,14 @@ def test_many_steps_take_few_calls_where_the_prediction_is_smooth(solver: str, c
 
 @pytest.mark.parametrize("steps", [1000, 3000])
 def test_solving_is_linear_in_the_steps(steps: int) -> None:
-    """What is solved is the nodes that were evaluated, some tens of them, however many steps there are."""
+    """Only evaluated nodes are solved. They are some tens, however many steps there are."""
     solved = 0
 
     class Counting(Window):
-        def _follow(self, row: object, state: Tensor) -> Tensor:
+        def _follow(self, update: object, state: Tensor) -> Tensor:
             nonlocal solved
             solved += 1
-            return super()._follow(row, state)  # type: ignore[arg-type]
+            return super()._follow(update, state)  # type: ignore[arg-type]
 
     sigmas, x = flow_sigmas(steps), noise(2, 6)
     machine = Counting(x, solver_window(sigmas, 4, SOLVERS["euler"]))
@@ -207,7 +207,7 @@ def test_solving_is_linear_in_the_steps(steps: int) -> None:
 
 
 def test_a_prediction_that_is_rough_is_evaluated_at_every_step_there() -> None:
-    """Where a model's answer jumps between two steps that are far apart, those between are asked, too."""
+    """If the prediction jumps between two steps that are far apart, the steps between them are evaluated too."""
     steps = 200
     sigmas, x = flow_sigmas(steps), noise(2, 6)
     edge = float(sigmas[101])
@@ -228,7 +228,7 @@ def test_a_prediction_that_is_rough_is_evaluated_at_every_step_there() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3), (3, 5)])
 def test_a_nan_item_does_not_decide_for_the_others(shape: tuple[int, int]) -> None:
-    """An item that is NaN is left out of the rule: the run ends, and the others are as they are without it."""
+    """An item that is NaN is left out of the rule. The run ends, and the other items are as without it."""
     x, sigmas = noise(*shape), flow_sigmas(20)
     broken = torch.cat([x, torch.full_like(x[:1], torch.nan)])
 
@@ -256,7 +256,7 @@ def test_a_nan_item_does_not_decide_for_the_others(shape: tuple[int, int]) -> No
 def test_the_end_is_always_evaluated(
     steps: int, cores: int, calls: int, rounds: int | None, rough: bool, solver: str
 ) -> None:
-    """However few the calls, however many rounds, and however rough the model."""
+    """For any number of calls and rounds, and for a rough model."""
     sigmas, x = flow_sigmas(steps), noise(2, 6)
     asked = calls if 2 <= calls < steps else None
     plan = solver_window(sigmas, cores, SOLVERS[solver], calls=asked, rounds=rounds)

@@ -45,7 +45,8 @@ def test_order_of_convergence(solver: Solver, schedule: Callable[[int], Tensor])
 @pytest.mark.parametrize("schedule", [geometric(12), karras(12), geometric(12, last_zero=True)])
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_the_linear_form_is_the_solver(solver: Solver, schedule: Tensor) -> None:
-    """The updates, applied to the model's answers, give each of the solver's states: it is linear in the answers, and
+    """The updates give each of the solver's states from the model's answers. So the solver is linear in the
+    answers, and
     looks back at no more of them than the linear form allows."""
     x, answers = noise(5, scale=10.0), [noise(5, seed=n + 1) for n in range(12)]
     state, states = solver.begin(x, schedule), [x]
@@ -59,7 +60,7 @@ def test_the_linear_form_is_the_solver(solver: Solver, schedule: Tensor) -> None
 
 
 def test_the_registry_has_each_solver_by_its_name() -> None:
-    """All tables of solvers are this one: to add a solver is one line."""
+    """This is the only table of solvers: a new solver is one line."""
     assert all(solver.name == name for name, solver in SOLVERS.items())
     assert {"euler", "dpmpp_2m", "res_multistep", "uni_pc", "uni_pc_bh2"} <= set(SOLVERS)
     assert all(find_solver(name) is solver is find_solver(solver) for name, solver in SOLVERS.items())
@@ -68,7 +69,7 @@ def test_the_registry_has_each_solver_by_its_name() -> None:
 
 
 def test_a_solver_of_ones_own_needs_no_registry() -> None:
-    """`sample` takes the object; it is treated as a registered one is."""
+    """`sample` takes the object, and treats it like a registered one."""
 
     def halfway(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
         return euler(x, denoised, sigma, sigma_next)
@@ -90,7 +91,7 @@ def test_a_solver_that_is_no_single_function_says_so() -> None:
 @pytest.mark.parametrize("end", [7.0, 0.3, 0.0])
 @pytest.mark.parametrize("earlier", [None, 14.0])
 def test_constant_denoised_is_exact_in_one_step(solver: str, end: float, earlier: float | None) -> None:
-    """The trajectory to a constant prediction is a straight line, and 0 is the prediction itself."""
+    """The trajectory to a constant prediction is a straight line; at sigma 0 it is the prediction itself."""
     target, x = noise(5, seed=1), noise(5, scale=9.0)
     past = None if earlier is None else Past(scalar(earlier), target)
     got = find_step(solver)(x, target, scalar(9.0), scalar(end), past)
@@ -99,7 +100,7 @@ def test_constant_denoised_is_exact_in_one_step(solver: str, end: float, earlier
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_constant_denoised_is_exact_in_chords(solver: str) -> None:
-    """Every hit, the draft too, lies on the line to the constant prediction: is it, when the schedule ends at 0."""
+    """Every hit, and the draft, lies on the line to the constant prediction. At sigma 0 it is the prediction."""
     target, x = noise(5, seed=1), noise(5, scale=10.0)
     result = sample(lambda x, sigma: target, x, geometric(12, last_zero=True), cores=4, solver=solver, accept="exact")
     end = SOLVERS[solver].last_sigma
@@ -130,7 +131,7 @@ def test_denoised_linear_in_time(earlier: float, now: float, end: float) -> None
 
 @pytest.mark.parametrize("solver", CORRECTING_SOLVERS)
 def test_schedules_finer_than_the_smallest_sigma(solver: str) -> None:
-    """They go on down, where the solver would otherwise have to turn back."""
+    """The last sigma is below the others then, although the solver's usual last sigma is not."""
     model, x = Gaussian(), noise(8, scale=10.0)
     end = sample(model, x, geometric(60, low=SOLVERS[solver].last_sigma / 4, last_zero=True), solver=solver).x
     torch.testing.assert_close(end, model.solution(x, 10.0, 0.0), rtol=1e-3, atol=1e-3)
@@ -181,7 +182,7 @@ def test_uni_pc_integrates_polynomials(solver: str, degree: int) -> None:
 @pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("end", [2.0, 0.0])
 def test_first_step_is_eulers(solver: str, end: float) -> None:
-    """Without a past, and on the way to sigma 0 whatever the past, every solver makes the first-order step."""
+    """Without a past, and in a step to sigma 0, every solver makes the first-order step."""
     x, denoised = noise(5, scale=4.0), noise(5, seed=1)
     past = Past(scalar(6.0), noise(5, seed=2)) if end == 0 else None
     first_order = euler(x, denoised, scalar(4.0), scalar(end))
@@ -194,7 +195,7 @@ def test_first_step_is_eulers(solver: str, end: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 4, 5, 5), (1, 3, 2, 4, 4)])
 def test_shape_and_dtype_stay(solver: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """A state of any shape keeps its shape and precision, and the inputs are left as they were."""
+    """A state of any shape keeps its shape and dtype, and the inputs do not change."""
     x, sigmas = noise(*shape, scale=10.0, dtype=torch.float32).to(dtype), geometric(6).float()
     kept_x, kept_sigmas = x.clone(), sigmas.clone()
     model: Denoise = Gaussian()

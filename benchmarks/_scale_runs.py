@@ -31,7 +31,7 @@ from chords_core import (
     skeleton,
 )
 from chords_core.execution.driver import Method, drive
-from chords_core.simulation import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
+from chords_core.simulated_devices import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE
 
 Row = dict[str, Any]
 Section = list[Row]

@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from benchmarks._report import RESULTS, Table, machine, write
-from chords_core import SOLVERS, InlinePool, Pool, Result, ThreadPool, lattice_starts, sample
+from chords_core import InlinePool, Pool, Result, ThreadPool, lattice_starts, sample
 from chords_core.methods.window_spec import expected_rounds
+from chords_core.solvers import SOLVERS, find_step
 from chords_core.solvers.base import Past
 
 T = TypeVar("T")
 
+STEP_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is not None)
 STEPS = 50
 SHAPES = ((1, 4, 8, 8), (1, 16, 128, 128))  # a tiny state, and the latent of a 1024 x 1024 picture
 SLEEP = 0.02
@@ -75,7 +77,7 @@ def plain_loop(shape: tuple[int, ...], solver: str) -> Callable[[], Tensor]:
     """The same steps without driver, pool, events or checks."""
     start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     sigmas = torch.linspace(1.0, 0.0, STEPS + 1)
-    step = SOLVERS[solver]
+    step = find_step(solver)
 
     def run() -> Tensor:
         x, past = start, None
@@ -97,7 +99,7 @@ def overhead(repeats: int) -> list[str]:
 
     for shape in SHAPES:
         size = "x".join(map(str, shape))
-        for solver in SOLVERS:
+        for solver in STEP_SOLVERS:
             add(timed(plain_loop(shape, solver), repeats)[0], STEPS, size, solver, 1, "none: a plain loop")
             for cores, lanes in ((1, None), (4, None), (1, 1), (4, 4), (8, 8)):
                 with ThreadPool([nothing] * (lanes or 1)) as threads:

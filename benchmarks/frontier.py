@@ -44,11 +44,9 @@ from benchmarks._frontier_records import DIVERGED, Book
 from benchmarks._frontier_report import report
 from benchmarks._problems import Problem, make_problem, truth
 from benchmarks._report import RESULTS, date, first_line, require_matplotlib, write
-from chords_core import Chords, Hit, Window, accuracy_window, solver_window
+from chords_core import SOLVERS, Chords, Hit, Window, accuracy_window, solver_window
 from chords_core.execution.driver import Method
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.interpolated import InterpolatedSolver, interpolation_nodes
-from chords_core.solvers.linear_form import solver_rows
+from chords_core.solvers.interpolated import interpolated_solver
 
 RESERVE = 10.0  # seconds of the limit kept for the tables and the picture
 SAVE_EVERY = 20.0  # seconds
@@ -76,33 +74,20 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     sigmas = problem.grid(name, case.steps, discard)
     run: Method
     if case.kind in ("secant", "picard"):
-        slopes, solver = case.kind == "secant", PARALLEL_SOLVERS[case.solver]
+        slopes, solver = case.kind == "secant", SOLVERS[case.solver]
         run = Window(problem.start, solver_window(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
     elif case.kind == "sparse window":
-        solver = PARALLEL_SOLVERS[case.solver]
+        solver = SOLVERS[case.solver]
         run = Window(problem.start, solver_window(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
     elif case.kind == "cubic":
         run = Window(problem.start, accuracy_window(sigmas, case.cores, rounds=case.rounds))
     elif case.kind == "sparse":
-        nodes = interpolation_nodes(case.steps, case.calls)
-        interpolated = InterpolatedSolver(rows_of(case.solver, sigmas), nodes)
-        at_nodes = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
-        run = Chords(problem.start, at_nodes, case.starts or (0,), interpolated, case.hits)
+        solver, schedule = interpolated_solver(SOLVERS[case.solver], sigmas, case.calls)
+        run = Chords(problem.start, schedule, case.starts or (0,), solver, case.hits)
     else:
-        run = Chords(problem.start, sigmas, case.starts, PARALLEL_SOLVERS[case.solver], case.hits)
+        run = Chords(problem.start, sigmas, case.starts, SOLVERS[case.solver], case.hits)
     hits, evaluations = run_machine(run, problem.denoise)
     return [Outcome(hit.x, hit.depth, evaluations) for hit in hits]
-
-
-_rows: dict[tuple[str, tuple[float, ...]], Any] = {}
-
-
-def rows_of(solver: str, sigmas: Tensor) -> Any:
-    """`solver_rows`, computed once."""
-    key = solver, tuple(sigmas.tolist())
-    if key not in _rows:
-        _rows[key] = solver_rows(PARALLEL_SOLVERS[solver], sigmas)
-    return _rows[key]
 
 
 def run_machine(machine: Any, denoise: Callable[[Tensor, float], Tensor]) -> tuple[list[Hit], int]:

@@ -31,8 +31,7 @@ from torch import Tensor
 from benchmarks._demo import LATENT, describe_scenes, differences, simple_sigmas
 from benchmarks._problems import eps_grid, guided_demo
 from benchmarks._report import RESULTS, command, date, table, write
-from chords_core import Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core import SOLVERS, Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
 from demo.scenes import COLOURS, SHAPES
 
 LANES = 4
@@ -135,7 +134,7 @@ class Pictures:
 
 def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:
     """The method of the plan, for a start."""
-    sigmas, solver = cell.sigmas(cell.steps), PARALLEL_SOLVERS[cell.solver]
+    sigmas, solver = cell.sigmas(cell.steps), SOLVERS[cell.solver]
     if isinstance(chosen, WindowPlan):
         flow = cell.prediction == "flow"
         window = solver_window(sigmas, chosen.cores, solver, flow=flow, calls=chosen.calls, accept=chosen.accept)

@@ -61,10 +61,10 @@ def main() -> None:
         for lanes in LANES:
             starts = planned_starts(steps, lanes)
             cells = []
-            for solver, order in [*((solver, unipc.ORDER_AFTER_A_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
-                before, unipc.ORDER_AFTER_A_JUMP = unipc.ORDER_AFTER_A_JUMP, order
+            for solver, order in [*((solver, unipc.MAX_ORDER_AFTER_JUMP) for solver in SOLVERS), ("uni_pc", 3)]:
+                before, unipc.MAX_ORDER_AFTER_JUMP = unipc.MAX_ORDER_AFTER_JUMP, order
                 first = sample(denoise, x, schedule, starts=starts, solver=solver).x
-                unipc.ORDER_AFTER_A_JUMP = before
+                unipc.MAX_ORDER_AFTER_JUMP = before
                 cells.append(in_percent(differences(first, exact[solver])))
             table.add(cfg, steps, list(starts), hit_depth(steps, starts, len(starts)), *cells)
     write(arguments.out, [*lines, *table.lines, "", READING])

@@ -34,7 +34,7 @@ from chords_core import (
     solver_window,
 )
 from chords_core.execution.driver import drive
-from chords_core.solvers.base import euler
+from chords_core.solvers.euler import euler
 
 CFG, SEARCH_CFG = 3.5, 4.0
 CORES = 4

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .pools import Denoise
+from .._types import Denoise
 
 _TRIALS = 3
 """Calls of each way before the choice. The first one may load or compile and does not count; of the others the faster

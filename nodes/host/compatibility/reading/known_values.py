@@ -1,4 +1,7 @@
-"""What is known of a value while code is read (`reading`), and where names and attributes lead."""
+"""What is known of a value while code is read, and which objects names and attributes refer to.
+
+See `source_reader` for the words *kept* and *given*.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from .hooks import set_on
-from .origins import FunctionNode, Origin, origin_of
+from ..hooks import functions_set_on
+from ..origins import Origin, origin_of
+from .function_source import FunctionNode
 
 UNKNOWN: Any = type("_Unknown", (), {"__repr__": lambda self: "unknown"})()
-_PLAIN = (dict, list, set, bytearray, deque, OrderedDict, defaultdict, Counter)
+_BUILT_IN_CONTAINERS = (dict, list, set, bytearray, deque, OrderedDict, defaultdict, Counter)
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque, torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What is known of a value: see the module. ``obj``: the object itself, where it is known."""
+    """What is known of a value.
+
+    Attributes:
+        kept: whether it outlives the call.
+        given: whether it is, or belongs to, an argument of the call.
+        obj: the object itself, where it is known.
+    """
 
     kept: bool = False
     given: bool = False
@@ -33,7 +43,7 @@ class Value:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The same for what makes no difference to a function that it is handed to."""
+        """Equal for values that make no difference to a function that gets them as an argument."""
         known = self.obj.kind if isinstance(self.obj, Instance) else self.obj if self.kept else UNKNOWN
         return self.kept, self.given, id(known)
 
@@ -47,14 +57,14 @@ MADE, GIVEN, KEPT = Value(), Value(given=True), Value(kept=True)
 
 @dataclass(frozen=True)
 class Instance:
-    """Stands for an object that the call makes."""
+    """Represents an object that the call makes."""
 
     kind: type
 
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Stands for a function that is defined within the call."""
+    """Represents a function that is defined within the call."""
 
     node: FunctionNode
     scope: Scope
@@ -62,19 +72,15 @@ class Nested:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """Where names are looked up: in the call, then in what ``function`` encloses, then in its module."""
+    """Where names are looked up: in the call, then in the variables that ``function`` encloses, then in its module."""
 
     function: types.FunctionType
     names: dict[str, Value] = field(default_factory=dict)
     outer: Scope | None = None
-    outside: frozenset[str] = frozenset()  # declared global, or nonlocal
-
-    @classmethod
-    def of(cls, function: types.FunctionType) -> Scope:
-        return cls(function)
+    outside: frozenset[str] = frozenset()  # names that are declared global or nonlocal
 
     def inner(self, node: FunctionNode) -> Scope:
-        """Of a function that is defined within."""
+        """The scope of a function that is defined in this one."""
         return Scope(self.function, {}, self)
 
     def __getitem__(self, name: str) -> Value:
@@ -94,20 +100,20 @@ class Scope:
                 return Value(kept=True, obj=space[name])
         return MADE
 
-    def owner(self, name: str) -> bool:
-        """Whether a name that a nested function declares nonlocal is one of the call."""
-        return name in self.names or (self.outer is not None and self.outer.owner(name))
+    def holds(self, name: str) -> bool:
+        """Whether a name that a nested function declares nonlocal is a variable of the call."""
+        return name in self.names or (self.outer is not None and self.outer.holds(name))
 
-    def set_outer(self, name: str, value: Value) -> None:
-        """Set such a name."""
+    def set_nonlocal(self, name: str, value: Value) -> None:
+        """Set such a variable."""
         if name in self.names:
             self.names[name] = self.names[name] | value
         elif self.outer is not None:
-            self.outer.set_outer(name, value)
+            self.outer.set_nonlocal(name, value)
 
 
 def attribute_of(obj: Any, name: str) -> Any:
-    """An attribute without running any code of the object's; functions are bound."""
+    """An attribute, found without running code of the object. Functions are bound to it."""
     if obj is UNKNOWN or isinstance(obj, Nested):
         return UNKNOWN
     if isinstance(obj, types.ModuleType):
@@ -126,25 +132,25 @@ def attribute_of(obj: Any, name: str) -> Any:
         return types.MethodType(found.__func__, where if isinstance(where, type) else type(where))
     if isinstance(found, types.FunctionType) and not isinstance(obj, type | Instance):
         return found if name in getattr(obj, "__dict__", {}) else types.MethodType(found, obj)
-    if isinstance(found, types.GetSetDescriptorType):  # of a tensor, say
+    if isinstance(found, types.GetSetDescriptorType):  # such as an attribute of a tensor
         return UNKNOWN
-    if isinstance(found, types.MethodDescriptorType) and type(obj) in _PLAIN:
+    if isinstance(found, types.MethodDescriptorType) and type(obj) in _BUILT_IN_CONTAINERS:
         return getattr(obj, name)
     if isinstance(found, types.MemberDescriptorType) and not isinstance(obj, type | Instance):
         return getattr(obj, name, UNKNOWN)
     return found
 
 
-def is_read(called: Any) -> bool:
-    """Whether a call of this is followed."""
+def is_followed(called: Any) -> bool:
+    """Whether the reader follows a call of this into its code."""
     if isinstance(called, Nested | functools.partial):
         return True
     if called is UNKNOWN or isinstance(called, Instance):
         return False
-    if callable(wrapped := getattr(called, "__wrapped__", None)) and is_read(wrapped):
+    if callable(wrapped := getattr(called, "__wrapped__", None)) and is_followed(wrapped):
         return True
     if isinstance(called, types.FunctionType | types.MethodType | type):
         return origin_of(getattr(called, "__func__", called)) is Origin.PACK
     if isinstance(called, nn.Module):
-        return any(origin_of(part) is Origin.PACK or any(set_on(part)) for part in called.modules())
+        return any(origin_of(part) is Origin.PACK or any(functions_set_on(part)) for part in called.modules())
     return callable(called) and origin_of(called) is Origin.PACK

@@ -1,12 +1,12 @@
-"""Reads the code of a patch of another pack, and of what it calls: does it keep anything from call to call?
+"""Reads the code of a patch of another pack, and the code that it calls: does the patch keep state between calls?
 
-The source is followed as a call would run it: through decorators, closures, bound objects, partial functions, default
-values, ``forward`` of modules, and the functions that it calls by name. Functions of the host and of libraries are
-not read. A value is *kept* if it outlives the call (it is enclosed, global, or an attribute of a kept object), *given*
-if it came with the call, and else made in it. A patch keeps state if it writes to something kept, or to an attribute
-of something given. It has chance in it if it draws from a generator that is not made in the call.
+The reader follows the source as a call would run it: through decorators, closures, bound objects, partial functions,
+default values, ``forward`` of modules, and functions that are called by name. It does not read functions of the host
+and of libraries. A value is *kept* if it outlives the call (it is enclosed, global, or an attribute of a kept object),
+*given* if it is an argument of the call, and otherwise made in the call. A patch keeps state if it writes to a kept
+value, or to an attribute of a given one. It is random if it draws from a generator that is not made in the call.
 
-Reading misses things: `proof` has the rest.
+Reading cannot find everything. `trial` tries the patches.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 from torch import nn
 
-from .hooks import set_on
-from .known_calls import (
-    LANES,
-)
-from .origins import Origin, callables_in, linked, origin_of, pack_of, syntax_of
-from .source_walker import STATE, Walk
-from .values import MADE, Instance, Nested, Scope, Value, attribute_of
+from ..hooks import functions_set_on
+from ..origins import Origin, origin_of, pack_of
+from .expression_evaluator import STATE
+from .function_source import callables_in, functions_held_by, syntax_of
+from .known_calls import LANES
+from .known_values import MADE, Instance, Nested, Scope, Value, attribute_of
+from .statement_walker import StatementWalker
 
-_LONGEST = 100  # letters of code in a message
-_DEPTH = 12  # calls within calls
-_FUNCTIONS = 400  # of one patch: what is larger is left to the proof
+_MAX_CODE = 100  # characters of code in a message
+_MAX_DEPTH = 12  # calls within calls
+_MAX_FUNCTIONS = 400  # of one patch: the code of a larger patch is not read to its end
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a patch is not the same in every call: it keeps state, or there is chance in it; by what code, of which
-    pack."""
+    """Why a patch is not the same in every call: it keeps state or draws random numbers.
+
+    ``code``: the code that does so, in ``function`` of ``pack``.
+    """
 
     kind: str
     code: str
@@ -48,15 +50,15 @@ class Finding:
     pack: str
 
     def __str__(self) -> str:
-        code = textwrap.shorten(self.code, _LONGEST, placeholder="...")
+        code = textwrap.shorten(self.code, _MAX_CODE, placeholder="...")
         return f"{self.kind} ({code}, in {self.function} of {self.pack})"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of a patch.
+    """The result of reading a patch.
 
-    ``packs``: other packs whose code takes part, so that there may be more to it than was read.
+    ``packs``: the packs whose code takes part. That code may do more than reading finds.
     """
 
     finding: Finding | None
@@ -64,7 +66,7 @@ class Reading:
 
 
 def read(hook: Callable[..., Any]) -> Reading:
-    """What the code of ``hook`` says. Reading never fails: what it cannot read is left to the trial."""
+    """Read the code of ``hook``. Reading never fails: code that cannot be read is left to the trial."""
     reader = _Reader()
     try:
         reader.enter(hook, [], {}, 0)
@@ -78,16 +80,22 @@ def read(hook: Callable[..., Any]) -> Reading:
 
 @dataclass(eq=False)
 class _Reader:
-    """Follows calls. ``foreign``: the code of packs that was met, and the pack's name."""
+    """Follows calls.
+
+    Attributes:
+        findings: what is not the same in every call, with the code object where it is.
+        foreign: the name of the pack, by the code of packs that was followed.
+        for_lanes: code that is written for the lanes of this pack: it contains their name.
+    """
 
     findings: list[tuple[Any, Finding]] = field(default_factory=list)
     foreign: dict[Any, str] = field(default_factory=dict)
-    for_lanes: set[Any] = field(default_factory=set)  # written for this pack's lanes, as they know them by name
+    for_lanes: set[Any] = field(default_factory=set)
     _seen: set[Any] = field(default_factory=set)
 
     def enter(self, call: Any, values: list[Value], named: dict[str, Value], depth: int) -> Value:
-        """Follow a call of ``call`` with these arguments; an argument that is left out is given."""
-        if depth > _DEPTH or len(self._seen) > _FUNCTIONS:
+        """Follow a call of ``call`` with these arguments. An argument that is missing counts as given."""
+        if depth > _MAX_DEPTH or len(self._seen) > _MAX_FUNCTIONS:
             return MADE
         if isinstance(call, functools.partial):
             bound = [Value(kept=True, obj=value) for value in call.args]
@@ -102,38 +110,46 @@ class _Reader:
         if isinstance(call, Nested):
             if not self._is_new(call.node, values, named):
                 return MADE
-            return Walk(self, call.scope.inner(call.node), depth + 1).run(call.node, values, named)
+            return StatementWalker(self, call.scope.inner(call.node), depth + 1).run(call.node, values, named)
         if isinstance(call, type):
-            begin = attribute_of(call, "__init__") if origin_of(call) is Origin.PACK else None
-            if isinstance(begin, types.FunctionType) and syntax_of(begin) is not None:  # a dataclass has no source
-                self.enter(begin, [Value(obj=Instance(call)), *values], named, depth + 1)
-            return Value(obj=Instance(call))
-        foreign = origin_of(call) is Origin.PACK
-        if callable(wrapped := getattr(call, "__wrapped__", None)):  # a cache of functools, say
+            return self._enter_class(call, values, named, depth)
+        return self._enter_object(call, values, named, depth)
+
+    def _enter_class(self, kind: type, values: list[Value], named: dict[str, Value], depth: int) -> Value:
+        """Follow the making of an object."""
+        begin = attribute_of(kind, "__init__") if origin_of(kind) is Origin.PACK else None
+        if isinstance(begin, types.FunctionType) and syntax_of(begin) is not None:  # a dataclass has no source
+            self.enter(begin, [Value(obj=Instance(kind)), *values], named, depth + 1)
+        return Value(obj=Instance(kind))
+
+    def _enter_object(self, call: Any, values: list[Value], named: dict[str, Value], depth: int) -> Value:
+        """Follow the call of an object that is neither a function nor a class."""
+        is_foreign = origin_of(call) is Origin.PACK
+        if callable(wrapped := getattr(call, "__wrapped__", None)):  # such as a cache of functools
             self.enter(wrapped, values, named, depth + 1)
         if isinstance(call, nn.Module):
             self._enter_parts(call, depth)
         method = "forward" if isinstance(call, nn.Module) else "__call__"
-        if not foreign and method not in getattr(call, "__dict__", {}):
+        if not is_foreign and method not in getattr(call, "__dict__", {}):
             self._enter_held(call, depth)
             return MADE
         found = attribute_of(call, method)
         if isinstance(found, types.FunctionType | types.MethodType):
             return self.enter(found, values, named, depth + 1)
-        if foreign:
+        if is_foreign:
             self.foreign[type(call)] = pack_of(type(call))
         return MADE
 
     def _enter_parts(self, network: nn.Module, depth: int) -> None:
-        """Follow the parts of a network that are a pack's, and functions that are set on its parts."""
+        """Follow the parts of a network that belong to a pack, and functions that are set on its parts."""
         for part in network.modules():
-            for _, function in set_on(part):
+            for _, function in functions_set_on(part):
                 self.enter(function, [], {}, depth + 1)
             if part is not network and origin_of(part) is Origin.PACK:
                 self.enter(attribute_of(part, "forward"), [], {}, depth + 1)
 
     def _enter_held(self, owner: Any, depth: int) -> None:
-        """Follow what an object of the host's, or of a library's, holds of a pack."""
+        """Follow the callables of packs that an object of the host or of a library holds."""
         if isinstance(owner, nn.Module | ModelPatcher | CFGGuider | type):
             return
         for held in callables_in(dict(getattr(owner, "__dict__", {}))):
@@ -147,7 +163,7 @@ class _Reader:
         if origin_of(function) is not Origin.PACK:
             if id(function) not in self._seen:
                 self._seen.add(id(function))
-                for other in linked(function):
+                for other in functions_held_by(function):
                     self.enter(other, [], {}, depth + 1)
             return MADE
         if not self._is_new(function, values, named):
@@ -159,20 +175,20 @@ class _Reader:
         if node is None:
             if writes_outside(code, frozenset(code.co_freevars)):
                 self.note(function, "writes to what outlives the call")
-            for other in linked(function):
+            for other in functions_held_by(function):
                 self.enter(other, [], {}, depth + 1)
             return MADE
-        return Walk(self, Scope.of(function), depth).run(node, values, named)
+        return StatementWalker(self, Scope(function), depth).run(node, values, named)
 
     def _is_new(self, called: Any, values: list[Value], named: dict[str, Value]) -> bool:
-        """Whether this was not followed yet with such arguments. The object of a bound method is one of them."""
+        """Whether this was not followed yet with such arguments. The object of a bound method is an argument."""
         key = id(called), *(value.key for value in values), *((name, value.key) for name, value in named.items())
-        new = key not in self._seen
+        is_new = key not in self._seen
         self._seen.add(key)
-        return new
+        return is_new
 
     def note(self, function: types.FunctionType, code: str, kind: str = STATE) -> None:
-        """Something in ``function`` that is not the same in every call."""
+        """Note something in ``function`` that is not the same in every call."""
         finding = Finding(kind, code, function.__qualname__.rpartition("<locals>.")[2], pack_of(function))
         self.findings.append((function.__code__, finding))
 
@@ -182,7 +198,7 @@ def _names_lanes(code: types.CodeType) -> bool:
 
 
 def writes_outside(code: types.CodeType, outer: frozenset[str]) -> bool:
-    """Whether bytecode writes to an attribute, a global, or one of the ``outer`` variables, which it encloses."""
+    """Whether bytecode writes to an attribute, a global, or one of the enclosed variables ``outer``."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("STORE_ATTR", "STORE_GLOBAL"):
             return True

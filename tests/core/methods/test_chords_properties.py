@@ -1,4 +1,4 @@
-"""What holds for any steps, starts, solver, hit and model, tried on random ones."""
+"""Properties for any steps, starts, solver, hit and model, tested on random ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chords_core import Evaluated, Evaluation, Rectified, sample
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
 from tests.core.problems import (
     Gaussian,
     by_hand,
@@ -26,7 +26,7 @@ from tests.core.problems import (
 
 QUICK = settings(
     max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)  # no deadline: machines are busy; no chance: what passes here passes everywhere
+)  # no deadline, because machines are busy; derandomize, so that each run tests the same cases
 
 SCHEDULES = [geometric, karras, lambda steps: geometric(steps, last_zero=True)]
 MODELS = [linear, nonlinear, Gaussian()]
@@ -41,7 +41,7 @@ def problems(draw: st.DrawFn, most: int = 12) -> dict[str, Any]:
         "steps": steps,
         "starts": starts,
         "accept": draw(st.integers(1, len(starts))),
-        "solver": draw(st.sampled_from(sorted(PARALLEL_SOLVERS))),
+        "solver": draw(st.sampled_from(sorted(SOLVERS))),
         "denoise": draw(st.sampled_from(MODELS)),
         "sigmas": draw(st.sampled_from(SCHEDULES))(steps),
         "x": noise(3, seed=draw(st.integers(0, 999)), scale=10.0),
@@ -66,7 +66,7 @@ def adjacent(steps: int, accept: int = 1) -> dict[str, Any]:
 @QUICK
 @given(problems(most=20))
 def test_hits(problem: dict[str, Any]) -> None:
-    """Depths follow the formula, no hit comes before the one ahead of it, and core 1 is the sequential run."""
+    """Depths follow the formula, hits come in the order of their depths, and core 1 is the sequential run."""
     denoise, x, sigmas, starts = (problem[name] for name in ("denoise", "x", "sigmas", "starts"))
     steps, cores = problem["steps"], len(starts)
     result = sample(denoise, x, sigmas, starts=starts, solver=problem["solver"], accept="exact")
@@ -122,7 +122,7 @@ def test_order_of_completion_changes_nothing(problem: dict[str, Any]) -> None:
 @QUICK
 @given(problems())
 def test_an_evaluation_waits_for_nothing_else(problem: dict[str, Any]) -> None:
-    """At any moment exactly those evaluations are open whose own dependencies are done and that are needed."""
+    """At any moment the open evaluations are those that are needed and whose dependencies are done."""
     starts = problem["starts"]
     wanted = needed(problem["steps"], starts, problem["accept"])
 
@@ -140,7 +140,7 @@ def test_an_evaluation_waits_for_nothing_else(problem: dict[str, Any]) -> None:
 @QUICK
 @given(problems(most=7))
 def test_every_evaluation_is_needed(problem: dict[str, Any]) -> None:
-    """Without any single one of the evaluations made, the hit to accept never comes."""
+    """If any one of the evaluations is left out, the accepted hit never comes."""
     arguments = [problem[name] for name in ("denoise", "x", "sigmas", "starts", "solver", "accept")]
     made = by_hand(*arguments)[2]
     for core, index in made:
@@ -174,7 +174,8 @@ def test_smallest_and_densest_runs_end() -> None:
 @QUICK
 @given(problems())
 def test_depth_is_the_rounds_it_takes(problem: dict[str, Any]) -> None:
-    """Every evaluation lies in a round up to the depth, its dependencies in earlier ones; K calls a round."""
+    """Every evaluation is in a round up to the depth, its dependencies are in earlier rounds, and a round has at
+    most K."""
     rounds: dict[tuple[int, int], int] = {}
 
     def note(event: object) -> None:

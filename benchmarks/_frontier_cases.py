@@ -1,4 +1,4 @@
-"""What benchmarks/frontier.py measures: its cases, in the order of their importance."""
+"""What benchmarks/frontier.py measures: its cases, the most important first."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def all_cases(small: bool) -> list[Case]:
             add(found, fidelity_cases(problem, "euler", 30, "standard", LATER, small))
             for solver in ("dpmpp_2m", "uni_pc", "res_multistep"):
                 for steps in (20, 50, 30):
-                    sooner = steps != 30 and problem == "demo cfg4"
-                    add(found, fidelity_cases(problem, solver, steps, "standard", 2 if sooner else LATER + 1, small))
+                    earlier = steps != 30 and problem == "demo cfg4"
+                    add(found, fidelity_cases(problem, solver, steps, "standard", 2 if earlier else LATER + 1, small))
     # Stable: else as above. The demo's accuracy comes when its baselines with and without guidance are there.
     cases = sorted(found.values(), key=lambda case: (case.rank, case.part == "accuracy" and case.rank == 0))
     return list(few(cases)) if small else cases
@@ -155,7 +155,7 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
     least = max(6, round(0.6 * few_calls(steps)))
     most = min(steps - 1, round(1.6 * few_calls(steps)))
     for calls in range(least, most + 1, 1 if main else 2):
-        yield Case(**aim, kind="sparse", method="sparse", calls=calls, rank=rank)
+        yield Case(**aim, kind="sparse", method="fewer calls", calls=calls, rank=rank)
     for calls in sorted({least, (least + steps) // 2, most, round(0.8 * steps), steps - 1}):
         yield Case(**aim, kind="fewer", method="fewer steps", calls=calls, rank=rank)
     for cores in CORES[1:] if main else (2, 4, 8):
@@ -168,17 +168,21 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
         if main and len(starts) > 1:
             yield Case(**on, kind="chords", method="SRDS", starts=starts, hits=min(len(starts), 4))
         for number, rounds in enumerate(rounds_to_try(steps, cores)):
-            sooner = {**on, "rank": later + (LATER if number % 2 else 0)}
-            yield Case(**sooner, kind="secant", method="secant window", rounds=rounds)
+            earlier = {**on, "rank": later + (LATER if number % 2 else 0)}
+            yield Case(**earlier, kind="secant", method="secant window", rounds=rounds)
             if main and (number % 2 == 0 or small):
-                yield Case(**sooner, kind="picard", method="ParaDiGMS (Picard)", rounds=rounds)
+                yield Case(**earlier, kind="picard", method="ParaDiGMS (Picard)", rounds=rounds)
         usual = few_calls(steps)
         for more in (-2, 0, 3):
             ruled = few_rounds(usual + more, cores)
             for rounds in range(ruled - 2, ruled + 3):
                 tried = {**on, "rank": later + (0 if more == 0 or cores == 2 else LATER)}
                 yield Case(
-                    **tried, kind="sparse window", method="sparse, secant window", rounds=rounds, calls=usual + more
+                    **tried,
+                    kind="sparse window",
+                    method="fewer calls, secant window",
+                    rounds=rounds,
+                    calls=usual + more,
                 )
         for more in (-1, 0, 2, 4, 7) if main else (0, 3):
             tried = {**on, "rank": later + (0 if more in (0, 2) else LATER)}
@@ -186,7 +190,12 @@ def fidelity_cases(problem: str, solver: str, steps: int, grid: str, rank: int, 
                 if len(starts) > 1:
                     hits = min(len(starts), 2)
                     yield Case(
-                        **tried, kind="sparse", method="sparse, CHORDS", starts=starts, calls=usual + more, hits=hits
+                        **tried,
+                        kind="sparse",
+                        method="fewer calls, CHORDS",
+                        starts=starts,
+                        calls=usual + more,
+                        hits=hits,
                     )
 
 
@@ -226,7 +235,7 @@ def accuracy_cases(problem: str, rank: int) -> Iterator[Case]:
                         **later, kind="secant", method=method, solver=solver, steps=steps, grid=fine, rounds=rounds
                     )
         for solver, steps, fine in (("euler", 400, standard), ("uni_pc", 100, between), ("dpmpp_2m", 100, better)):
-            method = f"sparse, {solver} of {steps} on {fine}"
+            method = f"fewer calls, {solver} of {steps} on {fine}"
             whole = {**on, "kind": "sparse", "method": method, "solver": solver, "steps": steps, "grid": fine}
             for calls in (12, 17, 24) if cores > 1 and solver != "uni_pc" else ():
                 ruled = few_rounds(calls, cores)
@@ -237,10 +246,10 @@ def accuracy_cases(problem: str, rank: int) -> Iterator[Case]:
                 if cores == 1:
                     yield Case(**whole, calls=calls)
                 elif calls >= 12 and solver == "euler":
-                    sooner = {**whole, "rank": on["rank"] + (0 if calls in (12, 17, 24) else LATER)}
+                    earlier = {**whole, "rank": on["rank"] + (0 if calls in (12, 17, 24) else LATER)}
                     for starts in dict.fromkeys(starts for _, starts in starts_to_try(calls, cores)):
                         if len(starts) > 1:
-                            yield Case(**sooner, starts=starts, calls=calls)
+                            yield Case(**earlier, starts=starts, calls=calls)
         for steps in (12, 16, 20, 28, 40) if cores > 1 else ():
             for solver, fine in good:
                 for name, starts in starts_to_try(steps, cores):

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import demo.flow
+from benchmarks._demo import LATENT, decoder, describe_scenes, differences, load_autoencoder, load_flow
 from demo import SHIFT
-from demo.autoencoder import Autoencoder
 from demo.prompts import encode_prompt
-from demo.scenes import describe, random_scene
 
-REPO = Path(__file__).resolve().parent.parent
 FLOW_GRIDS = {"standard": 1.0, "p=1.5": 1.5, "p=2": 2.0, "p=2.5": 2.5}
 """Powers p of t = (1 - j/N)^p, then shifted; 1 is ComfyUI's `simple`."""
 EPS_GRIDS = ("normal", "karras", "exponential")
@@ -33,7 +28,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """``start``: x at the first sigma; ``decode``: to pictures, where there are any."""
+    """A start, a model and its schedules. ``start``: x at the first sigma; ``decode``: to pictures, if it has any."""
 
     name: str
     title: str
@@ -50,12 +45,13 @@ class Problem:
         return tuple(FLOW_GRIDS) if self.flow else EPS_GRIDS
 
     def grid(self, name: str, steps: int, discard: bool = False) -> Tensor:
-        """``steps`` + 1 sigmas; ``discard``: with one more, less the last but one, as KSampler does for uni_pc."""
+        """``steps`` + 1 sigmas. ``discard``: of one step more, without the last sigma but one, as in KSampler with
+        uni_pc."""
         if discard:
-            sigmas = self.grid(name, steps + 1)
-            return torch.cat([sigmas[:-2], sigmas[-1:]])
-        levels = flow_grid(steps, FLOW_GRIDS[name]) if self.flow else eps_grid(name, steps)
-        return torch.tensor(levels, dtype=torch.float32, device=self.start.device)
+            longer = self.grid(name, steps + 1)
+            return torch.cat([longer[:-2], longer[-1:]])
+        sigmas = flow_grid(steps, FLOW_GRIDS[name]) if self.flow else eps_grid(name, steps)
+        return torch.tensor(sigmas, dtype=torch.float32, device=self.start.device)
 
 
 # --- schedules
@@ -69,7 +65,7 @@ def flow_grid(steps: int, power: float) -> list[float]:
 
 @functools.cache
 def _training_log_sigmas() -> tuple[float, ...]:
-    """Stable Diffusion's, lowest first."""
+    """Those of Stable Diffusion, in ascending order."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, TIMES, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
     return tuple((((1 - kept) / kept).log() / 2).tolist())
@@ -81,15 +77,15 @@ def eps_grid(name: str, steps: int) -> list[float]:
     shares = [j / max(steps - 1, 1) for j in range(steps)]
     low, high = logs[0], logs[-1]
     if name == "normal":
-        levels = [_between(logs, (TIMES - 1) * (1 - share)) for share in shares]
+        chosen = [_between(logs, (TIMES - 1) * (1 - share)) for share in shares]
     elif name == "exponential":
-        levels = [high + share * (low - high) for share in shares]
+        chosen = [high + share * (low - high) for share in shares]
     elif name == "karras":
         a, b = math.exp(high / 7), math.exp(low / 7)
-        levels = [7 * math.log(a + share * (b - a)) for share in shares]
+        chosen = [7 * math.log(a + share * (b - a)) for share in shares]
     else:
         raise ValueError(f"unknown grid {name!r}")
-    return [*map(math.exp, levels), 0.0]
+    return [*map(math.exp, chosen), 0.0]
 
 
 def _between(values: Sequence[float], place: float) -> float:
@@ -97,13 +93,13 @@ def _between(values: Sequence[float], place: float) -> float:
     return values[i] + (place - i) * (values[i + 1] - values[i])
 
 
-# --- the answer
+# --- the solution
 
 
 def truth(problem: Problem, steps: int) -> tuple[Tensor, float]:
-    """The ODE's solution by Heun's method, and how far it is from that of half as many steps (median).
+    """The solution of the ODE by Heun's method, and its median difference from that with half as many steps.
 
-    An eps model is solved to the last sigma it was trained at, and denoised from there, as every sampler does.
+    An eps model is solved to the last sigma of its training and denoised from there, as in every sampler.
     """
     name = "p=2" if problem.flow else "karras"
     fine, coarse = (heun(problem.model, problem.start, problem.grid(name, count)) for count in (steps, steps // 2))
@@ -111,8 +107,9 @@ def truth(problem: Problem, steps: int) -> tuple[Tensor, float]:
 
 
 def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
-    ones, levels = x.new_ones(len(x)), sigmas.tolist()
-    for sigma, following in zip(levels, levels[1:], strict=False):
+    """Heun's method: a step predicts with the drift at its start and corrects with the mean of both ends."""
+    ones, values = x.new_ones(len(x)), sigmas.tolist()
+    for sigma, following in zip(values, values[1:], strict=False):
         denoised = model(x, sigma * ones)
         if following == 0:
             return denoised
@@ -120,11 +117,6 @@ def heun(model: Model, x: Tensor, sigmas: Tensor) -> Tensor:
         ahead = x + drift * (following - sigma)
         x = x + (drift + (ahead - model(ahead, following * ones)) / following) / 2 * (following - sigma)
     return x
-
-
-def differences(x: Tensor, exact: Tensor) -> Tensor:
-    """Relative RMS difference of each sample."""
-    return (x - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
 
 
 # --- problems
@@ -136,8 +128,7 @@ def make_problem(name: str, seeds: int, device: torch.device) -> Problem:
     cfg = float(guidance.removeprefix("cfg"))
     title = f"CFG {cfg:g}"
     if kind == "demo":
-        rng = random.Random(SEED)
-        return demo_problem([describe(random_scene(rng)) for _ in range(seeds)], cfg, device)
+        return demo_problem(describe_scenes(seeds, SEED), cfg, device)
     flow = kind == "mixture-flow"
     start, model = _mixture(seeds, cfg, flow, device)
     what = "flow, shift 3" if flow else "eps"
@@ -145,33 +136,33 @@ def make_problem(name: str, seeds: int, device: torch.device) -> Problem:
 
 
 def demo_problem(prompts: Sequence[str], cfg: float, device: torch.device) -> Problem:
-    """The demo model with these prompts, a sample each."""
+    """The demo model with these prompts, one sample for each."""
     start, model = _demo(prompts, cfg, device)
+    decode = decoder(load_autoencoder().to(device))
     name, title = f"demo cfg{cfg:g}", f"Demo model, CFG {cfg:g}"
-    return Problem(name, title, True, start, torch.no_grad()(model), _decoder(device))
+    return Problem(name, title, True, start, torch.no_grad()(model), lambda latents: decode(latents).clamp(0, 1))
 
 
 def _demo(prompts: Sequence[str], cfg: float, device: torch.device) -> tuple[Tensor, Model]:
     seeds = len(prompts)
     guided = guided_demo(prompts, cfg, device)
     everyone = torch.arange(seeds, device=device)
-    start = torch.randn(seeds, 16, 16, 16, generator=torch.Generator().manual_seed(SEED)).to(device)
+    start = torch.randn(seeds, *LATENT, generator=torch.Generator().manual_seed(SEED)).to(device)
     return start, lambda x, sigma: guided(x, sigma, everyone)
 
 
 def guided_demo(
     prompts: Sequence[str], cfg: float, device: torch.device | None = None
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """``denoise(x, sigma, which)``: states x [m, 16, 16, 16] at sigma [m], each with the prompt of that number in
-    ``which`` [m], to what the guided demo model predicts."""
+    """``denoise(x, sigma, which)``: the guided prediction of the demo model, [m, 16, 16, 16].
+
+    ``x`` [m, 16, 16, 16]: states; ``sigma`` [m]; ``which`` [m]: the index of each state's prompt.
+    """
     device = device or torch.device("cpu")
-    # The same values, computed once instead of at every call, which copies them to the device.
+    # The values do not change: they are computed and copied to the device once, not at every call.
     if not hasattr(demo.flow._rotation, "cache_info"):
         demo.flow._rotation = functools.cache(demo.flow._rotation)
-    flow = demo.flow.Flow().eval().requires_grad_(False)
-    weights = load_file(REPO / "models" / "chords_demo_flow.safetensors")
-    flow.load_state_dict({name: value.float() for name, value in weights.items()})
-    flow.to(device)
+    flow = load_flow().to(device)
     context = torch.cat([encode_prompt(prompt) for prompt in prompts]).to(device)
     nothing = encode_prompt("").to(device)
 
@@ -187,23 +178,11 @@ def guided_demo(
     return model
 
 
-def _decoder(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Without the zeros that fill the file up to the stock layout: the same pictures, several times cheaper."""
-    stock = load_file(REPO / "models" / "chords_demo_vae.safetensors")
-    autoencoder = Autoencoder().eval().requires_grad_(False)
-    autoencoder.load_state_dict(
-        {
-            name: stock[f"taesd_{name}"][tuple(slice(length) for length in value.shape)].float()
-            for name, value in autoencoder.state_dict().items()
-        }
-    )
-    autoencoder.to(device)
-    return lambda latents: autoencoder.decode(latents).clamp(0, 1)
-
-
 def _mixture(seeds: int, cfg: float, flow: bool, device: torch.device) -> tuple[Tensor, Model]:
-    """Ten components with full covariances, two of each class; guidance goes from the score of all to that of the
-    sample's class, and beyond."""
+    """Ten components with full covariances, two of each class.
+
+    Guidance goes from the score of all components to that of the sample's class, and beyond.
+    """
     generator = torch.Generator().manual_seed(SEED)
     means = 0.7 * torch.randn(COMPONENTS, SIZE, generator=generator)
     axes = torch.linalg.qr(torch.randn(COMPONENTS, SIZE, SIZE, generator=generator))[0]
@@ -216,10 +195,10 @@ def _mixture(seeds: int, cfg: float, flow: bool, device: torch.device) -> tuple[
     start = start if flow else start * math.exp(_training_log_sigmas()[-1])
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
-        level = sigma.view(-1, 1, 1)
-        alpha = 1 - level if flow else torch.ones_like(level)
+        noise = sigma.view(-1, 1, 1)
+        alpha = 1 - noise if flow else torch.ones_like(noise)
         along = torch.einsum("bkd,kde->bke", x[:, None] - alpha * means, axes)
-        variance = alpha.square() * spread + level.square()
+        variance = alpha.square() * spread + noise.square()
         odds = -(along.square() / variance + variance.log()).sum(-1) / 2
         centres = means + alpha * torch.einsum("bke,kde->bkd", spread * along / variance, axes)
         unguided, guided = (

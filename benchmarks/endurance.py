@@ -3,17 +3,15 @@
     .venv/bin/python benchmarks/endurance.py
     .venv/bin/python benchmarks/endurance.py --ray
 
-Runs of KSampler (CHORDS) on four CPU lanes in one server, of other settings, of two models, with and without a LoRA;
-then the same with KSampler in another server, to compare with. With --ray, the same on two workers of a Ray that the
-server starts, and what Ray and the workers hold. Needs `python scripts/test.py --setup-only` once.
+Runs of KSampler (CHORDS) on four CPU lanes in one server, with different settings, two models, with and without a LoRA;
+then the same with KSampler in another server, for comparison. With --ray, the same on two workers of a Ray that the
+server starts, with what Ray and the workers hold. Needs `python scripts/test.py --setup-only` once.
 Writes its part of benchmarks/results/endurance.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,27 +21,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
 REPO = Path(__file__).resolve().parent.parent
-TESTS = REPO / "tests" / "host"
-sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(TESTS)]
+sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host")]
 
 import host
 from _server import ComfyServer
 from client import ComfyClient
 from graphs import Graph, Node, demo, lanes, settings
 
-RESULTS = Path(__file__).parent / "results" / "endurance.md"
+from benchmarks._live import TESTS, extra_paths
+from benchmarks._report import RESULTS, command, machine, table
+
 RAY_TITLE = "## The same runs on Ray workers"
-RAY_OPTIONS = {  # a Ray of the benchmark's own, that says every second what it holds
+RAY_OPTIONS = {  # the benchmark's own Ray, which writes every second what it holds
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_debug_dump_period_milliseconds": "1000",
 }
 LANES, WORKERS = 4, 2
 EVERY = 20
-WARM_UP = 40  # runs after which everything has been loaded once
+WARM_UP = 40  # after so many runs everything has been loaded once
 MEMORY = ("resident memory", "workers' memory", "Ray's memory")  # in bytes; the other figures are counts
 GROWTH = 0.05  # of the memory that still counts as flat
 CHORDS = [
@@ -68,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="how many runs of each sampler (default 200)")
     parser.add_argument("--ray", action="store_true", help="on Ray workers")
+    parser.add_argument("--out", type=Path, default=RESULTS / "endurance.md")
     options = parser.parse_args()
     if not Path("/proc/self/status").exists():
         parser.error("this reads /proc, which this system does not have")
@@ -75,14 +74,13 @@ def main() -> None:
         comfy = host.prepare()
         arguments = _tiny_models(comfy, Path(folder))
         report = (_on_ray if options.ray else _on_lanes)(comfy, arguments, options.runs)
-    RESULTS.parent.mkdir(exist_ok=True)
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
     lanes_part, title, ray_part = before.partition(RAY_TITLE)
     if options.ray:
         title, ray_part = "", report
     else:
         lanes_part = report
-    RESULTS.write_text(f"{lanes_part.rstrip()}\n\n{title}{ray_part}".rstrip() + "\n", encoding="utf-8")
+    options.out.write_text(f"{lanes_part.rstrip()}\n\n{title}{ray_part}".rstrip() + "\n", encoding="utf-8")
     print(report)
 
 
@@ -91,17 +89,17 @@ def _on_lanes(comfy: Path, arguments: list[str], runs: int) -> str:
     stock, _ = _endure(comfy, arguments, runs, None)
     report = [
         "# Endurance",
-        f"{_circumstances()}. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with {LANES} CPU lanes, 8 "
-        f"steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `cores` and `accept` and three solvers in "
-        "turn, two models, by turns one of them or both, and a LoRA in every fifth run.",
+        f"{command()}, {machine(threads=1)}. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with "
+        f"{LANES} CPU lanes, 8 steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `cores` and `accept` and "
+        "three solvers in turn, two models, in turn one of them or both, and a LoRA in every fifth run.",
         _table(ours),
         _verdict(ours),
         "## The same runs with KSampler",
-        "In another server, to compare with.",
+        "In another server, for comparison.",
         _table(stock),
         _verdict(stock),
-        "Loaded: what the host counts as loaded, among it the copies on the lanes. In memory: all diffusion models "
-        "that Python's collector can find, loaded or not.",
+        "Loaded: what the host counts as loaded, including the copies on the lanes. In memory: all diffusion models "
+        "that Python's garbage collector finds, loaded or not.",
     ]
     return "\n\n".join(report)
 
@@ -113,8 +111,8 @@ def _on_ray(comfy: Path, arguments: list[str], runs: int) -> str:
     found, seconds = _endure(comfy, arguments, runs, devices)
     report = [
         RAY_TITLE,
-        f"{_circumstances()}. {runs} runs in one server, {seconds:.0f} s, the same choices on {WORKERS} workers of a "
-        "Ray that the server started; a choice of one core runs in the server.",
+        f"{command()}, {machine(threads=1)}. {runs} runs in one server, {seconds:.0f} s, the same choices on {WORKERS} "
+        "workers of a Ray that the server started; a choice of one core runs in the server.",
         _table(found),
         _verdict(found),
         "Objects: entries in Ray's object store, as its node says. The workers' figures are sums over them; Ray's "
@@ -123,26 +121,23 @@ def _on_ray(comfy: Path, arguments: list[str], runs: int) -> str:
     return "\n\n".join(report)
 
 
-def _circumstances() -> str:
-    command = " ".join(["python", *sys.argv])
-    return f"`{command}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, one intra-op thread"
-
-
 def _tiny_models(comfy: Path, folder: Path) -> list[str]:
-    """Make the models of the tests; the arguments for a server that shall find them and the tests' nodes."""
+    """Make the models of the tests; returns the arguments with which a server finds them and the tests' nodes."""
     subprocess.run([sys.executable, str(TESTS / "tiny_models.py"), str(comfy), str(folder)], check=True)
-    models = {"base_path": str(folder), "diffusion_models": "diffusion_models", "loras": "loras"}
-    nodes = {"base_path": str(TESTS), "custom_nodes": "pack"}
-    paths = folder / "paths.yaml"
-    paths.write_text(json.dumps({"models": models, "nodes": nodes}), encoding="utf-8")  # JSON is YAML
-    return ["--extra-model-paths-config", str(paths)]
+    return extra_paths(
+        folder,
+        models={"base_path": str(folder), "diffusion_models": "diffusion_models", "loras": "loras"},
+        nodes={"base_path": str(TESTS), "custom_nodes": "pack"},
+    )
 
 
 def _endure(
     comfy: Path, arguments: list[str], runs: int, devices: Callable[[Graph], Node] | None
 ) -> tuple[list[Sample], float]:
-    """What the server holds after every so many runs on these devices, and how many seconds they took. Without
-    devices: of KSampler."""
+    """What the server holds after every `EVERY` runs on these devices, and the seconds of all runs.
+
+    Without devices, the runs are KSampler's.
+    """
     with ComfyServer(comfy, threads=1, cpu=True, arguments=arguments, environment=RAY_OPTIONS) as server:
         client = server.client()
         begin, samples = time.monotonic(), []
@@ -155,7 +150,7 @@ def _endure(
 
 
 def _graph(number: int, devices: Callable[[Graph], Node] | None) -> Graph:
-    """The graph of one run, or of one with each model: what the choices are by its number."""
+    """The graph of one run, or of one run with each model; the choices depend on its number."""
     graph = Graph()
     sampling = demo(graph) | settings(("euler", "dpmpp_2m", "res_multistep")[number % 3], seed=number, steps=8)
     size = 64 if number % 7 else 128
@@ -204,7 +199,7 @@ def _sample_ray(children: list[psutil.Process], raylet: psutil.Process) -> dict[
 
 
 def _objects_in_store(raylet: psutil.Process) -> int:
-    """As the node itself writes down every second."""
+    """The number that the node writes into its log every second."""
     (folder,) = (word.split("=", 1)[1] for word in raylet.cmdline() if word.startswith("--log_dir="))
     said, asked = Path(folder) / "debug_state.txt", time.time()
     while said.stat().st_mtime < asked + 1.0:  # not of a second that began before
@@ -222,17 +217,17 @@ def _asked(client: ComfyClient, node: str, runs: int) -> dict[str, int]:
 
 
 def _table(samples: list[Sample]) -> str:
-    names = list(samples[0].figures)
-    titles = [f"{name}, MB" if name in MEMORY else name for name in names]
-    rows = [f"| after runs | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
-    for sample in samples:
-        values = [f"{value / 1e6:.0f}" if name in MEMORY else str(value) for name, value in sample.figures.items()]
-        rows.append(f"| {sample.runs} | {' | '.join(values)} |")
-    return "\n".join(rows)
+    titles = [f"{name}, MB" if name in MEMORY else name for name in samples[0].figures]
+    rows = [
+        [sample.runs]
+        + [f"{value / 1e6:.0f}" if name in MEMORY else str(value) for name, value in sample.figures.items()]
+        for sample in samples
+    ]
+    return "\n".join(table(["after runs", *titles], rows))
 
 
 def _verdict(samples: list[Sample]) -> str:
-    """Whether the second half of what came after the warm-up reached higher than the first, and by how much."""
+    """Whether the peak of the second half of the runs after the warm-up is above that of the first half."""
     settled = [sample for sample in samples if sample.runs >= WARM_UP] or samples
     earlier, later = settled[: (len(settled) + 1) // 2], settled[len(settled) // 2 :]
     facts, flat = [], True

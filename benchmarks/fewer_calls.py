@@ -8,14 +8,11 @@ Needs `python scripts/test.py --setup-only` once. Writes benchmarks/results/fewe
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 REPO = Path(__file__).resolve().parent.parent
@@ -25,11 +22,13 @@ import host
 from _server import ComfyServer
 from client import ComfyClient
 from graphs import Graph, demo, empty_latent, settings
-from live_host import CFG, PROMPTS, latent_of
+from live_host import CFG, PROMPTS
 
-RESULTS = Path(__file__).parent / "results" / "fewer_calls.md"
+from benchmarks._live import latent_of, picture_of
+from benchmarks._report import INK, PAPER, RESULTS, Table, command, machine, write
+
 PICTURE = REPO / "docs" / "images" / "calls.png"
-OPEN = (  # places and sizes are left to the model, which makes pictures more sensitive
+OPEN = (  # the model chooses places and sizes, which makes pictures more sensitive
     "a yellow star, blue background",
     "a red circle",
     "a green square and a blue ring, white background",
@@ -39,12 +38,14 @@ SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "uni_pc")
 STEPS = (20, 30, 50)
 SHOWN = 50  # steps, in the picture
 TILE, GAP, CAPTION = 150, 10, 28
-INK, PAPER = "#1f2430", "white"
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One picture both ways: model calls, relative RMSE of the latents, time of ours / KSampler's, both pictures."""
+    """One picture by both nodes.
+
+    ``calls``: model calls of ours. ``difference``: relative RMSE of the latents. ``time``: ours over KSampler's.
+    """
 
     calls: int
     difference: float
@@ -58,10 +59,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="how many of each kind of prompts, 1 to 4 (default 4)")
     count = parser.parse_args().prompts
     prompts = (*PROMPTS[:count], *OPEN[:count])
-    rows = [
-        "| sampler | steps | model calls | difference, places named | open | largest | time of KSampler's |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    table = Table(
+        "sampler", "steps", "model calls", "difference, places named", "open", "largest", "time of KSampler's"
+    )
     with ComfyServer(host.prepare(), threads=1) as server:
         client = server.client()
         _compared(server, client, PROMPTS[0], "euler", 4, 99)  # warms up
@@ -70,24 +70,24 @@ def main() -> None:
                 runs = [_compared(server, client, text, sampler, steps, seed) for seed, text in enumerate(prompts)]
                 differences = [run.difference for run in runs]
                 named, left_open = (statistics.median(part) for part in (differences[:count], differences[count:]))
-                rows.append(
-                    f"| {sampler} | {steps} | {runs[0].calls} | {named:.4f} | {left_open:.4f} | "
-                    f"{max(differences):.4f} | {statistics.median(run.time for run in runs):.2f} |"
-                )
-                print(rows[-1], flush=True)
+                time = statistics.median(run.time for run in runs)
+                told = f"{named:.4f}", f"{left_open:.4f}", f"{max(differences):.4f}", f"{time:.2f}"
+                table.add(sampler, steps, runs[0].calls, *told)
                 if (sampler, steps) == ("euler", SHOWN):
                     _sheet([*runs[:3], *runs[count : count + 3]]).save(PICTURE, optimize=True)
     report = [
         "# Fewer model calls than steps, on one device",
-        f"`{' '.join(['python', *sys.argv])}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, one intra-op "
-        "thread.",
+        "",
+        f"{command()}, {machine(threads=1)}.",
+        "",
         f"KSampler (CHORDS) with `calls` at auto against KSampler with the same steps and seed: relative RMSE of the "
         f"latent, and wall time of the node, one after the other in one server; demo model, CFG {CFG}, scheduler "
         f"simple, shift 3. Medians over {count} prompts that name sizes and places, and over {count} that leave them "
         "open; the largest of all.",
-        "\n".join(rows),
+        "",
+        *table.lines,
     ]
-    RESULTS.write_text("\n\n".join(report) + "\n", encoding="utf-8")
+    write(RESULTS / "fewer_calls.md", report)
 
 
 def _compared(server: ComfyServer, client: ComfyClient, text: str, sampler: str, steps: int, seed: int) -> Compared:
@@ -102,14 +102,14 @@ def _compared(server: ComfyServer, client: ComfyClient, text: str, sampler: str,
         shown[key] = graph.add("PreviewImage", images=decoded).name
     run = client.run(graph.nodes)
     latents = {key: latent_of(server, run, graph.saved[key]) for key in nodes}
-    pictures = {key: Image.open(io.BytesIO(client.view(run.outputs[name]["images"][0]))) for key, name in shown.items()}
+    pictures = {key: picture_of(client, run, name) for key, name in shown.items()}
     seconds = {key: run.node_seconds(node.name) for key, node in nodes.items()}
     return Compared(
         run.outputs[nodes["ours"].name]["chords"][0]["evaluations"],
         float((latents["ours"] - latents["stock"]).norm() / latents["stock"].norm()),
         seconds["ours"] / seconds["stock"],
-        pictures["stock"].convert("RGB"),
-        pictures["ours"].convert("RGB"),
+        pictures["stock"],
+        pictures["ours"],
     )
 
 

@@ -37,16 +37,17 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from benchmarks._demo import differences
 from benchmarks._frontier_cases import Case, all_cases
-from benchmarks._frontier_report import DIVERGED, Book, picture, report
-from benchmarks._problems import Problem, differences, make_problem, truth
-from chords_core import Chords, Hit, Window, accuracy_window, solver_window
+from benchmarks._frontier_picture import picture
+from benchmarks._frontier_records import DIVERGED, Book
+from benchmarks._frontier_report import report
+from benchmarks._problems import Problem, make_problem, truth
+from benchmarks._report import RESULTS, date, first_line, require_matplotlib, write
+from chords_core import SOLVERS, Chords, Hit, Window, accuracy_window, solver_window
 from chords_core.execution.driver import Method
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.interpolated import InterpolatedSolver, interpolation_nodes
-from chords_core.solvers.linear_form import solver_rows
+from chords_core.solvers.interpolated import interpolated_solver
 
-RESULTS = Path(__file__).parent / "results"
 RESERVE = 10.0  # seconds of the limit kept for the tables and the picture
 SAVE_EVERY = 20.0  # seconds
 
@@ -56,7 +57,7 @@ SAVE_EVERY = 20.0  # seconds
 
 @dataclass
 class Outcome:
-    """A result, and what it took."""
+    """A result, and the calls it took."""
 
     x: Tensor
     depth: int
@@ -73,37 +74,24 @@ def run_case(case: Case, problem: Problem) -> list[Outcome]:
     sigmas = problem.grid(name, case.steps, discard)
     run: Method
     if case.kind in ("secant", "picard"):
-        slopes, solver = case.kind == "secant", PARALLEL_SOLVERS[case.solver]
+        slopes, solver = case.kind == "secant", SOLVERS[case.solver]
         run = Window(problem.start, solver_window(sigmas, case.cores, solver, slopes=slopes, rounds=case.rounds))
     elif case.kind == "sparse window":
-        solver = PARALLEL_SOLVERS[case.solver]
+        solver = SOLVERS[case.solver]
         run = Window(problem.start, solver_window(sigmas, case.cores, solver, calls=case.calls, rounds=case.rounds))
     elif case.kind == "cubic":
         run = Window(problem.start, accuracy_window(sigmas, case.cores, rounds=case.rounds))
     elif case.kind == "sparse":
-        nodes = interpolation_nodes(case.steps, case.calls)
-        sparse = InterpolatedSolver(rows_of(case.solver, sigmas), nodes)
-        levels = torch.cat([sigmas[list(nodes)], sigmas[-1:]])
-        run = Chords(problem.start, levels, case.starts or (0,), sparse, case.hits)
+        solver, schedule = interpolated_solver(SOLVERS[case.solver], sigmas, case.calls)
+        run = Chords(problem.start, schedule, case.starts or (0,), solver, case.hits)
     else:
-        run = Chords(problem.start, sigmas, case.starts, PARALLEL_SOLVERS[case.solver], case.hits)
+        run = Chords(problem.start, sigmas, case.starts, SOLVERS[case.solver], case.hits)
     hits, evaluations = run_machine(run, problem.denoise)
     return [Outcome(hit.x, hit.depth, evaluations) for hit in hits]
 
 
-_rows: dict[tuple[str, tuple[float, ...]], Any] = {}
-
-
-def rows_of(solver: str, sigmas: Tensor) -> Any:
-    """`solver_rows`, made once."""
-    key = solver, tuple(sigmas.tolist())
-    if key not in _rows:
-        _rows[key] = solver_rows(PARALLEL_SOLVERS[solver], sigmas)
-    return _rows[key]
-
-
 def run_machine(machine: Any, denoise: Callable[[Tensor, float], Tensor]) -> tuple[list[Hit], int]:
-    """The hits that count, and the evaluations made: of CHORDS all but the draft, of a window the last."""
+    """The hits that count (of CHORDS all except the draft, of a window the last one), and the evaluations made."""
     evaluations = 0
     while machine.accepted is None:
         for task in machine.ready():
@@ -127,7 +115,7 @@ def run_stock(problem: Problem, sampler: str, sigmas: Tensor) -> tuple[Tensor, i
         calls += 1
         return problem.model(x, sigma)
 
-    # What samplers look up beyond calling the model.
+    # What samplers read of a model besides calling it.
     model_sampling = SimpleNamespace(noise_scale=1.0, sigma_min=sigmas[-2], sigma_max=sigmas[0])
     patcher = SimpleNamespace(get_model_object=lambda name: model_sampling, model_sampling=model_sampling)
     model.inner_model = SimpleNamespace(  # type: ignore[attr-defined]
@@ -149,7 +137,7 @@ def start_comfy(cpu: bool) -> str:
     import comfyui_version
     from comfy.k_diffusion import sampling
 
-    assert sampling  # imported now, for what it sets in torch
+    assert sampling  # it changes settings of torch when it is imported
 
     return comfyui_version.__version__
 
@@ -158,7 +146,7 @@ def start_comfy(cpu: bool) -> str:
 
 
 class Answers:
-    """The problems, their solutions and what users' samplers give, made when asked for."""
+    """The problems, their solutions and the results of users' samplers; each is made when it is first needed."""
 
     def __init__(self, seeds: int, device: torch.device, fine_steps: int) -> None:
         self._seeds, self._device, self._fine_steps = seeds, device, fine_steps
@@ -172,7 +160,7 @@ class Answers:
         return self._problems[name]
 
     def of(self, case: Case) -> Tensor:
-        """What the case aims at."""
+        """The result that the case aims at."""
         if case.part == "fidelity":
             key = (case.problem, case.solver, str(case.steps), case.grid)
             if key not in self._answers:
@@ -201,12 +189,12 @@ def cut(found: Tensor) -> Tensor:
 
 
 def short(value: Tensor) -> float:
-    """Four digits, for a file of bearable size."""
+    """Four digits: the file stays small."""
     return float(f"{float(value):.4g}")
 
 
 def measure(case: Case, answers: Answers) -> list[list[float | None]]:
-    """A row of COLUMNS for each result."""
+    """One row of COLUMNS for each result."""
     problem, exact = answers.problem(case.problem), answers.of(case)
     rows: list[list[float | None]] = []
     for outcome in run_case(case, problem):
@@ -221,7 +209,7 @@ def measure(case: Case, answers: Answers) -> list[list[float | None]]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one case: its rows of COLUMNS, or what failed."""
+    """The rows of COLUMNS of one case, or what failed."""
 
     case: Case
     rows: list[list[float | None]] | None = None
@@ -234,13 +222,15 @@ def measure_one(case: Case, answers: Answers) -> Measurement:
         rows = measure(case, answers)
     except Exception as error:
         traceback.print_exc()
-        said = (str(error).strip().splitlines() or [""])[0].replace(str(REPO), ".")[:160]
-        return Measurement(case, failure=f"{type(error).__name__}: {said}", own_errors=dict(answers.own_errors))
+        return Measurement(case, failure=first_line(error, 160), own_errors=dict(answers.own_errors))
     return Measurement(case, rows, own_errors=dict(answers.own_errors))
 
 
 def measure_all(cases: Sequence[Case], book: Book, processes: int, *setting: Any) -> int:
-    """Those not known yet, until the time is up; returns how many were left out. ``setting``: of `begin`."""
+    """Measure the cases that are not known yet, until the time is up; returns how many were left out.
+
+    ``setting``: the arguments of `begin`.
+    """
     todo = [case for case in cases if case.key not in book.known]
     at, saved, done = "", time.perf_counter(), 0
     for found in measurements(todo, processes, *setting):
@@ -257,13 +247,13 @@ def measure_all(cases: Sequence[Case], book: Book, processes: int, *setting: Any
             at = place
             print(f"{now - BEGAN:6.1f} s  {place}: {done} of {len(todo)} cases done", flush=True)
         if now - saved > SAVE_EVERY:
-            book.save(len(todo) - done, now - BEGAN)
+            save(book, len(todo) - done, now - BEGAN)
             saved = now
     return len(todo) - done
 
 
 def measurements(todo: Sequence[Case], processes: int, *setting: Any) -> Iterator[Measurement | None]:
-    """Of each case in turn; None for those that would have begun too late."""
+    """The measurement of each case in turn; None for a case that would begin too late."""
     if processes == 1:
         begin(*setting)
         yield from map(measure_here, todo)
@@ -278,7 +268,7 @@ _until = math.inf  # no case begins later; by the clock that all processes share
 
 
 def begin(seeds: int, device: str, fine_steps: int, until: float) -> None:
-    """Get a process ready for `measure_here`."""
+    """Prepare a process for `measure_here`."""
     global _answers, _until
     if device == "cpu":
         torch.set_num_threads(1)
@@ -293,12 +283,18 @@ def measure_here(case: Case) -> Measurement | None:
     return measure_one(case, _answers) if time.time() < _until else None
 
 
+def save(book: Book, left_out: int, seconds: float) -> None:
+    """Write frontier.json and frontier.md."""
+    book.save(left_out, seconds)
+    write(book.folder / "frontier.md", report(book))
+
+
 def write_report(folder: Path) -> None:
-    """The tables and the picture of what is in the folder's frontier.json."""
+    """Write the tables and the picture from the folder's frontier.json."""
     facts = json.loads((folder / "frontier.json").read_text(encoding="utf-8"))["facts"]
     book = Book(folder, facts, {case.key: case for case in all_cases(facts["small"])})
     book.load()
-    book.save(facts["left_out"], 0.0)
+    save(book, facts["left_out"], 0.0)
     picture(book, folder / "frontier.png")
 
 
@@ -316,6 +312,8 @@ def main() -> None:
     if arguments.report:
         write_report(arguments.out or RESULTS)
         return
+    if not arguments.no_picture:
+        require_matplotlib()
     device = torch.device(arguments.device)
     small = arguments.small
     folder = arguments.out or (REPO / "output" / "frontier" if small else RESULTS)
@@ -324,7 +322,7 @@ def main() -> None:
     told = [word for word in sys.argv[1:] if word != f"{arguments.out}" and not word.startswith("--out")]
     facts = {
         "command": shlex.join([".venv/bin/python", "benchmarks/frontier.py", *told]),
-        "date": time.strftime("%Y-%m-%d"),
+        "date": date(),
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "device": device.type,
         "small": small,
@@ -338,7 +336,7 @@ def main() -> None:
     book.load()
     until = time.time() + limit - RESERVE - (time.perf_counter() - BEGAN)
     left_out = measure_all(cases, book, arguments.processes, seeds, arguments.device, 24 if small else 400, until)
-    book.save(left_out, time.perf_counter() - BEGAN)
+    save(book, left_out, time.perf_counter() - BEGAN)
     print("\n".join(line for line in report(book) if line.startswith("#") or ": met" in line or "missed" in line))
     print(*(f"failed: {what}: {why}" for what, why in book.failures.items()), sep="\n")
     if not arguments.no_picture:

@@ -3,8 +3,8 @@
     python benchmarks/import_time.py
 
 ComfyUI is started on the CPU with three packs: one that reads the clock, this one, and one that reads the clock again.
-The first start compiles the pack's files (Python keeps the result) and does not count. In one more start Python says
-which modules take longest, each without those that it imports (-X importtime). Standard library only.
+The first start compiles the pack's files (Python keeps the result) and does not count. In one more start Python
+measures which modules take longest, each without those that it imports (-X importtime). Standard library only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import tempfile
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "scripts"))
+sys.path[:0] = [str(REPO), str(REPO / "scripts")]
 
 from _env import enter_venv
 from host import PACK_NAME, _host_version, prepare
 
-AIM = 0.5  # seconds
+from benchmarks._report import RESULTS, table, write
+
+GOAL = 0.5  # seconds
 SHOWN = 6
 CLOCK = """
 import os, time
@@ -40,7 +42,7 @@ TIMED = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(.+)")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=9, help="starts of ComfyUI that count (default 9)")
-    parser.add_argument("--output", type=Path, default=REPO / "benchmarks" / "results" / "import_time.md")
+    parser.add_argument("--output", type=Path, default=RESULTS / "import_time.md")
     arguments = parser.parse_args()
     enter_venv()
     comfy = prepare()
@@ -58,15 +60,15 @@ def main() -> None:
         "",
         f"ComfyUI loads the pack in **{statistics.median(seconds):.2f} s** (median; {min(seconds):.2f} to "
         f"{max(seconds):.2f} s), torch and what ComfyUI itself imports not counted, of which the processor works "
-        f"{statistics.median(computed):.2f} s. At most {AIM} s is the aim.",
+        f"{statistics.median(computed):.2f} s. The goal is at most {GOAL} s.",
         "",
-        "| the slowest of the modules it imports, each by itself | ms |",
-        "|---|---|",
-        *(f"| `{name}` | {milliseconds:.0f} |" for name, milliseconds in modules),
+        *table(
+            ("the slowest of the modules it imports, each by itself", "ms"),
+            [(f"`{name}`", f"{milliseconds:.0f}") for name, milliseconds in modules],
+        ),
     ]
-    text = "\n".join(lines) + "\n"
-    arguments.output.write_text(text, encoding="utf-8")
-    print(text)
+    write(arguments.output, lines)
+    print("\n".join(lines))
 
 
 def lay_out(base: Path) -> None:

@@ -8,23 +8,21 @@ Needs `python scripts/test.py --setup-only` once. Writes benchmarks/results/live
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host")]
 
 import host
 from _server import ComfyServer
-from client import ComfyClient, Run
+from client import ComfyClient
 from graphs import Graph, demo, empty_latent, lanes, settings
 
-RESULTS = Path(__file__).parent / "results" / "live_host.md"
+from benchmarks._live import latent_of
+from benchmarks._report import RESULTS, Table, command, machine, write
+
 CFG = 3.5
 PROMPTS = (
     "a big red circle in the center, blue background",
@@ -43,27 +41,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=8, help="how many prompts, 1 to 8 (default 8)")
     parser.add_argument("--pairs", type=int, default=15, help="pairs of runs for the cost on one device (default 15)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "live_host.md")
     arguments = parser.parse_args()
     with ComfyServer(host.prepare(), threads=1) as server:
         client = server.client()
         report = [
             "# Figures on a live ComfyUI",
-            f"`{' '.join(['python', *sys.argv])}`, torch {torch.__version__}, {os.cpu_count()} CPU cores, "
-            "one intra-op thread.",
+            "",
+            f"{command()}, {machine(threads=1)}.",
             *fidelity(server, client, arguments.prompts),
             *one_device(client, arguments.pairs),
         ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n\n".join(report) + "\n", encoding="utf-8")
-    print("\n\n".join(report))
+    write(arguments.out, report)
+    print("\n".join(report))
 
 
 def fidelity(server: ComfyServer, client: ComfyClient, prompts: int) -> list[str]:
-    """Relative RMSE of each early hit against the stock sampler's latent: the same steps, sooner."""
-    rows = [
-        "| sampler | steps | cores | hit | calls in a row | fewer by | difference, median | largest |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Relative RMSE of each early hit against the latent of the stock sampler with the same steps."""
+    table = Table("sampler", "steps", "cores", "hit", "calls in a row", "fewer by", "difference, median", "largest")
     texts = PROMPTS[:prompts]
     for sampler in ("euler", "dpmpp_2m", "res_multistep"):
         for steps in (20, 30, 50):
@@ -71,16 +66,16 @@ def fidelity(server: ComfyServer, client: ComfyClient, prompts: int) -> list[str
             for cores, accept in VARIANTS:
                 depth = runs[0][cores, accept][0]
                 errors = [run[cores, accept][1] for run in runs]
-                rows.append(
-                    f"| {sampler} | {steps} | {cores} | {accept} | {depth} | {steps / depth:.2f}x | "
-                    f"{statistics.median(errors):.4f} | {max(errors):.4f} |"
-                )
-                print(rows[-1], flush=True)
+                told = f"{statistics.median(errors):.4f}", f"{max(errors):.4f}"
+                table.add(sampler, steps, cores, accept, depth, f"{steps / depth:.2f}x", *told)
     return [
+        "",
         "## Distance from the stock latent",
+        "",
         f"Relative RMSE of the latent against KSampler with the same steps and seed; demo model, CFG {CFG}, scheduler "
-        f"simple, shift 3, {len(texts)} prompts. Calls in a row is time where every core has a device of its own.",
-        "\n".join(rows),
+        f"simple, shift 3, {len(texts)} prompts. Calls in a row count the time if every core has its own device.",
+        "",
+        *table.lines,
     ]
 
 
@@ -123,16 +118,12 @@ def one_device(client: ComfyClient, pairs: int) -> list[str]:
         if seed:  # the first pair warms up
             ratios.append(seconds["ChordsKSampler"] / seconds["KSampler"])
     return [
+        "",
         "## One device",
+        "",
         f"Wall time of the node, KSampler (CHORDS) with its defaults / KSampler, 50 steps, {pairs} pairs: "
         f"median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}.",
     ]
-
-
-def latent_of(server: ComfyServer, run: Run, node: str) -> torch.Tensor:
-    """What a SaveLatent node has written."""
-    (file,) = run.outputs[node]["latents"]
-    return load_file(server.output_directory / file["subfolder"] / file["filename"])["latent_tensor"]
 
 
 if __name__ == "__main__":

@@ -3,27 +3,25 @@
     .venv/bin/python benchmarks/pictures.py
 
 Needs `python scripts/test.py --setup-only` once. Writes docs/images/demo.png and docs/images/report.png; the timeline
-is that of a model which sleeps 40 ms a call, as one on devices of its own would look to the host.
+is that of a model that sleeps for 40 ms a call: for the host this is like a model on other devices.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests" / "host")]
+sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host")]
 
-import host
-from _server import ComfyServer
 from client import ComfyClient
 from graphs import Graph, demo, empty_latent, lanes, settings
+
+from benchmarks._live import picture_of, server_with_test_nodes
+from benchmarks._report import INK, PAPER
 
 IMAGES = REPO / "docs" / "images"
 STEPS = 20
@@ -32,36 +30,29 @@ PROMPTS = (
     "a big blue ring at the top and a small white circle at the bottom, green background",
     "a red circle, blue background",
 )
-WINDOW = {"method": "secant window"}  # what `cores` 0 takes on as many devices
+WINDOW = {"method": "secant window"}  # the choice of `cores` 0 on as many devices
 COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (  # caption, CHORDS inputs (none: the stock sampler)
     (f"KSampler,\n{STEPS} steps", {}),
     ("one device,\ncalls at auto", {"cores": 1, "calls": "auto"}),
     ("4 devices,\nwindow", {"cores": 4, **WINDOW}),
     ("8 devices,\nwindow", {"cores": 8, **WINDOW}),
-    ("4 devices, CHORDS,\nfirst hit", {"cores": 4, "accept": "first", "method": "CHORDS"}),
+    ("4 devices, CHORDS,\nfirst result", {"cores": 4, "accept": "first", "method": "CHORDS"}),
 )
 TILE, GAP, CAPTION, LABEL = 168, 12, 46, 190
-INK, PAPER = "#1f2430", "white"
 
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Path(folder) / "paths.yaml"
-        nodes = {"base_path": str(REPO / "tests" / "host"), "custom_nodes": "pack"}
-        paths.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")  # JSON is YAML
-        with ComfyServer(host.prepare(), threads=1, arguments=["--extra-model-paths-config", str(paths)]) as server:
-            client = server.client()
-            rows = [
-                [_sample(client, prompt, seed, chords) for _, chords in COLUMNS] for seed, prompt in enumerate(PROMPTS)
-            ]
-            report = _report(client)
+    with server_with_test_nodes() as server:
+        client = server.client()
+        rows = [[_sample(client, prompt, seed, chords) for _, chords in COLUMNS] for seed, prompt in enumerate(PROMPTS)]
+        report = _report(client)
     _sheet(rows).save(IMAGES / "demo.png", optimize=True)
     report.save(IMAGES / "report.png", optimize=True)
 
 
 def _report(client: ComfyClient) -> Image.Image:
-    """The timeline of a run on eight lanes, the second of its kind: the first makes the lanes."""
+    """The timeline of a run on eight lanes: the second run, since the first one prepares the lanes."""
     for seed in range(2):
         graph = Graph()
         inputs = demo(graph) | settings(seed=seed, steps=50) | {"latent_image": empty_latent(graph)}
@@ -70,12 +61,12 @@ def _report(client: ComfyClient) -> Image.Image:
         sampler = graph.add("ChordsKSampler", **inputs, **chosen, devices=lanes(graph, 8))
         report = graph.add("ChordsReport", run=sampler[1])
         run = client.run(graph.nodes)
-    picture = Image.open(io.BytesIO(client.view(run.outputs[report.name]["images"][0]))).convert("RGB")
+    picture = picture_of(client, run, report.name)
     return picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.LANCZOS)
 
 
 def _sample(client: ComfyClient, prompt: str, seed: int, chords: dict[str, Any]) -> tuple[Image.Image, int]:
-    """The picture and the model calls in a row it took."""
+    """The picture, and the number of model calls in a row for it."""
     graph = Graph()
     inputs = demo(graph, prompt)
     shared = inputs | settings(seed=seed, steps=STEPS) | {"latent_image": empty_latent(graph)}
@@ -85,8 +76,7 @@ def _sample(client: ComfyClient, prompt: str, seed: int, chords: dict[str, Any])
     shown = graph.add("PreviewImage", images=decoded)
     run = client.run(graph.nodes)
     depth = run.outputs[sampler.name]["chords"][0]["depth"] if chords else shared["steps"]
-    picture = Image.open(io.BytesIO(client.view(run.outputs[shown.name]["images"][0]))).convert("RGB")
-    return picture, depth
+    return picture_of(client, run, shown.name), depth
 
 
 def _sheet(rows: list[list[tuple[Image.Image, int]]]) -> Image.Image:

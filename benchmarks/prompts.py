@@ -1,15 +1,14 @@
-"""What the nodes choose by themselves, against what the sampler gives with all steps, by how much a prompt leaves open.
+"""The nodes' own choices against the sampler with all steps, by how much a prompt leaves open.
 
     .venv/bin/python benchmarks/prompts.py
 
-A prompt that names places and sizes leaves the model little to decide; where it does not, small differences early in
-the run are decided upon, and grow. Depth is counted, not timed. Writes benchmarks/results/prompts.md.
+If a prompt names places and sizes, the model has little to decide. If not, it decides by small differences early in the
+run, and these grow. Depth is counted, not timed. Writes benchmarks/results/prompts.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ sys.path[:0] = [str(REPO)]
 import torch
 from torch import Tensor
 
-from benchmarks._problems import SEED, Problem, demo_problem, differences
+from benchmarks._demo import describe_scenes, differences, simple_sigmas
+from benchmarks._problems import SEED, Problem, demo_problem
+from benchmarks._report import RESULTS, Table, command, date, write
 from chords_core import Plan, choose_calls, plan, sample
-from demo.scenes import describe, random_scene
 
-RESULTS = Path(__file__).parent / "results" / "prompts.md"
 CFG = 4.0
 OPEN = (
     "a yellow star, blue background",
@@ -40,7 +39,7 @@ ELSEWHERE = ((1.0, 3.0), (8.0, 3.0), (4.0, 1.0), (4.0, 12.0))  # CFG and shift o
 
 
 def settings(steps: int) -> Iterator[tuple[str, Plan]]:
-    """Names and plans."""
+    """Names and plans, for the main tables."""
     yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in LANES:
         yield f"{lanes} devices", plan(steps, lanes)
@@ -51,94 +50,84 @@ def settings(steps: int) -> Iterator[tuple[str, Plan]]:
 
 
 def settings_elsewhere(steps: int) -> Iterator[tuple[str, Plan]]:
+    """Names and plans, for other guidance and other schedules."""
     yield "`calls` at auto, one device", plan(steps, 1, calls=choose_calls(steps))
     for lanes in (2, 4, 8):
         yield f"{lanes} devices", plan(steps, lanes)
         yield f"{lanes} devices, `accept` second", plan(steps, lanes, accept=2)
 
 
-def shifted(steps: int, shift: float) -> Tensor:
-    """A flow model's `simple` schedule with this shift: steps + 1 sigmas from 1 to 0."""
-    times = torch.linspace(1.0, 0.0, steps + 1)
-    return shift * times / (1 + (shift - 1) * times)
-
-
 def result_of(chosen: Plan, problem: Problem, sigmas: Tensor) -> Tensor:
+    """What the plan gives."""
     return sample(problem.denoise, problem.start, sigmas, **chosen.sample_options()).x
 
 
-def told(found: Tensor) -> str:
+def in_words(found: Tensor) -> str:
+    """The median and the largest difference."""
     return f"{100 * found.median():.2f} % ({100 * found.max():.1f} %)"
 
 
 def elsewhere(texts: list[list[str]], steps: int = 20) -> list[str]:
     """The same for other guidance and other schedules."""
-    lines = [f"## {steps} steps with other guidance and other schedules", "", "| CFG | shift | setting | depth | "]
-    lines[-1] += "places and sizes named | left open |"
-    lines.append("|---|---|---|---|---|---|")
+    table = Table("CFG", "shift", "setting", "depth", "places and sizes named", "left open")
     for cfg, shift in ELSEWHERE:
         problems = [demo_problem(some, cfg, torch.device("cpu")) for some in texts]
-        sigmas = shifted(steps, shift)
+        sigmas = simple_sigmas(steps, shift)
         whole = [sample(problem.denoise, problem.start, sigmas).x for problem in problems]
         fewer = 3 * steps // 4
-        shorter = [sample(problem.denoise, problem.start, shifted(fewer, shift)).x for problem in problems]
+        shorter = [sample(problem.denoise, problem.start, simple_sigmas(fewer, shift)).x for problem in problems]
         rows = [("fewer steps", fewer, shorter)]
         for name, chosen in settings_elsewhere(steps):
             rows.append((name, chosen.depth, [result_of(chosen, problem, sigmas) for problem in problems]))
         for name, depth, found in rows:
-            cells = [told(differences(x, expected)) for x, expected in zip(found, whole, strict=True)]
-            lines.append(f"| {cfg:g} | {shift:g} | {name} | {depth} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-    return [*lines, ""]
+            cells = [in_words(differences(x, expected)) for x, expected in zip(found, whole, strict=True)]
+            table.add(f"{cfg:g}", f"{shift:g}", name, depth, *cells)
+    return [f"## {steps} steps with other guidance and other schedules", "", *table.lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=12, help="pictures of each kind (default 12)")
-    count = parser.parse_args().samples
+    parser.add_argument("--out", type=Path, default=RESULTS / "prompts.md")
+    arguments = parser.parse_args()
+    count = arguments.samples
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    rng = random.Random(SEED)
-    named = [describe(random_scene(rng)) for _ in range(count)]
+    named = describe_scenes(count, SEED)
     left_open = [OPEN[i % len(OPEN)] for i in range(count)]
     problems = [demo_problem(texts, CFG, torch.device("cpu")) for texts in (named, left_open)]
     began = time.perf_counter()
     lines = [
         "# What the nodes choose, by how much a prompt leaves open",
-        f"`python benchmarks/prompts.py`, {time.strftime('%Y-%m-%d')}: demo model, CFG {CFG:g}, euler, scheduler "
-        f"simple, shift 3; {count} pictures each. Relative RMS difference of the latent from that of all steps on one "
-        "core, median (largest). Depth: model calls in a row. Fewer steps: euler's own result with as many steps.",
+        f"{command()}, {date()}: demo model, CFG {CFG:g}, euler, scheduler simple, shift 3; {count} pictures each. "
+        "Relative RMS difference of the latent from that of all steps on one core, median (largest). Depth: model "
+        "calls in a row. Fewer steps: Euler's own result with so many steps.",
         "",
     ]
     for steps in (20, 30, 50):
-        lines += [
-            f"## {steps} steps",
-            "",
-            "| setting | depth | places and sizes named | left open |",
-            "|---|---|---|---|",
-        ]
-        sigmas = problems[0].grid("standard", steps)
-        whole = [sample(problem.denoise, problem.start, sigmas).x for problem in problems]
-        rows = [(name, chosen.depth, chosen) for name, chosen in settings(steps)]
-        depths = sorted({depth for _, depth, chosen in rows if chosen.calls and chosen.cores == 1} | {3 * steps // 4})
-        for name, depth, chosen in rows:
-            cells = [
-                told(differences(result_of(chosen, problem, sigmas), expected))
-                for problem, expected in zip(problems, whole, strict=True)
-            ]
-            lines.append(f"| {name} | {depth} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-        for depth in depths:
-            shorter = [
-                sample(problem.denoise, problem.start, problem.grid("standard", depth)).x for problem in problems
-            ]
-            cells = [told(differences(x, expected)) for x, expected in zip(shorter, whole, strict=True)]
-            lines.append(f"| fewer steps | {depth} | {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-        lines.append("")
-    lines += elsewhere([named, left_open])
-    RESULTS.write_text("\n".join(lines), encoding="utf-8")
-    print(f"{time.perf_counter() - began:.0f} s; written to {RESULTS.relative_to(REPO)}")
+        lines += [f"## {steps} steps", "", *main_table(problems, steps), ""]
+    write(arguments.out, [*lines, *elsewhere([named, left_open])])
+    print(f"{time.perf_counter() - began:.0f} s; written to {arguments.out}")
+
+
+def main_table(problems: list[Problem], steps: int) -> list[str]:
+    """The nodes' choices, and fewer steps, for each kind of prompts."""
+    table = Table("setting", "depth", "places and sizes named", "left open")
+    sigmas = problems[0].grid("standard", steps)
+    whole = [sample(problem.denoise, problem.start, sigmas).x for problem in problems]
+
+    def add(name: str, depth: int, found: list[Tensor]) -> None:
+        table.add(name, depth, *(in_words(differences(*pair)) for pair in zip(found, whole, strict=True)))
+
+    depths = {3 * steps // 4}
+    for name, chosen in settings(steps):
+        add(name, chosen.depth, [result_of(chosen, problem, sigmas) for problem in problems])
+        if chosen.calls and chosen.cores == 1:
+            depths.add(chosen.depth)
+    for depth in sorted(depths):
+        shorter = [sample(problem.denoise, problem.start, problem.grid("standard", depth)).x for problem in problems]
+        add("fewer steps", depth, shorter)
+    return table.lines
 
 
 if __name__ == "__main__":

@@ -1,52 +1,53 @@
-"""What optimising an initial noise costs and gains, on the demo model with guidance: writes results/sdo.md.
+"""The cost and the effect of optimising an initial noise, on the demo model with guidance: writes results/sdo.md.
 
     .venv/bin/python benchmarks/sdo.py cost
     .venv/bin/python benchmarks/sdo.py effect --seeds 16 --iterations 50
 
 ``cost``: bytes saved for the backward pass, by the model's steps and by the objective (decoder), and forward-
-equivalent evaluations. ``effect``: four objectives of the decoded picture from seeds of their own, SDO with several
-refreshes against full backpropagation in as many iterations, and against the best of n random seeds for the same
-evaluations. Each run replaces the section of its heading in the file and keeps the others.
+equivalent evaluations. ``effect``: four objectives of the decoded picture, SDO with several refreshes against full
+backpropagation in as many iterations, and against the best of n random seeds for the same evaluations. Each run
+replaces the section with its heading in the file and keeps the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint_sequential
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from benchmarks._demo import LATENT, decoder, guided, load_autoencoder, load_flow, simple_sigmas
+from benchmarks._report import RESULTS, command, machine, row, table
+from benchmarks._report import write as write_lines
+from benchmarks._sdo_tasks import TASKS, blue_corners
 from chords_core import Denoise, Optimized, choose_initial_noise, sample
 from chords_core.sdo.gradients import Objective
-from chords_core.sdo.objectives import Contrast, Reference, RegionColour, Through
+from chords_core.sdo.objectives import Reference, Through
 from chords_core.sdo.optimize import optimize_latent
-from demo import SHIFT
 from demo.autoencoder import Autoencoder
 from demo.flow import Flow
-from demo.prompts import encode_prompt
-from demo.scenes import COLOURS, PICTURE_SIZE, Scene, Thing, coverage, draw
 
 CFG = 4.0
 COST_STEPS = (10, 20, 50)
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "shortcut": {},
+    "full, checkpointed": {"gradient": "full"},
+    "full": {"gradient": "full", "checkpoint": False},
+}
 COST_ITERATIONS = 50
 PROMPTS = ("a big yellow star", "a big red circle", "a small white ring", "a big green cross")  # place, ground open
-RESULTS = REPO / "benchmarks" / "results" / "sdo.md"
 TITLE = "# SDO on the demo model"
-LATENT = (16, 16, 16)
 
 
 def main() -> None:
@@ -60,10 +61,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "sdo.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    flow, autoencoder = load()
+    flow, autoencoder = load_flow(), load_autoencoder()
     if arguments.part == "cost":
         sections: Iterable[list[str]] = [cost(flow, autoencoder)]
     else:
@@ -78,49 +79,8 @@ def main() -> None:
             tasks=arguments.tasks,
             methods=arguments.methods,
         )
-    command = f"`.venv/bin/python benchmarks/sdo.py {shlex.join(sys.argv[1:])}`"
     for section in sections:
-        write(arguments.out, [command, "", *section])
-
-
-def load() -> tuple[Flow, Autoencoder]:
-    """The demo's networks, frozen: parameters that want gradients would have activations saved for them."""
-    flow = Flow().eval().requires_grad_(False)
-    weights = load_file(REPO / "models" / "chords_demo_flow.safetensors")
-    flow.load_state_dict({name: value.float() for name, value in weights.items()})
-    autoencoder = Autoencoder().eval().requires_grad_(False)
-    stock = load_file(REPO / "models" / "chords_demo_vae.safetensors")
-    # Without the zeros that fill the file up to the stock layout: the same pictures, several times cheaper.
-    autoencoder.load_state_dict(
-        {
-            name: stock[f"taesd_{name}"][tuple(slice(length) for length in value.shape)].float()
-            for name, value in autoencoder.state_dict().items()
-        }
-    )
-    return flow, autoencoder
-
-
-def guided(flow: Flow, prompts: list[str], cfg: float = CFG) -> Denoise:
-    """The differentiable denoised estimate under classifier-free guidance, one prompt an item of the batch."""
-    context = torch.cat([*(encode_prompt(prompt) for prompt in prompts), *[encode_prompt("")] * len(prompts)])
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        time = torch.full((2 * len(x),), sigma)
-        velocity, unguided = flow(x.repeat(2, 1, 1, 1), time, context).chunk(2)
-        return x - sigma * (unguided + cfg * (velocity - unguided))
-
-    return denoise
-
-
-def sigmas(steps: int) -> Tensor:
-    """The host's simple schedule of the demo model."""
-    t = torch.linspace(1, 0, steps + 1)
-    return SHIFT * t / (1 + (SHIFT - 1) * t)
-
-
-def decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
-    """Latents [B, 16, h, w] to pictures [B, H, W, 3]."""
-    return lambda latents: autoencoder.decode(latents).movedim(1, -1)
+        write(arguments.out, section)
 
 
 def checkpointed_decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
@@ -133,74 +93,6 @@ def checkpointed_decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]
     return decode
 
 
-@dataclass(frozen=True)
-class Content:
-    """1 - soft intersection over union of what has ``colour`` in a picture and where ``shape`` should be.
-
-    A pixel's share of a colour is a softmax over its squared distances to the palette, so the matcher knows every
-    colour of the demo's scenes and has a gradient everywhere.
-    """
-
-    colours: tuple[str, ...]  # one an item
-    wanted: Tensor  # [B, H, W] coverage in 0..1
-    sharpness: float = 20.0
-
-    def __call__(self, pictures: Tensor) -> Tensor:
-        palette = pictures.new_tensor(list(COLOURS.values()))
-        distance = (pictures[..., None, :] - palette).square().sum(-1)
-        shares = torch.softmax(-self.sharpness * distance, -1)
-        index = torch.tensor([list(COLOURS).index(colour) for colour in self.colours])
-        seen = shares[torch.arange(len(pictures)), :, :, index]
-        both = (seen * self.wanted).sum((1, 2))
-        return 1 - both / (seen + self.wanted - seen * self.wanted).sum((1, 2))
-
-
-def corners() -> Tensor:
-    """A mask of the four corners."""
-    mask = torch.zeros(PICTURE_SIZE, PICTURE_SIZE)
-    quarter = PICTURE_SIZE // 4
-    for rows in (slice(quarter), slice(-quarter, None)):
-        for columns in (slice(quarter), slice(-quarter, None)):
-            mask[rows, columns] = 1
-    return mask
-
-
-def _thing(prompt: str) -> Thing:
-    _, size, colour, shape = prompt.split()
-    return Thing(shape, colour, size, "right")
-
-
-def blue_corners(prompts: list[str]) -> Objective:
-    """The region objective: corners blue."""
-    return RegionColour(COLOURS["blue"], corners())
-
-
-def look_like(prompts: list[str]) -> Objective:
-    """The reference objective: the thing on the right before purple."""
-    return Reference(torch.stack([draw(Scene((_thing(p),), "purple")).movedim(0, -1) for p in prompts]))
-
-
-def more_contrast(prompts: list[str]) -> Objective:
-    """The brightness objective: as much contrast as possible."""
-    return Contrast()
-
-
-def on_the_right(prompts: list[str]) -> Objective:
-    """The content objective: the prompt's own thing, found by colour and shape, on the right."""
-    things = [_thing(prompt) for prompt in prompts]
-    radius = {"small": 0.165, "big": 0.265}
-    where = [coverage(str(t.shape), (0.69, 0.5), radius[str(t.size)]) for t in things]
-    return Content(tuple(str(t.colour) for t in things), torch.stack(where))
-
-
-TASKS: dict[str, Callable[[list[str]], Objective]] = {
-    "corners blue": blue_corners,
-    "reference picture": look_like,
-    "contrast": more_contrast,
-    "content on the right": on_the_right,
-}
-
-
 @dataclass
 class Saved:
     """Bytes of the distinct storages saved for the backward pass while they were recorded."""
@@ -210,14 +102,13 @@ class Saved:
 
 @contextmanager
 def recording() -> Iterator[Saved]:
-    """Count what the operations inside save for backward; tensors sharing a storage, and parameters, count once or
-    not at all."""
+    """Count what the operations inside save for the backward pass. A storage counts once; parameters do not count."""
     saved, storages = Saved(), {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        # Frozen parameters are there anyway; what was made since is an intermediate result. Held, or an address
-        # could come up again.
+        # Frozen parameters exist anyway; everything else is an intermediate result. It is held here: otherwise its
+        # address could be used again.
         if storage.data_ptr() not in storages and storage.data_ptr() not in PARAMETERS:
             storages[storage.data_ptr()] = tensor
             saved.bytes += storage.nbytes()
@@ -235,9 +126,9 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
     for network in (flow, autoencoder):
         PARAMETERS.update(p.untyped_storage().data_ptr() for p in network.parameters())
     x = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(0))
-    denoise = guided(flow, [PROMPTS[0]])
+    denoise = guided(flow, [PROMPTS[0]], CFG)
     decode = decoder(autoencoder)
-    goals = {
+    goals: dict[str, Objective] = {
         "a latent": Reference(torch.zeros(LATENT)),
         "the decoded picture": Through(decode, blue_corners([])),
         "the same, decoder checkpointed": Through(checkpointed_decoder(autoencoder), blue_corners([])),
@@ -245,13 +136,9 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
     bytes_of: dict[tuple[str, int, str], int] = {}
     for steps in COST_STEPS:
         for goal, objective in goals.items():
-            for name, options in (
-                ("shortcut", {}),
-                ("full, checkpointed", {"gradient": "full"}),
-                ("full", {"gradient": "full", "checkpoint": False}),
-            ):
+            for name, options in GRADIENTS.items():
                 with recording() as saved:
-                    optimize_latent(denoise, x, sigmas(steps), objective, iterations=1, **options)
+                    optimize_latent(denoise, x, simple_sigmas(steps), objective, iterations=1, **options)
                 bytes_of[name, steps, goal] = saved.bytes
                 print(steps, goal, name, saved.bytes, flush=True)
     lines = [
@@ -261,13 +148,13 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
         '"full" holds all graphs; "checkpointed" holds the states between steps (counted here), and besides, while it '
         "runs a step again, that step's graph, which is as large as the shortcut's.",
         "",
-        "| objective of | gradient | " + " | ".join(f"N={steps}, MB" for steps in COST_STEPS) + " |",
-        "|---" * (len(COST_STEPS) + 2) + "|",
     ]
-    for goal in goals:
-        for name in ("shortcut", "full", "full, checkpointed"):
-            cells = [f"{bytes_of[name, steps, goal] / 1e6:.2f}" for steps in COST_STEPS]
-            lines.append(f"| {goal} | {name} | " + " | ".join(cells) + " |")
+    rows = [
+        [goal, name, *(f"{bytes_of[name, steps, goal] / 1e6:.2f}" for steps in COST_STEPS)]
+        for goal in goals
+        for name in ("shortcut", "full", "full, checkpointed")
+    ]
+    lines += table(["objective of", "gradient", *(f"N={steps}, MB" for steps in COST_STEPS)], rows)
     most = COST_STEPS[-1]
     lines.append("")
     for goal in goals:
@@ -292,30 +179,38 @@ def _evaluations() -> list[str]:
     def denoise(x: Tensor, sigma: float) -> Tensor:
         return 0.5 * x
 
-    def counted(steps: int, **options: object) -> int:
+    def counted(steps: int, **options: Any) -> int:
         x = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
         target = Reference(torch.full((8,), 100.0))  # never reached: no early stop
         return optimize_latent(
-            denoise, x, sigmas(steps), target, iterations=COST_ITERATIONS, patience=None, **options
+            denoise, x, simple_sigmas(steps), target, iterations=COST_ITERATIONS, patience=None, **options
         ).evaluations
 
-    lines = [
-        f"Forward-equivalent evaluations of {COST_ITERATIONS} iterations, all samplings and the final check included "
-        "(forward 1, with graph and backward 3, checkpointed 4):",
-        "",
-        "| N | shortcut, refresh 1 | refresh 10 | full | full, checkpointed | refresh 10 / full | / checkpointed |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for steps in COST_STEPS:
         plain, carried = counted(steps, refresh=1), counted(steps)
         whole, saving = counted(steps, gradient="full", checkpoint=False), counted(steps, gradient="full")
-        lines.append(
-            f"| {steps} | {plain} | {carried} | {whole} | {saving} | {carried / whole:.1%} | {carried / saving:.1%} |"
-        )
-    return [*lines, "", "Goal at N=50: at most 8 %."]
+        rows.append([steps, plain, carried, whole, saving, f"{carried / whole:.1%}", f"{carried / saving:.1%}"])
+    titles = (
+        "N",
+        "shortcut, refresh 1",
+        "refresh 10",
+        "full",
+        "full, checkpointed",
+        "refresh 10 / full",
+        "/ checkpointed",
+    )
+    return [
+        f"Forward-equivalent evaluations of {COST_ITERATIONS} iterations, with all samplings and the final check "
+        "(forward 1, with graph and backward 3, checkpointed 4):",
+        "",
+        *table(titles, rows),
+        "",
+        "Goal at N=50: at most 8 %.",
+    ]
 
 
-METHODS: dict[str, dict[str, object]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "full": {"gradient": "full", "checkpoint": False},
     "last, every iteration": {"refresh": 1},
     "last, every 10th": {"refresh": 10},
@@ -339,25 +234,25 @@ def effect(
     tasks: list[str],
     methods: list[str],
 ) -> Iterator[list[str]]:
-    """The section on what is gained, again after every task, so that a run cut short leaves what it has."""
+    """The section on the effect, again after every task, so that a run that is cut short keeps what it has."""
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(seeds)]
     x = torch.randn(seeds, *LATENT, generator=torch.Generator().manual_seed(1))
-    denoise, decode, schedule = guided(flow, prompts), decoder(autoencoder), sigmas(steps)
+    denoise, decode, schedule = guided(flow, prompts, CFG), decoder(autoencoder), simple_sigmas(steps)
     pool = _random_samples(flow, schedule, randoms)
     lines = [
         f"## Effect, {seeds} seeds, {iterations} iterations",
         f"N={steps}, CFG {CFG:g}, {seeds} seeds over {len(PROMPTS)} prompts (place and background left open), "
         f"{iterations} iterations, lr {lr:g}; {torch.get_num_threads()} CPU thread(s). Mean objective over the seeds. "
         "Share: the improvement over that noise as a share of full backpropagation's (goal 90 %). Evaluations are "
-        f"forward equivalents. Best of n: what the best of n random seeds gives on average for as many evaluations, "
-        f"from {randoms} a prompt.",
+        f"forward equivalents. Best of n: the average of the best of n random seeds for as many evaluations, from "
+        f"{randoms} a prompt.",
     ]
     for task in tasks:
         objective = TASKS[task](prompts)
         goal = Through(decode, objective)
         spread = {p: _values(decode, TASKS[task], p, pool[p]) for p in PROMPTS}
-        lines += ["", f"### {task}", "", "| gradient | final | share | evaluations | best of n | seconds |"]
-        lines.append("|---|---|---|---|---|---|")
+        titles = ("gradient", "final", "share", "evaluations", "best of n", "seconds")
+        lines += ["", f"### {task}", "", *table(titles, [])]
         gained: float | None = None
         for name in methods:
             began = time.perf_counter()
@@ -365,7 +260,7 @@ def effect(
             seconds = time.perf_counter() - began
             line, gained = _row(name, found, first, gained, steps, [spread[p] for p in prompts], seconds)
             if name == methods[0]:
-                lines.append(f"| (initial noise) | {float(first.mean()):.3f} | | | | |")
+                lines.append(row(("(initial noise)", f"{float(first.mean()):.3f}", "", "", "", "")))
                 print(lines[-1])
             lines.append(line)
             print(task, line, flush=True)
@@ -377,13 +272,13 @@ def _search(
     x: Tensor,
     schedule: Tensor,
     goal: Objective,
-    method: dict[str, object],
+    method: dict[str, Any],
     iterations: int,
     lr: float,
 ) -> tuple[Optimized, Tensor]:
     """What a method found, and the objective [B] at ``x``; of several candidates ``x`` is the first."""
     options = {**method}
-    count = int(options.pop("candidates", 1))  # type: ignore[call-overload]
+    count = int(options.pop("candidates", 1))
     if count == 1:
         found = optimize_latent(denoise, x, schedule, goal, iterations=iterations, lr=lr, patience=None, **options)
         return found, found.history[0]
@@ -409,7 +304,7 @@ def _row(
     share = f"{gain / full_gain:.0%}" if full_gain is not None and full_gain > 0 else ""
     cells = (name, f"{float(found.objective.mean()):.3f}", share, str(found.evaluations))
     best = f"{lucky:.3f} (n={count}{', pool spent' if count > len(spread[0]) else ''})"
-    return "| " + " | ".join((*cells, best, f"{seconds:.0f}")) + " |", full_gain
+    return row((*cells, best, f"{seconds:.0f}")), full_gain
 
 
 def _random_samples(flow: Flow, schedule: Tensor, count: int) -> dict[str, Tensor]:
@@ -420,7 +315,7 @@ def _random_samples(flow: Flow, schedule: Tensor, count: int) -> dict[str, Tenso
         parts = []
         for part in x.split(8):
             with torch.no_grad():
-                parts.append(sample(guided(flow, [prompt] * len(part)), part, schedule, method="sequential").x)
+                parts.append(sample(guided(flow, [prompt] * len(part), CFG), part, schedule, method="sequential").x)
         samples[prompt] = torch.cat(parts)
     return samples
 
@@ -448,21 +343,14 @@ def _expected_best(values: Tensor, count: int) -> float:
 
 
 def write(path: Path, section: list[str]) -> None:
-    """Put ``section`` (its command first, then a heading) into the file in place of the one of that heading."""
-    command, _, heading, *rest = section
+    """Put ``section``, which begins with its heading, into the file; it replaces the section with that heading."""
+    heading, *rest = section
     text = path.read_text(encoding="utf-8") if path.exists() else f"{TITLE}\n"
     blocks = [block.strip() for block in text.split("\n## ")]
     name = heading.removeprefix("## ")
     kept = [block for block in blocks[1:] if block.splitlines()[0] != name]
-    machine = f"torch {torch.__version__}, {_machine()}."
-    new = "\n".join([name, f"{command}: {machine}", "", *rest])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n## ".join([blocks[0], *sorted([*kept, new])]) + "\n", encoding="utf-8")
-
-
-def _machine() -> str:
-    """The machine, in words."""
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+    new = "\n".join([name, f"{command()}: {machine(torch.get_num_threads())}.", "", *rest])
+    write_lines(path, ["\n\n## ".join([blocks[0], *sorted([*kept, new])])])
 
 
 if __name__ == "__main__":

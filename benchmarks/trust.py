@@ -1,13 +1,13 @@
-"""Whether what can be picked by default ever breaks a picture: the worst of many, not only the median.
+"""Whether the default choices ever break a picture: the worst of many pictures, not only the median.
 
     .venv/bin/python benchmarks/trust.py               the held-out pictures, all cells
     .venv/bin/python benchmarks/trust.py --pictures 16 --only "flow"
 
-For each cell (prediction, schedule, steps, CFG, sampler) and picture: how far the latent is from that of the same
-sampler with every step on one core, relative RMS. "4 lanes" is what `cores` 0 and `cores` 4 take there with everything
+For each cell (prediction, schedule, steps, CFG, sampler) and picture: the relative RMS difference of the latent from
+that of the same sampler with every step on one core. "4 lanes" is the choice of `cores` 0 and `cores` 4 with everything
 else at its default; "fewer steps" is the same sampler with at least as many steps as the mean of the rounds. The eps
 model is the demo model by an exact change of variables, x_flow = x / (1 + sigma), on SDXL's sigmas. Half of the prompts
-name every place and size, half leave them open. The rule was made on other prompts and seeds. Depth is counted, not
+name every place and size, half leave them open. The rule was made with other prompts and seeds. Depth is counted, not
 timed. Writes benchmarks/results/trust.md.
 """
 
@@ -28,14 +28,14 @@ sys.path[:0] = [str(REPO)]
 import torch
 from torch import Tensor
 
-from benchmarks._problems import differences, eps_grid, guided_demo
-from chords_core import Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
-from chords_core.sampling import PARALLEL_SOLVERS
-from demo.scenes import COLOURS, SHAPES, describe, random_scene
+from benchmarks._demo import LATENT, describe_scenes, differences, simple_sigmas
+from benchmarks._problems import eps_grid, guided_demo
+from benchmarks._report import RESULTS, command, date, table, write
+from chords_core import SOLVERS, Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
+from demo.scenes import COLOURS, SHAPES
 
-RESULTS = Path(__file__).parent / "results" / "trust.md"
 LANES = 4
-SEED = 90210  # of prompts and noise; no rule was made on them
+SEED = 90210  # of prompts and noise; no rule was made with them
 AT_ONCE = 48  # pictures in a call
 
 
@@ -53,11 +53,10 @@ class Cell:
         return f"{self.prediction} {self.schedule}, {self.steps} steps, CFG {self.cfg:g}, {self.solver}"
 
     def sigmas(self, steps: int) -> Tensor:
-        """Steps + 1 values, for a flow model with shift 3."""
+        """``steps`` + 1 sigmas, for a flow model with shift 3."""
         if self.prediction == "eps":
             return torch.tensor(eps_grid(self.schedule, steps))
-        times = torch.linspace(1.0, 0.0, steps + 1)
-        return 3 * times / (1 + 2 * times)
+        return simple_sigmas(steps, shift=3.0)
 
 
 CELLS = (
@@ -81,7 +80,7 @@ CELLS = (
 def prompts(count: int, seed: int) -> list[str]:
     """Half of them name every place and size, half leave them open."""
     rng = random.Random(seed)
-    named = [describe(random_scene(rng)) for _ in range(count // 2)]
+    named = describe_scenes(count // 2, rng)
     return [*named, *(_open_prompt(rng) for _ in range(count - count // 2))]
 
 
@@ -92,23 +91,23 @@ def _open_prompt(rng: random.Random) -> str:
     return " and ".join(things) + background
 
 
-class Bed:
-    """The demo model with these prompts, each picture on its own."""
+class Pictures:
+    """The demo model with these prompts; each picture is sampled by itself."""
 
     def __init__(self, cell: Cell, texts: Sequence[str], seed: int) -> None:
         self.cell = cell
         self._model = guided_demo(texts, cell.cfg)
-        self._noise = torch.randn(len(texts), 16, 16, 16, generator=torch.Generator().manual_seed(seed))
+        self._noise = torch.randn(len(texts), *LATENT, generator=torch.Generator().manual_seed(seed))
 
     def denoise(self, x: Tensor, sigma: Tensor, which: Tensor) -> Tensor:
-        """States x [m, ...] at sigma [m] of the pictures ``which`` [m] to what the model predicts."""
+        """The model's predictions for states x [m, ...] at sigma [m] of the pictures ``which`` [m]."""
         if self.cell.prediction == "eps":
             x, sigma = x / (1 + sigma.view(-1, 1, 1, 1)), sigma / (1 + sigma)
         parts = zip(x.split(AT_ONCE), sigma.split(AT_ONCE), which.split(AT_ONCE), strict=True)
         return torch.cat([self._model(*part) for part in parts])
 
     def one_core(self, steps: int) -> Tensor:
-        """All pictures by the sampler itself."""
+        """All pictures by the sampler itself, on one core."""
         sigmas, everyone = self.cell.sigmas(steps), torch.arange(len(self._noise))
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -118,7 +117,7 @@ class Bed:
         return sample(denoise, start, sigmas, method="sequential", solver=self.cell.solver).x
 
     def each(self, make: Callable[[Tensor], Window | Chords]) -> list[Window | Chords]:
-        """The method that ``make`` makes of a start, run for each picture by itself; their calls are made together."""
+        """Run the method that ``make`` makes of a start for each picture by itself, with their calls in one batch."""
         start = self._noise * self.cell.sigmas(self.cell.steps)[0]
         runs = [make(start[k : k + 1]) for k in range(len(start))]
         going = list(range(len(runs)))
@@ -134,8 +133,8 @@ class Bed:
 
 
 def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:
-    """What the plan would run."""
-    sigmas, solver = cell.sigmas(cell.steps), PARALLEL_SOLVERS[cell.solver]
+    """The method of the plan, for a start."""
+    sigmas, solver = cell.sigmas(cell.steps), SOLVERS[cell.solver]
     if isinstance(chosen, WindowPlan):
         flow = cell.prediction == "flow"
         window = solver_window(sigmas, chosen.cores, solver, flow=flow, calls=chosen.calls, accept=chosen.accept)
@@ -144,40 +143,41 @@ def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:
     return lambda x: Chords(x, sigmas, starts, solver, accept)
 
 
-def told(found: Tensor) -> str:
+def in_percent(found: Tensor) -> str:
     """Median, 90th percentile and worst."""
     return " / ".join(f"{100 * float(value):.2f}" for value in (found.median(), found.quantile(0.9), found.max()))
 
 
-def row(name: str, rounds: Sequence[int], found: Tensor) -> str:
-    half = len(found) // 2
-    depth = (
-        f"{sum(rounds) / len(rounds):.1f} ({min(rounds)} to {max(rounds)})" if min(rounds) < max(rounds) else rounds[0]
-    )
-    return f"| {name} | {depth} | {told(found)} | {told(found[:half])} | {told(found[half:])} |"
+def cells_of(name: str, rounds: Sequence[int], found: Tensor) -> list[str]:
+    """A row of a table: the rounds, and the differences of all pictures and of each half."""
+    half, depth = len(found) // 2, f"{rounds[0]}"
+    if min(rounds) < max(rounds):
+        depth = f"{sum(rounds) / len(rounds):.1f} ({min(rounds)} to {max(rounds)})"
+    return [name, depth, *(in_percent(part) for part in (found, found[:half], found[half:]))]
 
 
-def rows_of(cell: Cell, texts: Sequence[str], seed: int) -> list[str]:
-    bed = Bed(cell, texts, seed)
-    exact = bed.one_core(cell.steps)
+def rows_of(cell: Cell, texts: Sequence[str], seed: int) -> list[list[str]]:
+    """The table of a cell."""
+    pictures = Pictures(cell, texts, seed)
+    exact = pictures.one_core(cell.steps)
     rows = []
 
     def measure(name: str, chosen: Plan) -> int:
-        ends = [run.accepted for run in bed.each(method_of(chosen, cell))]
+        ends = [run.accepted for run in pictures.each(method_of(chosen, cell))]
         hits = [hit for hit in ends if isinstance(hit, Hit)]
         depths = [hit.depth for hit in hits]
-        rows.append(row(name, depths, differences(torch.cat([hit.x for hit in hits]), exact)))
+        rows.append(cells_of(name, depths, differences(torch.cat([hit.x for hit in hits]), exact)))
         return math.ceil(sum(depths) / len(depths))
 
     chosen = plan(cell.steps, LANES, solver=cell.solver)
     if chosen.cores == 1:
-        rows.append(f"| {LANES} lanes: one core, {chosen.reasons[0].cause.name} | {cell.steps} | 0 | 0 | 0 |")
+        rows.append([f"{LANES} lanes: one core, {chosen.reasons[0].cause.name}", f"{cell.steps}", "0", "0", "0"])
     else:
         assert plan(cell.steps, LANES, LANES, solver=cell.solver).sample_options() == chosen.sample_options()
     named = plan(cell.steps, LANES, LANES, method="secant", solver=cell.solver)
     rounds = measure(f"{LANES} lanes" if chosen.cores > 1 else "secant window where it is named", named)
-    fewer = bed.one_core(min(rounds, cell.steps - 1))
-    rows.append(row("fewer steps", [min(rounds, cell.steps - 1)], differences(fewer, exact)))
+    fewer = pictures.one_core(min(rounds, cell.steps - 1))
+    rows.append(cells_of("fewer steps", [min(rounds, cell.steps - 1)], differences(fewer, exact)))
     if cell.solver == "euler" and cell.cfg > 7 and cell.steps == 20:
         measure("CHORDS where it is named, `accept` auto", plan(cell.steps, LANES, LANES, method="chords"))
         measure("CHORDS where it is named, `accept` first", plan(cell.steps, LANES, LANES, accept=1, method="chords"))
@@ -195,19 +195,20 @@ def main() -> None:
     texts, began = prompts(arguments.pictures, arguments.seed), time.perf_counter()
     lines = [
         "# What can be picked by default, and its worst pictures",
-        f"`python benchmarks/trust.py`, {time.strftime('%Y-%m-%d')}: demo model, {arguments.pictures} pictures a cell, "
-        f"{LANES} lanes, everything else at its default. Relative RMS difference of the latent from that of every step "
-        "on one core, in percent: median / 90th percentile / worst. Calls: model calls in a row, mean (least to most).",
+        f"{command()}, {date()}: demo model, {arguments.pictures} pictures a cell, {LANES} lanes, everything else at "
+        "its default. Relative RMS difference of the latent from that of every step on one core, in percent: median / "
+        "90th percentile / worst. Calls: model calls in a row, mean (least to most).",
         "",
     ]
     for cell in CELLS:
         if arguments.only not in str(cell):
             continue
-        lines += [f"## {cell}", "", "| | calls | all | places named | left open |", "|---|---|---|---|---|"]
-        lines += [*rows_of(cell, texts, arguments.seed), ""]
-        print("\n".join(lines[-8:]), f"{time.perf_counter() - began:.0f} s", flush=True)
+        rows = rows_of(cell, texts, arguments.seed)
+        section = [f"## {cell}", "", *table(("", "calls", "all", "places named", "left open"), rows), ""]
+        print("\n".join(section), f"{time.perf_counter() - began:.0f} s", flush=True)
+        lines += section
         if not arguments.only:
-            RESULTS.write_text("\n".join(lines), encoding="utf-8")
+            write(RESULTS / "trust.md", lines)
 
 
 if __name__ == "__main__":

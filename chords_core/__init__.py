@@ -1,14 +1,15 @@
-"""Parallel diffusion sampling, independent of any host: CHORDS and what it needs.
+"""Parallel diffusion sampling, independent of any host: CHORDS, the secant window, and what they need.
 
-The mathematics lives in state machines that do no work themselves (`chords`), a pool evaluates the model
-(`pools`), and a driver connects the two (`driver`). `sample` puts them together. `optimize_latent` searches for
-the initial noise whose sample meets an objective.
+Methods are state machines that make no model call themselves (`methods`). A pool evaluates the model, and a driver
+connects the two (`execution`). `sample` puts them together. `plan` chooses the method and the number of cores for given
+steps and lanes. `optimize_latent` searches for the initial noise whose sample meets an objective (`sdo`).
 """
 
+from ._types import Denoise, Method, Objective, Pool
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .execution.autotune import Autotuner, fastest_way
 from .execution.lane_timeout import LaneTimeouts
-from .execution.pools import Denoise, EvaluationResult, InlinePool, Pool, ThreadPool
+from .execution.pools import EvaluationResult, InlinePool, ThreadPool
 from .execution.ray.actor import Worker
 from .execution.ray.pool import RayPool
 from .execution.ray.workers import ModelPayload, RayWorkers
@@ -44,7 +45,6 @@ from .sampling import Result, check_sigmas, sample
 from .sdo.best_of_n import ChosenNoise, choose_initial_noise
 from .sdo.descent import OptimizationCancelled, Optimized
 from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
-from .sdo.gradients import Objective
 from .sdo.objectives import (
     Aesthetic,
     Combine,
@@ -61,8 +61,9 @@ from .sdo.objectives import (
     like_picture,
 )
 from .sdo.optimize import optimize_latent
-from .simulation import Barrier, Device, DeviceLost, Link, Simulated, expected_seconds, simulate, skeleton
-from .solvers.base import SOLVERS
+from .simulated_devices import Device, DeviceLost, Link
+from .simulation import Barrier, Simulated, expected_seconds, simulate, skeleton
+from .solvers import SOLVERS, Solver
 from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "LaneTimeouts",
     "Link",
     "LostMark",
+    "Method",
     "ModelPayload",
     "NonFiniteDenoised",
     "Objective",
@@ -129,6 +131,7 @@ __all__ = [
     "RoundDone",
     "SampleOptions",
     "SequentialPlan",
+    "Solver",
     "Sharpness",
     "Similarity",
     "Simulated",
@@ -148,8 +151,8 @@ __all__ = [
     "check_sigmas",
     "check_starts",
     "choose_calls",
-    "choose_initial_noise",
     "default_calls",
+    "choose_initial_noise",
     "expected_seconds",
     "fastest_way",
     "hit_depth",

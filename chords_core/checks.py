@@ -1,4 +1,4 @@
-"""Checks of arguments: what cannot work is refused by the argument's name, and long values are cut in messages."""
+"""Checks of arguments. They raise `InvalidInput` with the argument's name, and cut long values in messages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 def shown(value: object) -> str:
-    """``value`` in a message: cut where it is long, a tensor by its shape."""
+    """``value`` for a message: shortened if it is long, a tensor by its shape and dtype."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
     return _SHORT.repr(value)
 
 
 def check_whole(name: str, value: object, least: int = 1, otherwise: str = "") -> int:
-    """``value`` if it is an int of at least ``least``; ``otherwise``: what else is allowed, for the message.
+    """``value`` if it is an int of at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: to check.
+        least: the smallest allowed number.
+        otherwise: what else is allowed, for the message.
 
     Raises:
-        InvalidInput: for anything else, a bool or a float such as 4.0 included.
+        InvalidInput: for anything else, also for a bool or a float such as 4.0.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidInput(name, f"must be a whole number of at least {least}{otherwise}, not {shown(value)}")
@@ -62,10 +68,10 @@ def check_callable(name: str, value: object, of: str, optional: bool = False) ->
 
 
 def as_predicate(cancel: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:
-    """Whether the run shall stop, as a function.
+    """``cancel`` as a function that says whether the run has to stop.
 
     Raises:
-        InvalidInput: for a ``cancel`` that is none of these.
+        InvalidInput: for any other value.
     """
     if cancel is None:
         return lambda: False

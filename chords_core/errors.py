@@ -1,22 +1,36 @@
-"""What can go wrong, as types a caller can tell apart."""
+"""The errors of the core, as types that a caller can tell apart."""
 
 from __future__ import annotations
 
 
 class InvalidInput(ValueError):
-    """An argument that cannot work; the message starts with its name. Raised before any model call, but for
-    what only a call can show of ``denoise``."""
+    """An argument that cannot work. It is raised before any model call, except for an answer of ``denoise``.
+
+    Attributes:
+        name: of the argument. The message starts with it.
+        problem: what is wrong with it, and how to mend it.
+    """
 
     def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name}: {problem}")
+        super().__init__(name, problem)
         self.name = name
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}"
+
+    def renamed(self, name: str) -> InvalidInput:
+        """The same problem under another name, for a caller whose own argument has that name."""
+        return InvalidInput(name, self.problem)
 
 
 class NonFiniteDenoised(ArithmeticError):
-    """The model returned NaN or infinity in every item of the batch, so every later state would be lost.
+    """The model returned NaN or infinity in every item of the batch, so that no later state could be finite.
 
-    Attributes name the evaluation: ``core`` (1 = slowest, most accurate), ``index`` (0-based step on
-    the sigma grid) and ``sigma``.
+    Attributes:
+        core: which core made the evaluation, 1 = the slowest.
+        index: its step of the schedule, from 0.
+        sigma: its sigma.
     """
 
     def __init__(self, core: int, index: int, steps: int | None, sigma: float) -> None:
@@ -32,7 +46,7 @@ class NonFiniteDenoised(ArithmeticError):
 
 
 class LaneFaulty(RuntimeError):
-    """A lane returned NaN or infinity where another lane, asked for the same evaluation, did not."""
+    """A lane returned NaN or infinity, and another lane did not for the same evaluation."""
 
     def __init__(self, lane: int) -> None:
         super().__init__("it returned NaN or infinity where another device did not")
@@ -40,7 +54,7 @@ class LaneFaulty(RuntimeError):
 
 
 class LaneStuck(RuntimeError):
-    """A lane is still at an evaluation that an earlier run has given up."""
+    """A lane is still busy with an evaluation that an earlier run has given up."""
 
     def __init__(self, lane: int) -> None:
         super().__init__(f"lane {lane} has not come back from an evaluation of an earlier run")
@@ -48,8 +62,8 @@ class LaneStuck(RuntimeError):
 
 
 class Cancelled(Exception):
-    """The run was cancelled; every lane has stopped, but for those that hang."""
+    """The run was cancelled. Every lane has stopped, except those that hang."""
 
 
 class WorkersUnavailable(RuntimeError):
-    """Workers on other machines that cannot be had, or one that was lost; the message says which and why."""
+    """No worker on another machine is available, or one was lost. The message says which and why."""

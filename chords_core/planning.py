@@ -17,6 +17,7 @@ from .methods.accept import Agreement
 from .methods.start_indices import hit_depth, lattice_starts
 from .methods.window_spec import expected_rounds
 from .plans import Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SequentialPlan, WindowPlan
+from .solvers import Solver, find_solver
 from .solvers.interpolated import default_calls
 
 AGREEMENT_THRESHOLD = 0.05
@@ -46,10 +47,8 @@ _RECTIFICATIONS = (2, 3, 4)
 _MAX_WINDOW_CORES = 8
 """Further cores of a window hardly save a round."""
 
-_WINDOW_SOLVERS = ("euler", "dpmpp_2m", "res_multistep")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Request:
     """The checked arguments of `plan`."""
 
@@ -58,7 +57,7 @@ class _Request:
     cores: int
     accept: int | Literal["exact"] | None
     method: str | None
-    solver: str
+    solver: Solver
     costs: tuple[float, ...]
     solving: float
 
@@ -70,7 +69,7 @@ class _Request:
     @property
     def window_refused(self) -> bool:
         """Whether a window of this solver is too far off, and no method was named."""
-        return self.method is None and self.solver not in _WINDOW_SOLVERS
+        return self.method is None and not self.solver.window_is_close
 
     def seconds(self, plan: Plan) -> float:
         """How long the plan takes, in the unit of ``costs``; without those, in calls."""
@@ -89,7 +88,7 @@ class _Request:
             cause,
             lanes=self.lanes if cause in _ABOUT_LANES else 0,
             cores=self.cores if cause in _ABOUT_CORES else 0,
-            solver=self.solver if cause is Cause.WINDOW_NOT_CLOSE else "",
+            solver=self.solver.name if cause is Cause.WINDOW_NOT_CLOSE else "",
         )
 
 
@@ -105,7 +104,7 @@ def plan(
     accept: int | Literal["exact"] | None = None,
     calls: int | None = None,
     method: str | None = None,
-    solver: str = "euler",
+    solver: str | Solver = "euler",
     costs: Sequence[float] = (),
     solving: float = 0.0,
 ) -> Plan:
@@ -123,7 +122,7 @@ def plan(
         calls: at how many of the steps to call the model, 2 to N; None: at each. `choose_calls` gives a good number.
             Then several cores are always a window. It has no effect on "exact", nor on "chords" on several cores.
         method: "chords" or "secant". None: "secant", or one core if the window of this ``solver`` is not close enough.
-        solver: the name of the solver, as `chords_core.sample` takes it.
+        solver: as `chords_core.sample` takes it.
         costs: how long a round of evaluations takes on 1, 2, ... lanes at once, in any unit. More lanes than given take
             as long as the last. Empty: a round always takes as long as one evaluation.
         solving: how long solving a window takes a round, in the unit of ``costs``. Without ``costs`` it has no effect.
@@ -138,7 +137,7 @@ def plan(
         check_whole("cores", cores, 0, " (0 chooses)"),
         _checked_accept(accept),
         method,
-        solver,
+        find_solver(solver),
         tuple(costs),
         solving,
     )
@@ -300,8 +299,10 @@ def _longest_jump(starts: Sequence[int]) -> int:
 
 
 def _checked_accept(accept: object) -> int | Literal["exact"] | None:
-    if accept is None or accept == "exact":
-        return accept
+    if accept is None:
+        return None
+    if isinstance(accept, str) and accept == "exact":
+        return "exact"
     return check_whole("accept", accept, 1, ', "exact" or None')
 
 

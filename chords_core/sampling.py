@@ -1,4 +1,4 @@
-"""``sample``: the one call that checks its input, picks method, solver and pool, and runs them."""
+"""``sample``: checks its arguments, makes method and solver, and runs them on a pool."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from ._types import Denoise, Pool
 from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
 from .errors import InvalidInput
 from .execution.driver import drive
 from .execution.lane_timeout import LaneTimeouts, LaneWatchdog
-from .execution.pools import Denoise, InlinePool, Pool, check_pool
-from .methods.accept import Accept, Agreement, OnDemand, Residual, check_accept
+from .execution.pools import InlinePool, check_pool
+from .methods.accept import Accept, AcceptRule, OnDemand, check_accept
 from .methods.chords import Chords
 from .methods.events import Event, Hit
 from .methods.fewer_calls import FewerCalls
 from .methods.start_indices import check_starts, lattice_starts
-from .methods.window import Window, WindowSpec
+from .methods.window import Window
 from .methods.window_spec import accuracy_window, check_rounds, solver_window
-from .solvers.base import SOLVERS, Solver, Starting
+from .solvers import SOLVERS, Solver, find_solver
 from .solvers.interpolated import interpolated_solver
-from .solvers.unipc import PREDICTOR_CORRECTORS
 
 METHODS = ("chords", "picard", "secant", "sequential")
 WINDOW_METHODS = ("picard", "secant")
 PREDICTIONS = ("flow", "eps")
-ACCURATE = "cubic"
-"""The solver that makes the secant window aim at the ODE's own solution rather than at a solver's."""
-
-PARALLEL_SOLVERS: dict[str, Solver] = {**SOLVERS, **PREDICTOR_CORRECTORS}
+CUBIC = "cubic"
+"""The solver with which the secant window aims at the ODE's own solution, and not at a solver's result."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
-    ``x``: the accepted state at the last sigma; ``hits``: every hit up to it, the draft first, then cores
-    from the fastest down, or with a window method one a round; ``depth``: sequential model calls until the
-    accepted hit; ``evaluations``: model calls made in all, but those that failed or never came back.
+    Attributes:
+        x: the accepted state at the last sigma, like the ``x`` that was given.
+        hits: every hit up to the accepted one. The draft is the first, then come the cores from the fastest on; a
+            window method has one a round.
+        depth: model calls in a row until the accepted hit.
+        evaluations: model calls in all, without those that failed or never came back.
     """
 
     x: Tensor
@@ -58,7 +59,7 @@ def sample(
     method: str = "chords",
     cores: int = 1,
     starts: Sequence[int] | None = None,
-    solver: Solver | str = "euler",
+    solver: str | Solver = "euler",
     accept: Accept = 1,
     rounds: int | None = None,
     calls: int | None = None,
@@ -70,72 +71,57 @@ def sample(
 ) -> Result:
     """Integrate dx/dsigma = (x - denoised) / sigma from sigmas[0] to sigmas[-1].
 
-    The result depends on the arguments alone, bit for bit: not on the number of lanes, nor on their speed.
+    The result depends on the arguments alone, bit for bit. It does not depend on the number or the speed of the lanes.
 
     Args:
-        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only with a ``pool``, which has its own.
+        denoise: ``denoise(x, sigma) -> denoised`` with sigma a float. None only if there is a ``pool``.
         x: the state at sigmas[0], any shape, floating point.
         sigmas: 1-D, N+1 >= 2 values, strictly descending, the last >= 0.
-        method: "chords" (arXiv 2507.15260), "sequential" (the plain solver on one core), or one of the window
-            methods of `chords_core.methods.window`, "picard" and "secant".
-        cores: K >= 1. Where the steps leave no room for as many, fewer are used.
-        starts: for CHORDS; increasing indices beginning with 0, one a core; None: `lattice_starts` for ``cores``.
-        solver: one of `PARALLEL_SOLVERS`, or a `Solver` of one's own; "euler" is DDIM, too. With "secant" also "cubic",
-            which takes the sigmas for a curve, chooses nodes of its own on it, and aims at the solution of the ODE.
-        accept: n ends with the n-th core to reach the end (1 = the fastest), "exact" with the slowest, which is the
-            sequential result; `Residual` and `Agreement` when two hits agree; `OnDemand` with any of these or, once it
-            is asked to, with the newest hit. Window methods have a hit each round and end by what they measure: 1
-            stands for a small distance from the sequential result, each number above for a smaller one, "exact" for
-            the sequential result, to rounding. In a batch the most demanding item decides.
-        calls: how many of the N steps the model is called at, 2 to N: those of `interpolation_nodes`, with its
-            prediction interpolated at the others (`solvers.interpolated`); more where that turns out to jump. None: at
-            each. ``starts`` count them.
-        rounds: for window methods: how many to make, whatever ``accept`` says. None: by ``accept``.
-        prediction: "flow" for a model whose states are (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever
-            the network is trained to predict; None: "flow" where sigmas[0] <= 1. Only windows need it.
+        method: "chords" (arXiv 2507.15260), "sequential" (the plain solver on one core), or a window method of
+            `chords_core.methods.window`: "picard" or "secant".
+        cores: K >= 1. Fewer are used where the steps leave no room for as many.
+        starts: for CHORDS: increasing indices that begin with 0, one a core. None: `lattice_starts`.
+        solver: a name in `SOLVERS`, or a `Solver`; "euler" is DDIM too. With "secant" also "cubic": it takes the
+            sigmas for a curve, chooses its own nodes on it, and aims at the solution of the ODE.
+        accept: n ends with the n-th core to reach the end (1 = the fastest). "exact" ends with the slowest, which is
+            the sequential result. `Residual` and `Agreement` end when two hits agree. `OnDemand` has one of these, and
+            ends with the newest hit when it is asked to. Window methods end by what they measure: 1 asks for a small
+            distance from the sequential result, each larger number for a smaller one, "exact" for the sequential
+            result apart from rounding. In a batch the most demanding item decides.
+        rounds: for window methods: how many to make, whatever ``accept`` says. None: ``accept`` decides.
+        calls: at how many of the N steps to call the model, 2 to N, with its prediction interpolated at the others
+            (`chords_core.solvers.interpolated`). There are more calls where the prediction jumps. ``starts`` count
+            these calls. None: at each step.
+        prediction: "flow" for states (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever the network is
+            trained to predict. None: "flow" where sigmas[0] <= 1. Only windows use it.
         pool: where evaluations run; None: in this thread.
-        on_event: called in this thread with each `chords_core.methods.events` record, in order.
-        cancel: a function that returns true, or an event that is set, once the run shall stop.
-        timeouts: how long an evaluation may take before another lane makes it, too; None: the usual `LaneTimeouts`.
+        on_event: called in this thread with each event of `chords_core.methods.events`, in order.
+        cancel: a function that returns true, or an event that is set, when the run has to stop.
+        timeouts: how long an evaluation may take before another lane makes it too; None: the usual `LaneTimeouts`.
 
     Raises:
-        InvalidInput: before any model call, naming the argument.
-        InvalidInput: also if the model returns anything but a floating-point tensor of x's shape and device.
+        InvalidInput: before any model call, with the name of the argument. After one, if the model returns anything
+            but a floating-point tensor of x's shape and device.
         NonFiniteDenoised: if the model returns NaN or infinity in every item of the batch (dimension 0 of x, where it
-            has two or more; otherwise x is one item), naming the core and the step. One item alone goes on as NaN,
-            and the others as if it were not there.
-        Cancelled: after ``cancel``, within seconds. Lanes that do not stop by then are set aside.
-        BaseException: what ``denoise`` raised on the last lane left.
+            has two or more; otherwise x is one item). A single item goes on as NaN without changing the others.
+        Cancelled: after ``cancel``, within seconds. Lanes that do not stop by then are abandoned.
+        BaseException: what ``denoise`` raised on the last lane.
     """
-    _check_arguments(denoise, x, method, cores, solver, rounds, pool, on_event, timeouts)
+    _check_call(denoise, x, pool, on_event, timeouts)
+    check_choice("method", method, METHODS)
+    rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, None)
     sigmas = check_sigmas(sigmas).to(x.device)
-    steps = len(sigmas) - 1
-    if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
-        raise InvalidInput("calls", f"{shown(calls)} are more than the {steps} steps of the schedule")
-    cancelled = as_predicate(cancel)
+    request = _Request(x, sigmas, method, cores, starts, _checked_solver(solver, method), rule, rounds, calls)
+    request.check()
+    cancelled, flow = as_predicate(cancel), _predicts_flow(prediction)
     if pool is None:
         assert denoise is not None
         pool = InlinePool(denoise)
-    flow = _predicts_flow(prediction)
-    rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, lambda: False)
-    run: Chords | FewerCalls | Window
-    if method in WINDOW_METHODS:
-        planned = _window_plan(method, sigmas, cores, starts, solver, rule, rounds, calls, flow)
-        run, steps = Window(x, planned, rule), planned.path.steps
-    else:
-        fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
-        indices, rule = _check_cores(method, cores, starts, rule, steps if calls is None else calls)
-        ends_with = check_accept(rule, len(indices))
-        if calls is not None and len(indices) == 1:
-            run = FewerCalls(x, sigmas, fine, calls)
-        else:
-            if calls is not None:
-                fine, sigmas = interpolated_solver(fine, sigmas, calls)
-            run = Chords(x, sigmas, indices, fine, ends_with)
+    run = _window(request, flow) if method in WINDOW_METHODS else _cores(request)
     evaluations = drive(
         run,
         pool,
-        steps,
+        run.steps if isinstance(run, Window) else request.steps,
         on_event=on_event,
         cancel=cancelled,
         newest_will_do=asked,
@@ -149,45 +135,66 @@ def check_sigmas(sigmas: Tensor) -> Tensor:
     """``sigmas`` if it is a usable schedule.
 
     Raises:
-        InvalidInput: naming what is wrong.
+        InvalidInput: with what is wrong, and the first pair of values that is.
     """
     check_floating("sigmas", sigmas)
     if sigmas.ndim != 1:
         raise InvalidInput("sigmas", f"must be one-dimensional, not of shape {tuple(sigmas.shape)}")
     if len(sigmas) < 2:
         raise InvalidInput("sigmas", f"need at least 2 values for one step, not {len(sigmas)} (zero steps)")
-    levels: list[float] = sigmas.tolist()
-    for place, (level, following) in enumerate(pairwise(levels), start=1):
-        if not (math.isfinite(level) and following < level and following >= 0):
-            finite = math.isfinite(level) and math.isfinite(following)
-            must = "be finite" if not finite else "be strictly descending" if following >= level else "not be negative"
-            pair = f"values {place} and {place + 1} of {len(levels)} are {level!r} and {following!r}"
+    values: list[float] = sigmas.tolist()
+    for place, (sigma, following) in enumerate(pairwise(values), start=1):
+        if not (math.isfinite(sigma) and following < sigma and following >= 0):
+            finite = math.isfinite(sigma) and math.isfinite(following)
+            must = "be finite" if not finite else "be strictly descending" if following >= sigma else "not be negative"
+            pair = f"values {place} and {place + 1} of {len(values)} are {sigma!r} and {following!r}"
             raise InvalidInput("sigmas", f"must {must}; {pair}")
     return sigmas
 
 
-def _check_arguments(
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """The arguments of `sample` that decide its result. ``solver`` None stands for "cubic"."""
+
+    x: Tensor
+    sigmas: Tensor
+    method: str
+    cores: int
+    starts: Sequence[int] | None
+    solver: Solver | None
+    accept: AcceptRule
+    rounds: int | None
+    calls: int | None
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.sigmas) - 1
+
+    def check(self) -> None:
+        """Raise `InvalidInput` for what can be seen of one argument, or of two that exclude each other."""
+        check_whole("cores", self.cores)
+        check_rounds(self.rounds)
+        if self.rounds is not None and self.method not in WINDOW_METHODS:
+            raise InvalidInput("rounds", f'method "{self.method}" takes no rounds; leave it out')
+        if self.calls is not None and check_whole("calls", self.calls, 2, " or None") > self.steps:
+            raise InvalidInput("calls", f"{shown(self.calls)} are more than the {self.steps} steps of the schedule")
+        if self.method == "sequential" and (self.cores != 1 or self.starts is not None):
+            name = "cores" if self.starts is None else "starts"
+            raise InvalidInput(name, 'method "sequential" has one core; use "chords"')
+        if self.method in WINDOW_METHODS and self.starts is not None:
+            raise InvalidInput("starts", f"method {self.method!r} takes no starts; leave them out")
+
+
+def _check_call(
     denoise: Denoise | None,
     x: Tensor,
-    method: str,
-    cores: int,
-    solver: Solver | str,
-    rounds: int | None,
     pool: Pool | None,
     on_event: Callable[[Event], None] | None,
     timeouts: LaneTimeouts | None,
 ) -> None:
-    """Raise `InvalidInput` for what can be seen of each argument by itself, or of two that exclude each other."""
+    """Raise `InvalidInput` for the state, or for what makes the calls and hears of them."""
     check_floating("x", x)
-    check_choice("method", method, METHODS)
-    if not isinstance(solver, Starting) and not callable(solver):
-        check_choice("solver", solver, (*PARALLEL_SOLVERS, ACCURATE))
-    check_whole("cores", cores)
-    if solver == ACCURATE and method != "secant":
-        raise InvalidInput("solver", f'"{ACCURATE}" works with method "secant" only, not "{method}"')
-    check_rounds(rounds)
-    if rounds is not None and method not in WINDOW_METHODS:
-        raise InvalidInput("rounds", f'method "{method}" takes no rounds; leave it out')
     if pool is None and denoise is None:
         raise InvalidInput("denoise", "give a function, or a pool whose lanes have one each")
     check_callable("denoise", denoise, "x and sigma", optional=True)
@@ -197,59 +204,64 @@ def _check_arguments(
         raise InvalidInput("timeouts", f"must be a LaneTimeouts or None, not {shown(timeouts)}")
 
 
-def _check_cores(
-    method: str, cores: int, starts: Sequence[int] | None, accept: int | str | Residual | Agreement, steps: int
-) -> tuple[tuple[int, ...], int | str | Residual | Agreement]:
-    """The start indices, and ``accept`` fitted to them if the steps leave room for fewer cores."""
-    if method == "sequential" and (cores != 1 or starts is not None):
-        raise InvalidInput("cores" if starts is None else "starts", 'method "sequential" has one core; use "chords"')
-    if starts is not None:
-        indices = check_starts(starts, steps)
-        if cores not in (1, len(indices)):
-            raise InvalidInput("starts", f"{len(indices)} starts for {cores} cores; give one a core")
-        return indices, accept
+def _checked_solver(solver: str | Solver, method: str) -> Solver | None:
+    """The solver, or None for "cubic"."""
+    if solver != CUBIC:
+        if isinstance(solver, str) and method == "secant":
+            check_choice("solver", solver, (*SOLVERS, CUBIC))
+        return find_solver(solver)
+    if method != "secant":
+        raise InvalidInput("solver", f'"{CUBIC}" works with method "secant" only, not "{method}"')
+    return None
+
+
+def _cores(request: _Request) -> Chords | FewerCalls:
+    """CHORDS, or the plain solver as CHORDS on one core."""
+    solver, sigmas, calls = request.solver, request.sigmas, request.calls
+    assert solver is not None
+    starts, accept = _starts(request)
+    ends_with = check_accept(accept, len(starts))
+    if calls is not None and len(starts) == 1:
+        return FewerCalls(request.x, sigmas, solver, calls)
+    if calls is not None:
+        solver, sigmas = interpolated_solver(solver, sigmas, calls)
+    return Chords(request.x, sigmas, starts, solver, ends_with)
+
+
+def _starts(request: _Request) -> tuple[tuple[int, ...], AcceptRule]:
+    """The start indices, and ``accept`` fitted to them where the steps leave room for fewer cores."""
+    steps, cores, accept = request.calls or request.steps, request.cores, request.accept
+    if request.starts is not None:
+        starts = check_starts(request.starts, steps)
+        if cores not in (1, len(starts)):
+            raise InvalidInput("starts", f"{len(starts)} starts for {cores} cores; give one a core")
+        return starts, accept
     check_accept(accept, cores)
-    indices = tuple(lattice_starts(steps, cores))
-    return indices, min(accept, len(indices)) if isinstance(accept, int) else accept
+    starts = tuple(lattice_starts(steps, cores))
+    return starts, min(accept, len(starts)) if isinstance(accept, int) else accept
 
 
-def _window_plan(
-    method: str,
-    sigmas: Tensor,
-    cores: int,
-    starts: Sequence[int] | None,
-    solver: Solver | str,
-    accept: int | str | Residual | Agreement,
-    rounds: int | None,
-    calls: int | None,
-    flow: bool | None,
-) -> WindowSpec:
-    if starts is not None:
-        raise InvalidInput("starts", f"method {method!r} takes no starts; leave them out")
+def _window(request: _Request, flow: bool | None) -> Window:
+    """A window of the solver, or of "cubic"."""
+    solver, sigmas, cores, accept = request.solver, request.sigmas, request.cores, request.accept
     if isinstance(accept, int):
         check_whole("accept", accept, 1, ', "exact" or Residual(threshold)')
     else:
         check_accept(accept, cores)
-    slopes = method == "secant"
-    if solver != ACCURATE:
-        if calls is not None and isinstance(accept, str) and rounds is None:
-            raise InvalidInput(
-                "accept", f'"{accept}" is a solver\'s result, but fewer calls only come close to it; give rounds'
-            )
-        fine = PARALLEL_SOLVERS[solver] if isinstance(solver, str) else solver
-        name = solver if isinstance(solver, str) else ""
-        return solver_window(
-            sigmas, cores, fine, flow=flow, calls=calls, slopes=slopes, rounds=rounds, accept=accept, name=name
+    if isinstance(accept, str) and request.rounds is None and (solver is None or request.calls is not None):
+        why = f'"{CUBIC}" aims at the ODE\'s' if solver is None else "fewer calls only come close to it"
+        raise InvalidInput("accept", f'"{accept}" is the result of a solver, but {why}; give rounds')
+    if solver is not None:
+        slopes = request.method == "secant"
+        spec = solver_window(
+            sigmas, cores, solver, flow=flow, calls=request.calls, slopes=slopes, rounds=request.rounds, accept=accept
         )
-    if isinstance(accept, str):
-        if rounds is None:
-            raise InvalidInput(
-                "accept", f'"{accept}" is a solver\'s result, but "{ACCURATE}" aims at the ODE\'s; give rounds'
-            )
-        accept = 1  # which the rounds override
-    if calls is not None:
-        raise InvalidInput("calls", f'solver "{ACCURATE}" chooses its own nodes; leave them out')
-    return accuracy_window(sigmas, cores, flow=flow, rounds=rounds, accept=accept)
+    elif request.calls is not None:
+        raise InvalidInput("calls", f'solver "{CUBIC}" chooses its own nodes; leave them out')
+    else:
+        ruled = 1 if isinstance(accept, str) else accept  # with rounds, a text has no effect
+        spec = accuracy_window(sigmas, cores, flow=flow, rounds=request.rounds, accept=ruled)
+    return Window(request.x, spec, accept)
 
 
 def _predicts_flow(prediction: str | None) -> bool | None:

@@ -1,4 +1,4 @@
-"""The clone's own Python environment (`.venv`): made, completed and entered. Standard library only."""
+"""Makes the clone's Python environment (`.venv`), completes it, and continues in it. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 REPO = Path(__file__).resolve().parent.parent
 SCRIPTS = REPO / "scripts"
@@ -23,16 +24,16 @@ TAIL_LINES = 25
 
 
 class SetupError(RuntimeError):
-    """Something the user has to know about; shown without a traceback."""
+    """An error of the set-up. The user sees its message without a traceback."""
 
 
 def say(message: str) -> None:
-    """Write one progress line to stderr (stdout is kept for results)."""
+    """Write one progress line to stderr; stdout is for results."""
     print(f"[chords] {message}", file=sys.stderr, flush=True)
 
 
 def digest(*parts: str | bytes) -> str:
-    """A short hash of everything given, in order."""
+    """A short hash of all parts, in their order."""
     h = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -40,8 +41,8 @@ def digest(*parts: str | bytes) -> str:
     return h.hexdigest()[:24]
 
 
-def read_stamp(path: Path) -> dict:
-    """The stamp file's content, or an empty dict if it is absent or broken."""
+def read_stamp(path: Path) -> dict[str, Any]:
+    """The content of a stamp file; empty if the file is missing or broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -49,8 +50,8 @@ def read_stamp(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def write_stamp(path: Path, value: dict) -> None:
-    """Write a stamp in one step, so that an interrupted run leaves none."""
+def write_stamp(path: Path, value: dict[str, Any]) -> None:
+    """Write a stamp file in one step, so that an interrupted run leaves no broken one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
@@ -58,8 +59,8 @@ def write_stamp(path: Path, value: dict) -> None:
 
 
 def venv_python(venv: Path = VENV) -> Path:
-    """The interpreter inside a virtual environment."""
-    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    """The interpreter of a virtual environment."""
+    return venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def inside_venv() -> bool:
@@ -68,7 +69,7 @@ def inside_venv() -> bool:
 
 
 def enter_venv() -> None:
-    """Make `.venv` if need be and go on in it: returns only when this process is `.venv`'s Python."""
+    """Make `.venv` if necessary, and continue in it. It returns only if this process is the Python of `.venv`."""
     if inside_venv():
         return
     python = venv_python()
@@ -78,10 +79,10 @@ def enter_venv() -> None:
 
 
 def become(command: list[str]) -> int:
-    """Go on as another program; on Windows, where that loses the terminal, run it and give its status."""
+    """Continue as another program. On Windows, where that would lose the terminal, run it and return its status."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.name == "nt":
+    if sys.platform == "win32":
         return subprocess.call(command)
     os.execv(command[0], command)
     return 1  # not reached
@@ -95,7 +96,7 @@ def _runs(python: Path) -> bool:
 
 
 def _make_venv() -> None:
-    """Create `.venv` with the running interpreter; a broken one is replaced."""
+    """Make `.venv` with the running interpreter, in place of a broken one."""
     version = ".".join(map(str, sys.version_info[:3]))
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
@@ -112,7 +113,7 @@ def _make_venv() -> None:
 
 
 def ensure_pip() -> None:
-    """Give `.venv` its pip back if it has none."""
+    """Install pip in `.venv` if it is missing."""
     if importlib.util.find_spec("pip") is not None:
         return
     say("installing pip into .venv")
@@ -123,7 +124,11 @@ def ensure_pip() -> None:
 
 
 def pip(what: str, *arguments: str, cwd: Path | None = None) -> None:
-    """Run pip, saying `what` is being done and that it still goes on; its output goes to a log file."""
+    """Run pip. Progress lines say ``what`` it does; its own output goes to a log file.
+
+    Raises:
+        SetupError: pip failed.
+    """
     PIP_LOG.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     say(f"{what} ...")
@@ -137,12 +142,12 @@ def pip(what: str, *arguments: str, cwd: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def _heartbeat(what: str, started: float, every: float = 20.0) -> Iterator[None]:
-    """Say now and then that a long job is still going on."""
+    """Report every ``every`` seconds that a long job is still running."""
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(every):
-            say(f"{what}: still at it after {time.monotonic() - started:.0f} s")
+            say(f"{what}: still running after {time.monotonic() - started:.0f} s")
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -164,20 +169,20 @@ def tail(path: Path, lines: int = TAIL_LINES) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, so that two set-ups of one clone take turns."""
+    """Hold an exclusive lock on a file, so that two set-ups of one clone run one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as handle:
         if not _try_lock(handle):
             say("another set-up of this clone is running; waiting for it")
             while not _try_lock(handle):
                 time.sleep(0.5)
-        yield  # the lock goes when the file is closed
+        yield  # closing the file releases the lock
 
 
-def _try_lock(handle) -> bool:
-    """Take the lock if it is free (the operating system releases it when the process ends)."""
+def _try_lock(handle: IO[bytes]) -> bool:
+    """Take the lock if it is free. The operating system releases it when the process ends."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             handle.seek(0)

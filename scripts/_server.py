@@ -1,9 +1,9 @@
-"""A ComfyUI server of our own for the demo, the tests and the benchmarks.
+"""A ComfyUI server for the demo, the tests and the benchmarks, with folders of its own.
 
     with ComfyServer(host) as server:
         run = server.client().run(workflow)
 
-Standard library only; the client is client.py.
+Standard library only, apart from the client.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from client import ComfyClient
 
 TAIL_LINES = 40
-WATCHDOG = """
+_WATCHDOG_SOURCE = """
 import os, shutil, signal, subprocess, sys, time
 for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 sys.stdin.buffer.read()
-if os.name == "nt":
+if sys.platform == "win32":
     subprocess.call(["taskkill", "/F", "/T", "/PID", sys.argv[1]])
 else:
     try:
@@ -46,16 +49,23 @@ for _ in range(50):
 
 
 class ServerError(RuntimeError):
-    """ComfyUI did not start, or stopped; the message carries the end of its log."""
+    """ComfyUI did not start, or it stopped. The message has the end of its log."""
 
 
 class ComfyServer:
-    """A context manager: ComfyUI on a free local port, with folders of its own, always stopped at the end.
+    """A context manager: ComfyUI on a free local port. It is always stopped at the end.
 
-    host: the ComfyUI folder. folder: where its output, temp, user and input folders and its log go; by
-    default a temporary one, removed at the end. output: another place for the output folder.
-    threads: OMP_NUM_THREADS for the server (None leaves it alone). cpu: None uses the CPU where torch sees
-    no CUDA. arguments: further ones for main.py. environment: further variables.
+    Args:
+        host: the ComfyUI folder.
+        folder: the folder for its output, temp, user and input folders and its log. By default a temporary folder,
+            which is removed at the end.
+        output: another output folder.
+        threads: OMP_NUM_THREADS for the server; None does not set it.
+        cpu: whether it computes on the CPU; None: where torch finds no CUDA device.
+        arguments: further arguments for main.py.
+        environment: further environment variables.
+        time_limit: the seconds in which it must answer.
+        python: the interpreter that runs it.
     """
 
     def __init__(
@@ -66,11 +76,11 @@ class ComfyServer:
         output: Path | str | None = None,
         threads: int | None = 1,
         cpu: bool | None = None,
-        arguments: tuple[str, ...] | list[str] = (),
+        arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         time_limit: float = 240.0,
         python: str = sys.executable,
-    ):
+    ) -> None:
         self.host = Path(host)
         self.python = python
         self.arguments = tuple(arguments)
@@ -81,9 +91,9 @@ class ComfyServer:
         self._keep = folder is not None
         self._folder = Path(folder) if folder is not None else None
         self._output = Path(output) if output is not None else None
-        self._process: subprocess.Popen | None = None
-        self._watchdog: subprocess.Popen | None = None
-        self._handlers: dict[int, object] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._handlers: dict[int, Any] = {}
         self.port = 0
 
     @property
@@ -100,12 +110,12 @@ class ComfyServer:
 
     @property
     def log_path(self) -> Path:
-        """Where everything the server writes to its terminal goes."""
+        """The file with everything that the server prints."""
         return self.folder / "server.log"
 
     @property
     def output_directory(self) -> Path:
-        """Where the nodes that save leave their files."""
+        """The folder where nodes save their files."""
         return self._output or self.folder / "output"
 
     @property
@@ -124,7 +134,7 @@ class ComfyServer:
     def __enter__(self) -> ComfyServer:
         return self.start()
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.stop()
 
     def start(self) -> ComfyServer:
@@ -132,7 +142,7 @@ class ComfyServer:
         self._make_folders()
         self._catch_signals()
         try:
-            for attempt in range(3):  # the free port may be taken by another process before ours binds it
+            for attempt in range(3):  # another process may take the free port before ours does
                 self.port = _free_port()
                 self._launch()
                 try:
@@ -155,7 +165,7 @@ class ComfyServer:
             _remove(self._folder)
 
     def _make_folders(self) -> None:
-        """Create the server's own folders."""
+        """Make the folders of the server."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="chords-server-"))
         self._folder = self._folder.resolve()
@@ -184,7 +194,7 @@ class ComfyServer:
         ]
 
     def _launch(self) -> None:
-        """Start the process, in a group of its own, with its output in the log."""
+        """Start the process in a process group of its own, with its output in the log."""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if self.threads is not None:
             environment["OMP_NUM_THREADS"] = str(self.threads)
@@ -202,11 +212,13 @@ class ComfyServer:
         self._watchdog = _watch(self.python, self._process, None if self._keep else self.folder)
 
     def _wait(self) -> None:
-        """Return when the server answers; raise with the log's tail if it ends or takes too long."""
+        """Return when the server answers; raise ServerError if it ends or takes too long."""
+        process = self._process
+        assert process is not None
         limit = time.monotonic() + self.time_limit
         while time.monotonic() < limit:
-            if self._process.poll() is not None:
-                self._fail(f"ComfyUI ended with status {self._process.returncode} before it answered")
+            if process.poll() is not None:
+                self._fail(f"ComfyUI ended with status {process.returncode} before it answered")
             with contextlib.suppress(OSError):
                 with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5) as answer:
                     if answer.status == 200:
@@ -220,7 +232,7 @@ class ComfyServer:
         raise ServerError("\n".join([f"{message}. The end of its log:", *lines]))
 
     def _kill(self) -> None:
-        """End the whole process tree, kindly first."""
+        """End the whole process tree: first with SIGTERM, then with SIGKILL."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -229,19 +241,20 @@ class ComfyServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
                 break
-        _kill(process)  # whatever the server itself had started is in the same group
+        _kill(process)  # processes that the server started are in the same group
         watchdog, self._watchdog = self._watchdog, None
-        if watchdog is not None:  # it would end a process of that number, which may soon be another one
+        if watchdog is not None:  # it would end the process with this number, which may soon be another process
             watchdog.kill()
             watchdog.wait()
-            watchdog.stdin.close()
+            if watchdog.stdin is not None:
+                watchdog.stdin.close()
 
     def _catch_signals(self) -> None:
-        """Turn SIGTERM and SIGHUP into a KeyboardInterrupt, as SIGINT is, so that `stop` runs."""
+        """Raise KeyboardInterrupt for SIGTERM and SIGHUP, as for SIGINT, so that `stop` runs."""
         if threading.current_thread() is not threading.main_thread():
             return
 
-        def leave(number: int, _frame: object) -> None:
+        def leave(number: int, _frame: FrameType | None) -> None:
             raise KeyboardInterrupt(signal.Signals(number).name)
 
         for name in ("SIGTERM", "SIGHUP"):
@@ -250,29 +263,30 @@ class ComfyServer:
                 self._handlers[number] = signal.signal(number, leave)
 
     def _restore_signals(self) -> None:
-        """Put the former signal handlers back."""
+        """Restore the former signal handlers."""
         while self._handlers:
             number, handler = self._handlers.popitem()
-            with contextlib.suppress(ValueError):  # not in the main thread
+            with contextlib.suppress(ValueError):  # outside the main thread
                 signal.signal(number, handler)
 
 
-def _own_group() -> dict:
+def _own_group() -> dict[str, Any]:
     """Arguments for Popen that put the child in a process group of its own."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
 
 
-def _watch(python: str, process: subprocess.Popen, folder: Path | None) -> subprocess.Popen:
-    """A helper process that cleans up if this process dies without doing so (SIGKILL, a crash)."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = [python, "-S", "-c", WATCHDOG, str(process.pid), *([str(folder)] if folder else [])]
+def _watch(python: str, process: subprocess.Popen[bytes], folder: Path | None) -> subprocess.Popen[bytes]:
+    """A process that ends the server and removes its folder if this process dies without doing so (SIGKILL, a
+    crash)."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [python, "-S", "-c", _WATCHDOG_SOURCE, str(process.pid), *([str(folder)] if folder else [])]
     return subprocess.Popen(command, stdin=subprocess.PIPE, **quiet, **_own_group())
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder that a process just ended may still have been writing into."""
+    """Remove a folder. A process that has just ended may still have written into it."""
     limit = time.monotonic() + 5
     while folder.exists() and time.monotonic() < limit:
         shutil.rmtree(folder, ignore_errors=True)
@@ -281,31 +295,32 @@ def _remove(folder: Path) -> None:
 
 
 def _free_port() -> int:
-    """A local TCP port nobody listens on now."""
+    """A local TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _has_cuda(python: str) -> bool:
-    """Whether that Python's torch sees a CUDA (or ROCm) device."""
+    """Whether the torch of this interpreter finds a CUDA (or ROCm) device."""
     code = "import torch; print(torch.cuda.is_available())"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip().endswith("True")
 
 
-def _terminate(process: subprocess.Popen) -> None:
-    """Ask the process group to end."""
-    if os.name == "nt":
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM to the process group."""
+    if sys.platform == "win32":
         process.terminate()
     else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
 
 
-def _kill(process: subprocess.Popen) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the process and its children at once."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         command = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
         subprocess.run(command, capture_output=True, check=False)
     else:

@@ -1,9 +1,9 @@
-"""torch, torchvision and torchaudio in `.venv`: the ones that belong together, also with a CPU torch.
+"""Installs versions of torch, torchvision and torchaudio that belong together, also with a CPU torch.
 
-The Linux wheels of torchvision and torchaudio are linked against CUDA. ComfyUI imports both at start but
-needs none of their compiled code on a CPU, so with a CPU torch they are installed without their dependencies
-and made importable: torchvision gets the operator schemas its compiled part would have registered, and
-torchaudio loses the shared libraries that cannot be loaded.
+The Linux wheels of torchvision and torchaudio are linked against CUDA. ComfyUI imports both when it starts, and needs
+none of their compiled code on a CPU. Therefore, with a CPU torch, they are installed without their dependencies and
+made importable: torchvision gets the operator schemas that its compiled part would register, and the shared libraries
+of torchaudio that cannot be loaded are removed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from _env import SCRIPTS, SetupError, pip, say
 PARTS = ("torch", "torchvision", "torchaudio")
 SHIM_NAME = "comfyui_chords_torchvision_shim"
 SHIM_SOURCE = '''\
-"""Lets a CUDA-linked torchvision be imported beside a CPU-only torch; written by scripts/host.py.
+"""Makes a CUDA-linked torchvision importable with a CPU torch; written by scripts/host.py.
 
-torchvision registers Python code for operators that its compiled part defines. Where that part cannot be
-loaded (no CUDA libraries) the import fails; defining the bare schemas first is enough for it to succeed.
+torchvision registers Python code for operators that its compiled part defines. Without CUDA libraries that part cannot
+be loaded, and the import fails. It succeeds if the schemas of the operators are defined before.
 """
 
 import sys
 
 
 class _BeforeTorchvision:
-    """An import hook that finds nothing itself: it only acts just before torchvision is imported."""
+    """An import hook that finds nothing itself: it acts before the import of torchvision."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
@@ -44,7 +44,7 @@ def _define_schemas():
     import torch
 
     if torch.version.cuda is not None or torch.version.hip is not None:
-        return  # the compiled part can be loaded and brings its own
+        return  # the compiled part can be loaded and defines them
     for name in ("nms", "qnms"):
         schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         try:
@@ -58,14 +58,14 @@ sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def pinned() -> dict[str, str]:
-    """Name -> version, from requirements-torch.txt."""
+    """The versions in requirements-torch.txt, by name."""
     lines = (SCRIPTS / "requirements-torch.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     return {name.strip(): version.strip() for name, version in pairs}
 
 
 def installed(name: str) -> str | None:
-    """The installed version of a distribution without its local part (+cpu, +cu130), or None."""
+    """The installed version of a distribution without its local part (+cpu, +cu130); None if it is not installed."""
     importlib.invalidate_caches()
     try:
         return importlib.metadata.version(name).split("+")[0]
@@ -80,12 +80,12 @@ def versions() -> dict[str, str]:
 
 
 def install_torch_parts() -> None:
-    """Install what is missing of the three. A torch that is there is kept."""
+    """Install what is missing of the three. An installed torch is kept."""
     pins = pinned()
     if installed("torch") is None:
         what = f"installing torch {pins['torch']} (large where it is a CUDA build)"
         pip(what, "install", f"torch=={pins['torch']}")
-    torch_version = installed("torch")
+    torch_version = installed("torch") or pins["torch"]
     wanted = [_companion(name, torch_version, pins) for name in PARTS[1:]]
     missing = [requirement for requirement in wanted if not _satisfied(requirement)]
     if missing:
@@ -94,26 +94,33 @@ def install_torch_parts() -> None:
 
 
 def check_torch_parts() -> None:
-    """See to it that all three can be imported; on Linux with a CPU torch, mend what cannot."""
+    """Check that all three can be imported; on Linux with a CPU torch, repair those that cannot.
+
+    Raises:
+        SetupError: one of them cannot be imported.
+    """
     say(f"torch {installed('torch')} for {_accelerator()}")
     for name in PARTS[1:]:
         problem = _probe(name)
         if problem and _linux_cpu():
-            say(f"making {name} importable beside a CPU torch")
-            _install_torchvision_shim() if name == "torchvision" else _drop_torchaudio_libraries()
+            say(f"making {name} importable with a CPU torch")
+            if name == "torchvision":
+                _install_torchvision_shim()
+            else:
+                _remove_torchaudio_libraries()
             problem = _probe(name)
         if problem:
-            raise SetupError(f"{name} cannot be imported, and ComfyUI needs that:\n{problem}")
+            raise SetupError(f"{name} cannot be imported, and ComfyUI needs it:\n{problem}")
 
 
 def _companion(name: str, torch_version: str, pins: dict[str, str]) -> str:
-    """The requirement for the torchvision or torchaudio that belongs to this torch."""
+    """The requirement for the version of torchvision or torchaudio that belongs to this version of torch."""
     if torch_version == pins["torch"]:
         return f"{name}=={pins[name]}"
     major, minor = (int(part) for part in torch_version.split(".")[:2])
-    if name == "torchvision":  # 0.(n + 15) goes with 2.n
+    if name == "torchvision":  # 0.(n + 15) belongs to 2.n
         return f"torchvision==0.{minor + 15}.*"
-    return f"torchaudio=={major}.{min(minor, 11)}.*"  # 2.11 is the last that follows torch's numbers
+    return f"torchaudio=={major}.{min(minor, 11)}.*"  # 2.11 is the last version with the number of torch
 
 
 def _satisfied(requirement: str) -> bool:
@@ -124,13 +131,13 @@ def _satisfied(requirement: str) -> bool:
 
 
 def _linux_cpu() -> bool:
-    """Whether this is the case that needs help: CUDA-linked companions beside a CPU torch."""
+    """Whether this is the case that needs a repair: CUDA-linked wheels with a CPU torch."""
     return sys.platform.startswith("linux") and _accelerator() == "CPU"
 
 
 @functools.cache
 def _accelerator() -> str:
-    """What the installed torch was built for: "CUDA 13.0", "ROCm ..." or "CPU"."""
+    """The accelerator of the installed torch build: "CUDA 13.0", "ROCm ..." or "CPU"."""
     code = "import json, torch; print(json.dumps([torch.version.cuda, torch.version.hip]))"
     done = _python(code)
     if done.returncode != 0:
@@ -140,25 +147,25 @@ def _accelerator() -> str:
 
 
 def _probe(name: str) -> str | None:
-    """None if the package can be imported, else why not."""
+    """Why a package cannot be imported; None if it can."""
     done = _python(f"import {name}")
     return None if done.returncode == 0 else done.stderr.strip()[-1500:]
 
 
-def _python(code: str) -> subprocess.CompletedProcess:
-    """Run a line of Python in a fresh interpreter of `.venv`."""
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of Python in a new interpreter of `.venv`."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def _install_torchvision_shim() -> None:
-    """Add an import hook to `.venv` (a .pth file runs at every start and costs next to nothing)."""
+    """Add an import hook to `.venv` by a .pth file, which runs at every start of Python."""
     site = Path(sysconfig.get_path("purelib"))
     (site / f"{SHIM_NAME}.py").write_text(SHIM_SOURCE, encoding="utf-8")
     (site / f"{SHIM_NAME}.pth").write_text(f"import {SHIM_NAME}\n", encoding="utf-8")
 
 
-def _drop_torchaudio_libraries() -> None:
-    """Remove torchaudio's compiled parts, which need CUDA; it then imports as pure Python."""
+def _remove_torchaudio_libraries() -> None:
+    """Remove the compiled parts of torchaudio, which need CUDA. Its Python part can then be imported."""
     site = Path(sysconfig.get_path("platlib"))
     for library in sorted((site / "torchaudio").rglob("*.so")):
         library.unlink()

@@ -1,15 +1,15 @@
-"""Check which way the imports run: nodes -> nodes/host -> chords_core, and ComfyUI only behind nodes/host.
+"""Checks the direction of imports: nodes -> nodes/host -> chords_core, and ComfyUI's internals only in nodes/host.
 
     python scripts/check_imports.py [folder]
 
-Prints every violation and exits with 1 if there is one. Reads the source only; imports nothing of the pack.
+It prints every violation, and exits with 1 if there is one. It reads the source only, and imports nothing of the pack.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,16 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, as an absolute name within the clone where it is ours."""
+    """An imported module. A module of the clone has its absolute name within the clone.
+
+    Attributes:
+        own: whether it is a module of the clone: a relative import, or one of the clone's packages.
+    """
 
     module: str
     line: int
     in_function: bool
-    own: bool  # reached by a relative import, or one of the clone's own packages
+    own: bool
 
     @property
     def top(self) -> str:
@@ -44,7 +48,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Violation:
-    """An import that the direction forbids."""
+    """An import against the direction."""
 
     path: str
     line: int
@@ -54,9 +58,13 @@ class Violation:
         return f"{self.path}:{self.line}: {self.message}"
 
 
+Rule = Callable[[Import], str | None]
+"""The message for an import that is not allowed; None for one that is."""
+
+
 def check(root: Path = REPO) -> list[Violation]:
     """All violations in the pack's own packages under `root`."""
-    found = []
+    found: list[Violation] = []
     for folder in ("chords_core", "nodes", "demo"):
         for path in sorted((root / folder).rglob("*.py")):
             found += check_file(path, root)
@@ -74,7 +82,7 @@ def check_file(path: Path, root: Path = REPO) -> list[Violation]:
 
 
 def imports(tree: ast.AST, path: Path) -> Iterator[Import]:
-    """Every import in a file. `from a import b` counts as a.b, since b may be a module."""
+    """Every import in a file. `from a import b` counts as a.b: b may be a module."""
     package = path.parts[:-1]
     for node, in_function in _walk(tree, False):
         if isinstance(node, ast.Import):
@@ -88,18 +96,18 @@ def imports(tree: ast.AST, path: Path) -> Iterator[Import]:
             for name in node.names:
                 parts = [*base, *(node.module or "").split("."), name.name]
                 yield Import(".".join(part for part in parts if part), node.lineno, in_function, True)
-        elif isinstance(node, ast.Call) and (name := _dynamic(node)):
-            yield _absolute(name, node.lineno, in_function)
+        elif isinstance(node, ast.Call) and (module := _dynamic(node)):
+            yield _absolute(module, node.lineno, in_function)
 
 
 def _absolute(name: str, line: int, in_function: bool) -> Import:
-    """An import by absolute name. `nodes` is then ComfyUI's module of that name, not our package."""
+    """An import by an absolute name. Here `nodes` is ComfyUI's module of that name, not our package."""
     own = name.split(".")[0] in OURS - {"nodes"}
     return Import(name, line, in_function, own)
 
 
 def _walk(node: ast.AST, in_function: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes below, each with whether it lies in a function; blocks for type checkers are left out."""
+    """All nodes below, each with whether it is in a function. Blocks for type checkers are skipped."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             for other in child.orelse:
@@ -121,8 +129,8 @@ def _dynamic(call: ast.Call) -> str | None:
     return value if isinstance(value, str) and not value.startswith(".") else None
 
 
-def _judge(path: Path):
-    """The rule for the folder a file lies in: Import -> message, or None where it is allowed."""
+def _judge(path: Path) -> Rule:
+    """The rule for the folder of a file."""
     parts = path.parts
     if parts[0] == "chords_core":
         return _judge_core
@@ -152,10 +160,10 @@ def _judge_demo(item: Import) -> str | None:
 
 
 def _judge_host(item: Import) -> str | None:
-    """nodes/host: ComfyUI as it likes, and chords_core, but nothing of nodes/ above itself."""
+    """nodes/host: any module of ComfyUI, and chords_core, but nothing else of nodes/."""
     if not item.own or item.top in {"chords_core", "demo"} or item.module.startswith("nodes.host"):
         return None
-    return f"nodes/host must not import {item.module}: the arrow runs from nodes to nodes/host"
+    return f"nodes/host must not import {item.module}: imports run from nodes to nodes/host"
 
 
 def _judge_nodes(item: Import) -> str | None:
@@ -169,6 +177,7 @@ def _judge_nodes(item: Import) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command, and return the exit status."""
     root = Path(arguments[0]).resolve() if arguments else REPO
     violations = check(root)
     for violation in violations:

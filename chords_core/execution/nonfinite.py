@@ -5,7 +5,7 @@ The items of a batch are counted by dimension 0. A tensor with fewer than two di
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ def has_finite_item(denoised: Tensor) -> bool:
     return _surely_finite(denoised) or bool(_finite_items(denoised).any())
 
 
-class Merged(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Merged:
     """Two answers to the same evaluation, put together item by item."""
 
     denoised: Tensor

@@ -16,12 +16,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Pool
 from ..checks import check_callable, shown
 from ..errors import InvalidInput, LaneStuck
 from ..methods.events import Evaluation
-
-Denoise = Callable[[Tensor, float], Tensor]
-"""``denoise(x, sigma) -> denoised``, of x's shape, device and dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,27 +34,6 @@ class EvaluationResult:
     seconds: float
     denoised: Tensor | None = None
     error: BaseException | None = None
-
-
-@runtime_checkable
-class Pool(Protocol):
-    """What the driver needs of a pool."""
-
-    @property
-    def lanes(self) -> int:
-        """How many lanes there are, numbered from 0."""
-
-    def submit(self, lane: int, evaluation: Evaluation) -> None:
-        """Start ``evaluation`` on an idle lane. A lane that is lost answers with an error."""
-
-    def next(self, timeout: float) -> EvaluationResult | None:
-        """The next result, or None after ``timeout`` seconds without one."""
-
-    def settle(self, within: float | None = None) -> list[EvaluationResult]:
-        """Wait until no evaluation is under way, and return the results that came in, errors too.
-
-        After ``within`` seconds (None: never) it gives up what is still under way. `next` must not return that later.
-        """
 
 
 @runtime_checkable

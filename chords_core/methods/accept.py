@@ -1,4 +1,4 @@
-"""Which hit ends the run."""
+"""Rules that decide which hit ends the run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from ..errors import InvalidInput
 
 @dataclass(frozen=True)
 class Residual:
-    """The authors' rule: accept a hit once the L2 norm of its difference from the hit before, divided by
-    the number of elements, is below ``threshold`` (> 0). The draft counts as a hit before; if no hit
-    passes, the slowest core's is taken."""
+    """The rule of the CHORDS authors' code.
+
+    It accepts a hit if the L2 norm of its difference from the hit before, divided by the number of elements, is below
+    ``threshold`` (> 0). The draft counts as a hit before. If no hit passes, the slowest core's is accepted.
+    """
 
     threshold: float
 
@@ -26,8 +28,8 @@ class Residual:
             raise InvalidInput("accept", f"a residual threshold must be a positive number, not {shown(self.threshold)}")
 
     def accepts(self, before: Tensor, after: Tensor) -> bool:
-        """Whether ``after`` is close enough to ``before`` (same shape). Items of a batch that are not finite in either
-        of the two do not count; without any that is, it is not."""
+        """Whether ``after`` is close enough to ``before`` (same shape). Items of a batch that are not finite in one of
+        the two do not count. If no item is finite, it is not close."""
         difference = after - before
         norm = float(difference.norm())
         if not math.isfinite(norm) and difference.ndim > 1:
@@ -38,11 +40,13 @@ class Residual:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Accept a hit once it differs from the hit before by at most ``threshold`` of its own RMS, in each item of the
-    batch; the draft does not count. If no hit passes, the slowest core's is taken.
+    """A rule that bounds the error, whatever the size of the latent.
 
-    The change between two hits is larger than the error of the later one (measured on the demo model:
-    benchmarks/results/trust.md), so ``threshold`` (> 0) bounds the error, whatever the size of the latent.
+    It accepts a hit if it differs from the hit before by at most ``threshold`` (> 0) of its own RMS, in each item of
+    the batch. The draft does not count. If no hit passes, the slowest core's is accepted.
+
+    The change between two hits is larger than the error of the later one, as measured on the demo model
+    (benchmarks/results/trust.md).
     """
 
     threshold: float
@@ -55,34 +59,42 @@ class Agreement:
         """Whether ``after`` is close enough to ``before`` (same shape). An item that is not finite does not count."""
         before, after = (x.double().flatten(1) if x.ndim > 1 else x.double()[None] for x in (before, after))
         change = (after - before).norm(dim=1)
-        known = change.isfinite()
-        near = change <= self.threshold * after.norm(dim=1)
-        return bool(known.any()) and bool(near[known].all())
+        finite = change.isfinite()
+        close = change <= self.threshold * after.norm(dim=1)
+        return bool(finite.any()) and bool(close[finite].all())
+
+
+AcceptRule = int | str | Residual | Agreement
+"""The number of a hit, "exact", or a rule on two hits."""
 
 
 @dataclass(frozen=True)
 class OnDemand:
-    """``otherwise`` (a hit's number, "exact" or `Residual`), unless ``asked()`` becomes true: then the newest hit, the
-    draft included, at once, or the first to come if there is none yet.
+    """The rule ``otherwise``, until ``asked()`` returns true. Then the newest hit ends the run at once.
 
-    ``asked`` is called in the thread of `chords_core.sample`, as often as its ``cancel``.
+    The newest hit may be the draft. If there is no hit yet, the first one ends the run.
+
+    Attributes:
+        otherwise: the number of a hit, "exact", `Residual` or `Agreement`.
+        asked: called in the thread of `chords_core.sample`, as often as its ``cancel``.
     """
 
-    otherwise: int | str | Residual | Agreement
+    otherwise: AcceptRule
     asked: Callable[[], bool]
 
     def __post_init__(self) -> None:
         check_callable("accept", self.asked, "nothing")
 
 
-Accept = int | str | Residual | Agreement | OnDemand
+Accept = AcceptRule | OnDemand
+"""What `chords_core.sample` takes as ``accept``."""
 
 
-def check_accept(accept: int | str | Residual | Agreement, cores: int) -> int | Residual | Agreement:
-    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest) or as a rule on two hits.
+def check_accept(accept: AcceptRule, cores: int) -> int | Residual | Agreement:
+    """``accept`` as the number of a hit (1 = fastest core .. ``cores`` = slowest), or the rule on two hits.
 
     Raises:
-        InvalidInput: for anything else, or a number out of range.
+        InvalidInput: for any other value, or a number out of range.
     """
     if isinstance(accept, Residual | Agreement):
         return accept

@@ -4,11 +4,11 @@ K cores integrate the same ODE from staggered start indices i_1 = 0 < ... < i_K.
 of its slower neighbour and takes over the neighbour's correction each time the neighbour has evaluated the
 index it was last corrected at (section 4, "rectification").
 
-What an evaluation depends on is fixed by the indices alone: core k producing index i_k + j*g, with
-g = i_k - i_{k-1}, waits for core k-1's evaluation at i_k + (j-1)*g, and for nothing else. The results are
-therefore the same whichever order the evaluations come back in.
+The indices alone decide what an evaluation depends on. Let g = i_k - i_{k-1}. To arrive at index i_k + j*g, core k
+waits for core k-1's evaluation at i_k + (j-1)*g, and for nothing else. So the results are the same in whatever order
+the evaluations come back.
 
-With one core it is the sequential sampler.
+With one core this is the sequential sampler.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..solvers.base import Solver, State, begin
+from ..solvers.base import Solver, State
 from .accept import Agreement, Residual
 from .events import Accepted, Evaluation, Event, Hit, Rectified, RoundDone
 from .start_indices import hit_depth
 
 
 class _Core:
-    """One core: the evaluation it is at, and the one it was last corrected at."""
+    """One core: its present index and state, and those of its last correction."""
 
     def __init__(self, start: int, gap: int, last: int, state: State) -> None:
         self.index = start
         self.gap = gap
-        self.last = last  # the last index whose evaluation anyone needs
+        self.last = last  # the last index whose evaluation is needed
         self.state = state
         self.x = state.x
-        self.denoised: Tensor | None = None  # at (index, x), once it is there
-        self.base = start  # index of the last correction, with the state and evaluation there
+        self.denoised: Tensor | None = None  # the evaluation at (index, x), once it has come
+        self.base = start  # the index of the last correction, with the state and the evaluation there
         self.base_x = self.x
         self.base_denoised: Tensor | None = None
 
@@ -46,13 +46,13 @@ class Chords:
         x: the state at ``sigmas[0]``, any shape.
         sigmas: N+1 values, strictly descending, on x's device.
         starts: i_1..i_K, valid by `chords_core.methods.start_indices.check_starts`.
-        solver: the fine solver.
-        accept: the number of the hit to end with (1..K), or a rule on two hits.
+        solver: what each core takes its steps with.
+        accept: the number of the hit that ends the run (1..K), or a rule on two hits.
 
     Attributes:
         hits: the hits so far, the draft first.
-        accepted: the hit the run ended with, or None while it goes on.
-        depth: the most rounds the run can take.
+        accepted: the hit that ended the run, or None while it goes on.
+        depth: how many rounds the run takes at most.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Chords:
         solver: Solver,
         accept: int | Residual | Agreement,
     ) -> None:
-        self._levels: list[float] = sigmas.tolist()
+        self._sigmas: list[float] = sigmas.tolist()
         self._steps = len(sigmas) - 1
         self._starts = tuple(starts)
         self._accept = accept
@@ -77,25 +77,25 @@ class Chords:
         )
         self._rounds_done = 0
         self._cores: list[_Core] = []
-        # Evaluations a faster neighbour has yet to be corrected with: (core, index) -> (x, denoised).
+        # Evaluations with which a faster neighbour has not been corrected yet: (core, index) -> (x, denoised).
         self._offered: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._ends: dict[int, Tensor] = {}
         self._ready: list[Evaluation] = []
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
-        self._newest_will_do = False
-        self._start_core(begin(solver, x, sigmas))
+        self._take_newest = False
+        self._start_core(solver.begin(x, sigmas))
 
     def ready(self) -> list[Evaluation]:
-        """The evaluations that may start now and have not been handed out before, most urgent first."""
+        """The evaluations that may start now and have not been returned before, the most urgent first."""
         evaluations = sorted(self._ready, key=lambda evaluation: (evaluation.depth, evaluation.core))
         self._ready = []
         return evaluations
 
     def complete(self, evaluation: Evaluation, denoised: Tensor) -> list[Event]:
-        """Take the result of one evaluation; returns what became of it, in order.
+        """Take the result of one evaluation. Returns the events that follow from it, in order.
 
-        Results may come in any order; each evaluation of `ready` must be completed once.
+        Results may come in any order. Each evaluation of `ready` must be completed once.
         """
         if self.accepted is not None:
             return []
@@ -108,7 +108,7 @@ class Chords:
             self._jump_on(evaluation.core, events)
         if evaluation.core < len(self._starts):
             self._offer(evaluation.core)
-        # This core may move on, and so may its faster neighbour, whether or not this one has to wait.
+        # This core may move on. So may its faster neighbour, whether or not this core has to wait.
         self._advance(evaluation.core, events)
         if evaluation.core < len(self._cores):
             self._advance(evaluation.core + 1, events)
@@ -117,8 +117,8 @@ class Chords:
         return events
 
     def accept_newest(self) -> list[Event]:
-        """End with the newest hit, the draft included; if there is none yet, with the first to come."""
-        self._newest_will_do = True
+        """End with the newest hit, which may be the draft. If there is none yet, the first one will end the run."""
+        self._take_newest = True
         events: list[Event] = []
         if self.hits and self.accepted is None:
             self._end_with(self.hits[-1], events)
@@ -138,13 +138,13 @@ class Chords:
         core = self._cores[number - 1]
         if core.index <= core.last:
             depth = self._round(number, core.index)
-            self._ready.append(Evaluation(number, core.index, depth, core.x, self._levels[core.index]))
+            self._ready.append(Evaluation(number, core.index, depth, core.x, self._sigmas[core.index]))
 
     def _jump_on(self, number: int, events: list[Event]) -> None:
-        """From a core's first evaluation, start the next faster core, or jump to the end: the draft.
+        """From a core's first evaluation, start the next faster core, or jump to the end, which is the draft.
 
-        To first order also for multistep solvers: extrapolating history over so long a jump errs several times more
-        on guided models.
+        The jump is of first order for multistep solvers too: extrapolation of the history over so long a jump has
+        several times the error on guided models.
         """
         core = self._cores[number - 1]
         assert core.denoised is not None
@@ -158,7 +158,7 @@ class Chords:
             events.append(draft)
 
     def _offer(self, number: int) -> None:
-        """Keep the evaluation just made if the faster neighbour will be corrected with it."""
+        """Keep the new evaluation if the faster neighbour will be corrected with it."""
         core = self._cores[number - 1]
         start = self._starts[number]
         if core.index >= start and (core.index - start) % (start - self._starts[number - 1]) == 0:
@@ -166,7 +166,7 @@ class Chords:
             self._offered[number, core.index] = core.x, core.denoised
 
     def _advance(self, number: int, events: list[Event]) -> None:
-        """Move a core one step on if everything it waits for is there."""
+        """Move a core one step on, if everything that it waits for has come."""
         core = self._cores[number - 1]
         if core.denoised is None:
             return
@@ -187,10 +187,10 @@ class Chords:
             self._request(number)
 
     def _rectify(self, number: int, state: State) -> State:
-        """The state of a core moved by what its slower neighbour knows better.
+        """The state of a core, corrected by its slower neighbour.
 
-        The neighbour has evaluated ``base``, where this core was last corrected: the jump of the
-        difference there, in state and evaluation, is added.
+        The neighbour has evaluated ``base``, where this core was last corrected. The jump of the difference there, in
+        state and evaluation, is added.
         """
         core = self._cores[number - 1]
         assert core.base_denoised is not None
@@ -207,8 +207,8 @@ class Chords:
             events.append(RoundDone(done, self.depth))
 
     def _settle(self, events: list[Event]) -> None:
-        """Report hits in their order, fastest core first, whichever core came in first; accept one."""
-        if self.hits and self.accepted is None and self._newest_will_do:
+        """Report hits from the fastest core on, whichever core reached the end first, and accept one."""
+        if self.hits and self.accepted is None and self._take_newest:
             self._end_with(self.hits[-1], events)
         while self.hits and self.accepted is None:
             number = len(self._starts) - len(self.hits) + 1
@@ -232,12 +232,12 @@ class Chords:
 
 
 def needed_indices(steps: int, starts: Sequence[int], last_core: int) -> tuple[int, ...]:
-    """For each core the last index whose evaluation the hits down to ``last_core`` depend on.
+    """For each core the last index whose evaluation is needed for the hits down to ``last_core``.
 
-    Cores slower than ``last_core`` go only as far as their faster neighbour is corrected from them.
+    Cores slower than ``last_core`` only go as far as they correct their faster neighbour.
     """
     last = [steps - 1] * len(starts)
-    arrival = steps  # the last index the faster neighbour has to arrive at
+    arrival = steps  # the last index at which the faster neighbour has to arrive
     for k in range(last_core - 2, -1, -1):
         start, gap = starts[k + 1], starts[k + 1] - starts[k]
         corrections = (arrival - start) // gap

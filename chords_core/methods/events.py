@@ -1,4 +1,4 @@
-"""What happens in a run, as immutable records: evaluations to make and events to report."""
+"""What happens in a run, as immutable records: evaluations to make, and events to report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One model evaluation that may start now. Self-contained, so that it can be issued again elsewhere.
+    """One model evaluation that may start now. It says all that a call needs, so that another lane can repeat it.
 
-    ``core``: 1 = slowest; ``index``: step on the sigma grid; ``depth``: the round it belongs to when
-    every core has a device of its own, from 1; ``x``: the state there; ``sigma``: its noise level.
+    Attributes:
+        core: 1 is the slowest.
+        index: the step of the schedule, from 0.
+        depth: the round to which it belongs if every core has a lane, from 1.
+        x: the state there.
+        sigma: its sigma.
     """
 
     core: int
@@ -24,7 +28,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """All evaluations of the first ``depth`` rounds are there; the accepted hit needs at most ``of``."""
+    """All evaluations of the first ``depth`` rounds have come. The accepted hit needs at most ``of`` rounds."""
 
     depth: int
     of: int
@@ -32,7 +36,7 @@ class RoundDone:
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A lane has answered: which evaluation, on which lane, and how many seconds it took there."""
+    """A lane has made an evaluation, in so many ``seconds``."""
 
     core: int
     index: int
@@ -45,7 +49,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Rectified:
-    """Core ``core``, arriving at ``index``, took over the correction of its slower neighbour."""
+    """Core ``core`` was corrected by its slower neighbour when it arrived at ``index``."""
 
     core: int
     index: int
@@ -53,9 +57,14 @@ class Rectified:
 
 @dataclass(frozen=True, eq=False)
 class Hit:
-    """An estimate of the end, made by ``core``: K = the fastest, ..., 1 = the slowest, the sequential
-    sampler; 0 = the draft, one jump to the end from the fastest core's first evaluation.
-    ``depth``: sequential model calls it took; ``x``: the state at the last sigma."""
+    """An estimate of the end.
+
+    Attributes:
+        core: which made it. K is the fastest, 1 the slowest, which is the sequential sampler. 0 is the draft: one jump
+            to the end from the fastest core's first evaluation.
+        depth: the model calls in a row that it took.
+        x: the state at the last sigma.
+    """
 
     core: int
     depth: int
@@ -71,8 +80,8 @@ class Accepted:
 
 @dataclass(frozen=True, eq=False)
 class LaneLost:
-    """A lane raised ``error``, or was alone with NaN (`LaneFaulty`), and gets no more work; its evaluation goes to
-    another lane."""
+    """A lane raised ``error``, or was the only one to return NaN (`LaneFaulty`). It gets no more work, and its
+    evaluation goes to another lane."""
 
     lane: int
     error: Exception
@@ -80,8 +89,8 @@ class LaneLost:
 
 @dataclass(frozen=True)
 class LaneSlow:
-    """A lane has been at an evaluation for ``seconds``, too long; it goes to another lane as well, if there is one.
-    The lane gets no more work until it is back."""
+    """A lane has been at an evaluation for ``seconds``, which is too long. Another lane, if there is one, makes the
+    evaluation too. The slow lane gets no more work until it is back."""
 
     lane: int
     seconds: float
@@ -89,7 +98,7 @@ class LaneSlow:
 
 @dataclass(frozen=True)
 class LaneBack:
-    """A lane that was slow has answered after all, ``seconds`` after it began, and gets work again."""
+    """A slow lane has answered, ``seconds`` after it began. It gets work again."""
 
     lane: int
     seconds: float

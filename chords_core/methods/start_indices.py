@@ -1,8 +1,8 @@
 """Where on the sigma grid each core starts: ``starts[k - 1]`` is i_k, the index of core k's first evaluation.
 
-Cores are numbered from 1, the slowest, to K, the fastest. Core 1 starts at index 0 and is the sequential
-sampler; core k is started by one jump from core k-1's first evaluation, one round later. Over N steps
-core k therefore reaches the end after N - i_k + k - 1 sequential model calls, its *depth*.
+Cores are numbered from 1, the slowest, to K, the fastest. Core 1 starts at index 0 and is the sequential sampler. Core
+k starts with one jump from core k-1's first evaluation, one round later. So core k reaches the end of N steps after
+N - i_k + k - 1 model calls in a row. That number is its *depth*.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ _AUTHORS_50 = {4: (0, 8, 16, 32), 8: (0, 2, 4, 8, 16, 24, 32, 40)}
 
 
 def hit_depth(steps: int, starts: Sequence[int], core: int) -> int:
-    """Sequential model calls until ``core`` (1 = slowest) reaches the end of ``steps`` steps."""
+    """Model calls in a row until ``core`` (1 = slowest) reaches the end of ``steps`` steps."""
     return steps - starts[core - 1] + core - 1
 
 
 def lattice_starts(steps: int, cores: int, q: int = 2) -> list[int]:
     """Evenly spaced starts: the fastest core is rectified every d steps, the last time exactly at the end.
 
-    With gap d and q rectifications of the fastest core, its hit is the q-th parareal iterate on a
-    pipelined grid; the depth is cores - 1 + q*d. Larger q is slower and closer to the sequential result.
-    Where ``steps`` leave no room, q and then the number of cores shrink, so that the list may be shorter
-    than ``cores``.
+    With gap d and q rectifications of the fastest core, its hit is the q-th parareal iterate on a pipelined grid. Its
+    depth is cores - 1 + q*d. A larger q is slower and closer to the sequential result. Where ``steps`` leave no room, q
+    and then the number of cores become smaller, so that the list may be shorter than ``cores``.
 
     Args:
         steps: N >= 1.

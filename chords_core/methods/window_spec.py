@@ -1,4 +1,4 @@
-"""Plans for `methods.window.Window`: from sigmas, a solver and what is asked for to nodes, rule and rounds."""
+"""Specifications for `methods.window.Window`: from sigmas and a solver to nodes, rule and rounds."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..checks import check_whole
-from ..solvers.base import Solver
+from ..solvers import EULER, Solver
+from ..solvers.cubic import cubic_updates, curve_nodes
 from ..solvers.interpolated import interpolation_nodes
-from ..solvers.linear_form import amplification, cubic_rows, curve_nodes, in_flow_coordinates, is_flow, solver_rows
-from .accept import Agreement, Residual
+from ..solvers.linear_form import amplification, in_flow_coordinates, is_flow, solver_updates
+from .accept import AcceptRule, Agreement, Residual
 from .path import CubicPath, SolverPath
 from .window import WindowSpec
-from .window_rule import BUDGET, Fixed, MovingRule, paced_starts, window_starts
+from .window_rule import BUDGET, MovingRule, ScheduledRule, paced_starts, window_starts
 
 STRICTER = 4.0
-"""The budget is divided by this for each later hit that is asked for."""
+"""The budget of moves is divided by this for each later hit that is asked for."""
 
-_STRICTEST = 60  # times: beyond, nothing is within the budget
+_MAX_STRICTER = 60
+"""How many times at most. A smaller budget allows no move at all."""
 
-_MORE_ROUNDS = {"dpmpp_2m": 0.12, "res_multistep": 0.12, "uni_pc": 0.27, "uni_pc_bh2": 0.27}
-"""For each of at most `_MOST_STEPS` steps, for solvers that amplify more than Euler does."""
+_MAX_COUNTED_STEPS = 25
+"""More steps than this hardly take more rounds: some of them are left out."""
 
-_MOST_STEPS = 25
-"""Of more steps some are left out."""
+_NODES_ON_A_PATH = 50
+"""New nodes are at most 1 + N / 50 steps apart: about 50 nodes on the path, however many steps it has."""
 
-_FINE = 50
-"""New nodes are at most 1 + N / 50 steps apart: some 50 nodes on the path, however many steps it has."""
+_FLOW_EXPONENT = 1.6
+"""`methods.window_rule.window_starts` advances with this power over the nodes of a flow model's schedule. Above 1, the
+window stays longer at the start."""
 
-_EXPONENT_CUBIC = 1.6
-"""The power of the window's way over the nodes of `curve_nodes` on a flow model's schedule: above 1, it stays longer at
-the start."""
-
-_EXPONENT_EPS = 1.0
-"""The same for eps models, where the first nodes are easy: at sigmas far above the data nothing is decided."""
+_EPS_EXPONENT = 1.0
+"""The same for eps models. Their first nodes are easy: at sigmas far above the data nothing is decided."""
 
 
 def solver_window(
@@ -47,47 +46,50 @@ def solver_window(
     calls: int | None = None,
     slopes: bool = True,
     rounds: int | None = None,
-    accept: int | str | Residual | Agreement = 1,
-    name: str = "euler",
+    accept: AcceptRule = 1,
 ) -> WindowSpec:
-    """A plan that comes close to the ``solver``'s own result on ``sigmas`` (N+1 values), by measured moves.
+    """A window that comes close to the ``solver``'s own result on ``sigmas``, by measured moves.
 
     Args:
-        flow: the model predicts as a flow model does, or, if False, as an eps model; None: by the first sigma.
-        calls: at how many of the steps the model is called (`interpolation_nodes`); None: at each.
-        rounds: how many to make, with a window that moves by plan: after N rounds the result is exactly the solver's.
-            None: by ``accept``. A number n asks for the budget of `methods.window_rule`, divided n - 1 times by
-            `STRICTER`. "exact" asks for as many rounds as it takes until every node was evaluated where it is now, to
-            rounding; `Residual` and `Agreement` for the same, unless they accept before.
-
-        name: the solver's, by which `expected_rounds` knows it.
+        sigmas: N+1 values, strictly descending.
+        cores: K, the nodes evaluated in a round.
+        solver: whose result is the aim.
+        flow: True for the states of a flow model, False for those of an eps model. None: the first sigma decides.
+        calls: at how many of the steps to call the model (`interpolation_nodes`); None: at each.
+        slopes: whether local models have slopes (secant) or not (Picard).
+        rounds: how many to make, with a window that moves by schedule. After N rounds the result is exactly the
+            solver's. None: ``accept`` decides. A number n asks for the budget of `methods.window_rule`, divided n - 1
+            times by `STRICTER`. "exact" goes on until every node was evaluated where it is now, apart from rounding.
+            `Residual` and `Agreement` do too, unless they accept a hit before.
+        accept: see ``rounds``.
 
     Raises:
         InvalidInput: unless 2 <= calls <= N.
     """
-    levels: list[float] = sigmas.tolist()
-    steps = len(levels) - 1
+    values: list[float] = sigmas.tolist()
+    steps = len(values) - 1
     nodes = tuple(range(steps)) if calls is None else interpolation_nodes(steps, calls)
     cores = min(cores, len(nodes))
-    times, rows = _times(levels, flow), solver_rows(solver, sigmas)
-    if times[0] != levels[0]:
-        rows = in_flow_coordinates(rows, levels)
-    rank = accept if isinstance(accept, int) else 1
+    times, updates = _times(values, flow), solver_updates(solver, sigmas)
+    if times[0] != values[0]:
+        updates = in_flow_coordinates(updates, values)
+    hit = accept if isinstance(accept, int) else 1
     exact = rounds is None and accept == "exact"
     rule = MovingRule(
         steps,
         nodes,
-        amplification(rows),
-        0.0 if exact or rounds is not None else BUDGET / STRICTER ** min(rank - 1, _STRICTEST),
-        isinstance(accept, Residual | Agreement),
-        paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
-        1 + steps // _FINE if calls is None and cores > 1 else 1,
+        amplification(updates),
+        budget=0.0 if exact or rounds is not None else BUDGET / STRICTER ** min(hit - 1, _MAX_STRICTER),
+        to_rounding=isinstance(accept, Residual | Agreement),
+        pace=paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
+        max_gap=1 + steps // _NODES_ON_A_PATH if calls is None and cores > 1 else 1,
     )
-    expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, rank, name))
-    most, all_rounds = rounds or steps, rounds is not None
-    if isinstance(accept, Residual | Agreement) and not all_rounds:
-        most += steps  # once the budget is kept it goes on
-    return WindowSpec(SolverPath(rows), tuple(levels), times, cores, rule, most, all_rounds, expected, slopes)
+    expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, hit, solver))
+    max_rounds = rounds or steps
+    if isinstance(accept, Residual | Agreement) and rounds is None:
+        max_rounds += steps  # once the budget is kept it goes on
+    path = SolverPath(updates)
+    return WindowSpec(path, tuple(values), times, cores, rule, max_rounds, rounds is not None, expected, slopes)
 
 
 def accuracy_window(
@@ -99,13 +101,19 @@ def accuracy_window(
     accept: int | Residual | Agreement = 1,
     nodes: int | None = None,
 ) -> WindowSpec:
-    """A plan that aims at the ODE's own solution: nodes on the curve that ``sigmas`` draw, cubic quadrature, and a
-    window that moves by plan, as there is no solver's result to be measured against.
+    """A window that aims at the ODE's own solution: nodes on the curve that ``sigmas`` draw, and cubic quadrature.
+
+    The window moves by schedule, as there is no solver's result that moves could be measured against.
 
     Args:
-        rounds: how many to make; None: by ``accept``, where a number takes `accuracy_rounds`, and `Residual` at most
-            as many and 1.3 times the nodes, for the quadrature looks ahead and need not converge.
-        nodes: how many; None: the rule max(K + 1, round(K rounds / (2 + K/4))).
+        sigmas: N+1 values, strictly descending.
+        cores: K, the nodes evaluated in a round.
+        flow: as for `solver_window`.
+        rounds: how many to make. None: ``accept`` decides. A number takes `accuracy_rounds`, and more for a later hit.
+            `Residual` and `Agreement` take at most as many and 1.3 times the nodes, because the quadrature looks ahead
+            and need not converge.
+        accept: see ``rounds``.
+        nodes: how many; None: max(K + 1, round(K rounds / (2 + K/4))).
     """
     ruled = accuracy_rounds(len(sigmas) - 1)
     planned = rounds or ruled
@@ -113,41 +121,52 @@ def accuracy_window(
         planned += (accept - 1) * max(1, round(ruled / 5))
     count = nodes or max(cores + 1, round(cores * planned / (2 + cores / 4)))
     flows = is_flow(float(sigmas[0])) if flow is None else flow
-    levels = (*curve_nodes(sigmas, count, flows), float(sigmas[-1]))
-    times = _times(levels, flows)
+    values = (*curve_nodes(sigmas, count, flows), float(sigmas[-1]))
     cores = min(cores, count)
-    polish = 1 if planned <= 6 else 2
-    exponent = _EXPONENT_CUBIC if flows else _EXPONENT_EPS
-    starts = window_starts(count, cores, planned, max(planned - polish, 2) - 1, exponent)
-    most = planned
+    final_rounds = 1 if planned <= 6 else 2
+    exponent = _FLOW_EXPONENT if flows else _EPS_EXPONENT
+    starts = window_starts(count, cores, planned, max(planned - final_rounds, 2) - 1, exponent)
+    max_rounds = planned
     if rounds is None and isinstance(accept, Residual | Agreement):
-        most += math.ceil(1.3 * count)
-    rows = cubic_rows(levels[:-1], levels[-1] == 0)
+        max_rounds += math.ceil(1.3 * count)
+    updates = cubic_updates(values[:-1], values[-1] == 0)
     if not flows:
-        rows = tuple(in_flow_coordinates(each, levels) for each in rows)
-    rule = Fixed(count, starts)
-    return WindowSpec(CubicPath(rows), levels, times, cores, rule, most, rounds is not None, planned)
+        updates = tuple(in_flow_coordinates(each, values) for each in updates)
+    path, rule = CubicPath(updates), ScheduledRule(count, starts)
+    return WindowSpec(path, values, _times(values, flows), cores, rule, max_rounds, rounds is not None, planned)
 
 
-def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1, solver: str = "euler") -> int:
-    """How many rounds it takes, about, for the n-th hit to ``accept``: fitted to guided pictures of the demo model, CFG
-    3.5 to 8, 12 to 100 steps (benchmarks/results/trust.md). How many it takes is decided by the picture."""
+def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1, solver: Solver = EULER) -> int:
+    """About how many rounds a window takes; the picture decides how many they are.
+
+    Fitted to guided pictures of the demo model with CFG 3.5 to 8 and 12 to 100 steps (benchmarks/results/trust.md).
+
+    Args:
+        nodes: how many.
+        cores: K; one core takes a round for each node.
+        slopes: see `solver_window`.
+        accept: the number of the hit, 1 or more.
+        solver: see `solver_window`.
+    """
     if cores == 1:
         return nodes
-    rounds = (2.5 + 15.3 / cores) * math.log(nodes) - 34 / cores + 1
-    rounds += _MORE_ROUNDS.get(solver, 0.0) * min(nodes, _MOST_STEPS)
-    ruled = max(round(rounds if slopes else 1.4 * rounds), math.ceil(min(nodes, _MOST_STEPS) / cores) + 2)
+    counted = min(nodes, _MAX_COUNTED_STEPS)
+    rounds = (2.5 + 15.3 / cores) * math.log(nodes) - 34 / cores + 1 + solver.extra_rounds * counted
+    ruled = max(round(rounds if slopes else 1.4 * rounds), math.ceil(counted / cores) + 2)
     return min(nodes, ruled + (accept - 1) * max(1, round(ruled / 12)))
 
 
 def solve_seconds(steps: int, elements: int) -> float:
-    """What solving a window takes a round, about, for a latent of so many elements: its nodes, about a hundred at most,
-    pass the latent some twenty times each (benchmarks/results/driver_overhead.md)."""
+    """About how long solving a window takes a round, in seconds, for a latent of so many ``elements``.
+
+    The latents of the nodes, at most about a hundred, are read some twenty times
+    (benchmarks/results/driver_overhead.md).
+    """
     return min(steps, 100) * (60e-6 + 3e-9 * elements)
 
 
 def accuracy_rounds(steps: int) -> int:
-    """Half as many rounds as the schedule has steps, but 11 at least, and no more than steps."""
+    """Half as many rounds as the schedule has steps, at least 11, and at most ``steps``."""
     return min(max(11, steps // 2), steps)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Objective
 from ..checks import check_callable, check_floating
 from ..errors import InvalidInput
-from ..execution.pools import Denoise
 from ..sampling import check_sigmas, sample
-from .gradients import Objective, evaluate
+from .gradients import evaluate
 
 
 @dataclass(frozen=True, eq=False)

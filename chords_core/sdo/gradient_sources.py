@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Objective, Pool
 from ..errors import Cancelled, NonFiniteDenoised
-from ..execution.pools import Denoise, Pool
 from ..methods.events import Evaluated, Event
 from ..sampling import sample
-from ..solvers.base import SOLVERS, StepFunction
+from ..solvers import find_step
+from ..solvers.base import StepFunction
 from .batch import finite_items
 from .gradients import (
     CHECKPOINTED_COST,
@@ -22,7 +23,6 @@ from .gradients import (
     SHORTCUT_COST,
     ConditionedDenoise,
     Gradient,
-    Objective,
     evaluate,
     full,
     full_of_condition,
@@ -65,7 +65,7 @@ class Problem:
     @property
     def step(self) -> StepFunction:
         """One step of the solver."""
-        return SOLVERS[self.solver]
+        return find_step(self.solver)
 
     def model(self, variable: Tensor) -> Denoise:
         """The model, with ``variable`` as its conditioning where that is optimised."""

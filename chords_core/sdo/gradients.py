@@ -25,13 +25,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as _checkpoint
 
+from .._types import Denoise, Objective
 from ..errors import InvalidInput
-from ..execution.pools import Denoise
 from ..solvers.base import Past, StepFunction
 from .batch import per_item, precise, rms
-
-Objective = Callable[[Tensor], Tensor]
-"""``objective(sample [B, ...]) -> [B]``: lower is better, differentiable."""
 
 ConditionedDenoise = Callable[[Tensor, float, Tensor], Tensor]
 """``denoise(x [B, ...], sigma, condition [B, ...]) -> denoised [B, ...]``."""

@@ -15,16 +15,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._types import Denoise, Objective, Pool
 from ..checks import as_predicate, check_callable, check_choice, check_floating, check_whole, is_number, shown
 from ..errors import InvalidInput
-from ..execution.pools import Denoise, Pool, check_pool
+from ..execution.pools import check_pool
 from ..sampling import check_sigmas
-from ..solvers.base import SOLVERS
+from ..solvers import find_step
 from .batch import finite_items
 from .descent import Descent, DescentOptions, Optimized
 from .events import OptimizationEvent
 from .gradient_sources import FullBackprop, GradientSource, Problem, Refresh, ShortcutGradient
-from .gradients import ConditionedDenoise, Objective
+from .gradients import ConditionedDenoise
 from .noise_constraints import noise_constraint
 from .trajectory import steps_to_keep
 
@@ -69,7 +70,7 @@ def optimize_latent(
             ``keep``, ``pool`` and ``cores`` have no effect then).
         refresh: sample the trajectory every that many iterations, 1 is plain SDO; or "adaptive": less often while the
             carried trajectory predicts well.
-        solver: one of `chords_core.SOLVERS`.
+        solver: one of `chords_core.SOLVERS` that is a single step function.
         on_event: called in this thread with each event of `chords_core.sdo.events`, in order.
         cancel: as in `chords_core.sample`.
         regularise: what each update keeps of ``x``: its "norm", its "moments" (mean and standard deviation) or "none".
@@ -131,7 +132,7 @@ def _check(
     if not is_number(lr) or not 0 < lr < math.inf:
         raise InvalidInput("lr", f"must be a positive number, not {shown(lr)}")
     check_choice("gradient", gradient, GRADIENTS)
-    check_choice("solver", solver, SOLVERS)
+    find_step(solver)
     if not (isinstance(refresh, str) and refresh == "adaptive"):
         check_whole("refresh", refresh, otherwise=' or "adaptive"')
     if patience is not None:

@@ -1,42 +1,45 @@
 """UniPC, arXiv 2302.04867: a predictor-corrector of order up to three with one evaluation a step.
 
-With t = -log sigma and h = t_i - t_{i-1}, a step to t_i is (for data prediction; D: what the model predicts)
+Let D be the model's prediction, t = -log sigma and h = t_i - t_{i-1}. A step to t_i (for data prediction) is
 
     x_i = first(x_{i-1}, D_{i-1}) - B(h) * sum_m rho_m (D_m - D_{i-1}) / r_m,    r_m = (t_m - t_{i-1}) / h,
 
-where first is the first-order step, and rho solves R rho = b (Theorem 3.1): then the integral of any polynomial through
-these evaluations is exact. The predictor's sum (UniP) goes over earlier evaluations. The corrector's (UniC) has D_i as
-well, with r = 1: made at the predicted state, it improves x_i after the fact, and is not made anew there.
+where first is the first-order step, and rho solves R rho = b (Theorem 3.1). Then the integral of any polynomial through
+these evaluations is exact. The predictor's sum (UniP) goes over earlier evaluations. The corrector's sum (UniC) has D_i
+too, with r = 1. D_i is evaluated at the predicted state. The corrector improves x_i afterwards, and D_i is not
+evaluated again.
 
-The state is held as ComfyUI's samplers of these names hold it, scaled to x / sqrt(1 + sigma^2), and the operations have
-their order: one core alone gives their bits.
+The state is scaled to x / sqrt(1 + sigma^2), as in ComfyUI's samplers of these names, and the operations have the same
+order. So one core gives the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .base import Past, jump
+from .base import Past, Solver, jump
 
-SMALLEST_SIGMA = 0.001
-"""Where a schedule ends that goes to 0: t is infinite there."""
+LAST_SIGMA = 0.001
+"""A schedule that goes to 0 ends here instead, because t is infinite at 0."""
 
-HIGHEST_ORDER = 3
+MAX_ORDER = 3
 
-ORDER_AFTER_A_JUMP = 2
-"""The highest order of a core that is rectified. A third-order predictor leans most on a history that is still partly
-wrong: on guided models the first hit is up to half as far off again (benchmarks/results/uni_pc.md)."""
+MAX_ORDER_AFTER_JUMP = 2
+"""The highest order of a core that is rectified. A third-order predictor gives more weight to a history that is still
+partly wrong: on guided models the error of the first hit is up to half as large again
+(benchmarks/results/uni_pc.md)."""
 
 Scale = Callable[[Tensor], Tensor]
-"""B, given z = -h: any function z + O(z^2)."""
+"""B as a function of z = -h: any function z + O(z^2)."""
 
 
 def bh1(minus_h: Tensor) -> Tensor:
-    """B1(h) = h, the better one with few steps says the paper."""
+    """B1(h) = h. By the paper it is better with few steps."""
     return minus_h
 
 
@@ -45,30 +48,34 @@ def bh2(minus_h: Tensor) -> Tensor:
     return torch.expm1(minus_h)
 
 
-@dataclass(frozen=True)
-class UniPC:
-    """The solver with a choice of B(h)."""
-
-    scale: Scale
-
-    def begin(self, x: Tensor, sigmas: Tensor) -> UniPCState:
-        """The state ``x`` at ``sigmas[0]``."""
-        if sigmas[-1] == 0:
-            end = SMALLEST_SIGMA if sigmas[-2] > SMALLEST_SIGMA else float(sigmas[-2]) / 2
-            sigmas = torch.cat([sigmas[:-1], sigmas.new_tensor([end])])
-        return UniPCState(self.scale, sigmas, 0, x / _size(sigmas[0]))
+def _begin(scale: Scale, x: Tensor, sigmas: Tensor) -> UniPCState:
+    """The state ``x`` at ``sigmas[0]``."""
+    if sigmas[-1] == 0:
+        end = LAST_SIGMA if sigmas[-2] > LAST_SIGMA else float(sigmas[-2]) / 2
+        sigmas = torch.cat([sigmas[:-1], sigmas.new_tensor([end])])
+    return UniPCState(scale, sigmas, 0, x / _size(sigmas[0]))
 
 
-PREDICTOR_CORRECTORS: dict[str, UniPC] = {"uni_pc": UniPC(bh1), "uni_pc_bh2": UniPC(bh2)}
+def _solver(name: str, scale: Scale) -> Solver:
+    # The last step is of first order, so that the error as a whole is of second order.
+    return Solver(name, partial(_begin, scale), order=2, extra_rounds=0.27, last_sigma=LAST_SIGMA)
+
+
+UNI_PC, UNI_PC_BH2 = _solver("uni_pc", bh1), _solver("uni_pc_bh2", bh2)
 
 
 @dataclass(frozen=True, eq=False)
 class UniPCState:
     """UniPC at ``index`` of its schedule.
 
-    ``scaled``: the predicted state there; ``past``: earlier evaluations, the newest first; ``origin``: the corrected
-    and scaled state at the newest of them, which the state here was predicted from; ``order``: the highest of a step.
-    A jump leaves no history, for what lies so far back misleads on guided models, and is not corrected.
+    A jump leaves no history, because evaluations that lie so far back mislead on guided models. It is not corrected.
+
+    Attributes:
+        scale: B(h).
+        scaled: the predicted state, scaled.
+        past: earlier evaluations, the newest first.
+        origin: the corrected and scaled state at the newest of them, from which the state here was predicted.
+        max_order: the highest order of a step.
     """
 
     scale: Scale
@@ -77,37 +84,37 @@ class UniPCState:
     scaled: Tensor
     past: tuple[Past, ...] = ()
     origin: Tensor | None = None
-    order: int = HIGHEST_ORDER
+    max_order: int = MAX_ORDER
 
     @property
     def x(self) -> Tensor:
-        """What the model is to evaluate; at the last index the result."""
+        """Where the model has to be evaluated; at the last index the result."""
         sigma = self.sigmas[self.index]
         if self.index == len(self.sigmas) - 1:
             return self.scaled / _alpha(sigma)
         return self.scaled * _size(sigma)
 
     def step(self, denoised: Tensor) -> UniPCState:
-        """Correct the state here by its evaluation, and predict the next."""
+        """Correct the state by its evaluation, and predict the next one."""
         evaluated = self._evaluated(denoised)
         state = self.scaled
         if self.origin is not None:
             state = self._update(self.origin, self.past, self.index, evaluated)
-        past = (evaluated, *self.past)[: self.order]
+        past = (evaluated, *self.past)[: self.max_order]
         following = self.index + 1
         predicted = self._update(state, past, following)
         return replace(self, index=following, scaled=predicted, past=past, origin=state)
 
     def jump(self, denoised: Tensor, target: int) -> UniPCState:
-        """To first order to ``target``, looking back at this evaluation alone."""
+        """The state at ``target``, to first order. It looks back at this evaluation alone."""
         predicted = self._update(self.scaled, (self._evaluated(denoised),), target)
-        return replace(self, index=target, scaled=predicted, past=(), origin=None, order=ORDER_AFTER_A_JUMP)
+        return replace(self, index=target, scaled=predicted, past=(), origin=None, max_order=MAX_ORDER_AFTER_JUMP)
 
     def moved(self, dx: Tensor, ddenoised: Tensor, base: int) -> UniPCState:
-        """Onto the trajectory that differs from this one by ``dx`` and ``ddenoised`` at ``base``.
+        """The state on the trajectory that differs by ``dx`` and ``ddenoised`` at ``base``.
 
-        All of it moves along the jump of the difference: the state, the evaluations, and the origin, from which the
-        corrector starts once more; had that stayed, the corrector would undo the rectification.
+        All of it moves along the jump of the difference: the state, the evaluations, and the origin. The corrector
+        starts from the origin, so that it would undo the rectification if the origin did not move.
         """
         sigma = self.sigmas[base]
 
@@ -123,7 +130,7 @@ class UniPCState:
         )
 
     def _evaluated(self, denoised: Tensor) -> Past:
-        """The evaluation here. By way of the noise, as ComfyUI's goes: the same but for rounding."""
+        """The evaluation here. It is computed from the noise, as in ComfyUI: equal, apart from rounding."""
         sigma = self.sigmas[self.index]
         noise = (self.x - denoised) / sigma
         return Past(sigma, (self.scaled - _std(sigma) * noise) / _alpha(sigma))
@@ -131,7 +138,7 @@ class UniPCState:
     def _update(self, origin: Tensor, past: tuple[Past, ...], target: int, evaluated: Past | None = None) -> Tensor:
         """The scaled state at ``target`` from that at ``past[0]``: predicted, or corrected by what was ``evaluated``.
 
-        The order is the number of evaluations in the past, at most, and no higher than there are arrivals left: the
+        The order is at most the number of evaluations in the past, and at most the number of steps that are left: the
         last step is of first order, for stability.
         """
         steps = len(self.sigmas) - 1
@@ -172,7 +179,7 @@ def _conditions(ratios: Tensor, minus_h: Tensor, scale: Tensor) -> tuple[Tensor,
 
 
 def _solved(matrix: Tensor, b: Tensor) -> Tensor:
-    """rho; for one unknown 1/2, which the paper takes for any h."""
+    """rho. For one unknown it is 1/2, which the paper takes for any h."""
     return b.new_full((1,), 0.5) if len(b) == 1 else torch.linalg.solve(matrix, b)
 
 
@@ -184,7 +191,7 @@ def _weighted(slopes: list[Tensor], rho: Tensor) -> Tensor:
 
 
 def _size(sigma: Tensor) -> Tensor:
-    """Of a state against its scaled one."""
+    """A state divided by its scaled state."""
     return (1.0 + sigma**2).sqrt()
 
 
@@ -193,16 +200,16 @@ def _log_alpha(sigma: Tensor) -> Tensor:
 
 
 def _alpha(sigma: Tensor) -> Tensor:
-    """The signal's share in a scaled state."""
+    """The share of the signal in a scaled state."""
     return _log_alpha(sigma).exp()
 
 
 def _std(sigma: Tensor) -> Tensor:
-    """The noise's."""
+    """The share of the noise in a scaled state."""
     return (1.0 - (2.0 * _log_alpha(sigma)).exp()).sqrt()
 
 
 def _log_snr(sigma: Tensor) -> Tensor:
-    """t = log(alpha / std) = -log sigma, but for rounding."""
+    """t = log(alpha / std) = -log sigma, apart from rounding."""
     log_alpha = _log_alpha(sigma)
     return log_alpha - 0.5 * (1.0 - (2.0 * log_alpha).exp()).log()

@@ -1,13 +1,14 @@
-"""A benchmark as a picture: how long each setting took, how close it came, and what it made.
+"""A benchmark as a picture: the time of each setting, its difference from KSampler, and its picture.
 
-Needs no host: Pillow and the standard library alone.
+Needs no host: Pillow and matplotlib only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -17,50 +18,65 @@ from .drawing import (
     DIM,
     EDGE,
     GOLD,
-    GRID,
     MARGIN,
     TEXT,
     WIDTH,
     Colour,
-    Figure,
-    Point,
+    KeyFigure,
     Sheet,
-    Sign,
     distinct_colours,
-    draw_signs,
     duration,
     fit,
     header,
     mix,
+    plain,
     stack,
     text_width,
-    ticks,
+    words,
+)
+from .pictures import Grid, Shown, picture_card
+from .style import (
+    HOW_TO_INSTALL,
+    MatplotlibMissing,
+    draw_legend,
+    line,
+    marker,
+    new_figure,
+    points,
+    prepare_axes,
+    render,
+    rgb,
+    round_ticks,
+    set_ticks,
+    text,
 )
 
-_TIMES = 330.0  # where the column of times ends; names stand to the left of it
-_LEFT, _RIGHT = 354.0, 846.0  # of the bars
-_COLUMNS = (("speed", 950.0), ("first picture", 1082.0), ("difference", 1204.0), ("PSNR", 1336.0))  # their right ends
-_TOP, _ROW = 104.0, 38.0
-_WIDE, _TALL, _GAP = 5, 240.0, 22.0  # pictures in a row, the height of one, and between two
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "Shown", "decibels", "draw_comparison", "percent"]
+
+# All in pixels of the plot, which fills its card from left to right.
+_PLOT_TOP, _SIDE = 62.0, 22.0  # of the plot in its card; from the edge of the card to its content
+_NAMES, _TIMES = 310.0, 298.0  # the right ends of the columns of names and of times
+_LEFT, _RIGHT = 322.0, 814.0  # of the bars
+_COLUMNS = (("speed", 918.0), ("first picture", 1050.0), ("difference", 1172.0), ("PSNR", 1304.0))  # their right ends
+_HEAD, _ROW, _FOOT = 42.0, 38.0, 68.0  # the heights of the titles of the columns, of a row, of the axis and the legend
+_EARLY = 0.995  # of the time of the result: a picture that comes earlier is a first picture
 _OURS: Colour = distinct_colours(1)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """A picture with what is written above it. ``best``: it is the recommended setting's; ``also``: other settings that
-    gave the same."""
-
-    label: str
-    detail: str
-    picture: Image.Image
-    best: bool = False
-    also: tuple[str, ...] = ()
+_STOCK: Colour = mix(DIM, CARD, 0.7)
+_PICTURES = Grid(columns=5, gap=22, max_height=240, min_width=WIDTH)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What to draw. ``about``: what was sampled on what; ``entries``: KSampler's first; ``best``: the place of the one
-    to take, for the reason that ``advice`` gives."""
+    """What to draw.
+
+    ``about``: the task and the devices, in words. ``entries``: one per setting, KSampler's first. ``best``: the index
+    of the recommended entry. ``advice``: the reason, in words. ``pictures``: what the settings made.
+    """
 
     about: str
     entries: tuple[Entry, ...]
@@ -72,144 +88,163 @@ class Comparison:
 def draw_comparison(comparison: Comparison) -> Image.Image:
     """The benchmark as an RGB picture, 1400 pixels wide and as high as its settings and pictures need.
 
-    From the top: the recommendation and its figures; a row a setting, a bar beside its figures; the pictures.
+    From the top: the recommendation and its key figures; one row per setting, with a bar and its figures; the
+    pictures. Without matplotlib, a text that says how to install it takes the place of the rows.
     """
     best = comparison.entries[comparison.best]
     title = f"Take {best.name}" if comparison.best else "Stay with KSampler"
-    top = header(title, comparison.advice, _figures(comparison.entries[0], best))
-    pictures = [shown for shown in comparison.pictures if shown.picture.width and shown.picture.height]
-    sections = [top, _settings(comparison), *([_pictures(pictures)] if pictures else []), _legend(comparison)]
-    return stack(sections)
+    sections = [header(title, comparison.advice, _figures(comparison.entries[0], best)), _settings(comparison)]
+    if pictures := [shown for shown in comparison.pictures if shown.visible]:
+        note = "time until it is there, difference of the latent from KSampler's, PSNR"
+        sections.append(picture_card(note, pictures, _PICTURES))
+    return stack([*sections, Sheet(MARGIN / 2)])
 
 
 def percent(share: float) -> str:
+    """A difference in words: "equal", a percentage, or "-" where there is none."""
     if share == 0:
         return "equal"
     if not math.isfinite(share):
         return "-"
+    if share >= 0.995:
+        return f"{100 * share:.0f} %"
     return f"{100 * share:.2g} %" if share >= 1e-4 else "< 0.01 %"
 
 
 def decibels(psnr: float) -> str:
+    """A PSNR in words; infinite is "equal", and NaN is "-"."""
     return "equal" if psnr == math.inf else f"{psnr:.1f} dB" if math.isfinite(psnr) else "-"
 
 
-def _figures(stock: Entry, best: Entry) -> list[Figure]:
+def _figures(stock: Entry, best: Entry) -> list[KeyFigure]:
     if best is stock:
-        return [Figure(duration(stock.seconds), "with KSampler", GOLD)]
+        return [KeyFigure(duration(stock.seconds), "with KSampler", GOLD)]
     return [
-        Figure(f"{stock.seconds / best.seconds:.2f}x", "the speed of KSampler", GOLD),
-        Figure(duration(best.seconds), f"with {best.name}"),
-        Figure(duration(stock.seconds), "with KSampler"),
-        Figure(percent(best.rmse), "difference of the latent"),
-        Figure(decibels(best.psnr), "PSNR of the picture"),
+        KeyFigure(f"{stock.seconds / best.seconds:.2f}x", "the speed of KSampler", GOLD),
+        KeyFigure(duration(best.seconds), f"with {best.name}"),
+        KeyFigure(duration(stock.seconds), "with KSampler"),
+        KeyFigure(percent(best.rmse), "difference of the latent"),
+        KeyFigure(decibels(best.psnr), "PSNR of the picture"),
     ]
 
 
 def _settings(comparison: Comparison) -> Sheet:
-    """A row a setting: its name, its seconds as a figure and as a bar, and the other figures."""
-    entries = comparison.entries
-    stock, bottom = entries[0], _TOP + _ROW * len(entries)
-    limit = max(max(entry.times) for entry in entries) or 1.0
-    sheet = Sheet(bottom + 50)
+    """The card with a row per setting."""
+    try:
+        figure = _plot(comparison.entries, comparison.best)
+    except MatplotlibMissing:
+        return words("The plot of the times needs matplotlib.", HOW_TO_INSTALL)
+    height = _height(len(comparison.entries))
+    sheet = Sheet(_PLOT_TOP + height + 28)
     sheet.card("Settings", fit(comparison.about, 15, WIDTH - 2 * EDGE - text_width("Settings", 19) - 14))
-    sheet.text((_TIMES, _TOP - 18), "time", 14, DIM, "rm")
-    for title, right in _COLUMNS:
-        sheet.text((right, _TOP - 18), title, 14, DIM, "rm")
-    for tick in (tick for tick in ticks(2 * limit) if tick <= limit):  # half as many, for their labels are long
-        sheet.line([(_x(tick, limit), _TOP), (_x(tick, limit), bottom + 5)], GRID, 1)
-        label = f"{1000 * tick:g} ms" if limit < 1 else f"{tick:g} s"
-        sheet.text((_x(tick, limit), bottom + 17), label, 14, DIM, "mm")
-    for place, entry in enumerate(entries):
-        top, best = _TOP + _ROW * place, place == comparison.best
-        middle, colour = top + _ROW / 2, GOLD if best else TEXT
-        if best:
-            sheet.box((EDGE - 10, top + 1, WIDTH - EDGE + 10, top + _ROW - 1), mix(GOLD, CARD, 0.09), radius=6)
-        sheet.text((EDGE, middle), fit(entry.name, 15, _TIMES - EDGE - 90), 15, colour, bold=best)
-        sheet.text((_TIMES, middle), duration(entry.seconds), 15, colour, "rm")
-        bar = _LEFT, top + 8, max(_LEFT + 3, _x(entry.seconds, limit)), top + _ROW - 8
-        sheet.box(bar, _colour(place, comparison.best), radius=4)
-        _draw_range(sheet, _x(min(entry.times), limit), _x(max(entry.times), limit), middle)
-        figures = (
-            f"{stock.seconds / entry.seconds:.2f}x",
-            duration(entry.first),
-            percent(entry.rmse) if place else "",
-            decibels(entry.psnr) if place else "",
-        )
-        for (_, right), figure in zip(_COLUMNS, figures, strict=True):
-            sheet.text((right, middle), figure, 15, colour, "rm")
-    sheet.dashes(_x(stock.seconds, limit), _TOP, bottom, DIM)
-    for place, entry in enumerate(entries):
-        if entry.first < 0.995 * entry.seconds:
-            sheet.diamond((_x(entry.first, limit), _TOP + _ROW * (place + 0.5)), 6, CARD)
+    sheet.picture((MARGIN, _PLOT_TOP), render(figure), WIDTH - 2 * MARGIN, height)
     return sheet
 
 
-def _draw_range(sheet: Sheet, left: float, right: float, y: float) -> None:
-    """Between the fastest and the slowest run, where that can be seen."""
-    if right - left >= 2:
-        sheet.line([(left, y), (right, y)], TEXT, 1.5)
-        for x in (left, right):
-            sheet.line([(x, y - 4), (x, y + 4)], TEXT, 1.5)
+# --- the plot
 
 
-def _x(seconds: float, limit: float) -> float:
-    return _LEFT + (_RIGHT - _LEFT) * seconds / limit
+def _height(rows: int) -> float:
+    return _HEAD + _ROW * rows + _FOOT
 
 
-def _colour(place: int, best: int) -> Colour:
-    return GOLD if place == best else mix(DIM, CARD, 0.7) if place == 0 else _OURS
+def _plot(entries: Sequence[Entry], best: int) -> Figure:
+    """A row per setting: its name and its time, a bar as long as the time, and the other figures."""
+    width, height = WIDTH - 2 * MARGIN, _height(len(entries))
+    figure = new_figure(width, height)
+    axes = figure.add_axes((_LEFT / width, _FOOT / height, (_RIGHT - _LEFT) / width, 1 - (_HEAD + _FOOT) / height))
+    prepare_axes(axes)
+    limit = max(max(entry.times) for entry in entries) or 1.0
+    axes.set(xlim=(0, limit), ylim=(len(entries) - 0.5, -0.5))
+    ticks = round_ticks(0, limit, 5)
+    set_ticks(axes.xaxis, ticks, [f"{1000 * tick:g} ms" if limit < 1 else f"{tick:g} s" for tick in ticks])
+    set_ticks(axes.yaxis, [], [])
+    for row, entry in enumerate(entries):
+        _draw_bar(axes, row, entry.seconds, limit, _colour(row, best))
+        _draw_spread(axes, row, entry)
+        _write_row(axes, row, entry, entries[0], best=row == best)
+    axes.axvline(entries[0].seconds, **line(DIM, 1.5, linestyle=(0, (3.5, 2.5))), zorder=4)
+    early = [(entry.first, row) for row, entry in enumerate(entries) if entry.first < _EARLY * entry.seconds]
+    axes.plot([first for first, _ in early], [row for _, row in early], **marker("D", 6, CARD), zorder=5)
+    for title, right in (("time", _TIMES), *_COLUMNS):
+        _write(axes, right, -0.5 - 0.5 * _HEAD / _ROW, title, 14, DIM)
+    draw_legend(figure, _signs(entries), _SIDE)
+    return figure
 
 
-def _pictures(pictures: Sequence[Shown]) -> Sheet:
-    """In rows, each as large as fits, its aspect kept."""
-    widest = (WIDTH - 2 * EDGE - (_WIDE - 1) * _GAP) / _WIDE
-    rows = [pictures[place : place + _WIDE] for place in range(0, len(pictures), _WIDE)]
-    words = [66 if any(shown.also for shown in row) else 46 for row in rows]  # the lines above the pictures
-    factors = [[min(widest / shown.picture.width, _TALL / shown.picture.height) for shown in row] for row in rows]
-    tallest = [
-        max(factor * shown.picture.height for factor, shown in zip(*pair, strict=True))
-        for pair in zip(factors, rows, strict=True)
-    ]
-    sheet = Sheet(62 + sum(words) + sum(tallest) + _GAP * len(rows) + 4)
-    sheet.card("Pictures", "time until it is there, difference of the latent from KSampler's, PSNR")
-    top = 62.0
-    for row, above, height, scales in zip(rows, words, tallest, factors, strict=True):
-        for column, (shown, factor) in enumerate(zip(row, scales, strict=True)):
-            _draw_shown(sheet, shown, (EDGE + column * (widest + _GAP), top), above, widest, factor)
-        top += above + height + _GAP
-    return sheet
+def _draw_bar(axes: Axes, row: int, seconds: float, limit: float, colour: Colour) -> None:
+    """With round corners; at least 3 pixels long."""
+    from matplotlib.patches import FancyBboxPatch
+
+    across, up = limit / (_RIGHT - _LEFT), 1 / _ROW  # a pixel in seconds and in rows
+    length, thickness = max(seconds, 3 * across), 22 * up
+    radius = min(4 * across, length / 2)
+    style = f"round,pad=0,rounding_size={radius}"
+    bar = FancyBboxPatch((0, row - thickness / 2), length, thickness, boxstyle=style, mutation_aspect=up / across)
+    bar.set(facecolor=rgb(colour), edgecolor="none", linewidth=0, zorder=2)
+    axes.add_patch(bar)
 
 
-def _draw_shown(sheet: Sheet, shown: Shown, at: Point, above: float, widest: float, factor: float) -> None:
-    """A picture ``factor`` times as large, its words above it."""
-    left, top = at
-    sheet.text((left, top + 10), fit(shown.label, 15, widest), 15, GOLD if shown.best else TEXT)
-    sheet.text((left, top + 30), fit(shown.detail, 13, widest), 13, DIM)
-    if shown.also:
-        sheet.text((left, top + 49), fit(f"also {'; '.join(shown.also)}", 13, widest), 13, DIM)
-    width, height = factor * shown.picture.width, factor * shown.picture.height
-    if shown.best:
-        sheet.box((left - 3, top + above - 3, left + width + 3, top + above + 3 + height), GOLD)
-    sheet.picture((left, top + above), shown.picture, width, height)
+def _draw_spread(axes: Axes, row: int, entry: Entry) -> None:
+    """Between the fastest run and the slowest."""
+    low, high = min(entry.times), max(entry.times)
+    if high > low:
+        axes.plot([low, high], [row, row], **_spread_line(), clip_on=False, zorder=3)
 
 
-def _legend(comparison: Comparison) -> Sheet:
-    sheet = Sheet(44 + MARGIN / 2)
-    signs: list[Sign] = [
-        (_swatch(_colour(0, -1)), "KSampler"),
-        (_swatch(_OURS), "CHORDS"),
-        (_swatch(GOLD), "recommended"),
-    ]
-    if any(entry.first < 0.995 * entry.seconds for entry in comparison.entries):
-        signs.append((lambda sheet, at: sheet.diamond(at, 6, DIM), "first picture, before the result"))
-    if any(len(entry.times) > 1 for entry in comparison.entries):
-        signs.append(
-            (lambda sheet, at: _draw_range(sheet, at[0] - 8, at[0] + 8, at[1]), "from the fastest run to the slowest")
-        )
-    draw_signs(sheet, 22, signs)
-    return sheet
+def _spread_line() -> dict[str, Any]:
+    return line(TEXT, 1.5, marker="|", markersize=points(8), markeredgewidth=points(1.5), markeredgecolor=rgb(TEXT))
 
 
-def _swatch(colour: Colour) -> Callable[[Sheet, Point], None]:
-    return lambda sheet, at: sheet.box((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), colour, radius=4)
+def _write_row(axes: Axes, row: int, entry: Entry, stock: Entry, *, best: bool) -> None:
+    colour = GOLD if best else TEXT
+    if best:
+        from matplotlib.patches import Rectangle
+
+        ground = axes.get_yaxis_transform()
+        left, right = ((edge - _LEFT) / (_RIGHT - _LEFT) for edge in (_SIDE - 10, WIDTH - 2 * MARGIN - _SIDE + 10))
+        band = Rectangle((left, row - 0.47), right - left, 0.94, transform=ground, clip_on=False, zorder=0)
+        band.set(facecolor=rgb(mix(GOLD, CARD, 0.09)), edgecolor="none", linewidth=0)
+        axes.add_patch(band)
+    name = fit(entry.name, 15, _NAMES - _SIDE - 102)
+    _write(axes, _SIDE, row, name, 15, colour, side="left")
+    figures = (
+        f"{stock.seconds / entry.seconds:.2f}x",
+        duration(entry.first),
+        "" if entry is stock else percent(entry.rmse),
+        "" if entry is stock else decibels(entry.psnr),
+    )
+    _write(axes, _TIMES, row, duration(entry.seconds), 15, colour)
+    for (_, right), figure in zip(_COLUMNS, figures, strict=True):
+        _write(axes, right, row, figure, 15, colour)
+
+
+def _write(axes: Axes, x: float, row: float, words: str, size: float, colour: Colour, side: str = "right") -> None:
+    """``words`` that end, or begin, at ``x`` pixels from the left edge of the figure."""
+    axes.text(
+        (x - _LEFT) / (_RIGHT - _LEFT),
+        row,
+        plain(words),
+        transform=axes.get_yaxis_transform(),
+        horizontalalignment=side,
+        verticalalignment="center_baseline",
+        **text(size, colour),
+    )
+
+
+def _colour(row: int, best: int) -> Colour:
+    return GOLD if row == best else _STOCK if row == 0 else _OURS
+
+
+def _signs(entries: Sequence[Entry]) -> list[tuple[Artist, str]]:
+    """The signs that are in this plot, and their meaning."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    colours = ((_STOCK, "KSampler"), (_OURS, "CHORDS"), (GOLD, "recommended"))
+    signs: list[tuple[Artist, str]] = [(Patch(facecolor=rgb(c), edgecolor="none"), name) for c, name in colours]
+    if any(entry.first < _EARLY * entry.seconds for entry in entries):
+        signs.append((Line2D([], [], **marker("D", 6, DIM)), "first picture, before the result"))
+    if any(len(entry.times) > 1 for entry in entries):
+        signs.append((Line2D([], [], **_spread_line()), "from the fastest run to the slowest"))
+    return signs

@@ -1,50 +1,70 @@
-"""The course of an optimisation as a picture: the objective iteration by iteration, and what came of it.
+"""The course of an optimisation as a picture: the objective at each iteration, and the result.
 
-Needs no host: Pillow and the standard library alone.
+Needs no host: Pillow, NumPy and matplotlib only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
+from .curves import Curve, Range, alone, make_curves, spread_apart, value_range, write
 from .drawing import (
     CARD,
     DIM,
     EDGE,
     GOLD,
-    GRID,
     MARGIN,
     RED,
+    SCALE,
     TEXT,
     WIDTH,
     Colour,
-    Figure,
-    Point,
+    KeyFigure,
     Sheet,
-    Sign,
     distinct_colours,
-    draw_signs,
     fit,
     header,
     mix,
     stack,
-    text_width,
-    ticks,
     words,
 )
+from .pictures import Grid, Shown, picture_card
+from .style import (
+    HOW_TO_INSTALL,
+    LABEL_SIZE,
+    MatplotlibMissing,
+    draw_legend,
+    fill_width,
+    line,
+    marker,
+    new_figure,
+    points,
+    prepare_axes,
+    render,
+    rgb,
+    round_ticks,
+    set_ticks,
+    text,
+)
 
-_TOP, _BOTTOM = 86.0, 506.0  # of the plot, in its card
-_STRIP = 26  # at the bottom of a plot with marks
-_LINES = 8  # items of a batch that have a line of their own; of more the mean and the range are drawn
-_MARKS = 6  # told in words
-_COLUMNS, _TALLEST, _LARGER = 4, 480, 4  # pictures in a row, the height of one, and how far it is enlarged
-_BESIDE = 20, 30  # from the end of a line to the text of its result; the second where there are several
-_HUGE, _TINY = 1e300, 1e-300  # beyond these a value is none, and a difference nothing
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+    from .curves import Values
+
+_PLOT_TOP, _PLOT_HEIGHT = 56.0, 506.0  # in its card
+_MAX_MARKS = 6  # described in words
+_LABEL_DISTANCE = 20.0  # between the results of two curves
+_PICTURES = Grid(columns=4, gap=24, max_height=480, max_enlargement=4, min_width=140, label_colour=DIM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +73,13 @@ class Course:
 
     ``title``: what was done, in a few words.
     ``history``: the objective at the start of each iteration done, for each of B >= 1 items; may be NaN or infinite.
-    ``sampled``: of each iteration, whether its value is of a sampled trajectory, or of a carried one: a prediction.
-        What the history has beyond it (an early stop fills it up) is not drawn.
-    ``best`` [B]: the objective of the result. It stands where the history has it, or else at the end.
+    ``sampled``: for each iteration, whether its value is from a sampled trajectory; if not, it is a prediction from a
+        carried trajectory. What the history has beyond it (an early stop fills it up) is not drawn.
+    ``best`` [B]: the objective of the result. It stands at the iteration that has this value, else at the end.
     ``iterations``: planned, >= 1.
-    ``marks``: what happened (an item rolled back, say) at which iteration, from 0.
-    ``stopped``: why it ended early, as the end of a sentence; None where it did not.
-    ``figures``: label and value of each number to read first, about five; the last is the result's.
+    ``marks``: the iteration, from 0, of each event (for example an item that was rolled back), and its description.
+    ``stopped``: why it ended early, as the end of a sentence; None if it did not.
+    ``figures``: label and value of each key figure, about five; the last one belongs to the result.
     ``pictures``: each with its label, of any size and mode.
     """
 
@@ -77,437 +97,245 @@ class Course:
 def draw_curve(course: Course) -> Image.Image:
     """The course as an RGB picture, 1400 pixels wide and as high as its marks and pictures need.
 
-    From the top: the title, why it ended early, the figures; the objective against the iterations; the marks in words
-    and the meaning of the signs; the pictures. Of up to eight items each has its line, of more the mean and the range
-    are drawn. Values so far off that the others would lie in a line are drawn at the plot's edge; positive ones that
-    fell a thousandfold are drawn in a logarithmic scale.
+    From the top: the title, why it ended early, the key figures; the objective against the iterations, with the
+    meaning of the signs; the marks in words; the pictures. Up to eight items have a line each; of more items the mean
+    and the range are drawn. Values that would flatten all others are drawn at the edge of the plot. Positive values
+    that fall by a factor of 1000 or more are drawn on a logarithmic scale. Without matplotlib, a text that says how to
+    install it takes the place of the plot.
     """
     done, last = min(len(course.history), len(course.sampled)), len(course.figures) - 1
     message = ""
     if course.stopped is not None:
         message = f"Ended after {done} of {_iterations(course.iterations)}: {course.stopped}"
     figures = [
-        Figure(value, label, GOLD if place == last else TEXT) for place, (label, value) in enumerate(course.figures)
+        KeyFigure(value, label, GOLD if place == last else TEXT) for place, (label, value) in enumerate(course.figures)
     ]
     sections = [header(course.title, message, figures)]
-    curves = _curves(course, done)
-    if any(curve.shown for curve in curves):
+    curves = make_curves(course.history[:done], course.sampled[:done], course.best)
+    if any(curve.shown.size for curve in curves):
         sections += _objective(course, curves, done)
     elif done:
         sections.append(words("No value of the objective is finite.", f"Ended after {_iterations(done)}."))
     else:
         sections.append(words("No iteration has been done.", f"Planned: {_iterations(course.iterations)}."))
-    pictures = [(label, picture) for label, picture in course.pictures if picture.width and picture.height]
-    if pictures:
-        sections += [_pictures(pictures), Sheet(MARGIN - 10)]
+    shown = [Shown(label, "", picture) for label, picture in course.pictures]
+    if visible := [picture for picture in shown if picture.visible]:
+        sections += [picture_card("", visible, _PICTURES), Sheet(MARGIN - 10)]
     return stack(sections)
-
-
-# --- the curves
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """An item's values at each iteration done, NaN where there is none, or the mean of many items'.
-
-    ``kept``: the best of the sampled values so far, at the same iterations. ``result``: NaN where unknown; ``found``:
-    its iteration, the number of those done for the end. ``lows``, ``highs``: of many items, else empty.
-    """
-
-    name: str
-    colour: Colour
-    values: tuple[float, ...]
-    kept: tuple[float, ...]
-    result: float
-    found: int
-    lows: tuple[float, ...] = ()
-    highs: tuple[float, ...] = ()
-
-    @property
-    def shown(self) -> list[float]:
-        """All values there are to be seen."""
-        found = (*self.values, *self.kept, self.result, *self.lows, *self.highs)
-        return [value for value in found if not math.isnan(value)]
-
-    @property
-    def needed(self) -> list[float]:
-        """Those without which the course cannot be understood."""
-        return [value for value in (*self.values[:1], *self.kept, self.result) if not math.isnan(value)]
-
-
-def _curves(course: Course, done: int) -> list[_Curve]:
-    items = max([len(course.best), *(len(values) for values in course.history)], default=0)
-    every = [_curve(course, item, done) for item in range(items)]
-    if items == 1:
-        return every
-    colours = distinct_colours(items)
-    if items <= _LINES:
-        return [
-            _Curve(f"item {item}", colours[item], curve.values, curve.kept, curve.result, curve.found)
-            for item, curve in enumerate(every)
-        ]
-    together = list(zip(*(curve.values for curve in every), strict=True))
-    return [
-        _Curve(
-            "mean",
-            every[0].colour,
-            tuple(_mean(values) for values in together),
-            tuple(_mean(values) for values in zip(*(curve.kept for curve in every), strict=True)),
-            _mean([curve.result for curve in every]),
-            done,
-            tuple(min(_known(values), default=math.nan) for values in together),
-            tuple(max(_known(values), default=math.nan) for values in together),
-        )
-    ]
-
-
-def _curve(course: Course, item: int, done: int) -> _Curve:
-    values = tuple(_value(course.history[iteration], item) for iteration in range(done))
-    best, kept, at = math.nan, [], done
-    for iteration, value in enumerate(values):
-        if course.sampled[iteration] and not math.isnan(value) and not value >= best:
-            best, at = value, iteration
-        kept.append(best)
-    result = _value(course.best, item)
-    # Items that were sampled together once more may have changed in their last bits.
-    known = _known(kept)
-    close = bool(known) and abs(result - best) <= 1e-3 * (known[0] - best) + 1e-6 * abs(best)
-    found = at if close else done
-    return _Curve("", distinct_colours(1)[0], values, tuple(kept), result, found)
-
-
-def _value(values: Sequence[float], item: int) -> float:
-    """NaN also for one that is missing or cannot be drawn."""
-    value = float(values[item]) if item < len(values) else math.nan
-    return value if abs(value) < _HUGE else math.nan
-
-
-def _known(values: Sequence[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = _known(values)
-    return fmean(known) if known else math.nan
 
 
 def _iterations(count: int) -> str:
     return f"{count} iteration{'s' * (count != 1)}"
 
 
-# --- the scale
+def _objective(course: Course, curves: Sequence[Curve], done: int) -> list[Sheet]:
+    """The card with the plot, and below it the marks in words."""
+    marks = _described_marks(course.marks)
+    try:
+        plot = render(_plot(course, curves, done))
+    except MatplotlibMissing:
+        return [words("The plot of the objective needs matplotlib.", HOW_TO_INSTALL), marks]
+    many = f"; {len(course.best)} items, their mean and range" if curves[0].lows.size else ""
+    logarithmic = "; logarithmic" if value_range(curves).log else ""
+    sheet = Sheet(_PLOT_TOP + _PLOT_HEIGHT + 30)
+    sheet.card("Objective", f"at each iteration, lower is better{many}{logarithmic}")
+    sheet.picture((EDGE, _PLOT_TOP), plot, WIDTH - 2 * EDGE, _PLOT_HEIGHT)
+    return [sheet, marks]
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Where values lie between ``top`` and ``bottom`` of the sheet; ``low`` and ``high`` are logarithms if ``log``."""
-
-    low: float
-    high: float
-    log: bool
-    top: float
-    bottom: float
-
-    def y(self, value: float) -> float:
-        """Beyond the scale: its end."""
-        place = (self._place(value) - self.low) / (self.high - self.low)
-        return self.bottom - (self.bottom - self.top) * min(1.0, max(0.0, place))
-
-    def beyond(self, value: float) -> int:
-        """1 above the scale, -1 below, 0 on it."""
-        place = self._place(value)
-        return (place > self.high) - (place < self.low)
-
-    def ticks(self) -> list[float]:
-        """About six round values."""
-        if self.log:
-            every = math.ceil((self.high - self.low) / 7)
-            return [10.0**power for power in range(math.ceil(self.low), math.floor(self.high) + 1, every)]
-        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
-        return [tick * self.step for tick in range(first, last + 1)]
-
-    @property
-    def step(self) -> float:
-        """From tick to tick of a linear scale."""
-        span = self.high - self.low
-        magnitude = 10.0 ** math.floor(math.log10(span / 7))
-        return next(step * magnitude for step in (1, 2, 5, 10) if span / (step * magnitude) <= 7)
-
-    def write(self, value: float, more: int = 0) -> str:
-        """``value`` with the digits that tell one tick from the next, and so many more."""
-        if self.log:
-            return _exponent(f"{value:.{more + 1}g}" if more else f"{value:g}")
-        reach, step = max(abs(self.low), abs(self.high)), self.step
-        power = math.floor(math.log10(reach))
-        if -4 < power < 6:
-            return _signed(f"{value:.{max(0, more - math.floor(math.log10(step) + 1e-9))}f}")
-        decimals = max(0, power - math.floor(math.log10(step) + 1e-9)) + more
-        return _signed(f"{value / 10.0**power:.{decimals}f}") + (f"e{power}" if value else "")
-
-    def _place(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-
-def _scale(curves: Sequence[_Curve], bottom: float) -> _Scale:
-    """From the lowest to the highest value, and a little more; without single ones that are far off."""
-    shown = sorted(value for curve in curves for value in curve.shown)
-    needed = [value for curve in curves for value in curve.needed] or shown
-    log = shown[0] > _TINY and max(needed) / min(needed) >= 1000
-    if log:
-        shown, needed = [math.log10(value) for value in shown], [math.log10(value) for value in needed]
-    tenth = round(0.1 * (len(shown) - 1))
-    low, high = min(shown[tenth], *needed), max(shown[-1 - tenth], *needed)
-    usual = high - low
-    # What is not much further off is shown as it is; of what is, only that it is further off.
-    low = shown[0] if low - shown[0] <= usual or not usual else low - 0.3 * usual
-    high = shown[-1] if shown[-1] - high <= usual or not usual else high + 0.3 * usual
-    if high - low <= max(_TINY, 1e-9 * max(abs(low), abs(high))):  # all the same
-        half = 0.1 * abs(low) if abs(low) > _TINY else 1.0
-        return _Scale(low - half, high + half, log, _TOP, bottom)
-    room = 0.06 * (high - low)
-    return _Scale(low - room, high + room, log, _TOP, bottom)
-
-
-def _signed(number: str) -> str:
-    """Without the sign of a zero."""
-    return number[1:] if number.startswith("-") and not number.strip("-0.") else number
-
-
-def _exponent(number: str) -> str:
-    """1e-05 as 1e-5."""
-    digits, e, power = number.partition("e")
-    return f"{digits}e{int(power)}" if e else digits
-
-
-# --- the sections of the picture
-
-
-def _objective(course: Course, curves: Sequence[_Curve], done: int) -> list[Sheet]:
-    """The plot, and below it the marks in words and the signs."""
-    scale = _scale(curves, _BOTTOM - (_STRIP if course.marks else 0))
-    labels = [(scale.y(tick), scale.write(tick)) for tick in scale.ticks()]
-    left = EDGE + max((text_width(text, 14) for _, text in labels), default=0.0) + 14
-    right = WIDTH - EDGE - _BESIDE[len(curves) > 1] - max(text_width(_told(curve, scale), 15) for curve in curves)
-    plot = _Plot(left, right, max(course.iterations, done, 1), scale)
-    sheet = Sheet(_BOTTOM + 56)
-    sheet.card("Objective", _about(course, curves, scale))
-    if done < plot.limit:
-        sheet.box((plot.x(done), _TOP, right, _BOTTOM), mix(GOLD, CARD, 0.07), radius=6)
-    for curve in curves:
-        _draw_band(sheet, plot, curve)
-    for tick in ticks(plot.limit, whole=True):
-        sheet.line([(plot.x(tick), _TOP), (plot.x(tick), _BOTTOM + 5)], GRID, 1)
-        sheet.text((plot.x(tick), _BOTTOM + 16), f"{tick:.0f}", 14, DIM, "mm")
-    for y, text in labels:
-        sheet.line([(left - 5, y), (right, y)], GRID, 1)
-        sheet.text((left - 12, y), text, 14, DIM, "rm")
-    if course.stopped is not None or done < plot.limit:
-        sheet.dashes(plot.x(done), _TOP - 4, _BOTTOM, GOLD)
-        sheet.text((plot.x(done), _TOP - 15), _iterations(done), 15, GOLD, "mm")
-    for iteration in sorted({iteration for iteration, _ in course.marks}):
-        sheet.dashes(plot.x(iteration), _TOP, _BOTTOM - 20, mix(RED, CARD, 0.45))
-        sheet.cross((plot.x(iteration), _BOTTOM - 12), 5, RED)
-    for curve in curves:
-        _draw_values(sheet, plot, curve, mix(curve.colour, CARD, 0.42))
-    for curve in curves:
-        _draw_kept(sheet, plot, curve, done)
-    for curve in curves:
-        _draw_sampled(sheet, plot, curve, course.sampled)
-    _draw_results(sheet, plot, curves, done)
-    return [sheet, _legend(course, curves, scale, done)]
-
-
-def _about(course: Course, curves: Sequence[_Curve], scale: _Scale) -> str:
-    many = f"; {len(course.best)} items, their mean and range" if curves[0].lows else ""
-    return "at each iteration, lower is better" + many + ("; logarithmic" if scale.log else "")
-
-
-def _legend(course: Course, curves: Sequence[_Curve], scale: _Scale, done: int) -> Sheet:
-    marks = [f"iteration {iteration}: {text}" for iteration, text in course.marks[:_MARKS]]
-    more = len(course.marks) - len(marks)
-    sheet = Sheet(48 + 24 * (len(marks) + (more > 0)))
-    for line, text in enumerate(marks):
-        sheet.cross((MARGIN + 8, 12 + 24 * line), 5, RED)
-        sheet.text((MARGIN + 26, 12 + 24 * line), fit(text, 15, WIDTH - 2 * MARGIN - 26), 15, RED)
-    if more > 0:
-        sheet.text((MARGIN + 26, 12 + 24 * len(marks)), f"and {more} more", 15, RED)
-    draw_signs(sheet, sheet.height - 30, _signs(curves, scale, course.sampled[:done]))
-    return sheet
-
-
-def _signs(curves: Sequence[_Curve], scale: _Scale, sampled: Sequence[bool]) -> list[Sign]:
-    """The signs in this picture."""
-    colour = curves[0].colour if len(curves) == 1 else TEXT  # theirs differ
-    faint, many = mix(colour, CARD, 0.42), bool(curves[0].lows)
-    signs: list[tuple[bool, Sign]] = [
-        (
-            True,
-            (
-                lambda sheet, at: sheet.line([(at[0] - 8, at[1]), (at[0] + 8, at[1])], colour, 3),
-                "best of the sampled values so far" + (", mean of the items" if many else ""),
-            ),
-        ),
-        (any(sampled), (lambda sheet, at: sheet.dot(at, 4, colour), "sampled")),
-        (
-            not all(sampled),
-            (
-                lambda sheet, at: sheet.line([(at[0] - 8, at[1]), (at[0] + 8, at[1])], faint, 1.5),
-                "carried between samplings: a prediction",
-            ),
-        ),
-        (
-            many,
-            (
-                lambda sheet, at: sheet.box((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), _band(colour), radius=4),
-                "from the lowest item to the highest",
-            ),
-        ),
-        (
-            any(scale.beyond(value) for curve in curves for value in curve.values if not math.isnan(value)),
-            (lambda sheet, at: _draw_beyond(sheet, at, 1, colour), "off the scale"),
-        ),
-        (
-            any(not math.isnan(curve.result) for curve in curves),
-            (lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
-        ),
-    ]
-    return [sign for shown, sign in signs if shown]
-
-
-def _pictures(pictures: Sequence[tuple[str, Image.Image]]) -> Sheet:
-    """In rows, each as large as fits, its aspect kept."""
-    columns, gap = min(len(pictures), _COLUMNS), 24
-    widest = (WIDTH - 2 * EDGE - (columns - 1) * gap) / columns
-    sizes = []
-    for _, picture in pictures:
-        factor = min(widest / picture.width, _TALLEST / picture.height, _LARGER)
-        sizes.append((picture.width * factor, picture.height * factor))
-    pitch = max(140.0, *(width for width, _ in sizes)) + gap
-    rows = [sizes[place : place + columns] for place in range(0, len(sizes), columns)]
-    heights = [28 + max(height for _, height in row) + 22 for row in rows]
-    sheet = Sheet(62 + sum(heights) + 10)
-    sheet.card("Pictures", "")
-    for place, ((label, picture), size) in enumerate(zip(pictures, sizes, strict=True)):
-        row, column = divmod(place, columns)
-        left, top = EDGE + column * pitch, 62 + sum(heights[:row])
-        sheet.text((left, top + 12), fit(label, 15, pitch - gap), 15, DIM)
-        sheet.picture((left, top + 28), picture, *size)
+def _described_marks(marks: Sequence[tuple[int, str]]) -> Sheet:
+    described = [f"iteration {iteration}: {event}" for iteration, event in marks[:_MAX_MARKS]]
+    if len(marks) > _MAX_MARKS:
+        described.append(f"and {len(marks) - _MAX_MARKS} more")
+    sheet = Sheet(12 + 24 * len(described) + (10 if described else 0))
+    for number, event in enumerate(described):
+        y = 14 + 24 * number
+        if number < _MAX_MARKS:
+            sheet.cross((MARGIN + 8, y), 5, RED)
+        sheet.text((MARGIN + 26, y), fit(event, 15, WIDTH - 2 * MARGIN - 26), 15, RED)
     return sheet
 
 
 # --- the plot
 
 
-@dataclass(frozen=True)
-class _Plot:
-    """Iterations from 0 to ``limit``, values on their scale."""
-
-    left: float
-    right: float
-    limit: int
-    scale: _Scale
-
-    def x(self, iteration: float) -> float:
-        return self.left + (self.right - self.left) * min(1.0, max(0.0, iteration / self.limit))
-
-    def at(self, iteration: float, value: float) -> Point:
-        return self.x(iteration), self.scale.y(value)
-
-    @property
-    def radius(self) -> float:
-        """Of a dot: smaller where they are many."""
-        return min(4.0, max(1.3, 0.35 * (self.right - self.left) / self.limit))
-
-
-def _runs(values: Sequence[float]) -> Iterator[range]:
-    """The iterations without a gap, in runs."""
-    begin = 0
-    for iteration in range(len(values) + 1):
-        if iteration == len(values) or math.isnan(values[iteration]):
-            if begin < iteration:
-                yield range(begin, iteration)
-            begin = iteration + 1
+def _plot(course: Course, curves: Sequence[Curve], done: int) -> Figure:
+    shown, limit = value_range(curves), max(course.iterations, done, 1)
+    figure = new_figure(WIDTH - 2 * EDGE, _PLOT_HEIGHT)
+    axes = figure.add_subplot()
+    prepare_axes(axes)
+    step = _set_scales(axes, shown, limit, strip=bool(course.marks))
+    colours = distinct_colours(len(curves))
+    _draw_end(axes, done, limit, stopped=course.stopped is not None)
+    _draw_marks(axes, [min(iteration, limit) for iteration, _ in course.marks])
+    radius = min(4.0, max(1.3, 0.35 * (WIDTH - 2 * EDGE) / limit))
+    for curve, colour in zip(curves, colours, strict=True):
+        _draw_range(axes, curve, shown, colour)
+        _draw_values(axes, curve, shown, colour, radius)
+    for curve, colour in zip(curves, colours, strict=True):
+        _draw_best_so_far(axes, curve, colour)
+    for curve, colour in zip(curves, colours, strict=True):
+        _draw_sampled(axes, curve, shown, colour, course.sampled[:done], radius)
+    labels = _draw_results(axes, curves, colours, shown, step)
+    signs = _signs(curves, colours[0] if len(curves) == 1 else TEXT, shown, course.sampled[:done])
+    draw_legend(figure, signs)
+    fill_width(axes, bottom=56, top=30)
+    _spread_labels(axes, labels)
+    return figure
 
 
-def _band(colour: Colour) -> Colour:
-    return mix(colour, CARD, 0.16)
+def _set_scales(axes: Axes, shown: Range, limit: int, *, strip: bool) -> float:
+    """Scales, ticks and their labels; returns the distance of the ticks of a linear scale of values.
+
+    ``strip``: leave a strip below the values, for marks.
+    """
+    across = round_ticks(0, limit, 10, whole=True)
+    set_ticks(axes.xaxis, across, [f"{tick:.0f}" for tick in across])
+    if shown.log:
+        powers = round_ticks(math.log10(shown.low), math.log10(shown.high), 7, whole=True)
+        up, step = [10.0**power for power in powers], 1.0
+    else:
+        up = round_ticks(shown.low, shown.high, 7)
+        step = up[1] - up[0] if len(up) > 1 else shown.high - shown.low
+    axes.set(xlim=(0, limit), ylim=(shown.low, shown.high), yscale="log" if shown.log else "linear")
+    if strip:
+        low, high = axes.transAxes.transform([(0, -0.06), (0, 1)])
+        (_, bottom), (_, top) = axes.transData.inverted().transform([low, high])
+        axes.set_ylim(bottom, top)
+    set_ticks(axes.yaxis, up, [write(tick, shown, step) for tick in up])
+    return step
 
 
-def _draw_band(sheet: Sheet, plot: _Plot, curve: _Curve) -> None:
+def _draw_end(axes: Axes, done: int, limit: int, *, stopped: bool) -> None:
+    """What was planned and not done is tinted; a line marks an early end."""
+    if done < limit:
+        axes.axvspan(done, limit, facecolor=rgb(mix(GOLD, CARD, 0.07)), edgecolor="none", zorder=0)
+    if done < limit or stopped:
+        axes.axvline(done, **line(GOLD, 1.5, linestyle=(0, (3.5, 2.5))), clip_on=False, zorder=2)
+        axes.annotate(
+            _iterations(done),
+            (done, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, points(8)),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            **text(LABEL_SIZE, GOLD),
+        )
+
+
+def _draw_marks(axes: Axes, iterations: Sequence[int]) -> None:
+    for iteration in sorted(set(iterations)):
+        dashes = line(mix(RED, CARD, 0.45), 1.5, linestyle=(0, (3.5, 2.5)))
+        axes.axvline(iteration, 0.05, **dashes, clip_on=False, zorder=2)
+    crosses = marker("x", 5, RED) | {"markeredgewidth": points(2.5)}
+    axes.plot(iterations, [0.025] * len(iterations), transform=axes.get_xaxis_transform(), **crosses, zorder=5)
+
+
+def _draw_range(axes: Axes, curve: Curve, shown: Range, colour: Colour) -> None:
     """From the lowest item to the highest."""
-    for run in _runs(curve.lows):
-        above = [plot.at(iteration, curve.highs[iteration]) for iteration in run]
-        below = [plot.at(iteration, curve.lows[iteration]) for iteration in reversed(run)]
-        if len(run) > 1:
-            sheet.polygon(above + below, _band(curve.colour))
-        else:
-            sheet.line(above + below, _band(curve.colour), 3)
+    if not curve.lows.size:
+        return
+    lows, highs = _within(curve.lows, shown), _within(curve.highs, shown)
+    across, band = np.arange(len(lows)), rgb(mix(colour, CARD, 0.16))
+    axes.fill_between(across, lows, highs, where=~np.isnan(lows), facecolor=band, edgecolor="none", zorder=0.6)
+    single = alone(curve.lows)
+    axes.vlines(across[single], lows[single], highs[single], colors=[band], linewidths=points(3), zorder=0.6)
 
 
-def _draw_values(sheet: Sheet, plot: _Plot, curve: _Curve, colour: Colour) -> None:
-    """The faint line through all there are, and what is off the scale."""
-    for run in _runs(curve.values):
-        points = [plot.at(iteration, curve.values[iteration]) for iteration in run]
-        if len(points) > 1:
-            sheet.line(points, colour, 1.5)
-        else:
-            sheet.dot(points[0], 0.6 * plot.radius, colour)
-    for iteration, value in enumerate(curve.values):
-        if not math.isnan(value) and plot.scale.beyond(value):
-            _draw_beyond(sheet, plot.at(iteration, value), plot.scale.beyond(value), curve.colour)
+def _draw_values(axes: Axes, curve: Curve, shown: Range, colour: Colour, radius: float) -> None:
+    """A faint line through all values, a dot where one has no neighbour, a triangle where one is outside the range."""
+    values, across, faint = _within(curve.values, shown), np.arange(len(curve.values)), mix(colour, CARD, 0.42)
+    axes.plot(across, values, **line(faint, 1.5), zorder=3)
+    single = alone(curve.values)
+    axes.plot(across[single], values[single], **marker("o", 0.6 * radius, faint), zorder=3)
+    beyond = shown.beyond(curve.values)
+    for direction, shape in ((1, "^"), (-1, "v")):
+        place = beyond == direction
+        axes.plot(across[place], values[place], **marker(shape, 5, colour), zorder=5)
 
 
-def _draw_beyond(sheet: Sheet, at: Point, direction: int, colour: Colour) -> None:
-    """A wedge that points up (1) or down (-1)."""
-    (x, y), up = at, 6 * direction
-    sheet.polygon([(x - 5, y + up / 2), (x + 5, y + up / 2), (x, y - up)], colour)
+def _draw_best_so_far(axes: Axes, curve: Curve, colour: Colour) -> None:
+    """A strong line, down in steps, and at the end to the result."""
+    end = curve.best_so_far[-1:] if math.isnan(curve.result) else [curve.result]
+    best = np.concatenate((curve.best_so_far, end))
+    known = ~np.isnan(best)
+    across = np.arange(len(best))[known]
+    axes.plot(across, best[known], **line(colour, 3, drawstyle="steps-post"), clip_on=False, zorder=4)
 
 
-def _draw_kept(sheet: Sheet, plot: _Plot, curve: _Curve, done: int) -> None:
-    """The strong line: down in steps, and at the end to the result."""
-    points: list[Point] = []
-    last = [*curve.kept, curve.result if not math.isnan(curve.result) else (*curve.kept, math.nan)[-1]]
-    for iteration, value in enumerate(last):
-        if math.isnan(value):
-            continue
-        if points:
-            points.append((plot.x(iteration), points[-1][1]))
-        points.append(plot.at(iteration, value))
-    if len(points) > 1:
-        sheet.line(points, curve.colour, 3)
+def _draw_sampled(
+    axes: Axes, curve: Curve, shown: Range, colour: Colour, sampled: Sequence[bool], radius: float
+) -> None:
+    place = np.array(sampled, dtype=bool) & ~np.isnan(curve.values) & (shown.beyond(curve.values) == 0)
+    style = marker("o", radius, colour, edge=CARD if radius > 3 else None)
+    axes.plot(np.arange(len(place))[place], curve.values[place], **style, zorder=5)
 
 
-def _draw_sampled(sheet: Sheet, plot: _Plot, curve: _Curve, sampled: Sequence[bool]) -> None:
-    for iteration, value in enumerate(curve.values):
-        if sampled[iteration] and not math.isnan(value) and not plot.scale.beyond(value):
-            at = plot.at(iteration, value)
-            if plot.radius > 3:
-                sheet.dot(at, plot.radius + 1.5, CARD)
-            sheet.dot(at, plot.radius, curve.colour)
+def _draw_results(
+    axes: Axes, curves: Sequence[Curve], colours: Sequence[Colour], shown: Range, step: float
+) -> list[Annotation]:
+    """A diamond where each result was found, and its value to the right of the end of its curve."""
+    pairs = zip(reversed(curves), reversed(colours), strict=True)  # of equal results the first stands above
+    found = [(curve, colour) for curve, colour in pairs if not math.isnan(curve.result)]
+    labels = []
+    for curve, colour in sorted(found, key=lambda item: item[0].result):
+        axes.plot([curve.found], [curve.result], **marker("D", 9, GOLD), zorder=6)
+        name = f"{curve.name}  ·  " if curve.name else ""
+        label = axes.annotate(
+            name + write(curve.result, shown, step, more=2),
+            (len(curve.values), curve.result),
+            xytext=(points(20 if len(curves) == 1 else 32), 0),
+            textcoords="offset points",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": points(1), "color": rgb(mix(colour, CARD, 0.6))}
+            | {"shrinkA": 0, "shrinkB": points(11), "relpos": (-0.04, 0.5)},
+            **text(LABEL_SIZE, GOLD if len(curves) == 1 else colour),
+        )
+        labels.append(label)
+    return labels
 
 
-def _told(curve: _Curve, scale: _Scale) -> str:
-    """The result in words."""
-    name = f"{curve.name}  ·  " if curve.name else ""
-    return "" if math.isnan(curve.result) else name + scale.write(curve.result, more=2)
+def _spread_labels(axes: Axes, labels: Sequence[Annotation]) -> None:
+    """Move labels up or down until none covers another; a line leads from a moved label to its curve."""
+    up = [float(axes.transData.transform(label.xy)[1]) / SCALE for label in labels]
+    box = axes.get_window_extent()
+    low, high = box.y0 / SCALE + 8, box.y1 / SCALE - 8
+    for label, place, moved in zip(labels, up, spread_apart(up, _LABEL_DISTANCE, low, high), strict=True):
+        label.set_position((label.get_position()[0], points(moved - place)))
+        if label.arrow_patch is not None:
+            label.arrow_patch.set_visible(abs(moved - place) > 1)
 
 
-def _draw_results(sheet: Sheet, plot: _Plot, curves: Sequence[_Curve], done: int) -> None:
-    """A diamond where each was found; beside the end of its line what it is, one below the other."""
-    ends = sorted(
-        (plot.scale.y(curve.result), place) for place, curve in enumerate(curves) if not math.isnan(curve.result)
-    )
-    for y, place in ends:
-        sheet.diamond((plot.x(curves[place].found), y), 8, GOLD)
-    x, room = plot.x(done), 20.0
-    heights: list[float] = []
-    for y, _ in ends:
-        heights.append(max(y, heights[-1] + room if heights else _TOP + 8))
-    for place in reversed(range(len(heights))):
-        heights[place] = min(heights[place], heights[place + 1] - room if place + 1 < len(heights) else _BOTTOM - 8)
-    for (y, place), height in zip(ends, heights, strict=True):
-        curve = curves[place]
-        colour = GOLD if len(curves) == 1 else curve.colour
-        if abs(height - y) > 1:
-            sheet.line([(x + 11, y), (x + 25, height)], mix(colour, CARD, 0.6), 1)
-        sheet.text((x + _BESIDE[len(curves) > 1], height), _told(curve, plot.scale), 15, colour)
+def _within(values: Values, shown: Range) -> Values:
+    """What is outside the range is drawn at its edge."""
+    return np.clip(values, shown.low, shown.high)
+
+
+def _signs(curves: Sequence[Curve], colour: Colour, shown: Range, sampled: Sequence[bool]) -> list[tuple[Artist, str]]:
+    """The signs that are in this plot, and their meaning."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    many = bool(curves[0].lows.size)
+    outside = any(shown.beyond(curve.values).any() for curve in curves)
+    results = any(not math.isnan(curve.result) for curve in curves)
+    best = "best of the sampled values so far" + (", mean of the items" if many else "")
+    signs: list[tuple[bool, Artist, str]] = [
+        (True, Line2D([], [], **line(colour, 3)), best),
+        (any(sampled), Line2D([], [], **marker("o", 4, colour)), "sampled"),
+        (
+            not all(sampled),
+            Line2D([], [], **line(mix(colour, CARD, 0.42), 1.5)),
+            "carried between samplings: a prediction",
+        ),
+        (
+            many,
+            Patch(facecolor=rgb(mix(colour, CARD, 0.16)), edgecolor="none"),
+            "from the lowest item to the highest",
+        ),
+        (outside, Line2D([], [], **marker("^", 5, colour)), "off the scale"),
+        (results, Line2D([], [], **marker("D", 6, GOLD)), "result"),
+    ]
+    return [(sign, meaning) for present, sign, meaning in signs if present]

@@ -1,6 +1,6 @@
-"""What the pack's pictures are drawn with: their colours, figures and cards, and text that fits.
+"""What the pack's pictures are made of: colours, key figures, cards, signs, and text that fits.
 
-Needs no host: Pillow and the standard library alone.
+Needs Pillow and the standard library only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,24 +20,27 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
 
-# All lengths are in pixels of the finished picture; it is drawn larger and reduced, which smooths every edge.
+FONT_FILE = Path(__file__).with_name("Aileron-Regular.ttf")
+"""Aileron by Sora Sagano (dotcolon.net), CC0, with the reduced set of letters that Pillow has it with."""
+
+# All lengths are in pixels of the finished picture. It is drawn larger and then reduced, which smooths every edge.
 SCALE = 2
 WIDTH = 1400
 MARGIN = 32
-EDGE = MARGIN + 22  # of what stands in a card
+EDGE = MARGIN + 22  # of the content of a card
 
 BACKGROUND: Colour = (15, 18, 24)
 CARD: Colour = (24, 28, 37)
 GRID: Colour = (46, 53, 67)
 DIM: Colour = (148, 157, 175)
 TEXT: Colour = (232, 235, 242)
-GOLD: Colour = (255, 201, 77)  # what it ended with
-RED: Colour = (255, 107, 107)  # what was lost
+GOLD: Colour = (255, 201, 77)  # the result
+RED: Colour = (255, 107, 107)  # what failed
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number to read first."""
+class KeyFigure:
+    """A key figure at the top of a picture."""
 
     value: str
     meaning: str
@@ -44,7 +48,7 @@ class Figure:
 
 
 def stack(sections: Sequence[Sheet]) -> Image.Image:
-    """The finished RGB picture: the sections below each other."""
+    """The finished RGB picture: the sections from top to bottom."""
     picture = Image.new("RGB", (WIDTH * SCALE, sum(section.image.height for section in sections)), BACKGROUND)
     top = 0
     for section in sections:
@@ -53,9 +57,9 @@ def stack(sections: Sequence[Sheet]) -> Image.Image:
     return picture.reduce(SCALE)
 
 
-def header(title: str, message: str = "", figures: Sequence[Figure] = ()) -> Sheet:
+def header(title: str, message: str = "", figures: Sequence[KeyFigure] = ()) -> Sheet:
     """The top of a picture: its title, at most two lines of message, and a row of figures (about five fit)."""
-    lines = wrap(message, 15, WIDTH - 2 * MARGIN, most=2)
+    lines = wrap(message, 15, WIDTH - 2 * MARGIN, max_lines=2)
     top = 92 + 22 * len(lines)
     sheet = Sheet(top + (84 if figures else 0))
     sheet.text((MARGIN, 46), fit(title, 30, WIDTH - 2 * MARGIN), 30, TEXT, bold=True)
@@ -71,8 +75,8 @@ def header(title: str, message: str = "", figures: Sequence[Figure] = ()) -> She
 
 
 def words(message: str, note: str) -> Sheet:
-    """A card with what there is to say, in place of a plot: at most eight lines of message, then a line of note."""
-    lines = wrap(message, 20, WIDTH - 2 * EDGE, most=8)
+    """A card with a text in place of a plot: at most eight lines of message, then a line of note."""
+    lines = wrap(message, 20, WIDTH - 2 * EDGE, max_lines=8)
     sheet = Sheet(124 + 30 * len(lines))
     sheet.box((MARGIN, 8, WIDTH - MARGIN, sheet.height - MARGIN), CARD, radius=12)
     for line, text in enumerate(lines):
@@ -91,7 +95,7 @@ def draw_signs(sheet: Sheet, y: float, signs: Sequence[Sign]) -> None:
 
 
 class Sheet:
-    """A strip of the picture to draw on, as wide as the picture, ``height`` pixels high."""
+    """A section of the picture to draw on: as wide as the picture, ``height`` pixels high."""
 
     def __init__(self, height: float) -> None:
         self.height = height
@@ -99,7 +103,7 @@ class Sheet:
         self._draw = ImageDraw.Draw(self.image)
 
     def card(self, title: str, unit: str) -> None:
-        """The ground of a section."""
+        """A card that fills the section, with its title and, beside it, a unit or a note."""
         self.box((MARGIN, 8, WIDTH - MARGIN, self.height - 10), CARD, radius=12)
         self.text((EDGE, 38), title, 19, TEXT, bold=True)
         self.text((EDGE + text_width(title, 19) + 14, 39), unit, 15, DIM)
@@ -143,7 +147,7 @@ class Sheet:
         self._draw.ellipse((x * SCALE - reach, y * SCALE - reach, x * SCALE + reach, y * SCALE + reach), colour)
 
     def picture(self, at: Point, picture: Image.Image, width: float, height: float) -> None:
-        """``picture``, resized, with its left top corner ``at``."""
+        """``picture``, resized to these pixels, with its top left corner ``at``."""
         size = max(1, round(width * SCALE)), max(1, round(height * SCALE))
         resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         self.image.paste(resized, (round(at[0] * SCALE), round(at[1] * SCALE)))
@@ -158,7 +162,7 @@ class Sheet:
         self.line([(x - radius, y + radius), (x + radius, y - radius)], colour, 2.5)
 
     def wedge(self, at: Point, radius: float, colour: Colour) -> None:
-        """Points down."""
+        """A triangle that points down."""
         x, y = at
         self.polygon([(x - radius, y - 0.6 * radius), (x + radius, y - 0.6 * radius), (x, y + 0.7 * radius)], colour)
 
@@ -173,12 +177,12 @@ class Sheet:
 
 
 Sign = tuple[Callable[[Sheet, Point], None], str]
-"""draws itself about a point, at most 8 pixels to either side; its meaning"""
+"""A function that draws the sign around a point, at most 8 pixels to each side, and the meaning of the sign."""
 
 
 @lru_cache(maxsize=32)
-def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size * SCALE)
+def font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(FONT_FILE), size * SCALE, layout_engine=ImageFont.Layout.BASIC)
 
 
 def text_width(text: str, size: float) -> float:
@@ -186,14 +190,14 @@ def text_width(text: str, size: float) -> float:
 
 
 def plain(text: str) -> str:
-    """``text`` in letters that the font has: accents dropped, other scripts as question marks, on one line."""
+    """``text`` on one line, in letters that the font has: without accents, other scripts as question marks."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isascii() or letter == "·" else "?" for letter in letters)
 
 
 def fit(text: str, size: float, width: float) -> str:
-    """``text``, cut with an ellipsis where it is wider than ``width``."""
+    """``text``, cut and ended by an ellipsis if it is wider than ``width`` pixels."""
     if text_width(text, size) <= width:
         return text
     ends = range(1, len(text))
@@ -201,11 +205,11 @@ def fit(text: str, size: float, width: float) -> str:
     return text[:fitting].rstrip() + "…"
 
 
-def wrap(text: str, size: float, width: float, most: int) -> list[str]:
-    """``text`` in at most so many lines of ``width``; the last is cut where that is too few."""
+def wrap(text: str, size: float, width: float, max_lines: int) -> list[str]:
+    """``text`` in at most ``max_lines`` lines of ``width`` pixels; the last line is cut if that is too few."""
     lines: list[str] = []
     for word in text.split():
-        if lines and (len(lines) == most or text_width(f"{lines[-1]} {word}", size) <= width):
+        if lines and (len(lines) == max_lines or text_width(f"{lines[-1]} {word}", size) <= width):
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -213,19 +217,20 @@ def wrap(text: str, size: float, width: float, most: int) -> list[str]:
 
 
 def mix(colour: Colour, ground: Colour, share: float) -> Colour:
+    """``colour`` over ``ground``, ``share`` of it (0 to 1)."""
     red, green, blue = (round(share * c + (1 - share) * g) for c, g in zip(colour, ground, strict=True))
     return red, green, blue
 
 
 def distinct_colours(lanes: int) -> list[Colour]:
-    """One a lane: from green over blue to pink, as far from gold and red as they go; neighbours differ in lightness
-    too where there are many."""
+    """One colour per lane, from green over blue to pink: none is close to gold or red. With more than four lanes,
+    neighbours differ in lightness too."""
     hues = [235.0] if lanes == 1 else [150 + 190 * lane / (lanes - 1) for lane in range(lanes)]
     return [_oklch(0.78 - 0.1 * (lane % 2) * (lanes > 4), 0.125, hue) for lane, hue in enumerate(hues)]
 
 
 def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """The sRGB colour nearest to an OKLCH one (Ottosson 2020); ``hue`` in degrees."""
+    """The nearest sRGB colour to a colour in OKLCH (Ottosson 2020); ``hue`` in degrees."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -243,7 +248,7 @@ def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
 
 
 def ticks(limit: float, whole: bool = False) -> list[float]:
-    """Round values from 0 to ``limit``, at most eleven, whole ones if they must be."""
+    """At most eleven round values from 0 to ``limit``; whole numbers only if ``whole``."""
     magnitude = 10.0 ** math.floor(math.log10(limit / 10))
     step = next(step * magnitude for step in (1, 2, 5, 10) if limit / (step * magnitude) <= 10)
     if whole:
@@ -252,7 +257,7 @@ def ticks(limit: float, whole: bool = False) -> list[float]:
 
 
 def duration(seconds: float) -> str:
-    """Three digits, or minutes."""
+    """A time in words: three digits of milliseconds or seconds, or minutes and seconds."""
     if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 99.95:

@@ -1,4 +1,4 @@
-"""The timeline of a run as a picture: what each core did in each round, and each lane at each second."""
+"""The timeline of a run as a picture: what each core does in each round, and each lane at each second."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .drawing import (
     TEXT,
     WIDTH,
     Colour,
-    Figure,
+    KeyFigure,
     Point,
     Sheet,
     Sign,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ...chords_core import EvaluationMark, HitMark, RectificationMark, Timeline
     from ..host.sampling.run_record import ChordsRun
 
-_LEFT, _RIGHT = 184, 1158  # of the plots; beside them are names and figures
+_LEFT, _RIGHT = 184, 1158  # of the plots; names and figures are beside them
 _PLOT_TOP = 86.0  # in its card
 
 
@@ -60,7 +60,7 @@ def draw_timeline(run: ChordsRun) -> Image.Image:
 
 
 def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
-    """A row a core, a column a round: evaluations, spawns, rectifications and hits."""
+    """One row per core, one column per round: model calls, jumps, corrections and results."""
     cores = max(evaluation.core for evaluation in timeline.evaluations)
     reached = max(evaluation.depth for evaluation in timeline.evaluations)
     rows = _rows(cores, height=min(44.0, max(12.0, 560 / cores)))
@@ -72,7 +72,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
     if accepted is not None:
         slower = rows[: accepted.core - 1] if accepted.core else rows
         _draw_gain(sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", "fewer model calls in a row")
-        # No further down: there a faster core's label may be.
+        # Not further down, where the label of a faster core may be.
         bottom = rows[accepted.core - 1].bottom if accepted.core else plot.bottom
         _draw_end(sheet, plot, accepted.depth, bottom, f"{accepted.depth} round{'s' * (accepted.depth != 1)}")
     for core, row in enumerate(rows, start=1):
@@ -90,7 +90,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
 
 
 def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
-    """A row a lane, along the seconds: when it evaluated, when it was idle, when it was lost."""
+    """One row per lane along the seconds: when it is at work, when it is idle, when it is lost."""
     lanes = len(run.devices)
     rows = _rows(lanes, height=min(34.0, max(12.0, 420 / lanes)))
     sequential = timeline.sequential_seconds(run.plan.steps) if run.plan.cores > 1 else None
@@ -116,18 +116,18 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
         sheet.box(gone, mix(RED, CARD, 0.25), radius=4)
         sheet.cross((left, row.middle), min(6.0, 0.35 * row.height), RED)
     below = rows[-1].bottom + 13
-    sheet.text((EDGE, below), "hits", rows[0].font, TEXT)
+    sheet.text((EDGE, below), "results", rows[0].font, TEXT)
     for hit in timeline.hits:
         sheet.diamond((plot.x(hit.seconds), below), 6, GOLD if hit is _accepted(timeline) else DIM)
     return sheet
 
 
 def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
-    """What was lost, then what the signs mean."""
+    """The lanes that were lost, then the meaning of the signs."""
     sheet = Sheet(48 + 24 * len(timeline.lost))
     for line, mark in enumerate(timeline.lost):
         text = f"{run.devices[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
-        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, most=1)
+        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line
         sheet.cross((MARGIN + 8, y), 5, RED)
         sheet.text((MARGIN + 26, y), told, 15, RED)
@@ -137,7 +137,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
 
 
 def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
-    """The signs in this picture, each drawn about a point, with their meaning."""
+    """The signs in this picture with their meaning."""
     colour = distinct_colours(len(run.devices))[0]
     several = run.plan.cores > 1
     signs: list[tuple[bool, Callable[[Sheet, Point], None], str]] = [
@@ -154,12 +154,12 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
         (
             bool(timeline.rectified),
             lambda sheet, at: sheet.wedge(at, 6.5, TEXT),
-            "rectified by the slower core",
+            "corrected by the slower core",
         ),
         (
             len(timeline.hits) > 1,
             lambda sheet, at: sheet.diamond(at, 6, DIM),
-            "hit: an estimate of the end, and its change" if several and run.method != "secant" else "hit",
+            "earlier result, and its change" if several and run.method != "secant" else "earlier result",
         ),
         (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
         (
@@ -175,25 +175,25 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
 # --- what the sections say
 
 
-def _figures(run: ChordsRun) -> list[Figure]:
+def _figures(run: ChordsRun) -> list[KeyFigure]:
     timeline, steps = run.timeline, run.plan.steps
     if timeline is None or not timeline.evaluations:
-        return [Figure(duration(run.seconds), "sampling time")] if run.seconds else []
+        return [KeyFigure(duration(run.seconds), "sampling time")] if run.seconds else []
     more = run.seconds > 1.05 * timeline.seconds  # to copy the model, say
-    time = Figure(
+    time = KeyFigure(
         duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
-    calls = Figure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
+    calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
     if run.plan.cores == 1:
-        return [calls, time, Figure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
-    figures = [Figure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
+        return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
+    figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
     speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
     if speedup is not None:
-        figures.append(Figure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
+        figures.append(KeyFigure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
     if accepted is not None and accepted.core == 1:
-        figures.append(Figure("exact", "what one core gives", GOLD))
+        figures.append(KeyFigure("exact", "what one core gives", GOLD))
     elif change is not None:
-        figures.append(Figure(_percent(change), "change from the hit before", GOLD))
+        figures.append(KeyFigure(_percent(change), "change from the result before", GOLD))
     return figures
 
 
@@ -223,12 +223,12 @@ def _title(run: ChordsRun) -> str:
 
 
 def _accepted(timeline: Timeline) -> HitMark | None:
-    """A run ends with its newest hit."""
+    """The result: a run ends with its newest hit."""
     return timeline.hits[-1] if timeline.hits else None
 
 
 def _clock(limit: float) -> Callable[[float], str]:
-    """How to write the seconds of an axis up to ``limit``."""
+    """How the seconds of an axis up to ``limit`` are written."""
     return (lambda seconds: f"{1000 * seconds:g} ms") if limit < 1 else (lambda seconds: f"{seconds:g} s")
 
 
@@ -244,7 +244,7 @@ def _percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Where 0 to ``limit`` lies on the sheet, and from where to where the plot goes down."""
+    """The place of a plot on its sheet; from left to right it goes from 0 to ``limit``."""
 
     top: float
     bottom: float
@@ -260,7 +260,7 @@ class _Plot:
 
 @dataclass(frozen=True)
 class _Row:
-    """A core's or a lane's row; its cells leave a gap to those of its neighbours."""
+    """The row of a core or of a lane; its cells leave a gap to the cells of the next row."""
 
     top: float
     height: float
@@ -292,12 +292,12 @@ def _rows(count: int, height: float) -> list[_Row]:
 
 
 def _plot(rows: Sequence[_Row], limit: float) -> _Plot:
-    """Around the rows, with room for one more below them."""
+    """A plot around the rows, with room for one more row below them."""
     return _Plot(_PLOT_TOP, rows[-1].bottom + 26, limit)
 
 
 def _gap(width: float) -> float:
-    """What a cell of a row leaves free at either end: nothing where cells are too narrow to be seen one by one."""
+    """The gap at each end of a cell: none if cells are too narrow to be seen one by one."""
     return min(1.5, 0.1 * width) if width >= 3 else 0.0
 
 
@@ -313,7 +313,7 @@ def _draw_evaluations(
     evaluations: Sequence[EvaluationMark],
     colours: Sequence[Colour],
 ) -> None:
-    """A cell for each at its core and round, in its lane's colour, with the number of its step."""
+    """A cell for each evaluation at its core and round, in the colour of its lane, with the number of its step."""
     gap, radius = _gap(plot.unit), min(6.0, 0.25 * plot.unit)
     for evaluation in evaluations:
         row, left, right = rows[evaluation.core - 1], plot.x(evaluation.depth - 1), plot.x(evaluation.depth)
@@ -323,7 +323,7 @@ def _draw_evaluations(
 
 
 def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timeline) -> None:
-    """From each core's first evaluation to the next core's, and to the draft."""
+    """Arrows from the first evaluation of each core to that of the next core, and to the draft."""
     first = {evaluation.core: evaluation.depth for evaluation in reversed(timeline.evaluations)}
     for core in sorted(first):
         if core + 1 in first:
@@ -338,7 +338,7 @@ def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timel
 def _draw_rectifications(
     sheet: Sheet, plot: _Plot, rows: Sequence[_Row], rectified: Sequence[RectificationMark]
 ) -> None:
-    """Each between the two cores, at the end of its round."""
+    """A sign for each correction between its two cores, at the end of its round."""
     radius = min(6.5, max(3.5, 0.5 * plot.unit), 0.2 * rows[0].height)
     for mark in rectified:
         sheet.wedge((plot.x(mark.depth), rows[mark.core - 1].top), radius, TEXT)
@@ -347,12 +347,12 @@ def _draw_rectifications(
 def _draw_hit(
     sheet: Sheet, plot: _Plot, rows: Sequence[_Row], hit: HitMark, colour: Colour, named: str | None = None
 ) -> None:
-    """At the end of its core's row; the draft, which is no core's, below the rows. ``named``: otherwise."""
+    """A sign at the end of the core's row, or below the rows for the draft. ``named``: another label."""
     if hit.core == 0:
         radius, middle, font, label = 5.5, rows[-1].bottom + 12, 14, "draft" if named is None else named
     else:
         row = rows[hit.core - 1]
-        radius, middle, font, label = min(8.0, 0.4 * row.height), row.middle, row.font, f"hit {hit.index}"
+        radius, middle, font, label = min(8.0, 0.4 * row.height), row.middle, row.font, f"result {hit.index}"
         if hit.change is not None and len(rows) > 1:
             label += f"  ·  {_percent(hit.change)}"
     x = plot.x(hit.depth) + radius + 7
@@ -363,7 +363,7 @@ def _draw_hit(
 def _draw_work(
     sheet: Sheet, plot: _Plot, rows: Sequence[_Row], evaluations: Sequence[EvaluationMark], colours: Sequence[Colour]
 ) -> None:
-    """A cell for each evaluation on its lane, as long as it took."""
+    """A cell for each evaluation on its lane; its length is the time of the evaluation."""
     for evaluation in evaluations:
         row, left = rows[evaluation.lane], plot.x(evaluation.began)
         width = plot.x(evaluation.began + evaluation.seconds) - left
@@ -373,7 +373,7 @@ def _draw_work(
 
 
 def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain: str, meaning: str) -> None:
-    """In words, where it was not needed to go on, if ``rows`` leave room there."""
+    """The gain in words, in the part of the plot that was not needed, if ``rows`` leave room there."""
     if not rows:
         return
     width, height = plot.x(plot.limit) - plot.x(end), rows[-1].bottom - rows[0].top
@@ -386,7 +386,7 @@ def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain
 
 
 def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callable[[float], str], end: float) -> None:
-    """Ticks below the plot; what lies beyond ``end`` was not needed and is tinted."""
+    """Ticks below the plot. The part beyond ``end`` was not needed and is tinted."""
     if end < plot.limit:
         sheet.box((plot.x(end), plot.top, plot.x(plot.limit), plot.bottom), mix(GOLD, CARD, 0.07), radius=6)
     for tick in ticks:
@@ -395,7 +395,7 @@ def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callabl
 
 
 def _draw_end(sheet: Sheet, plot: _Plot, value: float, bottom: float, label: str) -> None:
-    """Where the run ended: a line down to ``bottom``, labelled above the plot."""
+    """A line where the run ended, down to ``bottom``, with a label above the plot."""
     x = plot.x(value)
     sheet.dashes(x, plot.top - 4, bottom, GOLD)
     sheet.text((x, plot.top - 15), label, 15, GOLD, "mm")

@@ -8,8 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sampling.names import scheduler_names
-from ..host.sampling.sampler import SOLVERS
+from ..host.sampling.names import STEP_SAMPLERS, scheduler_names
 from ..host.sdo.optimizer import OptimizationResult, optimise
 from ..host.sdo.options import OptimizerOptions
 from ..host.sdo.progress import numbers
@@ -163,7 +162,7 @@ def _sampling_inputs() -> list[io.Input]:
         io.Combo.Input(
             "sampler_name",
             optional=True,
-            options=list(SOLVERS),
+            options=list(STEP_SAMPLERS),
             default="euler",
             tooltip="The sampler that the noise is for. Use the same one afterwards.",
         ),

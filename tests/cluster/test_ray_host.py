@@ -34,6 +34,7 @@ from graphs import Graph, Node, demo, empty_latent, lanes, settings
 HOST_TESTS = Path(__file__).resolve().parents[1] / "host"
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "CHORDS_RAY_ADDRESSES": "127.0.0.1:9, local"}
 ENOUGH_SECONDS = 180.0
+CANCEL_SECONDS = 8.0  # about 2 on an idle machine
 
 _seeds = itertools.count(10_000)  # of runs whose result does not matter; the host does not repeat an equal run
 
@@ -287,7 +288,7 @@ def test_an_interrupt_stops_the_remote_work(server, client) -> None:
 
     with pytest.raises(Interrupted):
         _run(server, client, _on_ray, model=_closure, steps=900, on_event=_when("step", interrupt))
-    assert time.monotonic() - moments["interrupted"] < 3.0  # of 20 s or more
+    assert time.monotonic() - moments["interrupted"] < CANCEL_SECONDS  # the whole run takes 20 s or more
     _wait_until(lambda: not _at_work(_actors(server)))
     assert torch.equal(_run(server, client, _on_ray, seed=21)[2], _run(server, client, _on_lanes, seed=21)[2])
 
@@ -311,7 +312,7 @@ def test_a_worker_that_stops_costs_some_time_and_a_cancel_works(server, client, 
         asked = time.monotonic()
         client.interrupt(prompt)
         _wait_until(lambda: client.history(prompt) is not None)
-        assert time.monotonic() - asked < 3.0
+        assert time.monotonic() - asked < CANCEL_SECONDS  # without a cancel the sampler waits 20 s or more
     finally:
         for actor in actors:
             actor.resume()

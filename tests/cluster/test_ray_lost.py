@@ -127,7 +127,7 @@ def test_a_head_that_is_lost_so_long_that_ray_ends_the_child_process(server, cli
 @pytest.mark.parametrize("how", ["killed", "raylet stopped"])
 def test_a_head_that_is_lost_in_a_run(server, client, head, how: str) -> None:
     _on_ray(server, client, head, 31)
-    graph, sampler = _graph(head.address, 32, steps=300)
+    graph, sampler = _graph(head.address, 32, steps=150)
     prompt = client.queue(graph.nodes)
     _wait_until(lambda: any(event["kind"] == "step" for event in client.chords_events(prompt)))
     if how == "killed":

@@ -11,7 +11,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors: more intra-op threads would only fight over the machine."""
+    """The tensors are tiny: more intra-op threads would only compete for the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -20,7 +20,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_lane_outlives_its_test() -> Iterator[None]:
-    """Every pool that a test opens is closed again, whatever happens to the run."""
+    """Each pool that a test opens is closed again, whatever happens in the run."""
     yield
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("chords-lane")]
     assert not left, f"lanes still alive after the test: {left}"

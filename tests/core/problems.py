@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from chords_core import Chords, Denoise, Evaluation, Event, Residual, Result
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
+
+STEP_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is not None)
+CORRECTING_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is None)
 
 
 def geometric(steps: int, high: float = 10.0, low: float = 0.1, last_zero: bool = False) -> Tensor:
@@ -54,8 +57,9 @@ class Gaussian:
 
 
 class Mixture:
-    """Data from a mixture of normal distributions of width ``std`` about fixed centres: the ideal model,
-    nonlinear where the centres compete, along the last dimension of x."""
+    """Data from a mixture of normal distributions of width ``std`` about fixed centres, along the last dimension of
+    x. The
+    ideal model is nonlinear between the centres."""
 
     def __init__(self, size: int, centres: int = 4, std: float = 0.4) -> None:
         self.centres, self.std = 1.5 * noise(centres, size, seed=7), std
@@ -69,7 +73,7 @@ class Mixture:
 
 
 def nonlinear(x: Tensor, sigma: float) -> Tensor:
-    """A smooth model that mixes all elements and depends on sigma: rounding differs if the order does."""
+    """A smooth model that mixes all elements and depends on sigma. Another order of operations rounds differently."""
     flat = x.reshape(-1)
     mixed = torch.sin(flat.cumsum(0) / (1 + sigma)) + 0.3 * flat.roll(1) / (1 + sigma)
     return (mixed + 0.1 * sigma / (1 + sigma)).reshape(x.shape)
@@ -117,7 +121,7 @@ class Slow:
 
 
 def assert_same(result: Result, expected: Result) -> None:
-    """Two runs gave the same, bit for bit."""
+    """Two runs gave the same bits."""
     assert result.depth == expected.depth
     assert result.evaluations == expected.evaluations
     assert [(hit.core, hit.depth) for hit in result.hits] == [(hit.core, hit.depth) for hit in expected.hits]
@@ -142,7 +146,7 @@ def by_hand(
     the open evaluations and the (core, index) completed so far each time the machine has been asked for evaluations.
     Returns the machine, its events and what was completed; it ends when nothing is open or a hit is accepted.
     """
-    machine = Chords(x, sigmas, starts, PARALLEL_SOLVERS[solver], accept)
+    machine = Chords(x, sigmas, starts, SOLVERS[solver], accept)
     open_tasks: list[Evaluation] = []
     done: set[tuple[int, int]] = set()
     events: list[Event] = []
@@ -160,7 +164,7 @@ def by_hand(
 
 
 def dependencies(starts: Sequence[int], core: int, index: int) -> set[tuple[int, int]]:
-    """The evaluations (core, index) that arriving at ``index`` with ``core`` waits for, by the paper's rule."""
+    """The evaluations (core, index) that ``core`` needs to arrive at ``index``, by the paper's rule."""
     start = starts[core - 1]
     if core == 1:
         return {(1, index - 1)} if index > 0 else set()
@@ -187,7 +191,7 @@ def needed(steps: int, starts: Sequence[int], accept: int) -> set[tuple[int, int
 
 
 def corrections(steps: int, starts: Sequence[int], accept: int) -> list[int]:
-    """How often each core is rectified, slowest first, until the first ``accept`` hits are there."""
+    """How often each core is rectified until the first ``accept`` hits have come, the slowest core first."""
     arrivals = {(core, index) for core, index in needed(steps, starts, accept)}
     arrivals |= {(core, steps) for core in range(len(starts) - accept + 1, len(starts) + 1)}
     counts = [0] * len(starts)

@@ -1,4 +1,4 @@
-"""What cannot work is refused by name before the model is called; what the model breaks is named too."""
+"""Bad arguments are refused by name before the model is called. Bad answers of the model are named too."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def two_items(x: Tensor, sigma: float) -> Tensor:
 NAN, INFINITY = float("nan"), float("-inf")
 NUMBERS_OF_OTHERS = [np.int64(3), np.float32(3), torch.tensor(3), torch.ones(2)]
 ODD: list[Any] = ["x", b"x", 2.5, True, None, NAN, INFINITY, -1, *NUMBERS_OF_OTHERS, [], ["x"], {}, object()]
-"""Values of every kind; of these, no argument takes others than it says."""
+"""Values of every kind. An argument takes none of them that it does not name."""
 
 SAMPLED = {"denoise": two_items, "x": noise(2, 3), "sigmas": geometric(12)}
 OPTIMISED = {**SAMPLED, "objective": features}
@@ -164,7 +164,8 @@ TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = 
     *((choose_initial_noise, CHOSEN, name, ()) for name in ("denoise", "candidates", "sigmas", "objective", "solver")),
     *((choose_initial_noise, CHOSEN, name, (type(None),)) for name in ("on_sampled", "cancel")),
     *((simulate, {"method": skeleton(12, (0,)), "devices": [Device(1.0)]}, name, ()) for name in ("method", "devices")),
-    *((plan, {"steps": 20, "lanes": 4}, name, ()) for name in ("steps", "lanes", "cores", "accept", "calls", "method")),
+    *((plan, {"steps": 20, "lanes": 4}, name, ()) for name in ("steps", "lanes", "cores", "solver")),
+    *((plan, {"steps": 20, "lanes": 4}, name, (type(None),)) for name in ("accept", "calls", "method")),
     *((lattice_starts, {"steps": 12, "cores": 3}, name, ()) for name in ("steps", "cores", "q")),
     *((authors_starts, {"steps": 12, "cores": 4}, name, ()) for name in ("steps", "cores")),
     *((check_starts, {"steps": 12, "starts": [0, 4]}, name, ()) for name in ("steps", "starts")),
@@ -197,7 +198,8 @@ TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = 
 def test_whatever_is_given_is_taken_or_refused_by_name(
     call: Callable[..., Any], arguments: dict[str, Any], name: str, kinds: tuple[type, ...]
 ) -> None:
-    """In a line of moderate length, before any model call. ``kinds``: what of `ODD` may be fine."""
+    """The message is a line of moderate length, before any model call. ``kinds``: the types of `ODD` that are
+    allowed."""
     for odd in ODD:
         if isinstance(odd, kinds):
             continue
@@ -223,7 +225,7 @@ def test_whatever_is_given_is_taken_or_refused_by_name(
     ],
 )  # fmt: skip
 def test_of_a_schedule_the_first_pair_that_is_wrong_is_named(values: list[float], said: str) -> None:
-    """With its place, counted from 1, in a line that does not grow with the schedule."""
+    """The message has its place, counted from 1, and does not grow with the schedule."""
     with pytest.raises(InvalidInput, match=f"^sigmas: must .*{re.escape(said)}$") as raised:
         check_sigmas(sigmas(*values))
     assert len(str(raised.value)) < 120
@@ -236,13 +238,13 @@ def test_of_a_schedule_the_first_pair_that_is_wrong_is_named(values: list[float]
     ids=lambda answer: str(getattr(answer, "dtype", type(answer).__name__)),
 )  # fmt: skip
 def test_an_answer_that_is_no_floating_point_tensor_is_refused(answer: Any, threads: bool) -> None:
-    """By the name of the model, with one lane as with several."""
+    """The message names the model, with one lane and with several."""
     with ThreadPool([lambda x, sigma: answer] * 2) as lanes, pytest.raises(InvalidInput, match="^denoise: ."):
         sample(None, **GOOD, pool=lanes if threads else InlinePool(lambda x, sigma: answer))
 
 
 def test_a_closed_pool_is_refused() -> None:
-    """Its lanes have ended, and would never answer."""
+    """Its lanes have ended, so they would never answer."""
     pool = ThreadPool([nonlinear])
     pool.close()
     with pytest.raises(InvalidInput, match="^pool: is closed"):
@@ -257,13 +259,13 @@ def test_a_thread_pool_takes_a_list_of_functions(denoisers: Any) -> None:
 
 @pytest.mark.parametrize("threshold", [0, 0.0, -1e-3, float("nan"), float("inf"), "1", None, True, torch.tensor(1.0)])
 def test_residual_threshold_must_be_positive(threshold: float) -> None:
-    """A rule that nothing or anything would pass is refused where it is made."""
+    """A rule that no hit, or any hit, would pass is refused where it is made."""
     with pytest.raises(InvalidInput, match="^accept: "):
         Residual(threshold)
 
 
 def test_a_model_or_a_pool_is_needed() -> None:
-    """Lanes have models of their own, so one more is needed only where there is no pool."""
+    """Lanes have models of their own, so ``denoise`` is needed only without a pool."""
     with pytest.raises(InvalidInput, match="^denoise: "):
         sample(None, **GOOD)
     with ThreadPool([nonlinear]) as pool:
@@ -277,7 +279,7 @@ def test_a_pool_needs_a_lane() -> None:
 
 
 def test_bounds_are_allowed() -> None:
-    """What lies just inside the limits runs: the last index as a start, one step, a schedule ending at 0."""
+    """Values just inside the limits run: the last index as a start, one step, a schedule that ends at 0."""
     x = noise(4)
     assert sample(nonlinear, x, geometric(12), starts=[0, 11]).depth == 2
     assert sample(nonlinear, x, sigmas(1, 0), cores=8, accept=8).evaluations == 1
@@ -291,7 +293,7 @@ def test_bounds_are_allowed() -> None:
 @pytest.mark.parametrize(("index", "core"), [(0, 1), (1, 1), (4, 2), (8, 3), (9, 3)])
 @pytest.mark.parametrize("threads", [False, True], ids=["inline", "thread"])
 def test_a_broken_model_is_named(value: float, index: int, core: int, threads: bool) -> None:
-    """One NaN or infinity ends the run with the core and the step that gave it, as a person counts steps."""
+    """One NaN or infinity ends the run. The message names its core and its step, counted from 1."""
     grid = geometric(12)
 
     class Broken(Counted):
@@ -311,8 +313,8 @@ def test_a_broken_model_is_named(value: float, index: int, core: int, threads: b
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_large_values_are_not_taken_for_broken(dtype: torch.dtype) -> None:
-    """Finite values pass however large: their sum may overflow, they do not."""
+def test_large_values_are_not_taken_for_infinity(dtype: torch.dtype) -> None:
+    """Finite values pass, however large they are. Their sum may overflow, but it does not count."""
     largest = torch.full((100,), torch.finfo(dtype).max, dtype=dtype)
     result = sample(lambda x, sigma: largest, largest.clone(), torch.tensor([1.0, 0.0]))
     assert torch.equal(result.x, largest)
@@ -326,7 +328,7 @@ def test_opposite_infinities_are_found() -> None:
 
 
 def test_a_broken_model_stops_all_lanes() -> None:
-    """With many lanes busy, none is left at work when the error arrives, and the pool works on."""
+    """When the error arrives no lane is at work any more, and the pool still works."""
     grid = geometric(12)
 
     class Broken(Counted):
@@ -344,7 +346,7 @@ def test_a_broken_model_stops_all_lanes() -> None:
 
 
 def test_denoise_of_another_shape_is_refused() -> None:
-    """A result that would broadcast is no result: it is named at once, not smeared over the state."""
+    """A result of another shape is named at once. It is not broadcast to the shape of the state."""
     x, sigmas = torch.ones(2, 3), torch.tensor([1.0, 0.5, 0.0])
     with pytest.raises(InvalidInput, match=r"denoise: returned shape \(3,\) for x of shape \(2, 3\)"):
         sample(lambda x, sigma: x[0], x, sigmas)

@@ -1,4 +1,4 @@
-"""The same arguments give the same bits, however many lanes there are and however long each call takes."""
+"""The same arguments give the same bits, for any number of lanes and any time of each call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LANES = [1, 2, 3, 8]
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("lanes", LANES)
 def test_lanes_change_nothing(lanes: int, solver: str, accept: Accept) -> None:
-    """1, 2, 3 and 8 lanes give what the caller's own thread gives, in the precision models use."""
+    """1, 2, 3 and 8 lanes give the bits of the caller's own thread, in the precision that models use."""
     x, sigmas = noise(1, 4, 6, 6, scale=10.0, dtype=torch.float32), geometric(16, last_zero=True).float()
     expected = sample(nonlinear, x, sigmas, cores=4, solver=solver, accept=accept)
     with ThreadPool([nonlinear] * lanes) as pool:
@@ -46,7 +46,7 @@ def test_one_slow_lane_changes_nothing() -> None:
 
 @pytest.mark.parametrize("lanes", LANES)
 def test_residual_accepts_the_same_hit(lanes: int) -> None:
-    """The residual rule ends with the same hit on any lanes; only calls no longer needed may differ."""
+    """The residual rule ends with the same hit on any lanes. Only calls that are no longer needed may differ."""
     x, sigmas, rule = noise(40, scale=10.0), geometric(16), Residual(1e-3)
     expected = sample(nonlinear, x, sigmas, cores=5, accept=rule)
     with ThreadPool([Slow(seed) for seed in range(lanes)]) as pool:
@@ -58,7 +58,7 @@ def test_residual_accepts_the_same_hit(lanes: int) -> None:
 
 @pytest.mark.parametrize("lanes", LANES)
 def test_the_same_corrections_are_reported(lanes: int) -> None:
-    """Which core was rectified at which index does not depend on the lanes; only their order may."""
+    """The rectifications, by core and index, do not depend on the lanes. Only their order may."""
 
     def corrections(pool: InlinePool | ThreadPool) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
@@ -78,7 +78,7 @@ def test_the_same_corrections_are_reported(lanes: int) -> None:
 
 
 def test_runs_share_nothing() -> None:
-    """A run leaves nothing in its pool: the next one gives what a fresh pool gives."""
+    """A run leaves nothing in its pool: the next run gives the bits of a new pool."""
     x, sigmas = noise(6, scale=10.0), geometric(12)
     with ThreadPool([Slow(0), Slow(1)]) as pool:
         sample(nonlinear, 2 * x, sigmas, cores=3, accept=Residual(1e3), pool=pool)

@@ -1,4 +1,4 @@
-"""Records and states that hold tensors compare and hash by identity: by value, both would raise."""
+"""Records and states that hold tensors compare and hash by identity. By value, both would raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chords_core import Accepted, Evaluated, Evaluation, EvaluationResult, Hit
 
 PACKAGES = ("chords_core", "nodes")
 NO_VALUE = {"Tensor", "Any", "Image", "ndarray", "dict", "list", "set", "Mapping", "MutableMapping"}
-"""What has no value to compare or to hash by; Any may be a tensor."""
+"""Types without a value to compare or to hash by. Any may be a tensor."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _by_value(node: ast.ClassDef) -> bool:
 
 
 def _classes(repo: Path) -> dict[str, _Class]:
-    """Every class of the packages by its name; of two of one name, one that compares by value."""
+    """Every class of the packages by its name."""
     found: dict[str, _Class] = {}
     for path in sorted(path for package in PACKAGES for path in (repo / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -60,7 +60,8 @@ def _classes(repo: Path) -> dict[str, _Class]:
 
 
 def _without_value(classes: dict[str, _Class]) -> list[str]:
-    """The classes that compare by value and hold what has none, directly or in a field that compares by value."""
+    """The classes that compare by value and hold a type without a value, directly or in a field that compares by
+    value."""
     bare: set[str] = set()
     while True:
         more = {

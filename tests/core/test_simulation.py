@@ -1,4 +1,4 @@
-"""The simulator tells the truth where it is known: depths, critical paths, rounds, links and lost devices."""
+"""The simulator is right where the truth is known: depths, critical paths, rounds, links and lost devices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from chords_core import (
     plan,
 )
 from chords_core.execution.driver import drive
-from chords_core.simulation import Barrier, Device, Link, Simulated, expected_seconds, simulate, skeleton, skeleton_of
+from chords_core.simulated_devices import Device, Link
+from chords_core.simulation import Barrier, Simulated, expected_seconds, simulate, skeleton, skeleton_of
 from tests.core.problems import dependencies, geometric, needed, noise, nonlinear
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
@@ -64,7 +65,7 @@ def by_rounds(timeline: Timeline) -> dict[int, list[EvaluationMark]]:
 
 
 def critical_path(timeline: Timeline, starts: tuple[int, ...]) -> float:
-    """The longest way through the dependencies, each evaluation taking what it took."""
+    """The longest path through the dependencies, with the seconds that each evaluation took."""
     ends: dict[tuple[int, int], float] = {}
     for evaluation in sorted(timeline.evaluations, key=lambda evaluation: evaluation.depth):
         earlier = dependencies(starts, evaluation.core, evaluation.index)
@@ -92,7 +93,7 @@ def test_equal_devices_take_the_depth(run: dict[str, Any], spare: int) -> None:
 @QUICK
 @given(runs())
 def test_one_device_is_always_busy(run: dict[str, Any]) -> None:
-    """Alone, a device makes all evaluations in turn."""
+    """A single device makes all evaluations in turn."""
     result = simulate(skeleton(**run), [Device(STEP)])
     assert result.seconds == len(calls(run)) * STEP and result.busy == (1.0,)
 
@@ -100,7 +101,7 @@ def test_one_device_is_always_busy(run: dict[str, Any]) -> None:
 @QUICK
 @given(runs(), sets, st.integers(0, 99))
 def test_bounds_on_any_devices(run: dict[str, Any], any_devices: list[Device], seed: int) -> None:
-    """A run takes its critical path at least, and at most all its evaluations in turn."""
+    """A run takes at least its critical path, and at most all its evaluations in turn."""
     result = simulate(skeleton(**run), any_devices, payload=8, seed=seed)
     took = [evaluation.seconds for evaluation in result.timeline.evaluations]
     assert critical_path(result.timeline, run["starts"]) <= result.seconds * (1 + 1e-9)
@@ -113,8 +114,9 @@ def test_bounds_on_any_devices(run: dict[str, Any], any_devices: list[Device], s
 @QUICK
 @given(runs(), sets, st.integers(0, 99))
 def test_devices_change_times_only(run: dict[str, Any], any_devices: list[Device], seed: int) -> None:
-    """Whatever comes back first: the same evaluations, each once, after those it needs; the same hits; and each
-    device at one evaluation at a time."""
+    """In whatever order results come back: each evaluation is made once, after those that it needs, the hits are
+    the same,
+    and a device makes one evaluation at a time."""
     result = simulate(skeleton(**run), any_devices, payload=8, seed=seed)
     seen = {(one.core, one.index): one for one in result.timeline.evaluations}
     assert set(seen) == calls(run) and len(result.timeline.evaluations) == len(seen) == result.evaluations
@@ -132,8 +134,9 @@ def test_devices_change_times_only(run: dict[str, Any], any_devices: list[Device
 @QUICK
 @given(runs(), st.floats(0, 0.9), st.integers(0, 99))
 def test_a_lane_a_core_takes_the_critical_path(run: dict[str, Any], jitter: float, seed: int) -> None:
-    """With a device a core nothing ever waits but for what it needs; with barriers a round takes what its slowest
-    evaluation takes, which is never less."""
+    """With one device for each core an evaluation waits only for what it needs. With barriers a round takes as long
+    as its
+    slowest evaluation, which is never less."""
     lanes = [Device(1.0, jitter=jitter)] * len(run["starts"])
     free = simulate(skeleton(**run), lanes, seed=seed)
     assert free.seconds == pytest.approx(critical_path(free.timeline, run["starts"]))
@@ -145,11 +148,11 @@ def test_a_lane_a_core_takes_the_critical_path(run: dict[str, Any], jitter: floa
     def durations(result: Simulated) -> dict[tuple[int, int], float]:
         return {(one.core, one.index): one.seconds for one in result.timeline.evaluations}
 
-    assert durations(held) == pytest.approx(durations(free))  # the same luck for both
+    assert durations(held) == pytest.approx(durations(free))  # the same jitter for both
 
 
 def test_barriers_cost_a_tenth_under_jitter() -> None:
-    """The goal: evaluations that vary by 30 % (their standard deviation) take dataflow a tenth less than barriers."""
+    """If evaluations vary by 30 % (standard deviation), dataflow takes a tenth less time than barriers."""
     seeds = range(12)
     for steps, lanes in ((20, 4), (30, 6), (50, 8)):
         starts = lattice_starts(steps, lanes)
@@ -171,7 +174,7 @@ def test_barriers_change_no_bit() -> None:
     assert torch.equal(ends[0].x, ends[1].x) and ends[0].depth == ends[1].depth
 
 
-def test_a_barrier_hands_on_the_wish_for_the_newest_hit() -> None:
+def test_a_barrier_passes_on_that_the_newest_hit_is_asked_for() -> None:
     barrier = Barrier(skeleton(STEPS, STARTS))
     assert barrier.accept_newest() == []  # there is none yet
     for _ in STARTS:
@@ -201,7 +204,7 @@ def test_a_slow_device_is_no_worse_than_all_being_slow() -> None:
 
 
 def test_busy_adds_up() -> None:
-    """What the devices computed is what the evaluations took, and latents on their way are no computing."""
+    """The devices computed as long as the evaluations took. Latents on their way are not computing."""
     result = simulate(skeleton(STEPS, STARTS, 4), [Device(1.0, SLOW_LINK)] * 4, payload=64)
     assert sum(result.busy) * result.seconds == pytest.approx(result.evaluations)
     alone = simulate(skeleton(STEPS, (0,)), [Device(STEP, SLOW_LINK)], payload=64)
@@ -222,7 +225,8 @@ def test_an_evaluation_takes_its_latent_both_ways() -> None:
 @QUICK
 @given(runs(), st.integers(1, 6), st.floats(0.001, 1))
 def test_a_shared_link_carries_one_latent_at_a_time(run: dict[str, Any], lanes: int, seconds: float) -> None:
-    """It carries every latent each way, so it takes that long at least; alone on it, a device sees no difference."""
+    """It carries every latent in both directions, so it takes at least that long. A single device on it sees no
+    difference."""
     shared, own = (Link("wire", 0.01, 100.0, shared) for shared in (True, False))
     result = simulate(skeleton(**run), [Device(seconds, shared)] * lanes, payload=50)
     assert result.seconds >= 0.5 * len(calls(run))
@@ -245,7 +249,7 @@ def test_the_driver_takes_one_result_at_a_time() -> None:
 @QUICK
 @given(runs(), st.integers(2, 6), st.floats(0, 8), st.booleans(), st.sampled_from([Link("free"), SLOW_LINK]))
 def test_a_lost_device_costs_time_only(run: dict[str, Any], lanes: int, moment: float, hangs: bool, link: Link) -> None:
-    """The same hits and evaluations, later by no more than the timeouts and what the others make in its stead."""
+    """The hits and evaluations are the same, later at most by the timeouts and by the work that others take over."""
     healthy = [Device(STEP, link)] * (lanes - 1)
     ill = Device(STEP, link, **{"hangs_at" if hangs else "dies_at": moment})
     whole = simulate(skeleton(**run), [ill, *healthy], payload=64, timeouts=HASTY)
@@ -260,7 +264,7 @@ def test_a_lost_device_costs_time_only(run: dict[str, Any], lanes: int, moment: 
 
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.2, 0.34375, 0.4])
 def test_a_result_is_lost_wherever_it_is(moment: float) -> None:
-    """On its way there, in the evaluation or on its way back: the driver hears of it at once and has it made again."""
+    """On its way there, in the evaluation or on its way back: the driver is told at once and repeats the evaluation."""
     turn = STEP + 2 * (0.03125 + 64 / 1024)  # 0.4375 s, of which the evaluation ends at 0.34375
     ill = Device(STEP, SLOW_LINK, dies_at=moment)
     result = simulate(skeleton(STEPS, (0,)), [ill, Device(STEP, SLOW_LINK)], payload=64)
@@ -272,7 +276,7 @@ def test_a_result_is_lost_wherever_it_is(moment: float) -> None:
 
 
 def test_a_device_dead_from_the_start_is_as_none() -> None:
-    """Its failure is known at once, so it costs nothing."""
+    """Its failure is known at once, so it costs no time."""
     others = [Device(1.0), Device(1.5), Device(2.0)]
     with_it = simulate(skeleton(STEPS, STARTS), [Device(1.0, dies_at=0.0), *others])
     assert with_it.seconds == simulate(skeleton(STEPS, STARTS), others).seconds
@@ -280,7 +284,7 @@ def test_a_device_dead_from_the_start_is_as_none() -> None:
 
 
 def test_a_slow_device_waits_while_fast_ones_are_idle() -> None:
-    """Once it has shown how slow it is: it costs its one evaluation, not one in each round."""
+    """After its first evaluation has shown how slow it is. So it costs one slow evaluation, not one in each round."""
     chosen = plan(50, 4, 4, method="secant")
     devices = [Device(5.0), *[Device(1.0)] * 4]
     result = simulate(skeleton_of(chosen), devices)
@@ -288,13 +292,22 @@ def test_a_slow_device_waits_while_fast_ones_are_idle() -> None:
     assert sum(evaluation.lane == 0 for evaluation in result.timeline.evaluations) == 1
 
 
-def test_a_hang_costs_the_patience() -> None:
-    """A core waits for what the device had until it is given up, and no longer."""
+def test_a_hang_costs_the_timeout() -> None:
+    """A core waits for the device's evaluation until the device is given up, and no longer."""
     lanes = [Device(1.0)] * 3 + [Device(1.0, hangs_at=7.5)]
     usual = simulate(skeleton(50, (0, 8, 16, 32)), lanes)
     assert 20 < usual.seconds < 21 + 21 + 1
     assert [(mark.lane, mark.error) for mark in usual.timeline.lost] == [(3, "no answer for 20 s")]
     assert simulate(skeleton(50, (0, 8, 16, 32)), lanes, timeouts=HASTY).seconds < usual.seconds - 15
+
+
+def test_an_evaluation_made_twice_is_waited_for() -> None:
+    """A device is late, another one does its work, and then the first one answers. The second answer is not needed,
+    but the run only returns when both devices are free."""
+    run = simulate(skeleton(1, (0,)), [Device(2.5), Device(1.0)], timeouts=HASTY)
+    assert (run.hits[-1].core, run.hits[-1].seconds) == (1, 2.5)
+    assert run.evaluations == 2
+    assert 3.0 <= run.seconds < 3.1
 
 
 @pytest.mark.parametrize("lanes", [1, 3])

@@ -1,4 +1,4 @@
-"""The thread that makes pictures beside a run: nobody waits for it, and what comes too late is dropped."""
+"""The thread that makes pictures beside a run: no caller waits for it, and late pictures are dropped."""
 
 from __future__ import annotations
 
@@ -15,35 +15,33 @@ from typing import Any
 import pytest
 import torch
 
-WAIT = 60.0  # for what comes at once, even on a busy machine
+WAIT = 60.0  # for events that come at once, even on a busy machine
+NAME = "chords-test-previews"
 
 
 @pytest.fixture(scope="module")
-def desk(repo: Path) -> ModuleType:
-    """The module, without the others of its folder, which need a host."""
+def module(repo: Path) -> ModuleType:
+    """The module itself. Other modules of its folder need a host."""
     package = ModuleType("chords_host")
     package.__path__ = [str(repo / "nodes" / "host")]
     sys.modules.setdefault(package.__name__, package)
     return importlib.import_module("chords_host.streaming.preview_thread")
 
 
-class Studio:
-    """A desk whose every picture waits for ``let_go``; what it shows is the name of the shot."""
+class HeldPreviews:
+    """A preview thread in which each picture waits for ``let_go``. Its picture is the index of the hit."""
 
-    def __init__(self, module: ModuleType, expected: float = 0.0) -> None:
-        self._shot = module.Shot
+    def __init__(self, module: ModuleType, expected_seconds: float = 0.0) -> None:
+        self._request = module.PreviewRequest
         self._go = threading.Semaphore(0)
         self._changed = threading.Condition()
         self.begun: list[Any] = []
         self.shown: list[Any] = []
-        self.desk = module.Desk("chords-test-desk", self._make, self._show, expected)
+        self.thread = module.PreviewThread(NAME, self._make, self._show, expected_seconds)
 
-    def shot(self, name: int | None) -> Any:
-        return self._shot(name, torch.zeros(1))
-
-    def put(self, *names: int | None, most: int = 1) -> None:
-        for name in names:
-            self.desk.put(self.shot(name), most)
+    def submit(self, *indices: int | None, max_waiting: int = 1) -> None:
+        for index in indices:
+            self.thread.submit(self._request(index, torch.zeros(1)), max_waiting)
 
     def let_go(self, count: int) -> None:
         self._go.release(count)
@@ -52,79 +50,78 @@ class Studio:
         with self._changed:
             assert self._changed.wait_for(condition, WAIT)
 
-    def _make(self, shot: Any) -> Any:
+    def _make(self, request: Any) -> Any:
         with self._changed:
-            self.begun.append(shot.index)
+            self.begun.append(request.hit_index)
             self._changed.notify_all()
         assert self._go.acquire(timeout=WAIT)
-        return shot.index
+        return request.hit_index
 
-    def _show(self, shot: Any, picture: Any) -> None:
+    def _show(self, request: Any, picture: Any) -> None:
         with self._changed:
             self.shown.append(picture)
             self._changed.notify_all()
 
 
 @pytest.fixture
-def studio(desk: ModuleType) -> Iterator[Studio]:
-    made = Studio(desk)
-    yield made
-    made.let_go(1000)
-    made.desk.finish(WAIT)
-    assert not [thread for thread in threading.enumerate() if thread.name == "chords-test-desk"]
+def previews(module: ModuleType) -> Iterator[HeldPreviews]:
+    held = HeldPreviews(module)
+    yield held
+    held.let_go(1000)
+    held.thread.close(WAIT)
+    assert not [thread for thread in threading.enumerate() if thread.name == NAME]
 
 
-def test_hits_are_shown_in_order_and_steps_when_none_waits(studio: Studio) -> None:
-    studio.put(0)
-    studio.wait_for(lambda: studio.begun == [0])
-    studio.put(None, 1, None, 2, most=2)
-    studio.let_go(4)
-    studio.wait_for(lambda: len(studio.shown) == 4)
-    assert studio.shown == [0, 1, 2, None]  # of the steps the newest only
+def test_hits_are_shown_in_order_and_steps_when_no_hit_waits(previews: HeldPreviews) -> None:
+    previews.submit(0)
+    previews.wait_for(lambda: previews.begun == [0])
+    previews.submit(None, 1, None, 2, max_waiting=2)
+    previews.let_go(4)
+    previews.wait_for(lambda: len(previews.shown) == 4)
+    assert previews.shown == [0, 1, 2, None]  # of the two steps only the newest
 
 
-def test_of_hits_so_many_wait_and_the_newest_stays(studio: Studio) -> None:
-    studio.put(0)
-    studio.wait_for(lambda: studio.begun == [0])
-    studio.put(1, 2, 3, 4, most=2)
-    studio.let_go(3)
-    assert studio.desk.finish(WAIT) == []
-    assert studio.shown == [0, 3, 4]
+def test_only_so_many_hits_wait_and_the_newest_stay(previews: HeldPreviews) -> None:
+    previews.submit(0)
+    previews.wait_for(lambda: previews.begun == [0])
+    previews.submit(1, 2, 3, 4, max_waiting=2)
+    previews.let_go(3)
+    assert previews.thread.close(WAIT) == []
+    assert previews.shown == [0, 3, 4]
 
 
-def test_what_is_given_up_is_handed_back_and_never_shown(studio: Studio) -> None:
-    studio.put(0)
-    studio.wait_for(lambda: studio.begun == [0])
-    studio.put(1, 2, most=5)
-    assert [shot.index for shot in studio.desk.give_up()] == [0, 1, 2]
-    assert studio.desk.give_up() == []
-    assert studio.desk.busy_for() > 0  # it is still at it, and takes nothing else meanwhile
-    studio.put(3)
-    studio.let_go(2)
-    studio.wait_for(lambda: bool(studio.shown))
-    assert studio.shown == [3] and studio.begun == [0, 3]
+def test_dropped_hits_are_returned_and_never_shown(previews: HeldPreviews) -> None:
+    previews.submit(0)
+    previews.wait_for(lambda: previews.begun == [0])
+    previews.submit(1, 2, max_waiting=5)
+    assert [request.hit_index for request in previews.thread.drop_hits()] == [0, 1, 2]
+    assert previews.thread.drop_hits() == []
+    assert previews.thread.busy_seconds() > 0  # the call still runs, and the thread takes no other request
+    previews.submit(3)
+    previews.let_go(2)
+    previews.wait_for(lambda: bool(previews.shown))
+    assert previews.shown == [3] and previews.begun == [0, 3]
 
 
-@pytest.mark.parametrize("waits", [False, True])
-def test_the_end_waits_for_no_picture_that_takes_longer(desk: ModuleType, waits: bool) -> None:
-    """Not when it may not wait at all, and not when the pictures are known to take longer."""
-    studio = Studio(desk, expected=math.inf if waits else 0.0)
-    studio.put(0)
-    studio.wait_for(lambda: studio.begun == [0])
-    studio.put(1, None)
+@pytest.mark.parametrize("is_slow", [False, True], ids=["no time to wait", "known to be slow"])
+def test_the_end_does_not_wait_for_a_picture_that_takes_longer(module: ModuleType, is_slow: bool) -> None:
+    held = HeldPreviews(module, expected_seconds=math.inf if is_slow else 0.0)
+    held.submit(0)
+    held.wait_for(lambda: held.begun == [0])
+    held.submit(1, None)
     began = time.monotonic()
-    assert [shot.index for shot in studio.desk.finish(WAIT if waits else 0.0)] == [0, 1]
+    assert [request.hit_index for request in held.thread.close(WAIT if is_slow else 0.0)] == [0, 1]
     assert time.monotonic() - began < WAIT / 2
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "chords-test-desk")
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == NAME)
     assert thread.daemon
-    studio.put(2)
-    studio.let_go(10)
+    held.submit(2)
+    held.let_go(10)
     thread.join(WAIT)
-    assert not thread.is_alive() and studio.shown == [] and studio.begun == [0]
+    assert not thread.is_alive() and held.shown == [] and held.begun == [0]
 
 
-def test_a_desk_works_without_gradients(desk: ModuleType) -> None:
+def test_pictures_are_made_without_gradients(module: ModuleType) -> None:
     modes: list[bool] = []
-    made = desk.Desk("chords-test-desk", lambda shot: modes.append(torch.is_inference_mode_enabled()), lambda *_: None)
-    made.put(desk.Shot(0, torch.zeros(1)))
-    assert made.finish(WAIT) == [] and modes == [True]
+    thread = module.PreviewThread(NAME, lambda _: modes.append(torch.is_inference_mode_enabled()), lambda *_: None)
+    thread.submit(module.PreviewRequest(0, torch.zeros(1)))
+    assert thread.close(WAIT) == [] and modes == [True]

@@ -1,28 +1,20 @@
-"""The picture of an optimisation's course: everything in its place, whatever the values."""
+"""The picture of an optimisation: everything is in its place, for any values."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops
 
 
 @pytest.fixture(scope="module")
-def curve(repo: Path) -> ModuleType:
-    """The module that draws, without the other nodes, which need a host."""
-    package = ModuleType("chords_pictures")
-    package.__path__ = [str(repo / "nodes")]
-    sys.modules.setdefault(package.__name__, package)
-    return importlib.import_module("chords_pictures.plots.convergence")
+def curve(node_module: Callable[[str], ModuleType]) -> ModuleType:
+    return node_module("plots.convergence")
 
 
 def course(curve: ModuleType, history: Sequence[Any], **changes: Any) -> Any:
@@ -173,26 +165,13 @@ CHANGES: dict[str, tuple[Sequence[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_nothing_overlaps_or_is_cut(curve: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    texts: dict[Any, list[tuple[str, tuple[float, float, float, float]]]] = {}
-    draw_text = ImageDraw.ImageDraw.text
-
-    def text(self: ImageDraw.ImageDraw, at, string: str, fill, font, anchor: str, **options: Any) -> None:
-        texts.setdefault(self, []).append((string, self.textbbox(at, string, font, anchor, **options)))
-        draw_text(self, at, string, fill, font, anchor, **options)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+def test_nothing_overlaps_or_is_cut(curve: ModuleType, written: Any, name: str) -> None:
     history, changes = CHANGES[name]
     drawn = curve.draw_curve(course(curve, history, **changes))
     assert drawn.mode == "RGB" and drawn.width == 1400
-    for sheet, written in texts.items():
-        width, height = sheet._image.size
-        for string, (left, top, right, bottom) in written:
-            assert "nan" not in string and "inf" not in string.replace("infinite", "").replace("finite", "")
-            assert 0 <= left and 0 <= top and right <= width and bottom <= height, f"{string!r} is cut"
-        for (one, a), (other, b) in combinations(written, 2):
-            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-            assert apart, f"{one!r} and {other!r} overlap"
+    written.check()
+    for text in written.texts:
+        assert "nan" not in text and "inf" not in text.replace("infinite", "").replace("finite", "")
     for edge in (0, drawn.width - 20):
         (count,) = drawn.crop((edge, 0, edge + 20, drawn.height)).getcolors()
         assert count[0] == 20 * drawn.height, "something is in the margin"
@@ -211,7 +190,7 @@ def test_marks_are_red_and_told(curve: ModuleType) -> None:
 def test_pictures_keep_their_aspect(curve: ModuleType, size: tuple[int, int], mode: str) -> None:
     """Each whole, as wide to its height as it was."""
     shown = (("first", picture(*size, mode)), ("best", picture(*size, mode)))
-    plain, drawn = (curve.draw_curve(course(curve, FALL, pictures=pictures)) for pictures in ((), shown))
+    plain, drawn = (curve.draw_curve(course(curve, [], best=(), pictures=pictures)) for pictures in ((), shown))
     part = drawn.crop((0, plain.height, 1400, drawn.height))
     white = part.convert("L").point(lambda value: 255 * (value == 255))
     left, top, right, bottom = white.getbbox()

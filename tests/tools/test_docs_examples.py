@@ -10,14 +10,10 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from chords_core import SOLVERS
-from chords_core.sampling import PARALLEL_SOLVERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "development.md"
 WITH_CODE = ("Adding a solver", "Adding a method", "Adding an objective", "Adding a pool")
@@ -64,17 +60,6 @@ def test_a_block_without_a_mark_is_refused() -> None:
         blocks_of("## A section\n\n```python\nprint(1)\n```\n")
 
 
-@pytest.fixture
-def _solvers_as_before() -> Iterator[None]:
-    """An example adds one."""
-    before = dict(SOLVERS), dict(PARALLEL_SOLVERS)
-    yield
-    for solvers, kept in zip((SOLVERS, PARALLEL_SOLVERS), before, strict=True):
-        solvers.clear()
-        solvers.update(kept)
-
-
-@pytest.mark.usefixtures("_solvers_as_before")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_blocks_run(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
     example = types.ModuleType("example")

@@ -1,8 +1,8 @@
-"""The pictures of docs/how-it-works.md: what is drawn is what chords_core does, and drawing them works.
+"""The figures of docs/how-it-works.md show what chords_core does, and can be drawn.
 
-The counts of calls that this page and docs/tuning.md tell are those of the planner.
+The counts of calls in this page and in docs/tuning.md are those of the planner.
 
-The runs need nothing but torch; drawing needs matplotlib, and is skipped without it.
+The runs need torch only. Drawing needs matplotlib, and is skipped without it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _figures_animation as animation
+import _figures_runs as runs
 import figures
 import pytest
 import torch
+from _figures_style import WIDTH
 from PIL import Image
 
 from chords_core import choose_calls, hit_depth, interpolation_nodes, plan, sample
@@ -29,87 +32,87 @@ DRAWS = importlib.util.find_spec("matplotlib") is not None
 
 
 @pytest.fixture(scope="module")
-def plane() -> figures.Subject:
-    return figures.plane_subject(figures.paper_start(STEPS), STEPS)
+def plane() -> runs.Subject:
+    return runs.plane_subject(runs.paper_start(STEPS), STEPS)
 
 
 def test_the_planes_model_is_the_mean_of_what_was_before_noise() -> None:
-    """Against a plain average over many points of the three groups, weighted by how likely each leads there."""
+    """Against the average over many points of the three groups, weighted by how likely each leads there."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.tensor(figures.CENTRES, dtype=torch.float64)
+    centres = torch.tensor(runs.CENTRES, dtype=torch.float64)
     data = centres.repeat_interleave(60_000, 0)
-    data = data + figures.SPREAD * torch.randn(data.shape, generator=generator, dtype=torch.float64)
+    data = data + runs.SPREAD * torch.randn(data.shape, generator=generator, dtype=torch.float64)
     for sigma in (0.3, 0.7):
         at = torch.tensor([[0.4, -0.3]], dtype=torch.float64)
         odds = torch.softmax(-(at - (1 - sigma) * data).square().sum(-1) / (2 * sigma**2), 0)
-        assert torch.allclose(figures.plane_denoise(at, sigma), (odds @ data)[None], atol=0.02)
+        assert torch.allclose(runs.plane_denoise(at, sigma), (odds @ data)[None], atol=0.02)
 
 
-def test_a_team_is_a_chords_run(plane: figures.Subject) -> None:
-    starts = figures.team_starts(STEPS)
-    team = figures.run_team(plane, starts)
-    assert len(starts) == figures.CORES
-    assert [hit.depth for hit in team.result.hits[1:]] == [hit_depth(STEPS, starts, core) for core in (4, 3, 2, 1)]
-    chain = figures.run_chain(plane)
-    assert all(map(torch.equal, team.path(1), chain.states))
+def test_the_cores_are_a_chords_run(plane: runs.Subject) -> None:
+    starts = runs.start_indices(STEPS)
+    run = runs.run_chords(plane, starts)
+    assert len(starts) == runs.CORES
+    assert [hit.depth for hit in run.result.hits[1:]] == [hit_depth(STEPS, starts, core) for core in (4, 3, 2, 1)]
+    chain = runs.run_chain(plane)
+    assert all(map(torch.equal, run.path(1), chain.states))
     for core, start in enumerate(starts, start=1):
-        assert len(team.path(core)) == STEPS + 1 - start
+        assert len(run.path(core)) == STEPS + 1 - start
 
 
-def test_corrections_are_drawn_where_a_core_would_have_been_without(plane: figures.Subject) -> None:
-    """On a way that bends, and with a first hit that is good, they bring the fastest core nearer."""
-    team, chain = figures.run_team(plane, figures.team_starts(STEPS)), figures.run_chain(plane)
-    assert {core for core, _ in team.corrected} == {2, 3, 4}
-    for (core, index), (alone, got) in team.corrected.items():
+def test_corrections_are_drawn_where_a_core_would_have_been_without(plane: runs.Subject) -> None:
+    """On a path that bends, and with a good first hit, a correction brings a core nearer to the chain."""
+    run, chain = runs.run_chords(plane, runs.start_indices(STEPS)), runs.run_chain(plane)
+    assert {core for core, _ in run.corrected} == {2, 3, 4}
+    for (core, index), (alone, got) in run.corrected.items():
         assert not torch.equal(alone, got)
-        assert torch.equal(team.path(core)[index - team.starts[core - 1]], got)
-    first = min(index for core, index in team.corrected if core == 2)
-    alone, got = team.corrected[2, first]
-    assert figures.apart(got, chain.states[first]) < figures.apart(alone, chain.states[first])
+        assert torch.equal(run.path(core)[index - run.starts[core - 1]], got)
+    first = min(index for core, index in run.corrected if core == 2)
+    alone, got = run.corrected[2, first]
+    assert runs.difference(got, chain.states[first]) < runs.difference(alone, chain.states[first])
 
 
-def test_a_window_shows_the_line_after_each_round(plane: figures.Subject) -> None:
-    rounds, chain = figures.run_window(plane, figures.CORES), figures.run_chain(plane)
+def test_a_window_shows_the_line_after_each_round(plane: runs.Subject) -> None:
+    rounds, chain = runs.run_window(plane, runs.CORES), runs.run_chain(plane)
     assert len(rounds.lines) == len(rounds.windows) == rounds.result.depth < STEPS
     assert all(len(line) == STEPS + 1 for line in rounds.lines)
-    assert all(len(nodes) == figures.CORES for nodes in rounds.windows)
+    assert all(len(nodes) == runs.CORES for nodes in rounds.windows)
     assert set().union(*rounds.windows) == set(range(STEPS))
     assert torch.equal(rounds.lines[-1][-1], rounds.result.x)
-    off = [figures.apart(line[-1], chain.states[-1]) for line in rounds.lines]
+    off = [runs.difference(line[-1], chain.states[-1]) for line in rounds.lines]
     assert off[-1] < 2 < 20 < off[0]
-    same = sample(plane.denoise, plane.start, plane.levels, method="secant", cores=figures.CORES)
+    same = sample(plane.denoise, plane.start, plane.sigmas, method="secant", cores=runs.CORES)
     assert torch.equal(same.x, rounds.result.x)
 
 
 def test_frames_are_drawn_around_neighbours_only() -> None:
-    assert figures.stretches((3, 4, 5)) == [(3, 6)]
-    assert figures.stretches((0, 1, 5, 7, 8)) == [(0, 2), (5, 6), (7, 9)]
+    assert runs.ranges((3, 4, 5)) == [(3, 6)]
+    assert runs.ranges((0, 1, 5, 7, 8)) == [(0, 2), (5, 6), (7, 9)]
 
 
 def test_a_range_is_told_where_runs_differ() -> None:
-    assert (figures.spread([11, 11]), figures.spread([11, 10, 12])) == ("11", "10 to 12")
+    assert (runs.in_words([11, 11]), runs.in_words([11, 10, 12])) == ("11", "10 to 12")
 
 
-def test_fewer_calls_are_made_where_the_dots_are(plane: figures.Subject) -> None:
-    fewer, chain = figures.run_chain(plane, 8), figures.run_chain(plane)
-    assert len(fewer.said) == len(interpolation_nodes(STEPS, 8)) == 8
+def test_fewer_calls_are_made_where_the_dots_are(plane: runs.Subject) -> None:
+    fewer, chain = runs.run_chain(plane, 8), runs.run_chain(plane)
+    assert len(fewer.answers) == len(interpolation_nodes(STEPS, 8)) == 8
     assert torch.equal(fewer.states[0], chain.states[0])
-    assert figures.apart(fewer.states[-1], chain.states[-1]) < 3
+    assert runs.difference(fewer.states[-1], chain.states[-1]) < 3
 
 
 def test_the_search_moves_towards_the_objective() -> None:
-    done, found = figures.run_search(iterations=3, steps=6)
+    done, found = runs.run_search(iterations=3, steps=4)
     assert [event.iteration for event in done] == [0, 1, 2]
     assert float(found.objective) < float(done[0].objective)
 
 
-def test_the_animation_shows_every_round_once_and_corrections_twice(plane: figures.Subject) -> None:
-    team = figures.run_team(plane, figures.team_starts(STEPS))
-    frames = figures.frames_of(team, STEPS)
-    assert [frame.after for frame in frames if not frame.alone] == list(range(STEPS + 1))
-    gaps = {core: team.starts[core - 1] - team.starts[core - 2] for core in (2, 3, 4)}
+def test_the_animation_shows_every_round_once_and_corrections_twice(plane: runs.Subject) -> None:
+    run = runs.run_chords(plane, runs.start_indices(STEPS))
+    frames = animation.frames_of(run, STEPS)
+    assert [frame.after for frame in frames if not frame.before_correction] == list(range(STEPS + 1))
+    gaps = {core: run.starts[core - 1] - run.starts[core - 2] for core in (2, 3, 4)}
     due = {core - 1 + gaps[core] * count for core in gaps for count in range(1, STEPS)}
-    shown = {frame.after for frame in frames if frame.alone}
+    shown = {frame.after for frame in frames if frame.before_correction}
     assert shown and shown <= due
 
 
@@ -127,26 +130,25 @@ def test_every_picture_of_the_page_is_one_of_the_scripts_and_small_enough() -> N
 
 
 def test_the_page_tells_the_counts_that_are_in_its_pictures() -> None:
-    """Of windows those that the runs of the pictures took, for no plan knows them before."""
+    """For windows: the counts of the runs in the figures, since no plan knows them before."""
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
-    scale = figures.Scale()
-    in_the_plane = figures.plane_subject(figures.paper_start(scale.steps), scale.steps)
-    demo = figures.demo_subject(figures.STARS, figures.LUCKY, scale.steps)
-    in_plane, rounds = (figures.run_window(subject, figures.CORES).result.depth for subject in (in_the_plane, demo))
+    scale = runs.Scale()
+    in_the_plane = runs.plane_subject(runs.paper_start(scale.steps), scale.steps)
+    demo = runs.demo_subject(runs.STARS, runs.LUCKY, scale.steps)
+    in_plane, rounds = (runs.run_window(subject, runs.CORES).result.depth for subject in (in_the_plane, demo))
     calls = default_calls(scale.many_steps)
-    first_hit = plan(scale.steps, figures.CORES, figures.CORES, accept=1, method="chords").depth
+    first_result = plan(scale.steps, runs.CORES, runs.CORES, accept=1, method="chords").depth
     assert f"the line after some of {in_plane} rounds in the plane" in page
     assert f"After {rounds} rounds of four calls" in page
     assert f"with the {calls} calls as dots; the pictures of both, and of {calls} steps" in page
-    assert f"the first hit comes after {first_hit} calls in a row, the exact result after {scale.steps}" in page
+    assert f"the first result comes after {first_result} calls in a row, the exact result after {scale.steps}" in page
     fewest, most = map(
-        int, re.findall(rf"first hit takes {first_hit} calls in a row, the window (\d+) to (\d+)", page)[0]
+        int, re.findall(rf"first result takes {first_result} calls in a row, the window (\d+) to (\d+)", page)[0]
     )
     assert fewest <= rounds <= most  # its ten starts include this one
     two, three, four, eight = (plan(20, lanes).depth for lanes in (2, 3, 4, 8))
-    assert (
-        f"{two} calls in a row are usual on two devices, {three} on three, {four} on four and {eight} on eight" in page
-    )
+    usual = f"about {two} calls in a row on two devices, {three} on three, {four} on four and {eight} on eight"
+    assert usual in page
 
 
 def test_the_table_of_calls_in_a_row_is_the_planners() -> None:
@@ -175,13 +177,13 @@ def test_without_matplotlib_it_says_what_to_install(repo: Path) -> None:
     program = f"{hidden}sys.path.insert(0, {str(repo / 'scripts')!r}); import figures; figures.main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=repo, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "the pictures need matplotlib: pip install matplotlib\n"
+    assert done.stderr == "the figures need matplotlib: pip install matplotlib\n"
 
 
 @pytest.mark.skipif(not DRAWS, reason="NOT TESTED: the drawing of docs/images/how-*, for want of matplotlib")
 @pytest.mark.parametrize("name", figures.DRAWN)
 def test_each_picture_is_drawn(name: str, tmp_path: Path) -> None:
-    (file,) = figures.draw([name], figures.SMALL, tmp_path)
+    (file,) = figures.draw([name], runs.SMALL, tmp_path)
     with Image.open(file) as image:
-        assert image.width == figures.WIDTH * figures.SMALL.dpi / (2 if file.suffix == ".gif" else 1)
+        assert image.width == WIDTH * runs.SMALL.dpi / (2 if file.suffix == ".gif" else 1)
         assert len(image.convert("RGB").getcolors(1 << 20)) > 20  # something is on the paper

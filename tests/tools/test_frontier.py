@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _frontier_report as meaning
+from benchmarks import _frontier_records as records
 from benchmarks import _problems as problems
 from benchmarks import frontier
+from benchmarks._demo import differences
 from benchmarks._frontier_cases import PROBLEMS, Case, all_cases
+from benchmarks._frontier_report import report
 
 
 def record(depth: int, median: float, method: str = "a", cores: int = 1) -> dict[str, Any]:
@@ -29,53 +31,53 @@ def test_every_case_is_measured_once_and_the_most_important_first() -> None:
 
 def test_calls_of_the_best_stock_curve_are_interpolated_and_never_extrapolated() -> None:
     stock = [record(10, 0.1), record(40, 0.025), record(10, 0.2, "b"), record(40, 0.02, "b")]
-    assert meaning.calls_needed(stock, 0.05).calls == pytest.approx(20)  # error ~ 1 / calls
-    needed = meaning.calls_needed(stock, 0.02)
+    assert records.calls_needed(stock, 0.05).calls == pytest.approx(20)  # error ~ 1 / calls
+    needed = records.calls_needed(stock, 0.02)
     assert (needed.calls, needed.sampler, needed.beyond) == (pytest.approx(40), "b", False)
-    assert meaning.calls_needed(stock, 0.01) == meaning.Needed(40, beyond=True)
-    assert meaning.calls_needed(stock, 0.5).fewer
+    assert records.calls_needed(stock, 0.01) == records.Needed(40, beyond=True)
+    assert records.calls_needed(stock, 0.5).fewer
 
 
 def test_a_curve_that_diverged_first_is_crossed_at_its_first_good_point() -> None:
-    assert meaning.crossing([(6, meaning.DIVERGED), (10, 0.01)], 0.02) == 10
-    assert meaning.crossing([(6, 0.01), (10, 0.1)], 0.02) == 6
-    assert meaning.crossing([(6, 0.1)], 0.02) is None
+    assert records.crossing([(6, records.DIVERGED), (10, 0.01)], 0.02) == 10
+    assert records.crossing([(6, 0.01), (10, 0.1)], 0.02) == 6
+    assert records.crossing([(6, 0.1)], 0.02) is None
 
 
-def test_the_soonest_result_that_is_close_on_so_many_cores() -> None:
-    records = [record(9, 0.02), record(12, 0.009), record(8, 0.005, cores=4)]
-    assert meaning.soonest(records, 1) == records[1]
-    assert meaning.soonest(records, 4) == records[2]
-    assert meaning.soonest(records[:1], 8) is None
+def test_the_fastest_result_that_is_close_on_so_many_cores() -> None:
+    known = [record(9, 0.02), record(12, 0.009), record(8, 0.005, cores=4)]
+    assert records.fastest(known, 1) == known[1]
+    assert records.fastest(known, 4) == known[2]
+    assert records.fastest(known[:1], 8) is None
 
 
 def test_gains_count_only_where_stock_needs_many_calls() -> None:
     stock = [record(10, 0.1), record(40, 0.025)]
     ours = [record(8, 0.05, cores=4), record(5, 0.09, cores=4), record(20, 0.025, cores=8)]
-    (gain,) = meaning.gains(ours, stock, 4)
+    (gain,) = records.gains(ours, stock, 4)
     assert gain.record is ours[0]
     assert gain.ratio == pytest.approx(20 / 8)
 
 
 def test_guidance_takes_two_devices_first() -> None:
-    assert [meaning.splits(devices, 4) for devices in (1, 2, 8)] == [(1, 1), (1, 2), (4, 2)]
-    assert meaning.splits(8, 1) == (8, 1)
+    assert [records.splits(devices, 4) for devices in (1, 2, 8)] == [(1, 1), (1, 2), (4, 2)]
+    assert records.splits(8, 1) == (8, 1)
 
 
 def test_a_goal_is_met_or_missed() -> None:
-    assert meaning.verdict(2.0, 2.0) == "met"
-    assert meaning.verdict(1.9, 2.0) == "**missed**"
-    assert meaning.verdict(None, 2.0) == "**missed**"
-    assert "lower bound" in meaning.verdict(1.9, 2.0, lower_bound=True)
+    assert records.verdict(2.0, 2.0) == "met"
+    assert records.verdict(1.9, 2.0) == "**missed**"
+    assert records.verdict(None, 2.0) == "**missed**"
+    assert "lower bound" in records.verdict(1.9, 2.0, lower_bound=True)
 
 
 @pytest.mark.parametrize("name", problems.EPS_GRIDS)
 def test_eps_schedules_go_from_the_first_to_the_last_trained_sigma(name: str) -> None:
-    levels = problems.eps_grid(name, 12)
-    assert len(levels) == 13
-    assert levels[0] == pytest.approx(14.6146, abs=1e-3)
-    assert levels[-2:] == pytest.approx([0.02917, 0.0], abs=1e-4)
-    assert levels == sorted(levels, reverse=True)
+    sigmas = problems.eps_grid(name, 12)
+    assert len(sigmas) == 13
+    assert sigmas[0] == pytest.approx(14.6146, abs=1e-3)
+    assert sigmas[-2:] == pytest.approx([0.02917, 0.0], abs=1e-4)
+    assert sigmas == sorted(sigmas, reverse=True)
 
 
 @pytest.mark.parametrize("name", ["mixture-flow cfg4", "mixture-eps cfg1"])
@@ -86,7 +88,7 @@ def test_a_mixture_has_a_solution_that_samplers_come_to(name: str) -> None:
     case = Case(name, "accuracy", "cubic", "", "cubic", 20, cores=4, rounds=14)
     (outcome,) = frontier.run_case(case, problem)
     assert outcome.depth == 14
-    assert float(problems.differences(outcome.x, exact).median()) < 0.02
+    assert float(differences(outcome.x, exact).median()) < 0.02
 
 
 def test_a_sparse_case_makes_its_calls() -> None:
@@ -99,8 +101,8 @@ def test_a_sparse_case_makes_its_calls() -> None:
 def test_the_report_of_a_few_records_says_what_is_missed() -> None:
     facts = dict.fromkeys(("command", "date", "name", "torch", "python", "comfyui", "seconds", "seeds"), "x")
     case = Case("demo cfg1", "fidelity", "chords", "CHORDS", "euler", 20, cores=4, starts=(0, 8, 9, 10))
-    book = meaning.Book(frontier.RESULTS, {**facts, "small": False}, {case.key: case})
+    book = records.Book(frontier.RESULTS, {**facts, "small": False}, {case.key: case})
     book.known = {case.key: [[16, 40, 0.001, 0.001, 0.002, None]], "of an older version": [[1, 1, 0.0, 0.0, 0.0, None]]}
-    text = "\n".join(meaning.report(book))
+    text = "\n".join(report(book))
     found = "| 16 | CHORDS (K=4, starts [0, 8, 9, 10]) | 0.10 % | 0.20 % |"
     assert f"| euler 20 | 4 | 1.25 | 2.5: **missed** {found}" in text

@@ -20,7 +20,8 @@ else:
     import tomli as tomllib  # which pytest brings there
 
 # What ComfyUI reads of a pack, and what the nodes read of this one.
-NEEDED = "__init__.py pyproject.toml LICENSE README.md chords_core demo locales models nodes web workflows".split()
+NEEDED = "__init__.py pyproject.toml requirements.txt LICENSE README.md".split()
+NEEDED += "chords_core demo locales models nodes web workflows".split()
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,13 @@ def test_the_version_is_semantic_and_the_newest_of_the_changelog(repo: Path, fac
     assert numbers == sorted(set(numbers), reverse=True)
 
 
-def test_nothing_is_installed_with_it(repo: Path, facts: dict[str, Any]) -> None:
-    """Neither a registry nor Manager runs pip: no dependencies, no requirements.txt, no install script."""
-    assert facts["project"]["dependencies"] == []
-    assert not any((repo / name).exists() for name in ("requirements.txt", "install.py", "prestartup_script.py"))
+def test_registry_and_manager_install_the_same(repo: Path, facts: dict[str, Any]) -> None:
+    """The registry reads pyproject.toml, ComfyUI-Manager installs requirements.txt; neither runs a script of ours."""
+    lines = (repo / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = [line for line in lines if line and not line.startswith("#")]
+    assert required == facts["project"]["dependencies"]
+    assert all(re.fullmatch(r"[a-z-]+>=[\d.]+", line) for line in required)  # no upper limit: other packs have theirs
+    assert not any((repo / name).exists() for name in ("install.py", "prestartup_script.py"))
 
 
 def test_the_registry_takes_its_facts(facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ VIEWPORT = {"width": 1680, "height": 960}
 
 @pytest.fixture(scope="session")
 def server(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """One live ComfyUI with this pack and the nodes for tests, on the CPU."""
+    """A live ComfyUI with this pack and the nodes for tests, on the CPU."""
     paths = tmp_path_factory.mktemp("nodes") / "paths.yaml"
     nodes = {"base_path": str(repo / "tests" / "host"), "custom_nodes": "pack"}
     paths.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")  # JSON is YAML
@@ -37,13 +38,13 @@ def server(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def client(server: ComfyServer) -> ComfyClient:
-    """A client of this server: the one of the other tests, made before, is of theirs."""
+    """A client of this server. The client of the other tests belongs to another server."""
     return server.client()
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium; without one these tests are skipped, and say so as they go."""
+    """A headless Chromium. Without one, these tests are skipped with a message."""
     try:
         program = ensure_chromium()
     except NoBrowser as error:
@@ -57,34 +58,60 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture
-def open_frontend(
-    browser: Browser, server: ComfyServer, client: ComfyClient, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Frontend]]:
-    """Opens the frontend in a profile of its own, with settings of the frontend by name."""
-    contexts = []
+OpenFrontend = Callable[..., Frontend]
+"""Opens the frontend in a new profile, with values of its settings by name."""
+
+
+@contextlib.contextmanager
+def _frontends(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+    """Closes all pages at the end, and fails if our own script failed in one."""
     opened: list[Frontend] = []
+    with contextlib.ExitStack() as contexts:
 
-    def open_frontend(**settings: object) -> Frontend:
-        for name, value in {"Comfy.TutorialCompleted": True, **settings}.items():
-            client.post(f"/settings/{name}", value)
-        contexts.append(browser.new_context(viewport=VIEWPORT))
-        opened.append(Frontend(contexts[-1].new_page(), server.url))
-        return opened[-1]
+        def open_frontend(**settings: object) -> Frontend:
+            for name, value in {"Comfy.TutorialCompleted": True, **settings}.items():
+                client.post(f"/settings/{name}", value)
+            context = browser.new_context(viewport=VIEWPORT)
+            contexts.callback(context.close)
+            opened.append(Frontend(context.new_page(), server.url))
+            return opened[-1]
 
-    request.node.server_log = (server, len(server.log()))
-    yield open_frontend
-    client.post("/interrupt", {})
-    faults = [fault for frontend in opened for fault in frontend.faults]
-    for context in contexts:
-        context.close()
+        yield open_frontend
+        client.post("/interrupt", {})
+        faults = [fault for frontend in opened for fault in frontend.faults]
     assert not faults, f"our script failed in the page: {faults}"
 
 
 @pytest.fixture
-def frontend(open_frontend: Callable[..., Frontend]) -> Frontend:
-    """The frontend with the classic canvas."""
+def open_frontend(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+    """Opens pages for one test."""
+    with _frontends(browser, server, client) as opens:
+        yield opens
+
+
+@pytest.fixture(scope="module")
+def open_shared_frontend(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+    """Opens pages for all tests of a module."""
+    with _frontends(browser, server, client) as opens:
+        yield opens
+
+
+@pytest.fixture
+def frontend(open_frontend: OpenFrontend) -> Frontend:
+    """A new page of the frontend with the classic canvas."""
     return open_frontend(**{"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.fixture(scope="module")
+def shared_frontend(open_shared_frontend: OpenFrontend) -> Frontend:
+    """A page with the classic canvas for all tests of a module that open a workflow of their own in it."""
+    return open_shared_frontend(**{"Comfy.VueNodes.Enabled": False})
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test(browser: Browser, server: ComfyServer, request: pytest.FixtureRequest) -> None:
+    """Store the length of the server's log at the start of the test. Without a browser, no server is started."""
+    request.node.server_log = (server, len(server.log()))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,7 +121,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
         running, begin = item.server_log
         lines = running.log()[begin:].splitlines()[-LOG_LINES:]
         report.sections.append(("ComfyUI's log during this test", "\n".join(lines)))
-        frontend = item.funcargs.get("frontend")
+        frontend = item.funcargs.get("frontend") or item.funcargs.get("shared_frontend")
         if frontend is not None:
             name = re.sub(r"\W+", "_", item.name)
             path = Path(item.config.rootpath) / "output" / f"browser_{name}.png"

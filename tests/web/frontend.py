@@ -1,4 +1,4 @@
-"""The ComfyUI frontend as its user meets it: buttons, nodes and the panel on a CHORDS Stream Preview."""
+"""The ComfyUI frontend as a user sees it: buttons, nodes, and the panel on a CHORDS Stream Preview."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OURS = "/extensions/ComfyUI-CHORDS/"
 
 
 class Frontend:
-    """One page of the frontend. ``faults``: what our own script threw in it."""
+    """One page of the frontend. ``faults``: the errors of our own script in it."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.url = url
         self.faults: list[str] = []
-        page.set_default_timeout(120_000)  # machines that do much else at the time
+        page.set_default_timeout(120_000)  # for busy machines
         page.on("pageerror", self._note)
         page.goto(url)
         self.wait_until_ready()
@@ -58,7 +58,7 @@ class Frontend:
         self.page.wait_for_function(replaced)
 
     def open_graph(self, workflow: dict[str, Any], path: Path) -> None:
-        """Open a workflow by way of a file."""
+        """Open a workflow from a file at ``path``."""
         path.write_text(json.dumps(workflow), encoding="utf-8")
         self.open_file(path)
 
@@ -68,7 +68,7 @@ class Frontend:
         return self.page.evaluate(code, argument)
 
     def set_widget(self, node: int, name: str, value: object) -> None:
-        """Turn a widget of a node, as the user does in its field."""
+        """Set a widget of a node, as the user does in its field."""
         self.evaluate(
             "const w = graph.getNodeById(argument[0]).widgets.find((w) => w.name === argument[1]);"
             "w.value = argument[2]; w.callback?.(argument[2]);",
@@ -82,7 +82,7 @@ class Frontend:
         self.page.get_by_test_id("queue-button").click()
 
     def cancel(self) -> None:
-        """Press the frontend's own button for that."""
+        """Press the frontend's own Cancel button."""
         self.page.get_by_role("button", name="Cancel current run").click()
 
     def panel(self, which: int = 0) -> Panel:
@@ -97,7 +97,7 @@ class Frontend:
         return value
 
     def screenshot(self, locator: Locator | None = None) -> np.ndarray:
-        """What is drawn, [height, width, 3]."""
+        """The pixels of the page or of an element, [height, width, 3]."""
         data = locator.screenshot() if locator is not None else self.page.screenshot()
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32)
 
@@ -126,7 +126,7 @@ class Panel:
 
     @property
     def labels(self) -> list[str]:
-        """What is written under the thumbnails."""
+        """The labels of the thumbnails."""
         return [text.removeprefix("✓ ") for text in self.thumbs.locator("span").all_text_contents()]
 
     def drawn(self) -> list[str]:
@@ -138,7 +138,7 @@ class Panel:
         )
 
     def pixels(self) -> list[np.ndarray]:
-        """What is on the screen where the thumbnails are."""
+        """The pixels of each thumbnail on the screen."""
         return [self.frontend.screenshot(thumb.locator(".chords-frame")) for thumb in self.thumbs.all()]
 
     def click(self, locator: Locator) -> None:
@@ -151,5 +151,5 @@ class Panel:
 
 
 def call_count(text: str) -> int:
-    """The model calls of a caption."""
+    """The number of model calls in a caption."""
     return int(re.search(r"(\d+) calls?", text)[1])

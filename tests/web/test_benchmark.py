@@ -1,4 +1,4 @@
-"""CHORDS Benchmark in the browser: when it is done, the node shows its comparison and its advice."""
+"""CHORDS Benchmark in the browser: at the end, the node shows its comparison and its advice."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def test_the_node_shows_the_comparison_and_the_advice(frontend: Frontend, tmp_pa
     width = frontend.evaluate(f"{NODE} return node.imgs[0].naturalWidth")
     assert width == 1400
     advice = frontend.page.get_by_text(re.compile("^(Take .*x as fast as KSampler|KSampler, nothing is gained here)"))
-    frontend.until(lambda: advice.count() > 0, "its advice is there, too")
+    frontend.until(lambda: advice.count() > 0, "the advice is shown")

@@ -1,4 +1,4 @@
-"""Names and help in the browser: in the frontend's language, with the picture in the page."""
+"""Names and help pages in the browser, in the frontend's language, with the picture of the page."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ return {
 LOADED = "(images) => images.map((i) => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 50)"
 
 
-@pytest.fixture(params=LANGUAGES)
+@pytest.fixture(scope="module", params=LANGUAGES)
 def language(request: pytest.FixtureRequest, client: ComfyClient) -> Iterator[str]:
     yield request.param
     client.post("/settings/Comfy.Locale", "en")
 
 
-def _open(open_frontend: Callable[..., Frontend], language: str) -> Frontend:
-    return open_frontend(**{"Comfy.VueNodes.Enabled": False, "Comfy.Locale": language})
+@pytest.fixture(scope="module")
+def frontend(open_shared_frontend: Callable[..., Frontend], language: str) -> Frontend:
+    """One page for each language."""
+    return open_shared_frontend(**{"Comfy.VueNodes.Enabled": False, "Comfy.Locale": language})
 
 
-def test_nodes_are_named_in_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
-    frontend = _open(open_frontend, language)
+def test_nodes_are_named_in_the_language(frontend: Frontend, language: str) -> None:
     for node, texts in locales.read_texts(language).items():
         shown = frontend.evaluate(SHOWN, node)
         assert shown["title"] == texts["display_name"]
@@ -49,15 +50,13 @@ def test_nodes_are_named_in_the_language(open_frontend: Callable[..., Frontend],
         assert {name: shown["inputs"].get(name) for name in names} == names
 
 
-def test_our_types_are_named_in_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
-    frontend = _open(open_frontend, language)
+def test_our_types_are_named_in_the_language(frontend: Frontend, language: str) -> None:
     types = locales.read_texts(language, "main")["dataTypes"]
     assert frontend.evaluate(SHOWN, NODE)["outputs"] == [types["CHORDS_DEVICE_SET"]]
     assert frontend.evaluate(SHOWN, "ChordsKSampler")["outputs"][1] == types["CHORDS_RUN"]
 
 
-def test_the_help_panel_shows_the_page_and_its_picture(open_frontend: Callable[..., Frontend], language: str) -> None:
-    frontend = _open(open_frontend, language)
+def test_the_help_panel_shows_the_page_and_its_picture(frontend: Frontend, language: str) -> None:
     frontend.evaluate(SELECT, NODE)
     frontend.page.get_by_test_id("info-button").click()
     content = frontend.page.locator(".node-help-content")
@@ -71,8 +70,7 @@ def test_the_help_panel_shows_the_page_and_its_picture(open_frontend: Callable[.
     frontend.until(lambda: pictures.evaluate_all(LOADED) == [True], "the picture is shown")
 
 
-def test_the_stream_panel_speaks_the_language(open_frontend: Callable[..., Frontend], language: str) -> None:
-    frontend = _open(open_frontend, language)
+def test_the_texts_of_the_stream_panel_are_in_the_language(frontend: Frontend, language: str) -> None:
     frontend.evaluate(SELECT, "ChordsStreamPreview")
     words = locales.read_texts(language, "main")["chords"]
     panel = frontend.panel()

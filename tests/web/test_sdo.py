@@ -1,4 +1,4 @@
-"""The SDO workflows in the browser: they load whole, keep their values, and the optimizer shows what it does."""
+"""The SDO workflows in the browser: they load completely, keep their values, and the optimizer shows its progress."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ return Object.fromEntries(graph.nodes.map((node) => [
 OPTIMIZER = "const node = graph.nodes.find((node) => node.type === 'SDOLatentOptimizer');"
 
 
+@pytest.fixture(scope="module")
+def frontend(shared_frontend: Frontend) -> Frontend:
+    """One page for all tests here: each of them opens its own workflow."""
+    return shared_frontend
+
+
 def _open(frontend: Frontend, path: Path) -> None:
-    """As `Frontend.open_file`, for workflows without a stream preview."""
+    """Like `Frontend.open_file`, for workflows without a stream preview."""
     frontend.evaluate("graph.extra.notYetReplaced = true")
     frontend.page.locator("#comfy-file-input").set_input_files(path)
     frontend.page.wait_for_function("() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced")
@@ -58,6 +64,7 @@ def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Pat
     _open(frontend, again)
     assert frontend.evaluate(WIDGETS) == values
     assert _bare(frontend.evaluate("return (await app.graphToPrompt()).output")) == _bare(twin)
+    frontend.page.remove_listener("console", note)
     assert not errors
 
 
@@ -71,7 +78,7 @@ def test_no_node_covers_another(frontend: Frontend, name: str) -> None:
             assert apart, ((x, y, width, height), (left, top, wide, high))
 
 
-def test_the_optimizer_shows_its_picture_and_its_words(frontend: Frontend, client: ComfyClient) -> None:
+def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client: ComfyClient) -> None:
     _open(frontend, FOLDER / "sdo_blue_background.json")
     node = frontend.evaluate(f"{OPTIMIZER} return node.id")
     frontend.set_widget(node, "seed", next(SEEDS))

@@ -1,4 +1,4 @@
-"""CHORDS Stream Preview in the browser: the strip grows while the sampler runs, Accept ends it by a click."""
+"""CHORDS Stream Preview in the browser: the strip grows while the sampler runs, and a click on Accept ends the run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from PIL import Image
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
 CORES = 4
 SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
-LONG = 80  # steps: some seconds, in which the tests look and click
-VERY_LONG = 400  # the page is loaded anew meanwhile
+LONG = 80  # steps: some seconds, in which the tests check and click
+VERY_LONG = 400  # steps: the page is loaded again during the run
 DELAY = """
 const sampler = graph.getNodeById(argument);
 const delay = LiteGraph.createNode("TestRandomDelay");
@@ -28,12 +28,12 @@ sampler.getInputNode(0).connect(0, delay, "model");
 delay.connect(0, sampler, "model");
 """  # each model call takes longer, on any machine
 SEEDS = iter(range(1000, 10_000))
-STRIP = ["draft", "hit 1", "hit 2", "hit 3", "hit 4"]
+STRIP = ["draft", "result 1", "result 2", "result 3", "result 4"]
 
 
 def _open(frontend: Frontend, steps: int | None = None, accept: str = "exact") -> Panel:
-    """Open the workflow file, for a result a core. The host does not run again what it has run, so each test has a seed
-    of its own."""
+    """Open the workflow file, with one result for each core. The host does not repeat a run that it knows, so that each
+    test has another seed."""
     frontend.open_file(WORKFLOW)
     frontend.set_widget(SAMPLER, "seed", next(SEEDS))
     frontend.set_widget(SAMPLER, "accept", accept)
@@ -44,7 +44,7 @@ def _open(frontend: Frontend, steps: int | None = None, accept: str = "exact") -
 
 
 def _running(client: ComfyClient) -> str | None:
-    """The prompt that is running."""
+    """The id of the prompt that is running."""
     return next((item[1] for item in client.get_json("/queue")["queue_running"]), None)
 
 
@@ -58,8 +58,8 @@ def _pictures(client: ComfyClient, history: dict[str, Any], node: int) -> list[n
 
 
 def _differ(pictures: list[np.ndarray]) -> bool:
-    """Whether each of these shows something, and each something else."""
-    pictures = [picture[:40, :40] for picture in pictures]  # on the screen their sizes differ by a rounding
+    """Whether each picture shows something, and differs from the next one."""
+    pictures = [picture[:40, :40] for picture in pictures]  # on the screen their sizes differ by rounding
     pairs = zip(pictures, pictures[1:], strict=False)
     return all(picture.std() > 5 for picture in pictures) and all(np.abs(a - b).mean() > 0.2 for a, b in pairs)
 
@@ -79,7 +79,7 @@ def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: Com
         assert client.history(prompt) is None  # still running
     assert len(set(panel.drawn())) == len(panel.drawn())
     assert _differ(panel.pixels()[:3])
-    assert panel.caption.startswith(("hit 2 of 4 · core 3", "hit 3 of 4 · core 2"))
+    assert panel.caption.startswith(("result 2 of 4 · core 3", "result 3 of 4 · core 2"))
     panel.click(panel.button)
     history = client.wait(prompt)
     panel.wait_for_state("success")
@@ -104,8 +104,9 @@ def _latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.n
     assert np.array_equal(saved, _pictures(client, history, PREVIEW)[index])
 
 
-def test_a_window_has_a_result_a_round(frontend: Frontend, client: ComfyClient) -> None:
-    """The workflow file as it is. The picture decides how many there are, so none is said to be one of so many."""
+def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: ComfyClient) -> None:
+    """The workflow file without changes. The number of results is not known before, so that the names do not contain
+    it."""
     panel = _open(frontend, accept="auto")
     prompt = _start(frontend, client)
     panel.wait_for_state("success")
@@ -113,9 +114,9 @@ def test_a_window_has_a_result_a_round(frontend: Frontend, client: ComfyClient) 
     last, rounds = accepted["index"], accepted["depth"]
     assert last == rounds - 1 and 4 < rounds < 30
     frontend.until(lambda: len(panel.drawn()) == rounds, "all thumbnails are drawn")
-    assert panel.labels == ["draft", *(f"hit {index}" for index in range(1, rounds))]
-    assert panel.caption.startswith(f"hit {last} · {rounds} calls · ")
-    assert panel.status.startswith(f"accepted hit {last} · {rounds} calls in a row, {4 * rounds} in all")
+    assert panel.labels == ["draft", *(f"result {index}" for index in range(1, rounds))]
+    assert panel.caption.startswith(f"result {last} · {rounds} calls · ")
+    assert panel.status.startswith(f"accepted result {last} · {rounds} calls in a row, {4 * rounds} in all")
     (plan,) = _events(client, prompt, "plan")
     assert plan["method"] == "secant" and "about" in plan["message"]
 
@@ -129,19 +130,19 @@ def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client
     frontend.until(lambda: len(panel.drawn()) == CORES + 1 and all(n in " ".join(panel.drawn()) for n in names), names)
     assert panel.labels == STRIP
     assert _differ(panel.pixels())
-    assert panel.caption.startswith("hit 4 of 4 · core 1 · 30 calls · ")
-    assert panel.status.startswith("accepted hit 4 · 30 calls in a row, ")
+    assert panel.caption.startswith("result 4 of 4 · core 1 · 30 calls · ")
+    assert panel.status.startswith("accepted result 4 · 30 calls in a row, ")
     assert panel.picture.evaluate("(i) => i.naturalWidth") == 128
     assert frontend.evaluate("return graph.getNodeById(argument).imgs[0].src", PREVIEW) == panel.drawn()[-1]
 
 
-def test_a_thumbnail_can_be_looked_at(frontend: Frontend, client: ComfyClient) -> None:
-    """Looking at an earlier result changes neither what comes nor what is accepted."""
+def test_a_thumbnail_can_be_selected(frontend: Frontend, client: ComfyClient) -> None:
+    """The selection of an earlier result changes neither later results nor what Accept takes."""
     panel = _open(frontend, LONG)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.click(panel.thumbs.first)
-    frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is looked at")
+    frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is selected")
     frontend.until(lambda: len(panel.drawn()) >= 3, "the next one comes")
     assert panel.caption.startswith("draft · ")
     frontend.until(lambda: panel.picture.evaluate("(i) => i.src") == panel.drawn()[0], "the draft is shown large")
@@ -159,7 +160,7 @@ def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient
     frontend.page.keyboard.press("Enter")
     assert panel.caption.startswith("draft · ")
     frontend.page.keyboard.press("ArrowRight")
-    assert panel.caption.startswith("hit 1 of 4 · ")
+    assert panel.caption.startswith("result 1 of 4 · ")
     panel.button.focus()
     frontend.page.keyboard.press("Space")
     client.wait(prompt)
@@ -173,14 +174,14 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
     frontend.cancel()
     panel.wait_for_state("interrupted")
     assert panel.status.startswith("cancelled") and panel.button.is_disabled()
-    assert len(panel.drawn()) >= 2  # they stay to be looked at
+    assert len(panel.drawn()) >= 2  # they stay
     frontend.until(lambda: client.history(first), "the first prompt is over")
     old = set(panel.drawn())
     frontend.set_widget(SAMPLER, "steps", 30)
     frontend.run()
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
-    assert not old & set(panel.drawn())  # cleared
+    assert not old & set(panel.drawn())  # the strip was cleared
     assert panel.labels == STRIP
 
 
@@ -201,7 +202,7 @@ def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
 
 
 def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: ComfyClient) -> None:
-    """Nothing runs anew then: all that comes is the node's output."""
+    """The prompt does not run again: only the output of the node arrives."""
     _open(frontend)
     frontend.set_widget(SAMPLER, "control_after_generate", "fixed")
     panel = frontend.panel()
@@ -215,11 +216,11 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
     assert panel.labels == STRIP
-    assert panel.caption == "hit 4 of 4 · core 1 · 30 calls"
+    assert panel.caption == "result 4 of 4 · core 1 · 30 calls"
 
 
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
-    """The frontend hands over the outputs, and no run."""
+    """The frontend gives the outputs without events of a run."""
     graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
     graph[str(SAMPLER)]["inputs"] |= {"seed": next(SEEDS), "accept": "exact"}
     outputs = client.run(graph).outputs
@@ -230,7 +231,7 @@ def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: Comfy
     assert panel.button.is_disabled()
 
 
-def test_a_picture_that_is_gone_is_said_in_words(frontend: Frontend) -> None:
+def test_a_missing_picture_is_reported(frontend: Frontend) -> None:
     panel = _open(frontend)
     hits, images = [{"core": 0, "depth": 4}], [{"filename": "gone.png", "subfolder": "", "type": "temp"}]
     record = {"method": "chords", "cores": 4, "message": "", "hits": hits}
@@ -265,7 +266,7 @@ def _bare(prompt: dict[str, Any]) -> dict[str, Any]:
     [("cores", 1, ["draft", "result"]), ("sampler_name", "euler_ancestral", ["result"])],
     ids=["one core", "stock"],
 )
-def test_what_does_not_run_in_parallel_says_why(
+def test_a_run_on_one_core_says_why(
     frontend: Frontend, client: ComfyClient, widget: str, value: object, labels: list[str]
 ) -> None:
     _open(frontend)
@@ -310,7 +311,7 @@ def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient
         frontend.until(lambda panel=panel: len(panel.drawn()) == len(panel.labels), "the thumbnails are drawn")
     assert sorted(len(panel.labels) for panel in panels) == [3, 5, 5]
     assert panels[0].labels == STRIP
-    assert {panel.caption.split(" · ")[0] for panel in panels} == {"hit 4 of 4", "hit 2 of 2"}
+    assert {panel.caption.split(" · ")[0] for panel in panels} == {"result 4 of 4", "result 2 of 2"}
 
 
 def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> None:
@@ -331,7 +332,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
 
 
 def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
-    """It has the same node ids, but is not the one that runs; that one, opened again, has its strip."""
+    """The other workflow has the same node ids, but does not run. The running one, opened again, has its strip."""
     panel = _open(frontend, LONG)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
@@ -347,7 +348,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
     frontend.until(lambda: len(frontend.panel().drawn()) == CORES + 1, "the strip is back")
 
 
-def test_a_refused_accept_is_said_in_words(frontend: Frontend, client: ComfyClient) -> None:
+def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -> None:
     panel = _open(frontend, LONG)
     refusal = {"status": 409, "json": {"error": "the run is over"}}
     frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
@@ -363,7 +364,7 @@ def test_a_refused_accept_is_said_in_words(frontend: Frontend, client: ComfyClie
 
 
 def test_nodes_2(open_frontend, client: ComfyClient) -> None:
-    """The frontend's newer way to draw nodes: the same panel, and no second picture below it."""
+    """With the frontend's newer nodes, the panel is the same, and there is no second picture below it."""
     frontend = open_frontend(**{"Comfy.VueNodes.Enabled": True})
     panel = _open(frontend, LONG)
     prompt = _start(frontend, client)
@@ -415,44 +416,44 @@ def test_the_canvas_is_zoomed_and_panned_over_the_panel(frontend: Frontend) -> N
     assert np.allclose((np.array(after[1:]) - offset) * scale, [60, 30], atol=2)
 
 
-WORDS = """async () => {
-  const { Run, Runs } = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
-  const words = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
+TEXTS = """async () => {
+  const module = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
+  const { Run, Runs } = module;
   const run = new Run("p", "1");
-  const said = [words.acceptLabel(null), words.acceptLabel(run)];
-  const tell = (kind, fields) => run.apply({ kind, ...fields });
-  tell("plan", { method: "chords", cores: 4, message: "four cores" });
-  said.push(words.acceptLabel(run));
-  tell("step", { depth: 3, of: 30 });
-  said.push(words.describeRun(run));
-  tell("hit", { index: 0, core: 0, depth: 1, seconds: 0.04, change: null });
-  said.push(words.acceptLabel(run), words.describeHit(run.newest, run).join(" · "));
-  tell("hit", { index: 2, core: 3, depth: 21, seconds: 1.84, change: 0.0132 });
-  tell("picture", { index: 1, image: {} });
-  tell("hit", { index: 1, core: 4, depth: 15, seconds: 12.3, change: 0.254 });
-  said.push(run.hits.map((hit) => hit.index).join(), words.describeHit(run.newest, run).join(" · "));
-  said.push(words.describeHit(run.hit(1), run).join(" · "));
-  tell("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
-  tell("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
-  said.push(words.describeRun(run));
-  tell("done", { status: "error", error: "no lanes left", seconds: 2.5, depth: 0 });
-  said.push(words.describeRun(run), words.acceptLabel(run));
+  const texts = [module.acceptLabel(null), module.acceptLabel(run)];
+  const send = (kind, fields) => run.apply({ kind, ...fields });
+  send("plan", { method: "chords", cores: 4, message: "four cores" });
+  texts.push(module.acceptLabel(run));
+  send("step", { depth: 3, of: 30 });
+  texts.push(module.describeRun(run));
+  send("hit", { index: 0, core: 0, depth: 1, seconds: 0.04, change: null });
+  texts.push(module.acceptLabel(run), module.describeHit(run.newest, run).join(" · "));
+  send("hit", { index: 2, core: 3, depth: 21, seconds: 1.84, change: 0.0132 });
+  send("picture", { index: 1, image: {} });
+  send("hit", { index: 1, core: 4, depth: 15, seconds: 12.3, change: 0.254 });
+  texts.push(run.hits.map((hit) => hit.index).join(), module.describeHit(run.newest, run).join(" · "));
+  texts.push(module.describeHit(run.hit(1), run).join(" · "));
+  send("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
+  send("lane", { lane: 1, device: "cuda:1", state: "lost", error: "out of memory" });
+  texts.push(module.describeRun(run));
+  send("done", { status: "error", error: "no lanes left", seconds: 2.5, depth: 0 });
+  texts.push(module.describeRun(run), module.acceptLabel(run));
   const windowed = new Run("w", "1");
   windowed.apply({ kind: "plan", method: "secant", cores: 4, accept: 2, message: "" });
   windowed.apply({ kind: "hit", index: 3, core: 0, depth: 4, seconds: 1.84, change: 0.0132 });
-  said.push(words.describeHit(windowed.newest, windowed).join(" · "));
+  texts.push(module.describeHit(windowed.newest, windowed).join(" · "));
   const runs = new Runs();
-  for (let i = 0; i < 100; i++) runs.live({ kind: "plan", prompt_id: `${i}`, node_id: "1" });
-  said.push(`${runs.all.length} ${runs.all.at(-1).promptId}`);
-  const again = runs.live({ kind: "plan", prompt_id: "99", node_id: "1" });
+  for (let i = 0; i < 100; i++) runs.receive({ kind: "plan", prompt_id: `${i}`, node_id: "1" });
+  texts.push(`${runs.all.length} ${runs.all.at(-1).promptId}`);
+  const again = runs.receive({ kind: "plan", prompt_id: "99", node_id: "1" });
   runs.replay([{ kind: "plan", prompt_id: "99", node_id: "1" }]);
-  said.push(String(runs.of("99").length === 1 && runs.of("99")[0] === again));
-  return said;
+  texts.push(String(runs.of("99").length === 1 && runs.of("99")[0] === again));
+  return texts;
 }"""
 
 
-def test_the_words(frontend: Frontend) -> None:
-    assert frontend.page.evaluate(WORDS) == [
+def test_the_texts(frontend: Frontend) -> None:
+    assert frontend.page.evaluate(TEXTS) == [
         "Accept",
         "Accept",
         "Accept the first",
@@ -460,12 +461,12 @@ def test_the_words(frontend: Frontend) -> None:
         "Accept draft",
         "draft · 1 call · 0.04 s",
         "0,1,2",
-        "hit 2 of 4 · core 3 · 21 calls · 1.8 s · changed 1.3 %",
-        "hit 1 of 4 · core 4 · 15 calls · 12 s · changed 25 %",
+        "result 2 of 4 · core 3 · 21 calls · 1.8 s · changed 1.3 %",
+        "result 1 of 4 · core 4 · 15 calls · 12 s · changed 25 %",
         "3 of 30 calls · lost cuda:1: out of memory",
         "failed: no lanes left · 2.5 s · lost cuda:1: out of memory",
         "Accept",
-        "hit 3 · 4 calls · 1.8 s · changed 1.3 %",
+        "result 3 · 4 calls · 1.8 s · changed 1.3 %",
         "64 99",
         "true",
     ]

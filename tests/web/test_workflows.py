@@ -33,8 +33,8 @@ MADE_FROM = {
     "qwen_image": "image_qwen_image",
     "z_image": "image_z_image",
 }
-# One or two of each family that this ComfyUI has the nodes for. Among them: KSampler, KSamplerAdvanced, SamplerCustom
-# and SamplerCustomAdvanced; plain graphs, subgraphs and primitives that set a widget; dead links; old and new files.
+# One or two of each family whose nodes this ComfyUI has. Among them: KSampler, KSamplerAdvanced, SamplerCustom and
+# SamplerCustomAdvanced; plain graphs, subgraphs and primitives that set a widget; broken links; old and new files.
 OFFICIAL = [
     *sorted(MADE_FROM.values()),
     "3d_hunyuan3d_multiview_to_model",
@@ -88,12 +88,18 @@ def official() -> dict[str, Json]:
 def server(
     comfy_host: Path, official: dict[str, Json], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:
-    """A live ComfyUI that has a file of every name these workflows ask for."""
+    """A live ComfyUI with a file for every name that these workflows ask for."""
     folder = tmp_path_factory.mktemp("stand-ins")
     arguments = stand_ins.make(folder, [*map(_read, FOLDER.glob("*.json")), *official.values()])
     with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as running:
         shutil.copytree(folder / "input", running.folder / "input", dirs_exist_ok=True)
         yield running
+
+
+@pytest.fixture(scope="module")
+def frontend(shared_frontend: Frontend) -> Frontend:
+    """One page for all tests here: each of them opens its own workflows."""
+    return shared_frontend
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,7 @@ def _prompt(frontend: Frontend) -> Json:
 
 
 def _bare(prompt: Json) -> Json:
-    """What counts in a prompt: classes and inputs, our new ones filled in where they are at their defaults."""
+    """The classes and inputs of a prompt. Our own inputs are added where they have their defaults."""
     ours = {name: default for name, (_, default) in WIDGETS.items()}
     devices = {"split": "auto", "ray_address": "", "ray_workers": 0}
     bare = {}
@@ -122,7 +128,7 @@ def _bare(prompt: Json) -> Json:
 
 
 def _refusal(client: ComfyClient, prompt: Json) -> str | None:
-    """Why the server refuses a prompt; one it takes is not run to its end: there is nothing in the files."""
+    """Why the server refuses a prompt; None if it does not. The prompt is then cancelled: the model files are empty."""
     try:
         answer = client.submit(prompt)
     except ClientError as error:
@@ -133,7 +139,7 @@ def _refusal(client: ComfyClient, prompt: Json) -> str | None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("sdo_")])  # those: test_sdo.py
-def test_a_workflow_loads_whole_and_is_the_same_after_a_save_and_a_reload(
+def test_a_workflow_loads_completely_and_is_the_same_after_a_save_and_a_reload(
     frontend: Frontend, tmp_path: Path, name: str
 ) -> None:
     errors: list[str] = []
@@ -158,6 +164,7 @@ def test_a_workflow_loads_whole_and_is_the_same_after_a_save_and_a_reload(
     frontend.load_file(again)
     assert frontend.evaluate(VALUES) == values
     assert _bare(_prompt(frontend)) == twin
+    frontend.page.remove_listener("console", note)
     assert not errors
 
 
@@ -173,7 +180,7 @@ def test_no_node_covers_another(frontend: Frontend) -> None:
 
 def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, client: ComfyClient) -> None:
     (found,) = [names for names in client.get_json("/workflow_templates").values() if "chords_demo" in names]
-    assert sorted(found) == NAMES  # and none of those for the API
+    assert sorted(found) == NAMES  # and none of the API workflows
     page = frontend.page
     page.get_by_role("button", name="Templates").first.click()
     page.get_by_text("ComfyUI-CHORDS").first.click()
@@ -191,10 +198,10 @@ def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, 
     assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / "chords_inpaint.json"))
 
 
-def test_official_workflows_give_the_same_prompt_but_for_the_swap(
+def test_official_workflows_give_the_same_prompt_apart_from_the_swap(
     frontend: Frontend, client: ComfyClient, official: dict[str, Json], tmp_path: Path
 ) -> None:
-    """The prompt of the swapped graph is the swapped prompt of the graph, and the server takes it."""
+    """The prompt of the swapped graph equals the swapped prompt of the graph, and the server accepts it."""
     for name, stock in official.items():
         assert is_saved(stock), name
         path = tmp_path / f"{name}.json"
@@ -221,7 +228,7 @@ def test_what_a_subgraph_shows_outside_reaches_our_sampler(
     path.write_text(json.dumps(swap(official["image_z_image"]).workflow), encoding="utf-8")
     frontend.load_file(path)
     (outer,) = frontend.evaluate("return graph.nodes.filter((n) => n.isSubgraphNode?.()).map((n) => n.id)")
-    # by the names under which the subgraph's node shows them
+    # the names under which the node of the subgraph shows them
     names = frontend.evaluate(
         "return graph.getNodeById(argument).widgets.map((w) => [w.label ?? w.name, w.name])", outer
     )

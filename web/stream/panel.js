@@ -1,23 +1,23 @@
-/** The widget on a CHORDS Stream Preview node: newest picture, caption, progress, film strip, Accept. */
+/** The widget on a CHORDS Stream Preview node: picture, caption, progress, a strip of thumbnails, Accept. */
 
-import { acceptLabel, describeHit, describeRun, fractionOf, isTaken, nameOf, reasonOf } from "./runs.js";
-import { say } from "./words.js";
+import { acceptLabel, describeHit, describeRun, isAccepted, nameOf, progressFraction, reasonOf } from "./runs.js";
+import { t } from "./translations.js";
 
 export class Panel {
-  #looking = null; // the index of the hit looked at; null follows the newest
-  #shownUrl = null; // of the large picture, or of the one that is being loaded
-  #brokenUrl = null;
+  #selected = null; // the index of the hit that is shown large; null: the newest
+  #shownUrl = null; // the address of the large picture, or of the one that is loading
+  #brokenUrl = null; // the last address without a picture
   #thumbs = new Map();
 
   /**
    * @param {object} calls
-   * @param {(image: object) => string} calls.urlOf address of a picture on the server
-   * @param {(run: object) => void} calls.accept called by the button
-   * @param {(image: HTMLImageElement) => void} calls.drawn called with each picture shown large
+   * @param {(image: object) => string} calls.urlOf the address of a picture on the server
+   * @param {(run: object) => void} calls.accept called when the user clicks Accept
+   * @param {(image: HTMLImageElement) => void} calls.onPicture called with each picture that is shown large
    */
-  constructor({ urlOf, accept, drawn }) {
+  constructor({ urlOf, accept, onPicture }) {
     this.urlOf = urlOf;
-    this.drawn = drawn;
+    this.onPicture = onPicture;
     this.run = null;
     this.viewer = null;
     this.picture = make("div", "picture");
@@ -25,11 +25,11 @@ export class Panel {
     this.picture.append(this.hint);
     this.caption = make("div", "caption", { role: "status" });
     this.bar = make("div", "fill");
-    this.progress = make("div", "progress", { role: "progressbar", "aria-label": say("Progress") });
+    this.progress = make("div", "progress", { role: "progressbar", "aria-label": t("Progress") });
     this.progress.setAttribute("aria-valuemin", "0");
     this.progress.setAttribute("aria-valuemax", "100");
     this.progress.append(this.bar);
-    this.strip = make("div", "strip", { role: "group", "aria-label": say("Results so far") });
+    this.strip = make("div", "strip", { role: "group", "aria-label": t("Results so far") });
     this.status = make("div", "status");
     this.button = make("button", "accept", { type: "button" });
     this.button.addEventListener("click", () => accept(this.run));
@@ -41,12 +41,12 @@ export class Panel {
     this.render();
   }
 
-  /** Show a run as the node `viewer` gets it; one that is not the one shown so far starts with an empty strip. */
+  /** Show a run on the node with the execution id `viewer`. Another run than before starts with an empty strip. */
   show(run, viewer) {
     this.viewer = viewer;
     if (run !== this.run) {
       this.run = run;
-      this.#looking = null;
+      this.#selected = null;
       this.#thumbs.clear();
       this.strip.replaceChildren();
       this.#clearPicture();
@@ -56,24 +56,24 @@ export class Panel {
 
   render() {
     const { run } = this;
-    const hit = this.#hitLookedAt();
+    const hit = this.#selectedHit();
     this.element.dataset.state = stateOf(run);
     this.#renderThumbs(hit);
     this.#renderCaption(hit);
     this.#renderPicture(hit);
-    const percent = Math.round(100 * fractionOf(run));
+    const percent = Math.round(100 * progressFraction(run));
     this.bar.style.width = `${percent}%`;
     this.progress.setAttribute("aria-valuenow", percent);
     setText(this.status, describeRun(run));
     this.status.title = run?.plan?.message ?? "";
     setText(this.button, acceptLabel(run));
     this.button.disabled = !run?.acceptable;
-    this.button.title = this.button.disabled ? "" : say("End the run now with the best result so far");
+    this.button.title = this.button.disabled ? "" : t("End the run now with the best result so far");
   }
 
-  #hitLookedAt() {
+  #selectedHit() {
     if (this.run === null) return null;
-    return (this.#looking === null ? null : this.run.hit(this.#looking)) ?? this.run.newest;
+    return (this.#selected === null ? null : this.run.hit(this.#selected)) ?? this.run.newest;
   }
 
   #addressOf(hit) {
@@ -87,7 +87,7 @@ export class Panel {
     const url = this.#addressOf(hit);
     const isBroken = url !== null && url === this.#brokenUrl;
     this.picture.classList.toggle("chords-waiting", !url || isBroken);
-    const missing = isBroken ? say("the picture is no longer on the server") : waitingText(this.run, hit);
+    const missing = isBroken ? t("the picture is no longer on the server") : waitingText(this.run, hit);
     setText(this.hint, url && !isBroken ? "" : missing);
     if (url && url !== this.#shownUrl) this.#load(url);
   }
@@ -97,7 +97,7 @@ export class Panel {
     this.picture.querySelector("img")?.remove();
   }
 
-  /** Swap the pictures only when the next one is ready, so that nothing flickers. */
+  /** Replace the picture when the next one is loaded, so that it does not flicker. */
   async #load(url) {
     this.#shownUrl = url;
     const image = new Image();
@@ -107,11 +107,11 @@ export class Panel {
       () => true,
       () => false,
     );
-    if (this.#shownUrl !== url) return; // overtaken by a newer one
+    if (this.#shownUrl !== url) return; // a newer picture is loading
     this.picture.querySelector("img")?.remove();
     if (loaded) {
       this.picture.prepend(image);
-      this.drawn(image);
+      this.onPicture(image);
     } else {
       this.#brokenUrl = url;
       this.render();
@@ -120,9 +120,9 @@ export class Panel {
 
   #renderCaption(hit) {
     const [name, ...facts] = hit ? describeHit(hit, this.run) : [];
-    const tail = facts.map((fact) => `\u00a0· ${fact}`).join(""); // no line begins with a dot
+    const tail = facts.map((fact) => `\u00a0· ${fact}`).join(""); // no-break spaces: no line begins with a dot
     const text = `${name ?? ""}${tail}`;
-    if (this.caption.textContent === text) return; // or a screen reader would say it again
+    if (this.caption.textContent === text) return; // otherwise a screen reader would read it again
     const title = make("strong");
     title.textContent = name ?? "";
     this.caption.replaceChildren(title, tail);
@@ -130,11 +130,11 @@ export class Panel {
 
   // ---------------------------------------------------------------------------------------------- strip
 
-  #renderThumbs(lookedAt) {
+  #renderThumbs(selectedHit) {
     for (const hit of this.run?.hits ?? []) {
       const isNew = !this.#thumbs.has(hit.index);
       const thumb = isNew ? this.#addThumb(hit) : this.#thumbs.get(hit.index);
-      this.#renderThumb(thumb, hit, hit === lookedAt);
+      this.#renderThumb(thumb, hit, hit === selectedHit);
       if (isNew) this.strip.scrollLeft = this.strip.scrollWidth;
     }
   }
@@ -143,22 +143,22 @@ export class Panel {
     const button = make("button", "thumb", { type: "button" });
     const label = make("span");
     button.append(make("div", "frame"), label);
-    button.addEventListener("click", () => this.#look(hit.index));
+    button.addEventListener("click", () => this.#select(hit.index));
     const after = [...this.#thumbs].filter(([index]) => index > hit.index).sort(([a], [b]) => a - b)[0];
     this.strip.insertBefore(button, after?.[1] ?? null);
     this.#thumbs.set(hit.index, button);
     return button;
   }
 
-  #renderThumb(thumb, hit, isLookedAt) {
+  #renderThumb(thumb, hit, isSelected) {
     const name = nameOf(hit, this.run, true);
-    const taken = isTaken(hit, this.run);
-    setText(thumb.querySelector("span"), taken ? `✓ ${name}` : name);
-    thumb.classList.toggle("chords-taken", taken);
-    thumb.setAttribute("aria-pressed", isLookedAt);
+    const accepted = isAccepted(hit, this.run);
+    setText(thumb.querySelector("span"), accepted ? `✓ ${name}` : name);
+    thumb.classList.toggle("chords-taken", accepted);
+    thumb.setAttribute("aria-pressed", isSelected);
     thumb.title = describeHit(hit, this.run).join(" · ");
     const what = { what: thumb.title };
-    thumb.setAttribute("aria-label", taken ? say("Look at {what}, accepted", what) : say("Look at {what}", what));
+    thumb.setAttribute("aria-label", accepted ? t("Show {what}, accepted", what) : t("Show {what}", what));
     this.#renderThumbImage(thumb.querySelector(".chords-frame"), this.#addressOf(hit), name);
   }
 
@@ -172,15 +172,16 @@ export class Panel {
     image.src = url;
   }
 
-  /** Look at a hit; at the newest: follow the run again. What Accept takes does not depend on it. */
-  #look(index) {
-    this.#looking = index === this.run?.newest?.index ? null : index;
+  /** Show a hit large. The newest hit: follow the run again. Accept does not depend on the selection. */
+  #select(index) {
+    this.#selected = index === this.run?.newest?.index ? null : index;
     this.render();
   }
 
   #onKey(event) {
     if (!(event.target instanceof HTMLButtonElement)) return;
-    if (["Enter", " ", "ArrowLeft", "ArrowRight"].includes(event.key)) event.stopPropagation(); // not for the canvas
+    const isOurs = ["Enter", " ", "ArrowLeft", "ArrowRight"].includes(event.key);
+    if (isOurs) event.stopPropagation(); // the canvas must not get these keys
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const thumbs = [...this.strip.children];
     const next = thumbs[thumbs.indexOf(event.target) + step];
@@ -199,10 +200,10 @@ function stateOf(run) {
 }
 
 function waitingText(run, hit) {
-  if (run === null) return say("no run yet");
-  if (hit) return run.running ? say("its picture is on the way") : say("no picture of it");
-  if (!run.running) return say("no results");
-  return [say("waiting for the first result"), ...reasonOf(run)].join("\n");
+  if (run === null) return t("no run yet");
+  if (hit) return run.running ? t("its picture is not ready yet") : t("it has no picture");
+  if (!run.running) return t("no results");
+  return [t("waiting for the first result"), ...reasonOf(run)].join("\n");
 }
 
 function make(tag, name, attributes = {}) {
@@ -212,7 +213,7 @@ function make(tag, name, attributes = {}) {
   return element;
 }
 
-/** Set a text only where it changes: each change is a task for the layout and for screen readers. */
+/** Set a text only if it changes: each change makes the layout and screen readers work. */
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,24 +1,24 @@
-/** What is known of the runs, built from the event stream (docs/headless.md). No page and no server in here. */
+/** The state of the runs, made from the event stream (docs/headless.md). It uses neither the page nor the server. */
 
-import { say } from "./words.js";
+import { t } from "./translations.js";
 
 const RUNS_KEPT = 64;
 
-let runsBegun = 0;
+let runCount = 0;
 
 /** One run of one sampler node. */
 export class Run {
-  constructor(promptId, nodeId, order = ++runsBegun) {
+  constructor(promptId, nodeId, order = ++runCount) {
     this.promptId = promptId;
     this.nodeId = nodeId;
-    this.order = order; // of two runs for one node, the later one is shown
-    this.viewers = null; // execution ids of the preview nodes it feeds; null: not known yet
+    this.order = order; // a node shows the run with the highest order
+    this.viewers = null; // execution ids of the preview nodes that show it; null: not known yet
     this.workflowId = null;
     this.plan = null;
     this.step = null;
-    this.hits = []; // ascending by index; `image` once there is a picture, `final` by viewer when it is decoded
-    this.lost = [];
-    this.request = null; // an Accept of this page: {pending} or {index} or {error}
+    this.hits = []; // sorted by index; `image`: its preview; `final`: the decoded picture, by viewer
+    this.lostLanes = []; // events of lanes that are lost or slow
+    this.request = null; // the state of an Accept of this page: {pending}, {index} or {error}
     this.accepted = null;
     this.done = null;
   }
@@ -27,9 +27,10 @@ export class Run {
     return this.done === null;
   }
 
-  /** Whether ending it early can bring anything. */
+  /** Whether the user can end it early. */
   get acceptable() {
-    return this.running && this.plan !== null && this.plan.method !== "stock" && this.accepted === null && !asked(this);
+    const hasResults = this.plan !== null && this.plan.method !== "stock";
+    return this.running && hasResults && this.accepted === null && !isRequested(this);
   }
 
   get newest() {
@@ -40,7 +41,7 @@ export class Run {
     return this.hits.find((hit) => hit.index === index) ?? null;
   }
 
-  /** Take in one event. An event may come twice: live, and from the server's record. */
+  /** Take one event. An event may come twice: live, and from the server's record. */
   apply(event) {
     switch (event.kind) {
       case "plan":
@@ -56,8 +57,8 @@ export class Run {
         this.#merge({ index: event.index, image: event.image });
         break;
       case "lane":
-        this.lost = this.lost.filter((lane) => lane.lane !== event.lane);
-        if (event.state !== "back") this.lost.push(event);
+        this.lostLanes = this.lostLanes.filter((lane) => lane.lane !== event.lane);
+        if (event.state !== "back") this.lostLanes.push(event);
         break;
       case "accepted":
         this.accepted = event;
@@ -83,7 +84,7 @@ export class Run {
 export class Runs {
   #runs = new Map();
 
-  /** In the order they began. */
+  /** All runs in the order of their start. */
   get all() {
     return [...this.#runs.values()];
   }
@@ -92,25 +93,25 @@ export class Runs {
     return this.all.filter((run) => run.promptId === promptId);
   }
 
-  /** Take in an event as it comes; a plan begins a new run, also of a node that ran before in the same prompt. */
-  live(event) {
+  /** Take a live event. A plan begins a new run, also for a node that already ran in the same prompt. */
+  receive(event) {
     const run = event.kind === "plan" ? this.#begin(event) : this.find(event);
     run.apply(event);
     return run;
   }
 
-  /** Take in the server's record of a prompt, after which live events may already have been seen. */
+  /** Take the server's record of a prompt. Its runs may already have received later live events. */
   replay(events) {
-    const touched = new Set();
+    const changed = new Set();
     for (const event of events) {
       const run = this.find(event);
       run.apply(event);
-      touched.add(run);
+      changed.add(run);
     }
-    return touched;
+    return changed;
   }
 
-  /** The run an event is about; a new one if it is not known yet. */
+  /** The run of an event; a new one if it is not known yet. */
   find(event) {
     return this.#runs.get(keyOf(event)) ?? this.#begin(event);
   }
@@ -118,7 +119,7 @@ export class Runs {
   #begin(event) {
     const key = keyOf(event);
     const run = new Run(event.prompt_id, event.node_id);
-    this.#runs.delete(key); // to the end of the order
+    this.#runs.delete(key); // so that the new run becomes the last one
     this.#runs.set(key, run);
     for (const oldest of this.#runs.keys()) {
       if (this.#runs.size <= RUNS_KEPT) break;
@@ -128,97 +129,98 @@ export class Runs {
   }
 }
 
-/** Whether there was anything to choose from. */
-const chosen = (run) => run.accepted !== null && (run.plan?.cores > 1 || run.accepted.by === "request");
+/** Whether the accepted result was one of several, or the user accepted it. */
+const isChosen = (run) => run.accepted !== null && (run.plan?.cores > 1 || run.accepted.by === "request");
 const keyOf = (event) => JSON.stringify([event.prompt_id, event.node_id]);
-const asked = (run) => run.request !== null && run.request.error === undefined;
+const isRequested = (run) => run.request !== null && run.request.error === undefined;
 
-// ------------------------------------------------------------------------------------------------ in words
+// ------------------------------------------------------------------------------------------------ texts
 
-/** "draft", "hit 2 of 4" (of a window, "hit 2"), or "result" where there is but one. */
-export function nameOf(hit, run, brief = false) {
-  if (hit.index === 0) return say("draft");
+/** "draft", "result 2 of 4" ("result 2" with a window), or "result" if there is only one. */
+export function nameOf(hit, run, isBrief = false) {
+  if (hit.index === 0) return t("draft");
   const cores = run.plan?.cores;
-  if (cores === 1 || run.plan?.method === "stock") return say("result");
-  const most = run.plan?.method === "secant" ? null : cores; // how many a window has, the picture decides
+  if (cores === 1 || run.plan?.method === "stock") return t("result");
+  const count = run.plan?.method === "secant" ? null : cores; // the number of results of a window is not known before
   const { index } = hit;
-  return most && !brief ? say("hit {index} of {most}", { index, most }) : say("hit {index}", { index });
+  return count && !isBrief ? t("result {index} of {count}", { index, count }) : t("result {index}", { index });
 }
 
-/** A hit and how it came about, part by part. */
+/** The facts of a hit: name, core, model calls, seconds, change. */
 export function describeHit(hit, run) {
   const parts = [nameOf(hit, run)];
-  if (hit.core > 0 && run.plan?.cores > 1) parts.push(say("core {core}", hit));
-  if (hit.depth !== undefined) parts.push(inCalls(hit.depth));
-  if (Number.isFinite(hit.seconds)) parts.push(inSeconds(hit.seconds));
-  if (Number.isFinite(hit.change)) parts.push(inPercent(hit.change));
+  if (hit.core > 0 && run.plan?.cores > 1) parts.push(t("core {core}", hit));
+  if (hit.depth !== undefined) parts.push(callsText(hit.depth));
+  if (Number.isFinite(hit.seconds)) parts.push(secondsText(hit.seconds));
+  if (Number.isFinite(hit.change)) parts.push(changeText(hit.change));
   return parts;
 }
 
-/** How the run stands. */
+/** The state of a run in one line. */
 export function describeRun(run) {
-  if (run === null) return say("Results appear here while the sampler works.");
-  const parts = [progressOf(run)];
-  if (run.newest) parts.push(...reasonOf(run)); // before that it stands where the picture will be
-  if (run.request?.error) parts.push(say("not accepted: {error}", run.request));
-  for (const { state, device, error } of run.lost) parts.push(`${say(state)} ${device ?? say("a device")}: ${error}`);
+  if (run === null) return t("Results appear here while the sampler works.");
+  const parts = [stateText(run)];
+  if (run.newest) parts.push(...reasonOf(run)); // before the first result, it is shown in the place of the picture
+  if (run.request?.error) parts.push(t("not accepted: {error}", run.request));
+  for (const { state, device, error } of run.lostLanes) parts.push(`${t(state)} ${device ?? t("a device")}: ${error}`);
   return parts.join(" · ");
 }
 
-/** Why it does not run in parallel, if it does not. */
-export const reasonOf = (run) => (run.plan && !["chords", "secant"].includes(run.plan.method) ? [run.plan.message] : []);
+/** Why the run is not parallel: one text, or none if it is. */
+export const reasonOf = (run) =>
+  run.plan && !["chords", "secant"].includes(run.plan.method) ? [run.plan.message] : [];
 
-function progressOf(run) {
-  if (run.done) return endOf(run);
-  if (chosen(run)) return `${acceptedOf(run)} · ${say("finishing")}`;
-  if (asked(run)) return say("taking the best so far…");
-  return run.step ? say("{depth} of {of} calls", run.step) : say("sampling…");
+function stateText(run) {
+  if (run.done) return endText(run);
+  if (isChosen(run)) return `${acceptedText(run)} · ${t("finishing")}`;
+  if (isRequested(run)) return t("accepting the best result so far…");
+  return run.step ? t("{depth} of {of} calls", run.step) : t("sampling…");
 }
 
-function endOf(run) {
+function endText(run) {
   const { status, seconds, depth, evaluations, error } = run.done;
-  const spent = [];
+  const costs = [];
   if (depth) {
-    const calls = inCalls(depth);
-    spent.push(evaluations > depth ? say("{calls} in a row, {evaluations} in all", { calls, evaluations }) : calls);
+    const calls = callsText(depth);
+    costs.push(evaluations > depth ? t("{calls} in a row, {evaluations} in all", { calls, evaluations }) : calls);
   }
-  if (seconds) spent.push(inSeconds(seconds));
-  const what = {
-    success: chosen(run) ? acceptedOf(run) : say("done"),
-    interrupted: say("cancelled"),
-    error: error ? say("failed: {error}", { error }) : say("failed"),
+  if (seconds) costs.push(secondsText(seconds));
+  const outcomes = {
+    success: isChosen(run) ? acceptedText(run) : t("done"),
+    interrupted: t("cancelled"),
+    error: error ? t("failed: {error}", { error }) : t("failed"),
   };
-  return [what[status] ?? status, ...spent].join(" · ");
+  return [outcomes[status] ?? status, ...costs].join(" · ");
 }
 
-function acceptedOf(run) {
+function acceptedText(run) {
   const name = nameOf(run.accepted, run, true);
-  return run.accepted.by === "request" ? say("accepted {name} on request", { name }) : say("accepted {name}", { name });
+  return run.accepted.by === "request" ? t("accepted {name} on request", { name }) : t("accepted {name}", { name });
 }
 
-const inCalls = (count) => (count === 1 ? say("1 call") : say("{count} calls", { count }));
-const inSeconds = (seconds) => say("{time} s", { time: seconds.toFixed(seconds < 1 ? 2 : seconds < 10 ? 1 : 0) });
+const callsText = (count) => (count === 1 ? t("1 call") : t("{count} calls", { count }));
+const secondsText = (seconds) => t("{time} s", { time: seconds.toFixed(seconds < 1 ? 2 : seconds < 10 ? 1 : 0) });
 
-function inPercent(change) {
+function changeText(change) {
   const percent = 100 * change;
-  if (percent === 0) return say("unchanged");
-  if (percent < 0.01) return say("changed < 0.01 %");
-  return say("changed {percent} %", { percent: percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent) });
+  if (percent === 0) return t("unchanged");
+  if (percent < 0.01) return t("changed < 0.01 %");
+  return t("changed {percent} %", { percent: percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent) });
 }
 
-/** Whether the run ends with this hit. */
-export const isTaken = (hit, run) => chosen(run) && run.accepted.index === hit.index;
+/** Whether this hit was accepted. */
+export const isAccepted = (hit, run) => isChosen(run) && run.accepted.index === hit.index;
 
 /** The label of the Accept button. */
 export function acceptLabel(run) {
-  if (run && chosen(run)) return say("Accepted {name}", { name: nameOf(run.accepted, run, true) });
-  if (run?.running && asked(run)) return say("taking…");
-  if (!run?.acceptable) return say("Accept");
-  return run.newest ? say("Accept {name}", { name: nameOf(run.newest, run, true) }) : say("Accept the first");
+  if (run && isChosen(run)) return t("Accepted {name}", { name: nameOf(run.accepted, run, true) });
+  if (run?.running && isRequested(run)) return t("accepting…");
+  if (!run?.acceptable) return t("Accept");
+  return run.newest ? t("Accept {name}", { name: nameOf(run.newest, run, true) }) : t("Accept the first");
 }
 
-/** How far the run is, 0 to 1. */
-export function fractionOf(run) {
+/** The progress of a run, 0 to 1. */
+export function progressFraction(run) {
   if (run?.done?.status === "success") return 1;
   return run?.step ? Math.min(1, run.step.depth / Math.max(1, run.step.of)) : 0;
 }

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..._types import Objective
 from ...checks import check_callable, is_number, shown
 from ...errors import InvalidInput
-from ..gradients import Objective, evaluate
+from ..gradients import evaluate
 
 
 @dataclass(frozen=True, eq=False)

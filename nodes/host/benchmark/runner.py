@@ -22,9 +22,10 @@ from ..devices.timings_file import keep_timings, timings_key
 from ..node_text import show_text
 from ..ray.cluster import cluster_lanes
 from ..sampling.ksampler import KSamplerInputs
+from ..sampling.names import PARALLEL
 from ..sampling.options import SamplerOptions
 from ..sampling.run_record import ChordsRun
-from ..sampling.sampler import PARALLEL, chords_sampler
+from ..sampling.sampler import chords_sampler
 from .measure import timings_of
 from .results import BenchmarkResult, TimedRun, compare
 from .sweep import AUTOMATIC, gaining, name_of, sweep, to_warm_up

@@ -1,4 +1,4 @@
-"""Where patches hook into a model call: options, the guider, weights, and what was replaced in the network itself."""
+"""Where patches take part in a model call: in the model options, the guider, functions of weights, and the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from .origins import Origin, origin_of
 
-# Hooks that run around a whole sampling, not around a call.
+# Hooks that run around a whole sampling, not around each call.
 _NOT_PER_CALL = frozenset(
     (
         WrappersMP.OUTER_SAMPLE,
@@ -22,8 +22,8 @@ _NOT_PER_CALL = frozenset(
         *(value for name, value in vars(CallbacksMP).items() if name.startswith("ON_") and name != "ON_PREPARE_STATE"),
     )
 )
-_GUIDING = ("__call__", "outer_predict_noise", "predict_noise")
-_SAMPLING = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma", "timestep")
+_GUIDER_METHODS = ("__call__", "outer_predict_noise", "predict_noise")
+_SAMPLING_METHODS = ("calculate_input", "calculate_denoised", "percent_to_sigma", "sigma", "timestep")
 _AROUND_THE_NETWORK = frozenset(("wrappers", "callbacks"))
 _BETWEEN_BLOCKS = frozenset(("double_block", "noise_refiner"))  # in a split call one device alone runs these
 _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -31,31 +31,31 @@ _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """A function that takes part in each model call, with a name that a user may recognise."""
+    """A function that takes part in each model call, and a name for it that the user may recognise."""
 
     name: str
     call: Callable[..., Any]
 
 
-def hooks_in(model_options: dict[str, Any]) -> Iterator[Hook]:
-    """Every callable in the nested options that runs in a call."""
+def hooks_in_options(model_options: dict[str, Any]) -> Iterator[Hook]:
+    """All callables in the nested options that run in a call."""
     for path, found in _callables(model_options, ""):
         kind = getattr(found, "__qualname__", type(found).__name__)
         yield Hook(f"the model patch {kind} ({path})", found)
 
 
 def hooks_within_blocks(model_options: dict[str, Any]) -> Iterator[Hook]:
-    """Of `hooks_in`, those that run within the network, beside those between its blocks."""
+    """Of `hooks_in_options`, those that run within the network, except those between its blocks."""
     options = model_options.get("transformer_options", {})
     patches = {name: found for name, found in options.get("patches", {}).items() if name not in _BETWEEN_BLOCKS}
     others = {name: found for name, found in options.items() if name not in _AROUND_THE_NETWORK}
-    return hooks_in({"transformer_options": {**others, "patches": patches}})
+    return hooks_in_options({"transformer_options": {**others, "patches": patches}})
 
 
-def hooks_around(guider: Any) -> Iterator[Hook]:
-    """What other packs have put in the place of the host's own: the guider, functions of weights, parts of the
-    network."""
-    for name in _GUIDING:
+def hooks_around_call(guider: Any) -> Iterator[Hook]:
+    """The hooks outside the options: methods of a guider of another pack, functions of weights, replaced parts of the
+    model, and changes of the network."""
+    for name in _GUIDER_METHODS:
         method = getattr(guider, name, None)
         if isinstance(method, types.MethodType) and origin_of(method.__func__) is Origin.PACK:
             yield Hook(f"the guider {type(guider).__name__}", method)
@@ -63,12 +63,12 @@ def hooks_around(guider: Any) -> Iterator[Hook]:
 
 
 def hooks_of_model(patcher: Any) -> Iterator[Hook]:
-    """Of `hooks_around`, those of the model itself."""
+    """Of `hooks_around_call`, those of the model itself."""
     for name, functions in patcher.weight_wrapper_patches.items():
         for function in functions:
             yield Hook(f"the patch of the weight {name}", function)
     for name, patch in patcher.object_patches.items():
-        for method in _SAMPLING:
+        for method in _SAMPLING_METHODS:
             function = getattr(type(patch), method, None)
             if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
                 yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
@@ -76,36 +76,36 @@ def hooks_of_model(patcher: Any) -> Iterator[Hook]:
 
 
 def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
-    """Functions of packs that are set on parts of a loaded network, or on the host's classes of them."""
+    """Functions of packs that are set on parts of a loaded network, or on the host's classes of these parts."""
     classes: dict[type, nn.Module] = {}
     for path, part in model.named_modules():
         for kind in type(part).__mro__:
             classes.setdefault(kind, part)
-        for name, found in set_on(part):
+        for name, found in functions_set_on(part):
             if origin_of(getattr(found, "__func__", found)) is Origin.PACK:
                 yield Hook(f"the function {path}.{name} that was set on the network", found)
     for kind, part in classes.items():
         if origin_of(kind) is Origin.HOST:
             for name, function in vars(kind).items():
                 if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
-                    what = f"the function {kind.__name__}.{name} that was put in the place of the host's"
-                    yield Hook(what, types.MethodType(function, part))
+                    description = f"the function {kind.__name__}.{name} that replaces the host's"
+                    yield Hook(description, types.MethodType(function, part))
 
 
-def set_on(part: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Functions that are set on this part of a network itself, not on its class; hooks of torch's are among them."""
+def functions_set_on(part: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Functions that are set on this part of a network itself, not on its class, including the hooks of torch."""
     attributes = vars(part)
     for name in _TORCH_HOOKS:
         if hooks := attributes.get(name):
             yield from ((name, hook) for hook in hooks.values())
     for name, value in attributes.items():
-        # What torch keeps begins with an underscore: not looked at, for a network has thousands of parts.
-        if name[0] != "_" and callable(value) and not isinstance(value, type) and not _is_own(value, part, name):
+        # Attributes of torch begin with an underscore. They are skipped: a network has thousands of parts.
+        if name[0] != "_" and callable(value) and not isinstance(value, type) and not _is_of_class(value, part, name):
             yield name, value
 
 
-def _is_own(value: Any, part: nn.Module, name: str) -> bool:
-    """Whether it is what the class has anyway: the host leaves that behind when it takes a patch off."""
+def _is_of_class(value: Any, part: nn.Module, name: str) -> bool:
+    """Whether this is the method of the class: the host sets it on the part when it removes a patch."""
     own = inspect.getattr_static(type(part), name, None)
     return isinstance(value, types.MethodType) and value.__self__ is part and value.__func__ is own
 

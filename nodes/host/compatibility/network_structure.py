@@ -1,4 +1,4 @@
-"""Whether a copy of a network is built as the loaded one: packs may have changed that in place."""
+"""Whether the copies of a network have the structure of the loaded one: packs may have changed that in place."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from .hooks import set_on
+from .hooks import functions_set_on
 
 
-def unlike(primary: ModelPatcher, copies: Mapping[torch.device, ModelPatcher]) -> str | None:
-    """Why a copy cannot stand for the model, naming what differs; None if all can."""
+def reason_against_copies(primary: ModelPatcher, copies: Mapping[torch.device, ModelPatcher]) -> str | None:
+    """Why a copy cannot replace the model, with the part that differs; None if all copies can."""
     for device, other in copies.items():
         part = first_difference(primary.model, other.model)
         if part is not None:
-            return f"a node changed the loaded network in place, and the copy on {device} lacks that: {part}"
+            return f"a node changed the loaded network in place, and the copy on {device} does not have that: {part}"
     return None
 
 
 def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
-    """What differs between two networks, if anything: parts, classes, names and shapes of parameters, and functions
-    that are set on a part."""
+    """The first difference between two networks: parts, classes, names and shapes of parameters, and functions that are
+    set on a part. None if there is none."""
     others = dict(theirs.named_modules())
     own = {id(part) for part in ours.modules()}
     for path, part in ours.named_modules():
@@ -38,11 +38,11 @@ def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
             map(_same_shape, part._parameters.values(), (other._parameters[name] for name in part._parameters))
         ):
             return f"the parameters of {path or type(part).__name__}"
-        set_here, set_there = dict(set_on(part)), dict(set_on(other))
+        set_here, set_there = dict(functions_set_on(part)), dict(functions_set_on(other))
         for name in sorted(set_here.keys() | set_there.keys()):
             if not _same(set_here.get(name), set_there.get(name), part, other, own):
                 return f"the function {name} of {path or type(part).__name__}"
-    return f"it has a part {next(iter(others))} more" if others else None
+    return f"the additional part {next(iter(others))}" if others else None
 
 
 def _same_shape(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -54,11 +54,14 @@ def _name(kind: type) -> tuple[str, str]:
 
 
 def _same(one: Any, other: Any, part: nn.Module, other_part: nn.Module, own: set[int]) -> bool:
-    """Whether a function of ``part`` does in ``other_part`` what it does here; ``own``: the parts of our network."""
+    """Whether a function does in ``other_part`` what another one does in ``part``.
+
+    ``own``: the ids of all parts of the network of ``part``.
+    """
     if isinstance(one, types.MethodType) and isinstance(other, types.MethodType):
-        # Of the copy's own part, or of something that is no part of ours.
-        bound = one.__self__ is not other.__self__ or id(one.__self__) not in own
-        return _same(one.__func__, other.__func__, part, other_part, own) and bound
+        # It is bound to the copy's own part, or to an object that is not a part of our network.
+        is_independent = one.__self__ is not other.__self__ or id(one.__self__) not in own
+        return _same(one.__func__, other.__func__, part, other_part, own) and is_independent
     if isinstance(one, functools.partial) and isinstance(other, functools.partial):
         held = (*other.args, *other.keywords.values())
         return _same(one.func, other.func, part, other_part, own) and not any(id(value) in own for value in held)
@@ -68,7 +71,7 @@ def _same(one: Any, other: Any, part: nn.Module, other_part: nn.Module, own: set
 
 
 def _enclosed(function: types.FunctionType) -> list[Any]:
-    """What a function encloses, and what the methods among that belong to."""
+    """The values that a function encloses, and the objects of the methods among them."""
     values = []
     for cell in function.__closure__ or ():
         try:

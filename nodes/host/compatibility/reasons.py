@@ -1,8 +1,8 @@
-"""What keeps a model from being evaluated at several noise levels at once, out of step order.
+"""The reasons why a model must be called at one sigma after another, in the order of the steps.
 
-Cores work at different sigmas at the same time. A patch that remembers something from one call to the next
-(a step cache, a keyframe) would mix them up, so such graphs run one core. Where this module cannot tell, it
-errs on the side of one core. It reads the code of other packs (`reading`); what that misses, `proof` finds.
+Cores work at different sigmas at the same time. A patch that keeps state from one call to the next (a step cache, a
+keyframe) would mix them, so that such graphs run one core. In doubt, the answer is one core. The code of other packs is
+read (`reading`), and what reading cannot find is tried (`trial`).
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
 from ..devices.token_split import reason_against
-from .hooks import Hook, hooks_around, hooks_in, hooks_of_model, hooks_within_blocks
+from .hooks import Hook, hooks_around_call, hooks_in_options, hooks_of_model, hooks_within_blocks
 from .origins import Origin, origin_of, pack_of
-from .sigma_ranges import acts_in_a_part
-from .source_reader import Reading, read, writes_outside
-from .trial import Subject, failed
+from .reading.sigma_ranges import acts_in_a_part
+from .reading.source_reader import Reading, read, writes_outside
+from .trial.verdicts import TrialSubject, known_reason
 
-_CONDS = {
+_COND_REASONS = {
     "control": "a ControlNet keeps state between calls",
-    "gligen": "GLIGEN brings networks of its own, which are on one device",
-    "hooks": "conditioning hooks change the model's weights as sampling goes on",
+    "gligen": "GLIGEN has networks of its own, which are on one device",
+    "hooks": "conditioning hooks change the model's weights while it samples",
 }
-_TELLING_NAMES = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
+_MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
+_NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """A hook and what its code says."""
+class _ReadHook:
+    """A hook, and the result of reading its code."""
 
     hook: Hook
     reading: Reading
 
     @property
     def packs(self) -> frozenset[str]:
-        """The packs whose code takes part; an installed library counts as one."""
+        """The packs whose code takes part; an installed library counts as a pack."""
         function = _function(self.hook.call)
         library = isinstance(function, types.FunctionType) and origin_of(function) is Origin.LIBRARY
         return self.reading.packs or (frozenset({pack_of(function)}) if library else frozenset())
 
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why this guider must see its steps in order on one device, or None if it need not."""
+    """Why this guider needs its steps in order on one device; None if it does not."""
     reason = _reason_in_conds(guider) or _reason_in_model(guider, model_options)
     if reason is not None:
         return reason
@@ -55,12 +56,12 @@ def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | Non
     return _reason_in_hooks(hooks) or _reason_from_trial(guider, hooks)
 
 
-def subject_of_trial(guider: Any, model_options: dict[str, Any]) -> Subject | None:
-    """What of other packs takes part in a call, and has to be tried; None if all is the host's own."""
+def subject_of_trial(guider: Any, model_options: dict[str, Any]) -> TrialSubject | None:
+    """The patches of other packs that take part in a call and must be tried; None if there are none."""
     return _subject(guider, _read_hooks(guider, model_options))
 
 
-def _subject(guider: Any, hooks: Sequence[_Read]) -> Subject | None:
+def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     foreign = [each for each in hooks if each.packs]
     patcher = guider.model_patcher
     networks = (patcher.model, getattr(patcher.model, "diffusion_model", None))
@@ -69,28 +70,28 @@ def _subject(guider: Any, hooks: Sequence[_Read]) -> Subject | None:
     if not packs:
         return None
     calls = tuple(each.hook for each in foreign)
-    return Subject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
+    return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
 
 
 def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why the prediction may jump from one step to the next, so that it cannot be interpolated; None if it does not."""
+    """Why the prediction may jump between two steps, so that it cannot be interpolated; None if it is smooth."""
     for conds in guider.conds.values():
         if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
-            return "a prompt holds for a part of the steps only"
+            return "a prompt applies to a part of the steps only"
     if model_options.get("denoise_mask_function") is not None:
         return "the mask changes from step to step"
-    for hook in (*hooks_in(model_options), *hooks_around(guider)):
+    for hook in (*hooks_in_options(model_options), *hooks_around_call(guider)):
         if acts_in_a_part(hook.call):
             return f"{hook.name} acts in a part of the steps only"
     return None
 
 
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why this guider's model must not be evaluated again and again at one step of the schedule, or None if it may."""
+    """Why the model of this guider must not be called several times at one step of the schedule; None if it may."""
     if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
-        return _CONDS["hooks"]
+        return _COND_REASONS["hooks"]
     if model_options.get("context_handler") is not None:
-        return "context windows follow the step order"
+        return "context windows need the steps in order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
     return next(_stateful(_read_hooks(guider, model_options)), None)
@@ -109,29 +110,29 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
         return reason
     for conds in guider.conds.values():
         if any(cond.get("hooks") is not None for cond in conds or ()):
-            return _CONDS["hooks"]
+            return _COND_REASONS["hooks"]
         if any(cond.get("gligen") is not None for cond in conds or ()):
-            return _CONDS["gligen"]
+            return _COND_REASONS["gligen"]
     if "multigpu_clones" in model_options:
-        return "ComfyUI's own multi-GPU node already spreads each call over the devices"
+        return _MULTIGPU_NODE
     reason = _reason_in_copies(patcher)
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hooks_of_model(patcher))
-    return _reason_in_hooks([_Read(hook, read(hook.call)) for hook in hooks])
+    return _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
 
 
 def _reason_in_conds(guider: Any) -> str | None:
     for conds in guider.conds.values():
         for cond in conds or ():
-            for key, reason in _CONDS.items():
+            for key, reason in _COND_REASONS.items():
                 if cond.get(key) is not None:
                     return reason
     return None
 
 
 def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """What a copy of the model on another device would lack or share."""
+    """What a copy of the model on another device would not have, or would share."""
     patcher = guider.model_patcher
     name = type(guider).__name__
     if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
@@ -139,21 +140,21 @@ def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"
     if model_options.get("context_handler") is not None:
-        return "context windows follow the step order"
+        return "context windows need the steps in order"
     if "multigpu_clones" in model_options:
-        return "ComfyUI's own multi-GPU node already spreads each call over the devices"
+        return _MULTIGPU_NODE
     return _reason_in_copies(patcher)
 
 
 def _reason_in_copies(patcher: ModelPatcher) -> str | None:
     """What copies of the model would lack or share."""
     if patcher.injections:
-        return "a patch is injected into the loaded model, and a copy of the model would lack it"
+        return "a patch is injected into the loaded model, and a copy of the model would not have it"
     if patcher.model_patches_models() or patcher.get_nested_additional_models():
         return "a patch of the model uses a model of its own"
     for key, patch in patcher.object_patches.items():
         if callable(patch) and key != "model_sampling":
-            return f"the part {key} of the model is replaced, by something that belongs to one device"
+            return f"the part {key} of the model is replaced by an object that belongs to one device"
     return None
 
 
@@ -165,27 +166,27 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, ModelPatcher | BaseModel)
 
 
-def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_Read]:
-    return [_Read(hook, read(hook.call)) for hook in (*hooks_in(model_options), *hooks_around(guider))]
+def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_ReadHook]:
+    return [_ReadHook(hook, read(hook.call)) for hook in (*hooks_in_options(model_options), *hooks_around_call(guider))]
 
 
-def _reason_in_hooks(hooks: Sequence[_Read]) -> str | None:
+def _reason_in_hooks(hooks: Sequence[_ReadHook]) -> str | None:
     for each in hooks:
         if hasattr(each.hook.call, "to"):
             return f"{each.hook.name} holds tensors on one device"
     return next(_stateful(hooks), None)
 
 
-def _reason_from_trial(guider: Any, hooks: Sequence[_Read]) -> str | None:
+def _reason_from_trial(guider: Any, hooks: Sequence[_ReadHook]) -> str | None:
     subject = _subject(guider, hooks)
-    return None if subject is None else failed(subject)
+    return None if subject is None else known_reason(subject)
 
 
-def _stateful(hooks: Sequence[_Read]) -> Iterator[str]:
-    """Of each hook that is not the same at every call, what it is."""
+def _stateful(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+    """What is not the same in every call, for each such hook."""
     for each in hooks:
         name = each.hook.name
-        for word, reason in _TELLING_NAMES.items():
+        for word, reason in _NAME_REASONS.items():
             if word in name.lower():
                 yield f"{name} {reason}"
         if _host_keeps_state(each.hook.call):
@@ -195,9 +196,11 @@ def _stateful(hooks: Sequence[_Read]) -> Iterator[str]:
 
 
 def _host_keeps_state(hook: Callable[..., Any]) -> bool:
-    """Whether code of the host's own writes to what outlives the call: an attribute, a global or a variable of an
-    enclosing function. It sees the hook's code, not that of what it calls, and not what is put into a list or dict:
-    the host's own nodes are known."""
+    """Whether a hook of the host writes to an attribute, a global, or a variable of an enclosing function.
+
+    Functions that the hook calls are not read, and containers that it changes are not found. This is enough: the nodes
+    of the host are known.
+    """
     function = _function(hook)
     code = getattr(function, "__code__", None)
     if code is None or origin_of(function) is not Origin.HOST:

@@ -1,4 +1,4 @@
-"""Lanes, here or on a cluster, whose copies are as the model is, and where patches of other packs were tried."""
+"""Opens lanes, here or on a cluster, after two checks: copies equal the model, and patches of packs pass a trial."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from ....chords_core import LaneTimeouts, Pool
 from ..devices.lanes import Group, inline_denoiser, open_pool
 from ..devices.replicas import forget_copies
 from ..devices.sharing import Sharing
-from .network_structure import unlike
+from .network_structure import reason_against_copies
 from .reasons import subject_of_trial
-from .trial import Lanes, known, tried
+from .trial.rounds import TrialLanes
+from .trial.trial import run_trial
+from .trial.verdicts import known_verdict
 
 
 def open_tried_pool(
@@ -33,45 +35,70 @@ def open_tried_pool(
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
 ) -> tuple[Pool, str | None]:
-    """What `open_pool` opens, or, with the reason, a pool for one core that calls the model as the host does.
+    """Open the lanes of a run, if the checks pass.
 
-    ``x``, ``sigmas``: the run's start and schedule, for a trial; ``cancelled``, ``timeouts``: as in a run.
+    Args:
+        stack, model, extra_args, groups, copies, in_this_thread, sharings: see `open_pool`.
+        x: the start of the run, for a trial.
+        sigmas: [N + 1], its schedule.
+        cancelled: whether the prompt was cancelled.
+        timeouts: how long a lane may take.
+
+    Returns:
+        The pool of `open_pool` and None. Or, if a check fails, a pool of one core that calls the model as the host
+        does, and the reason.
     """
     guider = model.inner_model
-    reason = unlike(guider.model_patcher, copies)
+    patcher = guider.model_patcher
+
+    def open_lanes(stack: ExitStack, in_use: list[dict[str, Any]] | None = None) -> Pool:
+        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, sharings, in_use)
+
+    reason = reason_against_copies(patcher, copies)
     if reason is not None:
-        forget_copies(guider.model_patcher)
-        return _alone(stack, model, extra_args), reason
-    devices = tuple(device for group in groups for device in group)
-    own = guider.model_patcher.load_device
+        forget_copies(patcher)
+        return _open_one_core(stack, model, extra_args), reason
     # A token split keeps the order of the calls: what takes part in them was looked at by `reason_against_tokens`.
-    alone = in_this_thread and all(sharing is None or not sharing.splits_guidance for sharing in sharings)
-    subject = None if alone else subject_of_trial(guider, extra_args["model_options"])
-    verdict = None if subject is None else known(subject, groups)
+    is_host_call = in_this_thread and all(sharing is None or not sharing.splits_guidance for sharing in sharings)
+    subject = None if is_host_call else subject_of_trial(guider, extra_args["model_options"])
+    verdict = None if subject is None else known_verdict(subject, groups)
     if verdict is not None and verdict.reason is not None:
-        return _alone(stack, model, extra_args), verdict.reason
+        return _open_one_core(stack, model, extra_args), verdict.reason
     if subject is None or verdict is not None:
-        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, sharings), None
-    patchers = (guider.model_patcher, *copies.values())
-    in_use = [extra_args["model_options"], guider.model_options, *(patcher.model_options for patcher in patchers)]
+        return open_lanes(stack), None
+    in_use = [extra_args["model_options"], guider.model_options]
+    in_use += [each.model_options for each in (patcher, *copies.values())]
     with ExitStack() as trial:
-        pool = open_pool(trial, model, extra_args, groups, copies, in_this_thread, sharings, in_use)
-        firsts = tuple(group[0] for group in groups)
-        shared = len(devices) > len(groups)
-        lanes = Lanes(
-            firsts,
-            firsts.index(own) if own in firsts else None,
-            in_use,
-            _computed_in(guider.inner_model),
-            shared,
-            # A patch may depend on how many items a call has, so that it minds that they are shared out.
-            inline_denoiser(model, extra_args) if shared else None,
-        )
-        pool, reason = tried(subject, pool, lanes, groups, x, sigmas, cancelled, timeouts)
+        pool = open_lanes(trial, in_use=in_use)
+        lanes = _trial_lanes(model, extra_args, groups, in_use)
+        pool, reason = run_trial(subject, pool, lanes, groups, x, sigmas, cancelled, timeouts)
         if reason is None:
             stack.push(trial.pop_all())
             return pool, None
-    return _alone(stack, model, extra_args), reason
+    return _open_one_core(stack, model, extra_args), reason
+
+
+def _open_one_core(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:
+    group = (model.inner_model.model_patcher.load_device,)
+    return open_pool(stack, model, extra_args, [group], {}, in_this_thread=True)
+
+
+def _trial_lanes(
+    model: Any, extra_args: dict[str, Any], groups: Sequence[Group], in_use: Sequence[dict[str, Any]]
+) -> TrialLanes:
+    """The lanes of a trial on this machine; ``in_use``: the model options that they use."""
+    devices = tuple(group[0] for group in groups)
+    own = model.inner_model.model_patcher.load_device
+    is_shared = any(len(group) > 1 for group in groups)
+    return TrialLanes(
+        devices,
+        primary=devices.index(own) if own in devices else None,
+        options=in_use,
+        dtype=_computed_in(model.inner_model.inner_model),
+        shared=is_shared,
+        # The result of a patch may depend on how many items a call has, and two devices share the items.
+        host_call=inline_denoiser(model, extra_args) if is_shared else None,
+    )
 
 
 def try_workers(
@@ -83,33 +110,28 @@ def try_workers(
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
 ) -> tuple[Pool, str | None]:
-    """The pool of a cluster's workers for a run, and the reason for one core if patches of other packs failed there.
+    """The pool of a cluster's workers for a run, and the reason for one core if patches of packs fail there.
 
-    Workers are compared with each other, and one of them with the model here.
+    The trial compares the workers with each other, and one of them with the model on this machine.
     """
     guider = model.inner_model
     subject = subject_of_trial(guider, extra_args["model_options"])
     workers = tuple(f"worker {lane}" for lane in range(pool.lanes))
-    verdict = None if subject is None else known(subject, workers)
+    verdict = None if subject is None else known_verdict(subject, workers)
     if subject is None or verdict is not None:
         return pool, None if verdict is None else verdict.reason
-    lanes = Lanes(
+    lanes = TrialLanes(
         (guider.model_patcher.load_device,) * pool.lanes,
         primary=None,
         options=[],
         dtype=_computed_in(guider.inner_model),
         shared=False,
-        own=inline_denoiser(model, extra_args),
+        host_call=inline_denoiser(model, extra_args),
     )
-    return tried(subject, pool, lanes, workers, x, sigmas, cancelled, timeouts)
+    return run_trial(subject, pool, lanes, workers, x, sigmas, cancelled, timeouts)
 
 
 def _computed_in(model: Any) -> torch.dtype:
     """The type that a BaseModel computes in."""
-    dtype = model.manual_cast_dtype or model.get_dtype()
+    dtype: torch.dtype | None = model.manual_cast_dtype or model.get_dtype()
     return dtype if dtype is not None and dtype.is_floating_point else torch.float16  # quantised weights
-
-
-def _alone(stack: ExitStack, model: Any, extra_args: dict[str, Any]) -> Pool:
-    group = (model.inner_model.model_patcher.load_device,)
-    return open_pool(stack, model, extra_args, [group], {}, in_this_thread=True)

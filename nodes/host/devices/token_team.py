@@ -48,7 +48,8 @@ class TokenTeam:
     def __init__(self, patchers: Mapping[torch.device, ModelPatcher]) -> None:
         self.devices: Group = tuple(patchers)
         self._models: list[Any] = [patcher.model for patcher in patchers.values()]
-        members = [Member(device, patcher.model.diffusion_model) for device, patcher in patchers.items()]
+        pairs = zip(self.devices, self._models, strict=True)
+        members = [Member(device, model.diffusion_model) for device, model in pairs]
         self._split = SplitCall(members, thread_context(self.devices))
         self._slowest: float | None = None
         self.reason: str | None = None
@@ -57,9 +58,10 @@ class TokenTeam:
 
     def apply(self, apply_model: ApplyModel, x: Tensor, t: Tensor, **conds: Any) -> Tensor:
         """What ``apply_model`` of the team's first model gives for these inputs."""
-        if self.reason is not None or getattr(apply_model, "__self__", None) is not self._models[0]:
+        caller: Any = getattr(apply_model, "__self__", None)
+        if self.reason is not None or caller is not self._models[0]:
             return apply_model(x, t, **conds)
-        reason = reason_against(self._models[0].diffusion_model, conds["transformer_options"], len(self.devices))
+        reason = reason_against(caller.diffusion_model, conds["transformer_options"], len(self.devices))
         if reason is not None:
             self.reason = reason
             return apply_model(x, t, **conds)

@@ -29,8 +29,10 @@ from .serialization import unpacked
 _PACK_NAME = __name__.removesuffix(".nodes.host.ray.worker")  # the host names a pack's module after its folder
 
 # The host's options that decide how a model computes. The others are about one machine or its server.
-_ABOUT_COMPUTING = ("force_fp", "unet", "cross_attention", "sage_attention", "flash_attention", "xformers", "upcast")
-_ABOUT_COMPUTING += ("channels_last", "deterministic", "fast", "supports_fp8", "fp16_intermediates")
+_ABOUT_COMPUTING = (
+    *("force_fp", "unet", "cross_attention", "sage_attention", "flash_attention", "xformers", "upcast"),
+    *("channels_last", "deterministic", "fast", "supports_fp8", "fp16_intermediates"),
+)
 _COMPUTING_CODE = (
     "devices/lanes.py",
     "devices/thread_context.py",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
-from ..compatibility.network_structure import unlike
+from ..compatibility.network_structure import reason_against_copies
 from ..compatibility.reasons import reason_against_repeats
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.groups import WHOLE, Split, names_of
@@ -122,7 +122,7 @@ class LaneOpener:
         if placement.splits == (WHOLE,):
             return OpenedStock(placement, call.model)
         placement, copies = self._copied(placement, keep_cores=False)
-        problem = unlike(call.guider.model_patcher, copies)
+        problem = reason_against_copies(call.guider.model_patcher, copies)
         if problem is not None:
             forget_copies(call.guider.model_patcher)
             placement = place_alone(SamplerOptions(cores=1), self._facts, problem)

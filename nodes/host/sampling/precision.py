@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....chords_core.solvers.base import Past, Solver, res_multistep
+from ....chords_core import SOLVERS, Solver
+from ....chords_core.solvers.base import Past
+from ....chords_core.solvers.res_multistep import res_multistep
 
 
 def _euler(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
@@ -27,7 +29,8 @@ def _res_multistep(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tenso
 _RAISING = {"euler": _euler, "res_multistep": _res_multistep}
 
 
-def as_in_the_host(solver: str, x: Tensor, sigmas: Tensor) -> Solver | str:
+def as_in_the_host(solver: str, x: Tensor, sigmas: Tensor) -> Solver:
     """The ``solver``, for `chords_core.sample`, that gives the host's bits from x on these sigmas."""
+    found = SOLVERS[solver]
     raises = torch.promote_types(x.dtype, sigmas.dtype) != x.dtype
-    return _RAISING.get(solver, solver) if raises else solver
+    return found.with_step(_RAISING[solver]) if raises and solver in _RAISING else found

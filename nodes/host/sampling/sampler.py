@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ....chords_core import (
+    SOLVERS,
     Event,
     InvalidInput,
     LaneTimeouts,
@@ -29,7 +30,6 @@ from ....chords_core import (
     sample,
     solve_seconds,
 )
-from ....chords_core.solvers.unipc import SMALLEST_SIGMA
 from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
@@ -46,17 +46,12 @@ from .announcer import Announcer
 from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
 from .messages import describe, describe_sharing, ends_by_measurement, reasons_of
+from .names import PARALLEL
 from .opened_lanes import LaneOpener, OpenedLanes, OpenedStock
 from .options import SamplerOptions
 from .placement import Facts, Placement, place, place_stock
 from .precision import as_in_the_host
 from .run_record import ChordsRun, RunHit, SharedCalls
-
-# By name, not by function: other packs reload the module that holds the functions.
-SOLVERS = {"euler": "euler", "ddim": "euler", "dpmpp_2m": "dpmpp_2m", "res_multistep": "res_multistep"}
-# These correct themselves, so that they are no single function to optimise through.
-PREDICTOR_CORRECTORS = {"uni_pc": "uni_pc", "uni_pc_bh2": "uni_pc_bh2"}
-PARALLEL = SOLVERS | PREDICTOR_CORRECTORS
 
 LANE_TIMEOUTS = LaneTimeouts()
 
@@ -159,8 +154,9 @@ class _SamplerFunction:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
             return f"the schedule cannot be run in parallel ({error})"
-        if self.sampler_name in PREDICTOR_CORRECTORS and (call.steps < 2 or call.sigmas[-2] <= SMALLEST_SIGMA):
-            return f"{self.sampler_name} needs at least two steps, the last from above sigma {SMALLEST_SIGMA}"
+        last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
+        if last and (call.steps < 2 or call.sigmas[-2] <= last):
+            return f"{self.sampler_name} needs at least two steps, the last from above sigma {last}"
         return None
 
     def _sample_stock(
@@ -200,8 +196,9 @@ class _SamplerFunction:
     def _sample_parallel(
         self, call: SamplerCall, stream: RunStream, previews: Previews, announcer: Announcer
     ) -> tuple[Tensor, ChordsRun]:
-        if self.sampler_name in PREDICTOR_CORRECTORS and call.sigmas[-1] == 0:
-            call.sigmas[-1] = SMALLEST_SIGMA  # in place, as the stock sampler does: the host scales the result by it
+        last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
+        if last and call.sigmas[-1] == 0:
+            call.sigmas[-1] = last  # in place, as the stock sampler does: the host scales the result by it
         facts = self._facts(call)
         with ExitStack() as stack:
             timings = self._timings(call, replace(self.request, ray_address=""))

@@ -16,4 +16,4 @@ def renamed_inputs(**names: str) -> Iterator[None]:
     except InvalidInput as error:
         if error.name not in names:
             raise
-        raise InvalidInput(names[error.name], str(error).removeprefix(f"{error.name}: ")) from error
+        raise error.renamed(names[error.name]) from error

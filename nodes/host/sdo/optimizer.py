@@ -21,9 +21,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import InvalidInput
-from ..node_text import show_text as tell
+from ..node_text import show_text
 from ..sampling.ksampler import schedule
-from ..sampling.sampler import SOLVERS
+from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream
 from .autograd import plain, reason_against
@@ -145,8 +145,10 @@ def _set_up(
 ) -> _SearchSetup:
     """The search of these inputs, which are checked here."""
     _check_latent(latent)
-    if options.sampler_name not in SOLVERS:
-        raise InvalidInput("sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(SOLVERS)}")
+    if options.sampler_name not in STEP_SAMPLERS:
+        raise InvalidInput(
+            "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
+        )
     if options.condition:
         _check_prompt(positive, options)
     model = plain(model)
@@ -194,7 +196,7 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         positive = [[best.x.to(positive[0][0]), positive[0][1]]]
     else:
         initial = to_latent_samples(setup.model, best.x, setup.sigmas)
-    tell("sampling the best")
+    show_text("sampling the best")
     sample = setup.sample(comfy.samplers.sampler_object(options.sampler_name), positive, initial)
     objective, picture = _evaluated(setup, sample)
     pictures = [shown for shown in (best.history.first_picture, picture) if shown is not None]
@@ -215,7 +217,7 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         seconds=stream.seconds,
         stopped=best.stopped,
     )
-    tell(result.message)
+    show_text(result.message)
     return result
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
-from ..node_text import show_text as tell
+from ..node_text import show_text
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RunStream
 
@@ -79,7 +79,7 @@ class OptimizationProgress:
         self.history.candidates.append(values.cpu())
         if number == 0:
             self._remember_first()
-        tell(f"seed {number + 1} of {of}: objective {float(values.mean()):.4g}")
+        show_text(f"seed {number + 1} of {of}: objective {float(values.mean()):.4g}")
         self._show_pictures()
 
     @property
@@ -106,7 +106,7 @@ class OptimizationProgress:
         )
         if self._stream.seconds - self._shown >= _PREVIEW_SECONDS:
             self._shown = self._stream.seconds
-            tell(self.message)
+            show_text(self.message)
             self._show(event.sample)
 
     def _remember_first(self) -> None:

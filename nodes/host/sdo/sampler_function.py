@@ -21,7 +21,7 @@ from ....chords_core import (
 )
 from ....chords_core.sdo.gradients import evaluate
 from ..compatibility.reasons import reason_against_repeats
-from ..sampling.sampler import SOLVERS
+from ..sampling.names import STEP_SAMPLERS
 from ..streaming.stream import RunStream
 from .autograd import differentiable, normal, reason_against, reason_against_loaded
 from .context import BoundObjective, ObjectiveContext, ObjectiveSpec, StateObjective
@@ -153,7 +153,7 @@ class SearchFunction:
             keep=options.keep,
             regularise=options.regularise,
             patience=options.patience,
-            solver=SOLVERS[options.sampler_name],
+            solver=STEP_SAMPLERS[options.sampler_name],
             on_event=progress,
             cancel=self._accepted,
             condition=condition,
@@ -175,7 +175,7 @@ class SearchFunction:
             torch.stack([x, *(state.to(x) for state in states)]),
             sigmas,
             objective,
-            solver=SOLVERS[self._options.sampler_name],
+            solver=STEP_SAMPLERS[self._options.sampler_name],
             on_sampled=lambda number, values: progress.candidate(number, len(seeds), values),
             cancel=_raise_if_interrupted,
         )

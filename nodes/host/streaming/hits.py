@@ -1,4 +1,4 @@
-"""The hits of a run as pictures."""
+"""The hits of a run as pictures and as latents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from comfy.nested_tensor import NestedTensor
+from PIL import Image
 from torch import Tensor
 
 from ..sampling.run_record import ChordsRun
@@ -17,16 +18,17 @@ _log = logging.getLogger("chords")
 
 
 def hit_images(run: ChordsRun, vae: Any) -> Tensor:
-    """Every hit decoded, [hits * batch (* frames), height, width, 3] in 0..1, the best last.
+    """All hits as pictures, [hits * batch (* frames), height, width, 3] in 0..1, the best one last.
 
-    Without a VAE the rough colours of the latent, enlarged.
+    Without a VAE: the approximate colours of the latent, enlarged to the size of the picture.
     """
-    decode = _rough if vae is None else _decoded
-    return torch.cat([decode(run, hit.samples, vae) for hit in run.hits])
+    if vae is None:
+        return torch.cat([_approximate(run, hit.samples) for hit in run.hits])
+    return torch.cat([_decoded(vae, hit.samples) for hit in run.hits])
 
 
 def hit_latents(run: ChordsRun) -> dict[str, Any]:
-    """Every hit as one LATENT, the best last."""
+    """All hits as one LATENT, the best one last."""
     hits = [hit.samples for hit in run.hits]
     if hits[0].is_nested:
         parts = zip(*(hit.unbind() for hit in hits), strict=True)
@@ -34,13 +36,13 @@ def hit_latents(run: ChordsRun) -> dict[str, Any]:
     return {"samples": torch.cat(hits)}
 
 
-def _decoded(run: ChordsRun, samples: Tensor, vae: Any) -> Tensor:
-    """As the host's VAE Decode does it."""
-    images = vae.decode(_first_part(samples))
+def _decoded(vae: Any, samples: Tensor) -> Tensor:
+    """The pictures that the host's VAE Decode gives."""
+    images: Tensor = vae.decode(_first_part(samples))
     return images.reshape(-1, *images.shape[-3:]) if images.ndim == 5 else images
 
 
-def _rough(run: ChordsRun, samples: Tensor, vae: None) -> Tensor:
+def _approximate(run: ChordsRun, samples: Tensor) -> Tensor:
     samples = _first_part(samples)
     scale = run.latent_format.spacial_downscale_ratio
     previewer = rough_previewer(run.latent_format)
@@ -57,5 +59,6 @@ def _first_part(samples: Tensor) -> Tensor:
     return samples.unbind()[0] if samples.is_nested else samples
 
 
-def _as_image(picture: Any) -> Tensor:
+def _as_image(picture: Image.Image) -> Tensor:
+    """[height, width, 3] in 0..1."""
     return torch.from_numpy(np.array(picture.convert("RGB"), np.float32) / 255)

@@ -1,4 +1,4 @@
-"""A thread beside a run that makes pictures and shows them. The run waits for it as long as it says, no longer."""
+"""A thread that makes and shows pictures beside a run. The run waits for it no longer than it says."""
 
 from __future__ import annotations
 
@@ -16,122 +16,129 @@ Picture = TypeVar("Picture")
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
-    """A state to be shown: that of the hit ``index``; without one, a step's estimate. ``number``: the newer, the
-    higher."""
+class PreviewRequest:
+    """A state to show.
 
-    index: int | None
+    Attributes:
+        hit_index: the index of the hit; None for the estimate of a step.
+        x: the state.
+        sequence: a newer hit has a higher number.
+    """
+
+    hit_index: int | None
     x: Tensor
-    number: int = 0
+    sequence: int = 0
 
 
-class Desk(Generic[Picture]):
-    """Makes a picture of one shot after another: of the hits in their order, and of the newest step while no hit waits.
+class PreviewThread(Generic[Picture]):
+    """Makes a picture for one request after another: all hits in their order, and the newest step while no hit waits.
 
-    A shot can be given up while its picture is made. What becomes of it is then dropped, and the desk takes the next
-    shot when the call has returned. A call that never returns keeps its thread, a daemon, and nothing else.
+    A hit can be dropped while its picture is made. The picture is then not shown, and the thread takes the next
+    request when the call has returned. A call that never returns occupies this daemon thread and nothing else.
 
     Args:
-        name: the thread's.
+        name: the name of the thread.
         make: makes the picture, or returns None; it must not raise.
-        show: called with a shot and what ``make`` returned, unless the shot was given up; it must not raise.
-        expected: the seconds that a picture takes, as long as none was made.
+        show: called with the request and the result of ``make``, unless the hit was dropped; it must not raise.
+        expected_seconds: how long a picture takes, as long as none was made.
     """
 
     def __init__(
         self,
         name: str,
-        make: Callable[[Shot], Picture | None],
-        show: Callable[[Shot, Picture | None], None],
-        expected: float = 0.0,
+        make: Callable[[PreviewRequest], Picture | None],
+        show: Callable[[PreviewRequest, Picture | None], None],
+        expected_seconds: float = 0.0,
     ) -> None:
         self._make, self._show = make, show
         self._changed = threading.Condition()
-        self._hits: deque[Shot] = deque()
-        self._step: Shot | None = None
-        self._settled = True  # nothing is to become of what the thread is at
-        self._at: Shot | None = None
-        self._began, self._took = 0.0, expected
+        self._hits: deque[PreviewRequest] = deque()
+        self._step: PreviewRequest | None = None
+        self._current: PreviewRequest | None = None
+        self._current_counts = False  # whether the current picture is still to be shown
+        self._began, self._last_seconds = 0.0, expected_seconds
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, shot: Shot, most: int = 1) -> None:
-        """Take a shot. Of steps only the newest waits; of hits ``most``, and the oldest is left out for a newer one."""
+    def submit(self, request: PreviewRequest, max_waiting: int = 1) -> None:
+        """Take a request. Only the newest step waits, and ``max_waiting`` hits: a newer hit replaces the oldest one."""
         with self._changed:
             if self._closed:
                 return
-            if shot.index is None:
-                self._step = shot
+            if request.hit_index is None:
+                self._step = request
             else:
-                while len(self._hits) >= most:
+                while len(self._hits) >= max_waiting:
                     self._hits.popleft()
-                self._hits.append(shot)
+                self._hits.append(request)
             self._changed.notify_all()
 
-    def busy_for(self) -> float:
-        """For how many seconds it is at one picture; 0 if at none."""
+    def busy_seconds(self) -> float:
+        """How long the current picture has taken so far; 0 if the thread is idle."""
         with self._changed:
             return self._seconds()
 
-    def give_up(self) -> list[Shot]:
-        """The hits that are not shown yet, which it forgets."""
+    def drop_hits(self) -> list[PreviewRequest]:
+        """Drop all hits that are not shown yet, and return them."""
         with self._changed:
-            return self._forget()
+            return self._drop()
 
-    def finish(self, within: float) -> list[Shot]:
-        """End the thread once all hits are shown, at the latest after ``within`` seconds; at once if the last picture
-        took longer. Returns the hits that are not shown."""
+    def close(self, timeout: float) -> list[PreviewRequest]:
+        """End the thread when all hits are shown, and return the hits that are not.
+
+        It waits ``timeout`` seconds at most, and not at all if the last picture took longer than that.
+        """
         with self._changed:
             self._step = None
-            if max(self._took, self._seconds()) < within:
-                self._changed.wait_for(lambda: self._at is None and not self._hits, within)
-            left, idle = self._forget(), self._at is None
+            if max(self._last_seconds, self._seconds()) < timeout:
+                self._changed.wait_for(lambda: self._current is None and not self._hits, timeout)
+            dropped, idle = self._drop(), self._current is None
             self._closed = True
             self._changed.notify_all()
         if idle:
             self._thread.join()
-        return left
+        return dropped
 
     def _seconds(self) -> float:
-        return 0.0 if self._at is None else time.monotonic() - self._began
+        return 0.0 if self._current is None else time.monotonic() - self._began
 
-    def _forget(self) -> list[Shot]:
-        left = list(self._hits)
-        if self._at is not None and not self._settled:
-            self._settled = True
-            left = ([] if self._at.index is None else [self._at]) + left
+    def _drop(self) -> list[PreviewRequest]:
+        dropped = list(self._hits)
+        if self._current is not None and self._current_counts:
+            self._current_counts = False
+            dropped = ([] if self._current.hit_index is None else [self._current]) + dropped
         self._hits.clear()
-        return left
+        return dropped
 
     def _work(self) -> None:
         with torch.inference_mode():
-            while (shot := self._next()) is not None:
-                picture = self._make(shot)
-                if self._still_wanted():
-                    self._show(shot, picture)
-                del shot, picture  # an idle desk must not keep a latent alive
+            while (request := self._next()) is not None:
+                picture = self._make(request)
+                if self._still_counts():
+                    self._show(request, picture)
+                del request, picture  # an idle thread must not keep a latent alive
                 self._end()
 
-    def _next(self) -> Shot | None:
+    def _next(self) -> PreviewRequest | None:
         with self._changed:
             self._changed.wait_for(lambda: self._hits or self._step is not None or self._closed)
             if self._closed:
                 return None
             if self._hits:
-                self._at = self._hits.popleft()
+                self._current = self._hits.popleft()
             else:
-                self._at, self._step = self._step, None
-            self._settled, self._began = False, time.monotonic()
-            return self._at
+                self._current, self._step = self._step, None
+            self._current_counts, self._began = True, time.monotonic()
+            return self._current
 
-    def _still_wanted(self) -> bool:
+    def _still_counts(self) -> bool:
+        """Whether the current picture is to be shown. After this it can no longer be dropped."""
         with self._changed:
-            wanted = not self._settled
-            self._settled = True
-            return wanted
+            counts, self._current_counts = self._current_counts, False
+            return counts
 
     def _end(self) -> None:
         with self._changed:
-            self._took, self._at = self._seconds(), None
+            self._last_seconds, self._current = self._seconds(), None
             self._changed.notify_all()

@@ -1,34 +1,36 @@
-"""The pack's HTTP routes: take the best result so far, read the events of a run. docs/headless.md has the protocol."""
+"""The HTTP routes of the pack: accept the best result so far, and read the events of a run. docs/headless.md has the
+protocol."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from aiohttp import web
 from server import PromptServer
 
 from .stream import RUNS
 
-_BODY_BYTES = 4096
-_ID_LENGTH = 256
+_MAX_BODY_BYTES = 4096
+_MAX_ID_LENGTH = 256
 
 
 def register() -> None:
-    """Add the routes to the host's server, before it starts."""
+    """Add the routes to the host's server. Call it before the server starts."""
     routes = PromptServer.instance.routes
     routes.post("/chords/accept")(accept)
     routes.get("/chords/runs/{prompt_id}")(events)
 
 
 async def accept(request: web.Request) -> web.Response:
-    """End a prompt's run with its best result so far."""
+    """POST /chords/accept: end the run of a prompt with its best result so far."""
     try:
         prompt_id, node_id = _ids(await _text(request))
     except BadBody as error:
         return _error(400, f'{error}; the body must be {{"prompt_id": "...", "node_id": "..." (optional)}}')
     runs = [run for run in RUNS.of(prompt_id).values() if node_id in (None, run.node_id)]
     if not runs:
-        return _error(404, "no CHORDS run of this prompt (and node) has begun; is it still in the queue?")
+        return _error(404, "no CHORDS run of this prompt (and node) has begun; it may still be in the queue")
     run = runs[-1]
     if not run.running:
         return _error(409, "this run is over")
@@ -38,10 +40,10 @@ async def accept(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.Response:
-    """All events of a prompt's runs so far."""
+    """GET /chords/runs/{prompt_id}: all events so far of the runs of a prompt."""
     runs = RUNS.of(request.match_info["prompt_id"])
     if not runs:
-        return _error(404, "no CHORDS run of this prompt has begun, or it was long ago")
+        return _error(404, "no CHORDS run of this prompt has begun, or newer prompts have replaced its record")
     return web.json_response(
         {
             "prompt_id": request.match_info["prompt_id"],
@@ -52,39 +54,40 @@ async def events(request: web.Request) -> web.Response:
 
 
 class BadBody(ValueError):
-    """The body of a request is not what it must be; the message says why."""
+    """The body of a request is not valid; the message says why."""
 
 
 async def _text(request: web.Request) -> bytes:
-    """The body of a request, of which no more is read than may be there."""
+    """The body of a request. No more than the allowed number of bytes is read."""
     text = b""
     try:
-        while len(text) <= _BODY_BYTES and (more := await request.content.read(_BODY_BYTES + 1 - len(text))):
+        while len(text) <= _MAX_BODY_BYTES and (more := await request.content.read(_MAX_BODY_BYTES + 1 - len(text))):
             text += more
-    except Exception as error:  # aiohttp has several for one that is not compressed or cut up as its headers say
+    except Exception as error:  # aiohttp has several, for bodies that are not encoded as their headers say
         raise BadBody(f"the body cannot be read ({type(error).__name__})") from None
-    if len(text) > _BODY_BYTES:
-        raise BadBody(f"the body is longer than {_BODY_BYTES} bytes")
+    if len(text) > _MAX_BODY_BYTES:
+        raise BadBody(f"the body is longer than {_MAX_BODY_BYTES} bytes")
     return text
 
 
 def _ids(text: bytes) -> tuple[str, str | None]:
-    """The ids of a prompt and, if it is given, of a node."""
+    """The prompt id and, if the body has one, the node id."""
     try:
         body = json.loads(text)
     except RecursionError:
-        raise BadBody("the body is nested too deep") from None
+        raise BadBody("the body is nested too deeply") from None
     except ValueError as error:
         raise BadBody(f"the body is not JSON ({error})") from None
     if not isinstance(body, dict):
         raise BadBody(f"the body is a {type(body).__name__}")
-    ids = body.get("prompt_id"), body.get("node_id")
-    for name, value in zip(("prompt_id", "node_id"), ids, strict=True):
-        if value is None and name == "node_id":
-            continue
-        if not isinstance(value, str) or not 0 < len(value) <= _ID_LENGTH:
-            raise BadBody(f"{name} must be a text of 1 to {_ID_LENGTH} characters")
-    return ids
+    return _id(body, "prompt_id"), None if body.get("node_id") is None else _id(body, "node_id")
+
+
+def _id(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID_LENGTH:
+        raise BadBody(f"{name} must be a string of 1 to {_MAX_ID_LENGTH} characters")
+    return value
 
 
 def _error(status: int, message: str) -> web.Response:

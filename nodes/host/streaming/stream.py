@@ -1,4 +1,4 @@
-"""The event stream of a run, sent to the clients as it goes and kept for those who ask: see docs/headless.md."""
+"""The events of a run: sent to clients while it runs, and kept for clients that poll. See docs/headless.md."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ from server import PromptServer
 from ..files import write_whole
 
 PREVIEW_NODE = "ChordsStreamPreview"
-RUN_OUTPUT = 1  # of the sampler nodes: the run's record
+RUN_OUTPUT = 1  # the output of the sampler nodes that carries the record of the run
 TEMP_SUBFOLDER = "chords"
 PROMPTS_KEPT = 64
-_PROGRESS = ("step", "iteration")  # of these only the newest matters
+_PROGRESS = ("step", "iteration")  # of each of these kinds only the newest event is kept
 
 Frame = tuple[str, Image.Image, int | None]
-"""A preview as the host's previewers make it: format, picture, longest side."""
+"""A preview as the host's previewers make it: format, picture, maximum side in pixels."""
 
 
 class RunStream:
-    """One run of one sampler node. Events are sent from any thread; ``accept`` is set to end the run early."""
+    """One run of one sampler node. Any thread may send events.
+
+    Attributes:
+        accept: set it to end the run early, with its best result so far.
+    """
 
     def __init__(self, prompt_id: str | None, node_id: str | None, viewers: tuple[str, ...]) -> None:
         self.prompt_id, self.node_id = prompt_id, node_id
@@ -50,36 +54,36 @@ class RunStream:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """The seconds since the run began."""
         return time.perf_counter() - self._began
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Report an event. Nothing follows ``done``: a picture that is ready only then is left out."""
+        """Send an event. Nothing is sent after ``done``: a picture that is ready later is left out."""
         event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
         with self._lock:
-            if self._over():
+            if self._is_over():
                 return
             if kind in _PROGRESS:
                 self._events = [kept for kept in self._events if kept["kind"] != kind]
             self._events.append(event)
         if self._server is not None:
-            # A copy: the server writes it later, when a picture may have been added to the one kept here.
+            # A copy: the server serialises it later, and a picture may be added to the kept event before that.
             self._server.send_sync("chords", dict(event), self._client)
 
     def send_frame(self, frame: Frame) -> None:
-        """Show a preview on the sampler node, as the host's own samplers do."""
+        """Show a preview on the sampler node, as the host's samplers do."""
         self._send_frame(frame, ())
 
     def send_picture(self, index: int, frame: Frame) -> None:
-        """Show a hit on the sampler node and on the preview nodes it feeds, and leave it in the temp folder.
+        """Show a hit on the sampler node and on the preview nodes that it feeds, and save it in the temp folder.
 
         Raises:
-            OSError: if the folder cannot be written to. Then the picture is shown and no file is left.
+            OSError: the folder cannot be written to. The picture is shown, and no file remains.
         """
         self._send_frame(frame, self._viewers)
         image = self._save(index, frame)
         with self._lock:
-            if not self._over():
+            if not self._is_over():
                 for event in self._events:
                     if event["kind"] == "hit" and event["index"] == index:
                         event["image"] = image
@@ -87,34 +91,36 @@ class RunStream:
 
     @property
     def viewed(self) -> bool:
-        """Whether a preview node takes the record of this run."""
+        """Whether a preview node uses the record of this run."""
         return bool(self._viewers)
 
     @property
     def running(self) -> bool:
+        """Whether the run has not ended."""
         with self._lock:
-            return not self._over()
+            return not self._is_over()
 
     @property
     def newest_hit(self) -> int | None:
+        """The index of the newest hit; None before the first one."""
         with self._lock:
             return max((event["index"] for event in self._events if event["kind"] == "hit"), default=None)
 
     def events(self) -> list[dict[str, Any]]:
-        """The events so far, of steps and iterations only the newest."""
+        """The events so far; of the steps and iterations only the newest."""
         with self._lock:
             return [dict(event) for event in self._events]
 
     def discard(self) -> None:
-        """Remove the pictures from the temp folder."""
+        """Remove the pictures of this run from the temp folder, also one that is being saved now."""
         with self._lock:
             self._discarded = True
             files, self._files = self._files, []
         for path in files:
             _remove(path)
 
-    def _over(self) -> bool:
-        """With the lock held."""
+    def _is_over(self) -> bool:
+        """Call it with the lock held."""
         return any(event["kind"] == "done" for event in self._events)
 
     def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
@@ -145,33 +151,35 @@ class RunStream:
         write_whole(path, data.getvalue())
         with self._lock:
             self._files.append(path)
-            too_late = self._discarded
-        if too_late:
+            is_discarded = self._discarded
+        if is_discarded:
             _remove(path)
         return {"filename": path.name, "subfolder": TEMP_SUBFOLDER, "type": "temp"}
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the host empties the folder at its own times
+    with contextlib.suppress(OSError):  # the host may have emptied the folder
         path.unlink()
 
 
 class Runs:
-    """The runs of the newest prompts, by prompt and node."""
+    """The runs of the newest prompts, by prompt id and node id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._prompts: OrderedDict[str, dict[str, RunStream]] = OrderedDict()
 
     def begin(self) -> RunStream:
-        """The stream of the node that is executing; of nobody where the host executes none."""
+        """A new stream for the node that is executing. Where the host executes none, its events go to nobody."""
         context = get_executing_context()
         if context is None:
             return RunStream(None, None, ())
         stream = RunStream(context.prompt_id, context.node_id, _viewers(context.node_id))
         with self._lock:
             runs = self._prompts.setdefault(context.prompt_id, {})
-            replaced = [runs[context.node_id]] if context.node_id in runs else []  # a node that maps over a list
+            replaced = (
+                [runs[context.node_id]] if context.node_id in runs else []
+            )  # a node that runs once for each item of a list
             runs[context.node_id] = stream
             self._prompts.move_to_end(context.prompt_id)
             while len(self._prompts) > PROMPTS_KEPT:
@@ -181,7 +189,7 @@ class Runs:
         return stream
 
     def of(self, prompt_id: str) -> Mapping[str, RunStream]:
-        """The runs of a prompt by node, in the order they began; empty for an unknown one."""
+        """The runs of a prompt by node id, in the order of their start; empty for an unknown prompt."""
         with self._lock:
             return dict(self._prompts.get(prompt_id, {}))
 
@@ -190,7 +198,7 @@ RUNS = Runs()
 
 
 def _viewers(sampler: str) -> tuple[str, ...]:
-    """The preview nodes that take the record of a sampler node."""
+    """The ids of the preview nodes that use the record of a sampler node."""
     prompt = get_progress_state().dynprompt
     nodes = {name: prompt.get_node(name) for name in prompt.all_node_ids()}
     return tuple(

@@ -23,7 +23,7 @@ from chords_core import (
     ThreadPool,
     sample,
 )
-from chords_core.sampling import PARALLEL_SOLVERS
+from chords_core.solvers import SOLVERS
 from tests.core.problems import Counted, Gaussian, assert_same, geometric, noise
 
 STEPS = 12
@@ -79,7 +79,7 @@ def test_the_other_items_go_on(arguments: dict[str, Any], index: int, value: flo
         assert_others_same(sample(None, X, SIGMAS, pool=pool, **arguments), expected, 1)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("cores", [1, 3])
 def test_of_every_solver(solver: str, cores: int) -> None:
     expected = sample(MODEL, X, SIGMAS, solver=solver, cores=cores)

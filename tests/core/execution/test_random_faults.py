@@ -25,7 +25,7 @@ from chords_core.execution.driver import drive
 from chords_core.execution.lane_timeout import LaneWatchdog
 from chords_core.methods.accept import check_accept
 from chords_core.methods.chords import Chords
-from chords_core.solvers.base import SOLVERS
+from chords_core.solvers import SOLVERS
 from tests.core.execution.driver_runs import assert_reported_once
 from tests.core.problems import geometric, noise, nonlinear
 

@@ -1,4 +1,4 @@
-"""CHORDS against what others say it is: the authors' outputs, the published pseudo-code, and parareal."""
+"""CHORDS against independent references: the authors' outputs, the published pseudo-code, and parareal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from chords_core import (
-    SOLVERS,
     Chords,
     Denoise,
     Evaluated,
@@ -24,10 +23,21 @@ from chords_core import (
     sample,
 )
 from chords_core.execution.driver import drive
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.base import Past, State, Stepping
-from chords_core.solvers.unipc import PREDICTOR_CORRECTORS, UniPCState
-from tests.core.problems import Gaussian, Mixture, geometric, karras, linear, noise, nonlinear
+from chords_core.solvers import SOLVERS
+from chords_core.solvers.base import Past, State, StepState
+from chords_core.solvers.res_multistep import res_multistep
+from chords_core.solvers.unipc import UniPCState
+from tests.core.problems import (
+    CORRECTING_SOLVERS,
+    STEP_SOLVERS,
+    Gaussian,
+    Mixture,
+    geometric,
+    karras,
+    linear,
+    noise,
+    nonlinear,
+)
 
 CASES = json.loads((Path(__file__).parent / "reference" / "chords_reference_trajectories.json").read_text())
 TO_THE_END = 1_000_000
@@ -115,7 +125,7 @@ def _pseudo_code(denoise: Denoise, x0: Tensor, sigmas: Tensor, starts: list[int]
     def step(a: int, b: int, x: Tensor, d: Tensor, past: tuple[int, Tensor] | None) -> Tensor:
         if solver == "res_multistep":
             earlier = None if past is None else Past(sigmas[past[0]], past[1])
-            return SOLVERS["res_multistep"](x, d, sigmas[a], sigmas[b], earlier)
+            return res_multistep(x, d, sigmas[a], sigmas[b], earlier)
         ratio = s[b] / s[a]
         if solver == "dpmpp_2m" and past is not None and s[b] > 0:
             c = 0.5 * math.log(s[a] / s[b]) / math.log(s[past[0]] / s[a])
@@ -167,7 +177,7 @@ def _pseudo_code(denoise: Denoise, x0: Tensor, sigmas: Tensor, starts: list[int]
     return hits
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize(
     ("steps", "starts"),
     [(20, [0, 5, 8, 11]), (16, [0, 4, 8, 12]), (17, [0, 1, 4, 9]), (9, [0, 1, 2, 3]), (12, [0, 7]), (13, [0])],
@@ -222,7 +232,7 @@ def test_even_gaps_are_parareal(denoise: Denoise, cores: int, gap: int, q: int) 
         torch.testing.assert_close(hit.x, iterate, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_draft_is_a_run_over_the_starts(solver: str) -> None:
     """Nothing is rectified before the draft, and jumps have no history: it is Euler over the starts and the end."""
     sigmas, starts, x = karras(20), [0, 5, 8, 11], noise(6, scale=10.0)
@@ -232,22 +242,22 @@ def test_draft_is_a_run_over_the_starts(solver: str) -> None:
 
 
 class _HistoryLeftBehind(Chords):
-    """CHORDS that corrects a core's state but not what its multistep solver looks back at."""
+    """CHORDS that corrects a core's state, but not the history of its multistep solver."""
 
     def _rectify(self, number: int, state: State) -> State:
         moved = super()._rectify(number, state)
-        if isinstance(state, Stepping):
+        if isinstance(state, StepState):
             return replace(moved, past=state.past)
         assert isinstance(state, UniPCState)
         return replace(moved, past=state.past, origin=state.origin)
 
 
 def _median_distance(a: Tensor, b: Tensor) -> float:
-    """Over the rows: a mixture has a few seeds between two basins, which say nothing about the method."""
+    """Over the rows. A mixture has a few seeds between two basins, which say nothing about the method."""
     return float((a - b).norm(dim=-1).median())
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("denoise", [Gaussian(), Mixture(16)], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize("cores", [4, 8])
 def test_rectification_pays(denoise: Denoise, cores: int, solver: str) -> None:
@@ -259,10 +269,10 @@ def test_rectification_pays(denoise: Denoise, cores: int, solver: str) -> None:
     assert _median_distance(first, exact) < 0.5 * _median_distance(alone, exact)
 
 
-@pytest.mark.parametrize("solver", PREDICTOR_CORRECTORS)
+@pytest.mark.parametrize("solver", CORRECTING_SOLVERS)
 @pytest.mark.parametrize("cores", [4, 8])
 def test_rectification_pays_for_predictor_correctors(cores: int, solver: str) -> None:
-    """Where the trajectory bends, as above; where it is smooth enough for high order alone, no harm is done."""
+    """It pays where the trajectory bends. Where it is so smooth that the high order suffices, it does no harm."""
     sigmas, x, starts = karras(50, 40.0), noise(64, 16, scale=40.0), lattice_starts(50, cores)
     for denoise, harmless in ((Mixture(16), 0.0), (Gaussian(), 1e-3)):
         exact = sample(denoise, x, sigmas, solver=solver).x
@@ -272,22 +282,22 @@ def test_rectification_pays_for_predictor_correctors(cores: int, solver: str) ->
         assert _median_distance(first, exact) < max(small, 0.5 * _median_distance(alone, exact))
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "res_multistep", *PREDICTOR_CORRECTORS])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "res_multistep", *CORRECTING_SOLVERS])
 @pytest.mark.parametrize("denoise", [Gaussian(), Mixture(16)], ids=["gaussian", "mixture"])
 def test_rectified_history_pays(denoise: Denoise, solver: str) -> None:
     """A multistep solver's first hit is closer to the N-step result if the history is corrected too."""
     sigmas, x, starts = karras(50, 40.0), noise(64, 16, scale=40.0), lattice_starts(50, 8)
     exact = sample(denoise, x, sigmas, solver=solver).x
     first = sample(denoise, x, sigmas, starts=starts, solver=solver).x
-    without = _HistoryLeftBehind(x, sigmas, starts, PARALLEL_SOLVERS[solver], 1)
+    without = _HistoryLeftBehind(x, sigmas, starts, SOLVERS[solver], 1)
     drive(without, InlinePool(denoise))
     assert without.accepted is not None
     assert _median_distance(first, exact) < 0.5 * _median_distance(without.accepted.x, exact)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_hits_approach_the_exact_result(solver: str) -> None:
-    """Each hit is nearer to the N-step result than the one before, and the last is that result."""
+    """Each hit is closer to the N-step result than the one before, and the last is that result."""
     sigmas, x = karras(50), noise(16, scale=10.0)
     result = sample(Gaussian(), x, sigmas, cores=5, solver=solver, accept="exact")
     distances = [float((hit.x - result.x).norm()) for hit in result.hits]

@@ -1,4 +1,4 @@
-"""Taking the best result so far: which hit ends the run, at once, and what it is."""
+"""Taking the best result so far: which hit ends the run, and that it does so at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_newest_hit_is_taken(hits: int) -> None:
 def test_the_run_ends_within_one_evaluation_a_lane(lanes: int) -> None:
     _, calls = run_asking_after(2, lanes=lanes)
     asked_at, ended_at = calls
-    assert ended_at - asked_at <= 2 * lanes  # those under way, and those that replaced them as the hit was told
+    assert ended_at - asked_at <= 2 * lanes  # those under way, and those that replaced them while the hit was reported
 
 
 def test_asked_before_any_hit_it_takes_the_first_to_come() -> None:

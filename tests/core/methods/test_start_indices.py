@@ -29,7 +29,7 @@ def test_lattice_examples(case: tuple[int, int, int], starts: list[int]) -> None
 
 
 def test_lattice_rule() -> None:
-    """Where the steps leave room, the rule as it is written, and the depth K - 1 + q*d of the first hit."""
+    """Where the steps leave room, the starts follow the rule, and the first hit has the depth K - 1 + q*d."""
     for steps in range(1, 61):
         for cores in range(3, 13):
             for q in range(1, 5):
@@ -55,7 +55,7 @@ def test_lattice_always_fits() -> None:
 
 @pytest.mark.parametrize(("name", "args"), [("steps", (0, 4)), ("cores", (50, 0)), ("q", (50, 4, 0))])
 def test_lattice_needs_positive_numbers(name: str, args: tuple[int, ...]) -> None:
-    """Zero of anything is refused by name."""
+    """A zero is refused by name."""
     with pytest.raises(InvalidInput, match=f"^{name}: "):
         lattice_starts(*args)
 

@@ -1,4 +1,4 @@
-"""The window methods: what they converge to, how fast, and that nothing but the arguments matters."""
+"""The window methods: what they converge to, how fast, and that only the arguments matter."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ from chords_core import (
 from chords_core.execution.driver import drive
 from chords_core.methods.secant_model import RANK
 from chords_core.methods.window_spec import expected_rounds
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.linear_form import LOWEST_SIGMA, cubic_rows, curve_nodes, solver_rows
+from chords_core.solvers import SOLVERS
+from chords_core.solvers.cubic import LOWEST_SIGMA, cubic_updates, curve_nodes
+from chords_core.solvers.linear_form import solver_updates
 from tests.core.problems import Counted, Gaussian, Mixture, Slow, assert_same, geometric, karras, noise, nonlinear
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
@@ -91,13 +92,13 @@ def truth(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     return sample(denoise, x, sigmas, method="sequential", solver="dpmpp_2m").x
 
 
-# --- what it converges to
+# --- convergence
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("schedule", range(len(SCHEDULES)))
 def test_rows_are_the_solver(solver: str, schedule: int) -> None:
-    """A trajectory made of the rows is the solver's, for any evaluations, whether or not it ends at 0."""
+    """The linear updates give the solver's trajectory for any evaluations, whether or not it ends at 0."""
     sigmas = SCHEDULES[schedule](9)
     start = noise(5)
     states, evaluations = [], []
@@ -108,23 +109,24 @@ def test_rows_are_the_solver(solver: str, schedule: int) -> None:
         return evaluations[-1]
 
     end = sample(denoise, start, sigmas, method="sequential", solver=solver).x
-    rows, x = solver_rows(PARALLEL_SOLVERS[solver], sigmas), start
-    assert len(rows) == 9
-    for i, row in enumerate(rows):
-        assert all(j <= i for j, _ in row.weights)
-        x = row.ratio * x + sum(weight * evaluations[j] for j, weight in row.weights)
+    updates, x = solver_updates(SOLVERS[solver], sigmas), start
+    assert len(updates) == 9
+    for i, update in enumerate(updates):
+        assert all(j <= i for j, _ in update.weights)
+        x = update.ratio * x + sum(weight * evaluations[j] for j, weight in update.weights)
         torch.testing.assert_close(x, states[i + 1] if i < 8 else end, rtol=1e-9, atol=1e-9)
 
 
 @QUICK
 @given(
-    st.integers(1, 14), st.integers(1, 16), st.sampled_from(METHODS), st.sampled_from(sorted(PARALLEL_SOLVERS)),
+    st.integers(1, 14), st.integers(1, 16), st.sampled_from(METHODS), st.sampled_from(sorted(SOLVERS)),
     st.sampled_from(SCHEDULES), st.integers(0, 999),
 )  # fmt: skip
 def test_as_many_rounds_as_steps_are_the_sequential_result(
     steps: int, cores: int, method: str, solver: str, schedule: Callable[[int], Tensor], seed: int
 ) -> None:
-    """N rounds give the sequential solver's result, whatever K, and the last hit says so; "exact" needs no more."""
+    """N rounds give the sequential solver's result for any K, and the last hit says so. "exact" needs no more
+    rounds."""
     sigmas, x = schedule(steps), noise(2, 3, seed=seed)
     x = x * sigmas[0]
     expected = sample(nonlinear, x, sigmas, method="sequential", solver=solver).x
@@ -139,7 +141,7 @@ def test_as_many_rounds_as_steps_are_the_sequential_result(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision(dtype: torch.dtype) -> None:
-    """Latents keep their type; between them everything is float32 at least."""
+    """Latents keep their dtype. In between, everything is float32 or higher."""
     seen = set()
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -157,8 +159,9 @@ def test_lower_precision(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("slope", [-2.0, -0.5, 0.3, 0.9])
 @pytest.mark.parametrize(("cores", "rounds"), [(4, 9), (8, 6)])
 def test_a_denoiser_with_one_slope_is_soon_solved(slope: float, cores: int, rounds: int) -> None:
-    """The local models of D = c x + b are exact once a node has been evaluated twice. So the result is exact once all
-    have been, or all but those that were evaluated where they belong at once; Picard's is not."""
+    """The local model of D = c x + b is exact once a node has been evaluated twice. So the result is exact once all
+    nodes
+    have been, except those that were evaluated at their final state at once. Picard's result is not exact then."""
     shift = noise(1, 5, seed=3)
     sigmas, x = karras(12), noise(2, 5, scale=10.0)
 
@@ -194,10 +197,10 @@ def test_cubic_integrates_cubics(to_zero: bool) -> None:
     high, low = 8.0, 0.5
 
     def error(count: int, value: Callable[[float], float], integral: Callable[[float], float]) -> float:
-        levels = [high * (low / high) ** (j / (count - 1)) for j in range(count)]
+        nodes = [high * (low / high) ** (j / (count - 1)) for j in range(count)]
         x = 1.0
-        for row in cubic_rows(levels, to_zero)[count - 1][:-1]:
-            x = row.ratio * x + sum(weight * value(levels[j]) for j, weight in row.weights)
+        for update in cubic_updates(nodes, to_zero)[count - 1][:-1]:
+            x = update.ratio * x + sum(weight * value(nodes[j]) for j, weight in update.weights)
         return abs(x - low * (1 / high + integral(low) - integral(high)))
 
     assert error(5, lambda s: 3.0, lambda s: 3.0 / s) < 1e-13
@@ -215,7 +218,7 @@ def test_order_of_accuracy(flow: bool) -> None:
     sigmas = geometric(40, 10.0, 0.5)
     expected = ideal.solution(x, 10.0, 0.5)
     denoise: Denoise = ideal
-    if flow:  # the same curve in other units: alpha x with sigma' = sigma / (1 + sigma)
+    if flow:  # the same curve in other coordinates: alpha x with sigma' = sigma / (1 + sigma)
         denoise, sigmas, x = as_flow(ideal), sigmas / (1 + sigmas), x / 11
         expected = expected / 1.5
     errors = [
@@ -228,7 +231,7 @@ def test_order_of_accuracy(flow: bool) -> None:
 
 @pytest.mark.parametrize("flow", [True, False])
 def test_cubic_beats_what_one_core_does_in_twice_the_depth(flow: bool) -> None:
-    """11 rounds of 4 cores are nearer to the solution than 22 steps of DPM++ 2M on the usual grid."""
+    """11 rounds of 4 cores are closer to the solution than 22 steps of DPM++ 2M on the usual grid."""
     denoise = as_flow(guided(1.0)) if flow else guided(1.0)
 
     def schedule(n: int) -> Tensor:
@@ -243,25 +246,25 @@ def test_cubic_beats_what_one_core_does_in_twice_the_depth(flow: bool) -> None:
 
 
 def test_nodes() -> None:
-    """Nodes descend from the first sigma to one above 0, or to the last; they follow the schedule's curve."""
+    """Nodes descend from the first sigma to a sigma above 0, or to the last. They follow the schedule's curve."""
     for count in (1, 2, 3, 15, 40):
         for schedule in (flow_sigmas(20), flow_sigmas(4), karras(20), geometric(20, 14.6, 0.5, last_zero=True)):
-            levels = curve_nodes(schedule, count)
-            assert len(levels) == count and levels[0] == float(schedule[0]) and levels[-1] > 0
-            assert all(a > b for a, b in itertools.pairwise(levels))
+            nodes = curve_nodes(schedule, count)
+            assert len(nodes) == count and nodes[0] == float(schedule[0]) and nodes[-1] > 0
+            assert all(a > b for a, b in itertools.pairwise(nodes))
             if schedule[-1] > 0 and count > 1:
-                assert levels[-1] == float(schedule[-1])
+                assert nodes[-1] == float(schedule[-1])
     assert curve_nodes(geometric(20, 14.6, 0.5, last_zero=True), 10)[-1] == pytest.approx(LOWEST_SIGMA)
     assert curve_nodes(karras(19, 14.6, 0.002), 20) == pytest.approx(karras(19, 14.6, 0.002).tolist())
     t = [(1 - j / 15) ** 2 for j in range(15)]
     assert curve_nodes(flow_sigmas(3000), 15) == pytest.approx([3 * a / (1 + 2 * a) for a in t], rel=1e-4)
-    # A schedule that stops early has the same nodes as the whole has there, as far as it goes.
+    # A schedule that stops early has the same nodes as the whole one has in that part.
     whole, part = flow_sigmas(40, shift=1.0), flow_sigmas(40, shift=1.0)[:31]
     assert curve_nodes(part, 9) == pytest.approx([(1 - j / 16) ** 2 for j in range(9)])
     assert curve_nodes(whole, 16)[:9] == pytest.approx([(1 - j / 16) ** 2 for j in range(9)])
 
 
-# --- nothing but the arguments matters
+# --- only the arguments matter
 
 
 @QUICK
@@ -270,12 +273,12 @@ def test_nodes() -> None:
     st.integers(0, 999),
 )  # fmt: skip
 def test_order_of_completion_changes_nothing(steps: int, cores: int, method: str, solver: str, seed: int) -> None:
-    """Results taken in any order give the same bits; in a round there are exactly K evaluations."""
+    """Results in any order give the same bits. A round has exactly K evaluations."""
     sigmas, x, order = karras(steps), noise(2, 3, scale=10.0), random.Random(seed)
     if solver == "cubic":
         plan = accuracy_window(sigmas, cores, rounds=7)
     else:
-        plan = solver_window(sigmas, cores, PARALLEL_SOLVERS[solver], slopes=method == "secant", rounds=7)
+        plan = solver_window(sigmas, cores, SOLVERS[solver], slopes=method == "secant", rounds=7)
     expected, shuffled = run(nonlinear, x, plan), Window(x, plan)
     while shuffled.accepted is None:
         evaluations = shuffled.ready()
@@ -305,7 +308,7 @@ def test_lanes_change_nothing(lanes: int, solver: str) -> None:
 @pytest.mark.parametrize("solver", ["euler", "cubic"])
 @pytest.mark.parametrize("at", [1, 6, 17])
 def test_a_lost_lane_changes_nothing(solver: str, at: int) -> None:
-    """A lane that fails in any round costs time, not the result."""
+    """A lane that fails, in any round, costs time but does not change the result."""
     x, sigmas = noise(2, 6, scale=10.0), karras(16)
 
     class Failing(Counted):
@@ -324,7 +327,7 @@ def test_a_lost_lane_changes_nothing(solver: str, at: int) -> None:
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "cubic"])
 def test_samples_are_independent(solver: str) -> None:
-    """What else is in the batch does not matter, but to rounding."""
+    """Other items of the batch do not matter, apart from rounding."""
     x, sigmas = noise(3, 2, 6), flow_sigmas(14)
     x[1] *= 50
     arguments: dict[str, Any] = {"method": "secant", "cores": 3, "solver": solver, "rounds": 9}
@@ -335,7 +338,7 @@ def test_samples_are_independent(solver: str) -> None:
 
 
 def test_any_shape() -> None:
-    """Fewer than two dimensions are one sample; any number works."""
+    """A state of fewer than two dimensions is one sample."""
     sigmas = geometric(10)
     for shape in [(), (5,), (1, 5), (2, 3, 4), (1, 2, 2, 2, 2), (0, 4)]:
         x = noise(*shape, scale=10.0)
@@ -373,7 +376,7 @@ def test_rounds_are_made_whatever_accept_says(steps: int, cores: int, rounds: in
 
 
 def test_rounds_are_expected_to_be_fewer_than_steps() -> None:
-    """Fewer than the steps where cores can gain, never more."""
+    """They are fewer than the steps where cores can gain, and never more."""
     ruled = {(20, 2): 14, (20, 4): 11, (20, 8): 10, (50, 4): 17, (50, 8): 14, (4, 4): 3}
     assert {of: expected_rounds(*of) for of in ruled} == ruled
     for steps, cores in itertools.product(range(1, 60), range(1, 20)):
@@ -394,7 +397,7 @@ def test_each_later_hit_asked_for_comes_closer() -> None:
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize(("steps", "cores"), [(12, 3), (30, 2), (30, 8)])
 def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int, solver: str) -> None:
-    """Bit for bit, each hit."""
+    """Each hit has the same bits."""
 
     class Whole(Window):
         def _learn(self) -> int:
@@ -404,7 +407,7 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(steps), noise(8, 6)
     hits = []
     for kind in (Window, Whole):
-        run = kind(x, solver_window(sigmas, cores, PARALLEL_SOLVERS[solver]))
+        run = kind(x, solver_window(sigmas, cores, SOLVERS[solver]))
         while run.accepted is None:
             for evaluation in run.ready():
                 run.complete(evaluation, denoise(evaluation.x, evaluation.sigma))
@@ -413,7 +416,7 @@ def test_solving_from_the_first_change_on_is_solving_all(steps: int, cores: int,
 
 
 def test_residual_stops_between_equal_hits() -> None:
-    """Two hits that agree end the run, once every node has been evaluated; none that agree, the exact result."""
+    """Two hits that agree end the run once every node has been evaluated. If none agree, the exact result does."""
     denoise, sigmas, x = as_flow(guided()), flow_sigmas(30), noise(8, 6)
     by_rule = sample(denoise, x, sigmas, method="secant", cores=4).depth
     easy = sample(denoise, x, sigmas, method="secant", cores=4, accept=Residual(1e6))
@@ -429,7 +432,7 @@ def test_residual_stops_between_equal_hits() -> None:
 
 
 def test_newest_on_demand() -> None:
-    """Asked before any hit, the first ends the run; asked later, the newest at once."""
+    """Before any hit, the first one ends the run. Later, the newest one ends it at once."""
     x, sigmas = noise(2, 3, scale=10.0), karras(16)
     result = sample(nonlinear, x, sigmas, method="secant", cores=4, accept=OnDemand(1, lambda: True))
     assert len(result.hits) == 1 and result.depth == 1
@@ -442,24 +445,24 @@ def test_newest_on_demand() -> None:
 
 
 def test_few_latents_are_kept() -> None:
-    """What the module says of its memory: at most 2 for each evaluation but a node's first."""
+    """The memory that the module promises: at most 2 latents for each evaluation after a node's first."""
     sigmas, x = flow_sigmas(24), noise(2, 6)
-    for plan in (solver_window(sigmas, 4, PARALLEL_SOLVERS["euler"], rounds=20), accuracy_window(sigmas, 4, rounds=20)):
+    for plan in (solver_window(sigmas, 4, SOLVERS["euler"], rounds=20), accuracy_window(sigmas, 4, rounds=20)):
         machine = run(as_flow(guided()), x, plan)
         directions = [len(node.model._directions) for node in machine._nodes.values()]
         assert max(directions) <= RANK and sum(directions) <= min(len(directions) * RANK, 20 * 4 - len(directions))
 
 
 def test_rounds_take_as_long_as_their_slowest_device() -> None:
-    """In the simulator: K devices make a round in the time of one evaluation, half as many in that of two."""
-    plan = solver_window(flow_sigmas(20), 4, PARALLEL_SOLVERS["euler"], rounds=10)
+    """In the simulator K devices make a round in the time of one evaluation, and half as many in the time of two."""
+    plan = solver_window(flow_sigmas(20), 4, SOLVERS["euler"], rounds=10)
     for devices, seconds in ((4, 20.0), (2, 40.0), (1, 80.0)):
         simulated = simulate(Window(torch.ones(1), plan), [Device(2.0)] * devices)
         assert simulated.seconds == pytest.approx(seconds) and simulated.evaluations == 40
     assert simulate(Window(torch.ones(1), plan), [Device(2.0)] * 3 + [Device(3.0)]).seconds == pytest.approx(30.0)
 
 
-# --- what cannot work
+# --- bad input
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [

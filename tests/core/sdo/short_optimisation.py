@@ -10,7 +10,8 @@ from torch import Tensor
 from chords_core import sample
 from chords_core.sdo.descent import Optimized
 from chords_core.sdo.optimize import optimize_latent
-from chords_core.solvers.base import SOLVERS, Past
+from chords_core.solvers import find_step
+from chords_core.solvers.base import Past
 from tests.core.problems import Mixture, geometric, karras, noise
 
 SIZE = 6
@@ -44,7 +45,7 @@ def plain_loop(denoise: Any, x: Tensor, sigmas: Tensor, solver: str) -> Tensor:
     past = None
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         denoised = denoise(x, float(sigma))
-        x, past = SOLVERS[solver](x, denoised, sigma, sigma_next, past), Past(sigma, denoised)
+        x, past = find_step(solver)(x, denoised, sigma, sigma_next, past), Past(sigma, denoised)
     return x
 
 

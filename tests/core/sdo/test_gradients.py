@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chords_core.sdo.gradients import KeptStep, full, full_of_condition, shortcut, shortcut_of_condition
-from chords_core.solvers.base import SOLVERS, Past
-from tests.core.problems import geometric, noise
+from chords_core.solvers import find_step
+from chords_core.solvers.base import Past
+from tests.core.problems import STEP_SOLVERS, geometric, noise
 from tests.core.sdo.short_optimisation import (
     GRIDS,
     MODEL,
@@ -29,7 +30,7 @@ def test_shortcut_is_the_formula(seed: int, sigma: float, ratio: float) -> None:
     """(I + h df/dx)^T dJ/dx_N, with the Jacobian written out, for the Euler step."""
     x = noise(1, SIZE, seed=seed)
     high, low = torch.tensor(sigma).double(), torch.tensor(sigma * ratio).double()
-    found = shortcut(MODEL, KeptStep(x, high, low), SOLVERS["euler"], distance)
+    found = shortcut(MODEL, KeptStep(x, high, low), find_step("euler"), distance)
     drift = torch.autograd.functional.jacobian(lambda v: ((v - MODEL(v, float(high))) / high)[0], x)[:, 0]
     h = low - high
     end = x + h * (x - MODEL(x, float(high))) / high
@@ -40,7 +41,7 @@ def test_shortcut_is_the_formula(seed: int, sigma: float, ratio: float) -> None:
     assert torch.allclose(found.values, distance(end), rtol=1e-12)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("index", [0, 3, 7])
 def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
     """Any kept step, with its history and what follows held constant."""
@@ -48,10 +49,10 @@ def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
     x, rest = noise(2, SIZE, seed=1), noise(2, SIZE, seed=2)
     past = Past(grid[index - 1], noise(2, SIZE, seed=4)) if index else None
     kept = KeptStep(x, grid[index], grid[index + 1], past, rest)
-    found = shortcut(MODEL, kept, SOLVERS[solver], distance)
+    found = shortcut(MODEL, kept, find_step(solver), distance)
 
     def value(v: Tensor) -> float:
-        end = SOLVERS[solver](v, MODEL(v, float(grid[index])), grid[index], grid[index + 1], past) + rest
+        end = find_step(solver)(v, MODEL(v, float(grid[index])), grid[index], grid[index + 1], past) + rest
         return float(distance(end).sum())
 
     assert torch.allclose(found.gradient, slopes(value, x), rtol=1e-5, atol=1e-8)
@@ -63,7 +64,7 @@ def test_shortcut_by_finite_differences(solver: str, index: int) -> None:
 def test_full_is_autograd_through_the_loop(solver: str, grid: str, checkpoint: bool) -> None:
     """The same numbers as backpropagation through the plain loop, and as finite differences."""
     sigmas, x = GRIDS[grid], noise(2, SIZE, scale=10.0)
-    found = full(MODEL, x, sigmas, SOLVERS[solver], distance, checkpoint=checkpoint)
+    found = full(MODEL, x, sigmas, find_step(solver), distance, checkpoint=checkpoint)
     leaf = x.clone().requires_grad_()
     end = plain_loop(MODEL, leaf, sigmas, solver)
     (expected,) = torch.autograd.grad(distance(end).sum(), leaf)
@@ -76,7 +77,7 @@ def test_full_is_autograd_through_the_loop(solver: str, grid: str, checkpoint: b
 def test_one_step_makes_both_the_same() -> None:
     """With one step the shortcut is the whole way."""
     x, sigmas = noise(2, SIZE), geometric(1)
-    step = SOLVERS["euler"]
+    step = find_step("euler")
     short = shortcut(MODEL, KeptStep(x, sigmas[0], sigmas[1]), step, distance)
     assert torch.equal(short.gradient, full(MODEL, x, sigmas, step, distance).gradient)
 
@@ -85,7 +86,7 @@ def test_one_step_makes_both_the_same() -> None:
 def test_gradients_of_a_conditioning(checkpoint: bool) -> None:
     """Both gradients of a conditioning equal finite differences."""
     sigmas, x, condition = geometric(4), noise(2, SIZE, scale=10.0), noise(2, SIZE, seed=5)
-    step = SOLVERS["euler"]
+    step = find_step("euler")
     found = full_of_condition(conditioned, condition, x, sigmas, step, distance, checkpoint=checkpoint)
 
     def through_all(c: Tensor) -> float:
@@ -114,7 +115,7 @@ def test_gradients_in_half_precision_survive_small_objectives(size: float) -> No
             return (hidden @ weight.to(dtype)).to(state)
 
         kept = KeptStep(x, torch.tensor(0.03), torch.tensor(0.0))
-        step = SOLVERS["euler"]
+        step = find_step("euler")
         return shortcut(denoise, kept, step, lambda sample: size * (sample - 1).square().mean(1)).gradient
 
     wanted, found = gradient(torch.float32), gradient(torch.float16)

@@ -10,8 +10,7 @@ import torch
 from chords_core.sdo.batch import rms
 from chords_core.sdo.events import Improved, Iterated, Stopped
 from chords_core.sdo.optimize import optimize_latent
-from chords_core.solvers.base import SOLVERS
-from tests.core.problems import geometric, noise
+from tests.core.problems import STEP_SOLVERS, geometric, noise
 from tests.core.sdo.short_optimisation import (
     MODEL,
     SIZE,
@@ -23,7 +22,7 @@ from tests.core.sdo.short_optimisation import (
 )
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize(
     "how",
     [

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from chords_core import Denoise, InvalidInput, Window, sample
 from chords_core.methods.window_spec import solver_window
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.base import SOLVERS
+from chords_core.solvers import SOLVERS
 from chords_core.solvers.interpolated import default_calls, interpolated_solver, interpolation_nodes
 from tests.core.problems import Mixture, karras, noise
 
 SIGMAS = karras(30)
-QUICK = settings(max_examples=60, deadline=None, derandomize=True)  # no deadline: machines are busy
+QUICK = settings(max_examples=60, deadline=None, derandomize=True)  # no deadline, because machines are busy
 
 
 def mixture() -> tuple[Mixture, Tensor]:
@@ -43,7 +42,7 @@ def test_fewer_calls_are_never_more_than_steps(steps: int) -> None:
     assert 2 <= default_calls(steps) <= steps
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_call_a_step_is_the_solver_itself(solver: str) -> None:
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS, solver=solver)
@@ -54,14 +53,14 @@ def test_a_call_a_step_is_the_solver_itself(solver: str) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_prediction_cubic_in_the_steps_takes_four_calls(solver: str) -> None:
-    """Whatever was extrapolated on the way is put right."""
+    """Extrapolated values are corrected later."""
     steps, generator = 30, torch.Generator().manual_seed(2)
     powers = torch.randn(4, 3, 8, dtype=torch.float64, generator=generator)
     x = torch.randn(3, 8, dtype=torch.float64, generator=generator)
-    levels = SIGMAS.tolist()
+    grid = SIGMAS.tolist()
 
     def denoise(_: Tensor, sigma: float) -> Tensor:
-        step = levels.index(sigma) / steps
+        step = grid.index(sigma) / steps
         return sum(power * step**k for k, power in enumerate(powers))
 
     wanted = sample(denoise, x, SIGMAS, solver=solver).x
@@ -69,7 +68,7 @@ def test_a_prediction_cubic_in_the_steps_takes_four_calls(solver: str) -> None:
         assert _distance(sample(denoise, x, SIGMAS, solver=solver, calls=calls).x, wanted) < 1e-12
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_half_the_calls_give_nearly_the_same_result(solver: str) -> None:
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS, solver=solver).x
@@ -79,7 +78,7 @@ def test_half_the_calls_give_nearly_the_same_result(solver: str) -> None:
 
 
 def test_the_result_is_that_of_all_steps_and_not_that_of_few() -> None:
-    """The user's sampler errs, and so does its picture; fewer steps of it err otherwise."""
+    """The aim has the discretisation error of the user's sampler. Fewer steps have another error."""
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS).x
     few_steps = sample(denoise, x, karras(15)).x
@@ -108,7 +107,7 @@ def test_the_slowest_of_several_cores_is_the_one_core(cores: int) -> None:
 @QUICK
 @given(st.integers(0, 2**32), st.integers(2, 6), st.data())
 def test_a_moved_trajectory_is_the_one_begun_where_it_was_moved_to(seed: int, at: int, data: st.DataObject) -> None:
-    """A rectified core goes on as if it had always been on the trajectory it was moved to."""
+    """A rectified core goes on as if it had always been on its new trajectory."""
     generator = torch.Generator().manual_seed(seed)
     solver, sigmas = interpolated_solver(SOLVERS["euler"], SIGMAS, 9)
     x, dx, ddenoised, *evaluations = torch.randn(12, 5, dtype=torch.float64, generator=generator)
@@ -133,9 +132,9 @@ def test_impossible_numbers_are_refused_before_any_call(calls: int) -> None:
         sample(denoise, torch.zeros(1, 4), SIGMAS, calls=calls)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_window_on_fewer_calls_comes_to_the_same_result(solver: str) -> None:
-    """With rounds enough; and with few it is closer than one core with as many calls."""
+    """With enough rounds it is. With few rounds it is closer than one core with as many calls."""
     denoise, x = mixture()
     wanted = sample(denoise, x, SIGMAS, solver=solver).x
     settled = sample(denoise, x, SIGMAS, solver=solver, calls=15, method="secant", cores=4, rounds=30)
@@ -149,7 +148,7 @@ def test_a_window_on_fewer_calls_comes_to_the_same_result(solver: str) -> None:
 @QUICK
 @given(st.integers(2, 60), st.integers(1, 8))
 def test_a_window_leaves_no_call_out(calls: int, cores: int) -> None:
-    """Each step at which the model is to be called is, and it ends with the last."""
+    """The model is called at each of the chosen steps, and the run ends with the last one."""
     denoise, x = mixture()
     seen: set[int] = set()
     machine = Window(x, solver_window(karras(60), cores, SOLVERS["euler"], calls=calls))
@@ -181,10 +180,10 @@ def jumping(between: tuple[float, float], by: float) -> Denoise:
     return denoise
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("between", [(0.3, 2.0), (1.0, 4.0), (0.0, 1.0)])
 def test_where_the_prediction_jumps_each_step_is_taken(between: tuple[float, float], solver: str) -> None:
-    """It is seen in what the model says, so that the result stays near that of every step."""
+    """The method sees the jump in the answers, so that the result stays close to that of every step."""
     x = noise(6, 8, scale=10.0)
     denoise = jumping(between, 1.5)
     wanted = sample(denoise, x, SIGMAS, solver=solver).x

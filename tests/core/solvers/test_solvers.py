@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from chords_core import SOLVERS, Denoise, sample
-from chords_core.sampling import PARALLEL_SOLVERS
-from chords_core.solvers.base import Past, dpmpp_2m, jump, res_multistep
-from chords_core.solvers.unipc import PREDICTOR_CORRECTORS, SMALLEST_SIGMA
-from tests.core.problems import Gaussian, geometric, karras, noise
+from chords_core import SOLVERS, Denoise, InvalidInput, Solver, sample
+from chords_core.solvers import find_solver, find_step
+from chords_core.solvers.base import Past, jump
+from chords_core.solvers.dpmpp_2m import dpmpp_2m
+from chords_core.solvers.euler import euler
+from chords_core.solvers.linear_form import solver_updates
+from chords_core.solvers.res_multistep import res_multistep
+from tests.core.problems import CORRECTING_SOLVERS, STEP_SOLVERS, Gaussian, geometric, karras, noise
 
-ORDERS = {"euler": 1, "dpmpp_2m": 2, "res_multistep": 2, "uni_pc": 2, "uni_pc_bh2": 2}  # uni_pc by its last step
 F64 = torch.float64
 
 
@@ -24,14 +26,9 @@ def scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=F64)
 
 
-def test_every_solver_has_an_order() -> None:
-    """A solver added later must be added here too."""
-    assert set(ORDERS) == set(PARALLEL_SOLVERS)
-
-
 @pytest.mark.parametrize("schedule", [geometric, karras])
-@pytest.mark.parametrize(("solver", "order"), ORDERS.items())
-def test_order_of_convergence(solver: str, order: int, schedule: Callable[[int], Tensor]) -> None:
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_order_of_convergence(solver: Solver, schedule: Callable[[int], Tensor]) -> None:
     """Twice the steps divide the error to the exact solution by 2**order, on even and uneven steps."""
     model, x = Gaussian(), noise(8, scale=10.0)
 
@@ -42,26 +39,71 @@ def test_order_of_convergence(solver: str, order: int, schedule: Callable[[int],
 
     errors = [error(steps) for steps in (100, 200, 400)]
     orders = [log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
-    assert orders == pytest.approx([order, order], abs=0.12)
+    assert orders == pytest.approx([solver.order, solver.order], abs=0.12)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("schedule", [geometric(12), karras(12), geometric(12, last_zero=True)])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_the_linear_form_is_the_solver(solver: Solver, schedule: Tensor) -> None:
+    """The updates give each of the solver's states from the model's answers. So the solver is linear in the
+    answers, and
+    looks back at no more of them than the linear form allows."""
+    x, answers = noise(5, scale=10.0), [noise(5, seed=n + 1) for n in range(12)]
+    state, states = solver.begin(x, schedule), [x]
+    for answer in answers:
+        state = state.step(answer)
+        states.append(state.x)
+    for i, update in enumerate(solver_updates(solver, schedule)):
+        assert all(0 <= j <= i for j, _ in update.weights)
+        wanted = update.ratio * states[i] + sum(weight * answers[j] for j, weight in update.weights)
+        torch.testing.assert_close(states[i + 1], wanted, rtol=1e-7, atol=1e-7)
+
+
+def test_the_registry_has_each_solver_by_its_name() -> None:
+    """This is the only table of solvers: a new solver is one line."""
+    assert all(solver.name == name for name, solver in SOLVERS.items())
+    assert {"euler", "dpmpp_2m", "res_multistep", "uni_pc", "uni_pc_bh2"} <= set(SOLVERS)
+    assert all(find_solver(name) is solver is find_solver(solver) for name, solver in SOLVERS.items())
+    with pytest.raises(InvalidInput, match="^solver: unknown solver 'heun'; there are euler, "):
+        find_solver("heun")
+
+
+def test_a_solver_of_ones_own_needs_no_registry() -> None:
+    """`sample` takes the object, and treats it like a registered one."""
+
+    def halfway(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor, past: Past | None = None) -> Tensor:
+        return euler(x, denoised, sigma, sigma_next)
+
+    mine = Solver.of_step("halfway", halfway, order=1)
+    for options in ({}, {"cores": 3}, {"cores": 3, "method": "secant"}, {"calls": 6}):
+        found = sample(Gaussian(), noise(8, scale=10.0), geometric(12), solver=mine, **options)
+        wanted = sample(Gaussian(), noise(8, scale=10.0), geometric(12), **options)
+        assert torch.equal(found.x, wanted.x)
+
+
+def test_a_solver_that_is_no_single_function_says_so() -> None:
+    assert find_step("euler") is euler
+    with pytest.raises(InvalidInput, match="^solver: uni_pc is not a single function"):
+        find_step("uni_pc")
+
+
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("end", [7.0, 0.3, 0.0])
 @pytest.mark.parametrize("earlier", [None, 14.0])
 def test_constant_denoised_is_exact_in_one_step(solver: str, end: float, earlier: float | None) -> None:
-    """The trajectory to a constant prediction is a straight line, and 0 is the prediction itself."""
+    """The trajectory to a constant prediction is a straight line; at sigma 0 it is the prediction itself."""
     target, x = noise(5, seed=1), noise(5, scale=9.0)
     past = None if earlier is None else Past(scalar(earlier), target)
-    got = SOLVERS[solver](x, target, scalar(9.0), scalar(end), past)
+    got = find_step(solver)(x, target, scalar(9.0), scalar(end), past)
     torch.testing.assert_close(got, target + (x - target) * end / 9.0, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_constant_denoised_is_exact_in_chords(solver: str) -> None:
-    """Every hit, the draft too, lies on the line to the constant prediction: is it, when the schedule ends at 0."""
+    """Every hit, and the draft, lies on the line to the constant prediction. At sigma 0 it is the prediction."""
     target, x = noise(5, seed=1), noise(5, scale=10.0)
     result = sample(lambda x, sigma: target, x, geometric(12, last_zero=True), cores=4, solver=solver, accept="exact")
-    end = SMALLEST_SIGMA if solver in PREDICTOR_CORRECTORS else 0.0
+    end = SOLVERS[solver].last_sigma
     for hit in result.hits:
         torch.testing.assert_close(hit.x, target + (x - target) * end / 10.0, rtol=1e-11, atol=1e-12)
 
@@ -87,15 +129,15 @@ def test_denoised_linear_in_time(earlier: float, now: float, end: float) -> None
     torch.testing.assert_close(got, decay * x + (1 - decay) * midway, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", PREDICTOR_CORRECTORS)
+@pytest.mark.parametrize("solver", CORRECTING_SOLVERS)
 def test_schedules_finer_than_the_smallest_sigma(solver: str) -> None:
-    """They go on down, where the solver would otherwise have to turn back."""
+    """The last sigma is below the others then, although the solver's usual last sigma is not."""
     model, x = Gaussian(), noise(8, scale=10.0)
-    end = sample(model, x, geometric(60, low=SMALLEST_SIGMA / 4, last_zero=True), solver=solver).x
+    end = sample(model, x, geometric(60, low=SOLVERS[solver].last_sigma / 4, last_zero=True), solver=solver).x
     torch.testing.assert_close(end, model.solution(x, 10.0, 0.0), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("solver", PREDICTOR_CORRECTORS)
+@pytest.mark.parametrize("solver", CORRECTING_SOLVERS)
 @pytest.mark.parametrize("degree", [2, 3])
 def test_uni_pc_integrates_polynomials(solver: str, degree: int) -> None:
     """Over steps of any length, with either B(h): where the prediction is a polynomial of t = -log sigma of degree p,
@@ -124,7 +166,7 @@ def test_uni_pc_integrates_polynomials(solver: str, degree: int) -> None:
 
     at = 3
     state = replace(
-        PREDICTOR_CORRECTORS[solver].begin(start, sigmas),
+        SOLVERS[solver].begin(start, sigmas),
         index=at,
         scaled=scaled(at) + 0.25,
         past=tuple(Past(sigmas[i], derivative(0, t[i])) for i in range(at - 1, at - 1 - degree, -1)),
@@ -137,23 +179,23 @@ def test_uni_pc_integrates_polynomials(solver: str, degree: int) -> None:
         torch.testing.assert_close(following.x, exact(at + 1), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", STEP_SOLVERS)
 @pytest.mark.parametrize("end", [2.0, 0.0])
 def test_first_step_is_eulers(solver: str, end: float) -> None:
-    """Without a past, and on the way to sigma 0 whatever the past, every solver makes the first-order step."""
+    """Without a past, and in a step to sigma 0, every solver makes the first-order step."""
     x, denoised = noise(5, scale=4.0), noise(5, seed=1)
     past = Past(scalar(6.0), noise(5, seed=2)) if end == 0 else None
-    euler = SOLVERS["euler"](x, denoised, scalar(4.0), scalar(end))
-    got = SOLVERS[solver](x, denoised, scalar(4.0), scalar(end), past)
-    torch.testing.assert_close(got, euler, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(jump(x, denoised, scalar(4.0), scalar(end)), euler, rtol=1e-13, atol=1e-13)
+    first_order = euler(x, denoised, scalar(4.0), scalar(end))
+    got = find_step(solver)(x, denoised, scalar(4.0), scalar(end), past)
+    torch.testing.assert_close(got, first_order, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(jump(x, denoised, scalar(4.0), scalar(end)), first_order, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("solver", PARALLEL_SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 4, 5, 5), (1, 3, 2, 4, 4)])
 def test_shape_and_dtype_stay(solver: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """A state of any shape keeps its shape and precision, and the inputs are left as they were."""
+    """A state of any shape keeps its shape and dtype, and the inputs do not change."""
     x, sigmas = noise(*shape, scale=10.0, dtype=torch.float32).to(dtype), geometric(6).float()
     kept_x, kept_sigmas = x.clone(), sigmas.clone()
     model: Denoise = Gaussian()

@@ -1,11 +1,12 @@
-"""What may run in parallel and what must not, by the host's own nodes on the live server.
+"""What may run in parallel and what must not, with the host's own nodes on a live server.
 
-A graph that must keep its steps in order runs one core and equals the stock sampler; a harmless one keeps its
-cores, and its exact hit equals the stock sampler too.
+A graph that needs its steps in order runs one core and equals the stock sampler. A harmless graph keeps its cores, and
+its exact result equals the stock sampler as well.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -14,18 +15,10 @@ import pytest
 import torch
 from graphs import Graph, demo, empty_latent, lanes, settings
 
-_SALTS = count(9000)  # the host does not run again what it has run
+from tests.host.compatibility.parallel_rows import Patch, on_model
 
-Patch = Callable[[Graph, dict[str, Any]], None]
-"""Changes a sampler's inputs by adding nodes to the graph."""
-
-
-def _on_model(class_type: str, **inputs: Any) -> Patch:
-    def patch(graph: Graph, sampling: dict[str, Any]) -> None:
-        sampling["model"] = graph.add(class_type, model=sampling["model"], **inputs)
-
-    patch.__name__ = class_type
-    return patch
+STEPS = 12  # with fewer steps, the default is one core
+_SALTS = count(9000)  # the host does not repeat a run that it knows
 
 
 def _area(graph: Graph, sampling: dict[str, Any]) -> None:
@@ -57,22 +50,28 @@ def _time_range(graph: Graph, sampling: dict[str, Any]) -> None:
 
 
 IN_ORDER: list[tuple[Patch, str]] = [
-    (_on_model("EasyCache", reuse_threshold=0.2, start_percent=0.1, end_percent=0.9, verbose=False), "step to step"),
-    (_on_model("LazyCache", reuse_threshold=0.2, start_percent=0.1, end_percent=0.9, verbose=False), "step to step"),
-    (_on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5), "keeps state"),
-    (_on_model("LoraLoaderBypassModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.8), "injected"),
-    (_on_model("TestSecondModel"), "model of its own"),
-    (_on_model("TestReplacedPart"), "is replaced"),
-    (_on_model("TestTensorPatch"), "holds tensors"),
+    (
+        on_model("EasyCache", reuse_threshold=0.2, start_percent=0.1, end_percent=0.9, verbose=False),
+        "step to step",
+    ),
+    (
+        on_model("LazyCache", reuse_threshold=0.2, start_percent=0.1, end_percent=0.9, verbose=False),
+        "step to step",
+    ),
+    (on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5), "keeps state"),
+    (on_model("LoraLoaderBypassModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.8), "injected"),
+    (on_model("TestSecondModel"), "model of its own"),
+    (on_model("TestReplacedPart"), "is replaced"),
+    (on_model("TestTensorPatch"), "holds tensors"),
 ]
 PARALLEL: list[Patch] = [
-    _on_model("RescaleCFG", multiplier=0.7),
-    _on_model("CFGZeroStar"),
-    _on_model("CFGNorm", strength=1.0),
-    _on_model("Mahiro"),
-    _on_model("ModelSamplingSD3", shift=2.0),
-    _on_model("ModelSamplingFlux", max_shift=1.15, base_shift=0.5, width=1024, height=1024),
-    _on_model("LoraLoaderModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.5),
+    on_model("RescaleCFG", multiplier=0.7),
+    on_model("CFGZeroStar"),
+    on_model("CFGNorm", strength=1.0),
+    on_model("Mahiro"),
+    on_model("ModelSamplingSD3", shift=2.0),
+    on_model("ModelSamplingFlux", max_shift=1.15, base_shift=0.5, width=1024, height=1024),
+    on_model("LoraLoaderModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.5),
     _area,
     _mask,
     _time_range,
@@ -95,7 +94,7 @@ def test_steps_stay_in_order(run_graph, patch: Patch, reason: str) -> None:
     summary, ours, stock = _run(run_graph, patch)
     assert summary["cores"] == 1
     assert reason in summary["message"]
-    if "Cache" not in patch.__name__:  # the host's caches differ from run to run of the stock sampler as well
+    if "Cache" not in patch.__name__:  # with the host's caches, two runs of the stock sampler differ as well
         assert torch.equal(ours, stock)
 
 
@@ -128,7 +127,7 @@ def test_sampler_wrapped_by_another_node_runs_as_stock(run_graph) -> None:
     assert torch.equal(latents["ours"], latents["stock"])
 
 
-def test_reloaded_samplers_are_still_known(run_graph) -> None:
+def test_reloaded_samplers_are_still_recognised(run_graph) -> None:
     graph = Graph()
     sampling = demo(graph) | settings(steps=10, seed=21) | {"latent_image": empty_latent(graph)}
     sampling["model"] = graph.add("TestReloadSamplers", model=sampling["model"])
@@ -141,16 +140,16 @@ def test_reloaded_samplers_are_still_known(run_graph) -> None:
 # Patches of other packs
 
 
-def test_code_is_read_by_each_way_that_keeps_state(run_graph) -> None:
-    """And none that only looks so: the catalogue is hooks.py of the tests' nodes."""
+def test_reading_finds_each_way_to_keep_state(run_graph) -> None:
+    """It finds nothing in harmless code. The catalogue is the folder hooks of the tests' nodes."""
     graph = Graph()
     node = graph.add("TestReadHooks", salt=next(_SALTS))
     found = run_graph(graph)[0].outputs[node.name]
-    assert len(found["unsteady"]) > 50
-    assert [name for name, reason in found["unsteady"] if not reason] == []
-    assert [name for name, reason in found["unsteady"] if name.startswith("draws") != ("random" in reason)] == []
-    assert all("of" in reason and name for name, reason in found["unsteady"])
-    assert [(name, reason) for name, reason in found["steady"] if reason] == []
+    assert len(found["must_be_found"]) > 50
+    assert [name for name, reason in found["must_be_found"] if not reason] == []
+    assert [name for name, reason in found["must_be_found"] if name.startswith("draws") != ("random" in reason)] == []
+    assert all("of" in reason and name for name, reason in found["must_be_found"])
+    assert [(name, reason) for name, reason in found["harmless"] if reason] == []
 
 
 def _small_latent(graph: Graph) -> Any:
@@ -158,9 +157,10 @@ def _small_latent(graph: Graph) -> Any:
 
 
 def _with_patch(run_graph, kind: str, *, salt: int | None = None, seed: int = 7, **chords: Any):
-    """The run's summary and the latent with a patch that was made for this run; stock without ``chords``."""
+    """The summary of a run and its latent, with a patch that is made for this run; the stock sampler without
+    ``chords``."""
     graph = Graph()
-    sampling = demo(graph) | settings(steps=20, seed=seed) | {"latent_image": _small_latent(graph)}
+    sampling = demo(graph) | settings(steps=STEPS, seed=seed) | {"latent_image": _small_latent(graph)}
     salt = next(_SALTS) if salt is None else salt
     sampling["model"] = graph.add("TestPatch", model=sampling["model"], kind=kind, salt=salt)
     if "lanes" in chords:
@@ -175,6 +175,12 @@ def _with_patch(run_graph, kind: str, *, salt: int | None = None, seed: int = 7,
     return summary | {"counted": run.outputs[calls.name]["calls"][0]}, latents["latent"]
 
 
+@pytest.fixture(scope="module")
+def stock_latent(run_graph) -> Callable[[str], torch.Tensor]:
+    """The latent of the stock sampler with a patch. Each patch is run once."""
+    return functools.cache(lambda kind: _with_patch(run_graph, kind)[1])
+
+
 PATCHES = {
     "decorated": "keeps state from call to call (writes to last, in apply of chords_test_nodes)",
     "chained": "keeps state from call to call (writes to last, in apply of chords_test_nodes)",
@@ -183,36 +189,42 @@ PATCHES = {
     "counting": "(writes to _Steps.done, in apply of chords_test_nodes)",
     "random_prompt": "draws random numbers in each call (torch.randn_like, in noisy of chords_test_nodes)",
     "sampling": "the part model_sampling of the model keeps state from call to call (writes to self.last,",
-    "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after another one",
+    "hidden_state": "of chords_test_nodes were tried, and the same call gave another result after a different call",
     "hidden_draw": "of chords_test_nodes were tried, and they draw random numbers in each call (torch)",
-    "hidden_error": "of chords_test_nodes were tried, and out of step order they fail (steps come in order)",
+    "hidden_error": "were tried, and they fail when the steps are not in order (steps come in order)",
     "hidden_option": "were tried, and they keep state in the model's options (tests_last)",
 }
 
 
 @pytest.mark.parametrize("chords", [{}, {"cores": 4, "accept": "exact"}], ids=["default", "exact"])
 @pytest.mark.parametrize("kind", PATCHES)
-def test_patches_of_other_packs_that_need_their_steps_in_order(run_graph, kind: str, chords: dict[str, Any]) -> None:
-    _, stock = _with_patch(run_graph, kind)
+def test_patches_of_other_packs_that_need_their_steps_in_order(
+    run_graph, stock_latent, kind: str, chords: dict[str, Any]
+) -> None:
     summary, ours = _with_patch(run_graph, kind, lanes=4, **chords)
     assert summary["message"].startswith("one core"), summary["message"]
     assert PATCHES[kind] in summary["message"]
     assert len(summary["devices"]) == 1
-    assert torch.equal(ours, stock)
+    assert torch.equal(ours, stock_latent(kind))
+
+
+def test_a_harmless_patch_runs_in_parallel_by_default(run_graph) -> None:
+    summary, _ = _with_patch(run_graph, "scaled", lanes=4, calls="every step")
+    assert summary["cores"] > 1, summary["message"]
 
 
 @pytest.mark.parametrize("kind", ["hidden_state", "hidden_option"])
-def test_what_a_trial_found_is_known_in_the_next_run(run_graph, kind: str) -> None:
-    """Without another trial, also with other lanes."""
+def test_the_verdict_of_a_trial_holds_for_the_next_run(run_graph, kind: str) -> None:
+    """There is no second trial, also with other lanes."""
     salt = next(_SALTS)
     first, _ = _with_patch(run_graph, kind, salt=salt, lanes=4, cores=4)
     again, _ = _with_patch(run_graph, kind, salt=salt, seed=8, lanes=2, cores=4)
     assert PATCHES[kind] in first["message"] and PATCHES[kind] in again["message"]
-    assert again["counted"] == 20 < first["counted"]
+    assert again["counted"] == STEPS < first["counted"]
 
 
-def test_a_trial_costs_two_calls_once(run_graph) -> None:
-    """On each lane, for the answer to the first call is the run's own; and none on one core."""
+def test_a_trial_costs_two_calls_once(run_graph, stock_latent) -> None:
+    """Two calls on each lane: the run uses the answer to the first call. On one core there is no trial."""
     salt = next(_SALTS)
     chords = {"lanes": 4, "cores": 4, "accept": "exact"}
     first, exact = _with_patch(run_graph, "scaled", salt=salt, **chords)
@@ -220,16 +232,16 @@ def test_a_trial_costs_two_calls_once(run_graph) -> None:
     alone, _ = _with_patch(run_graph, "scaled", salt=next(_SALTS), lanes=1, cores=1)
     assert first["cores"] == again["cores"] == 4, first["message"]
     assert 0 < first["counted"] - again["counted"] <= 3 * 4 - 1
-    assert alone["counted"] == 20
-    assert torch.equal(exact, _with_patch(run_graph, "scaled")[1])
+    assert alone["counted"] == STEPS
+    assert torch.equal(exact, stock_latent("scaled"))
 
 
 @pytest.mark.parametrize("kind", ["skimmed", "scaled", "hidden_state", "hidden_option"])
-def test_patches_are_tried_where_two_devices_share_a_call(run_graph, kind: str) -> None:
-    """One of them draws for all items of a call at once, so that sharing them out gives another picture."""
+def test_patches_are_tried_where_two_devices_share_a_call(run_graph, stock_latent, kind: str) -> None:
+    """The patch "scaled" draws for all items of a call at once, so that a shared call gives another result."""
     reasons = PATCHES | {"scaled": "the lanes gave another result than the model on its own device"}
     summary, ours = _with_patch(run_graph, kind, pair=True, calls="every step")
-    _, stock = _with_patch(run_graph, kind)
+    stock = stock_latent(kind)
     if kind == "skimmed":
         assert summary["devices"] == ["cpu+cpu:1"], summary["message"]
         assert _close(ours, stock)
@@ -247,7 +259,7 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @pytest.fixture
 def changed(run_graph) -> Iterator[Callable[[Graph, Any, str], Any]]:
-    """Changes the network of a model in a graph; after the test it is as it was."""
+    """Changes the network of a model in a graph. After the test the change is undone."""
     done = []
 
     def change(graph: Graph, model: Any, how: str) -> Any:
@@ -268,13 +280,13 @@ def changed(run_graph) -> Iterator[Callable[[Graph, Any, str], Any]]:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("forward", "lacks that: the function forward of diffusion_model.double_blocks.0"),
-        ("class", "lacks that: the class Louder of diffusion_model.double_blocks.0"),
+        ("forward", "does not have that: the function forward of diffusion_model.double_blocks.0"),
+        ("class", "does not have that: the class Louder of diffusion_model.double_blocks.0"),
         ("weight", "were tried, and the model's copy on cpu:1 gave another result than the model"),
     ],
 )
 def test_a_network_that_was_changed_in_place(run_graph, changed, how: str, reason: str) -> None:
-    """Also where copies were kept from before."""
+    """Copies from earlier runs are no exception."""
     assert _with_patch(run_graph, "scaled", lanes=4, cores=4)[0]["cores"] == 4
     graph = Graph()
     sampling = demo(graph) | settings(steps=10, seed=next(_SALTS)) | {"latent_image": empty_latent(graph)}

@@ -1,4 +1,4 @@
-"""Pictures of a run: a VAE that is slow, hangs or fails delays nothing, and each hit has its picture all the same."""
+"""Pictures of a run: a VAE that is slow, hangs or fails delays nothing, and each hit still has its picture."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from graphs import Graph, Node, demo, empty_latent, lanes, settings
 from PIL import Image
 
 HITS = 5  # of four cores, the draft included
-SALTS = itertools.count(9000)  # the host does not run again what it has run
-WAIT = 120.0  # for what comes at once, even on a busy machine; a decoding that is held waits 600 s
+SALTS = itertools.count(9000)  # the host does not repeat a run that it knows
+WAIT = 120.0  # for events that come at once, even on a busy machine; a held decoding waits 600 s
 
 
 def _graph(vae: dict[str, Any] | None, steps: int = 12, sleep: float | None = None) -> Graph:
-    """A run of four cores with the demo's VAE, changed by the node ``vae``, at the sampler."""
+    """A run of four cores. The sampler has the demo's VAE, changed by the node ``vae``."""
     graph = Graph()
     inputs = demo(graph) | settings(steps=steps, seed=next(SALTS))
     if sleep is not None:
@@ -42,7 +42,7 @@ def _kinds(run: Any, kind: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def go_on(client) -> Iterator[Any]:
-    """Lets all decodings go on and gives what the node said; also after the test."""
+    """Lets all decodings continue, and returns the output of the node that does so. Called after the test as well."""
 
     def called() -> dict[str, Any]:
         graph = Graph()
@@ -68,7 +68,7 @@ def test_a_run_ends_while_its_vae_hangs(client, go_on, after_calls: int) -> None
             assert client.view(event["image"]).startswith(b"\xff\xd8")
     assert not any("preview" in name for name in go_on()["threads"])
     late = client.get_json(f"/chords/runs/{run.prompt_id}")["events"]
-    assert late == events  # what the VAE came back with is dropped
+    assert late == events  # the late picture of the VAE is dropped
 
 
 def test_a_cancel_does_not_wait_for_a_vae_that_hangs(client, go_on) -> None:
@@ -86,15 +86,15 @@ def test_a_cancel_does_not_wait_for_a_vae_that_hangs(client, go_on) -> None:
 
 
 def test_a_vae_that_hangs_is_not_used_twice_at_once(client, go_on) -> None:
-    """The next runs show their hits without it, until its call has returned."""
+    """The next runs show their hits without this VAE until its call has returned."""
     for _ in range(3):
         run = client.run(_graph(_held()).nodes)
         assert _kinds(run, "picture")[-1]["index"] == HITS - 1
     found = go_on()
-    assert found["most"] == [1] and not any("preview" in name for name in found["threads"])
+    assert found["max_waiting"] == [1] and not any("preview" in name for name in found["threads"])
     client.run(_graph({"class_type": "TestHeldVae", "after_calls": 1000, "salt": next(SALTS)}).nodes)
     run = client.run(_graph(_held()).nodes)
-    assert go_on()["most"] == [1]  # it was asked again
+    assert go_on()["max_waiting"] == [1]  # it is used again
 
 
 @pytest.mark.parametrize("way", ["raises", "exits", "none", "empty", "six channels"])
@@ -122,7 +122,7 @@ def _two_parts(graph: Graph) -> tuple[dict[str, Any], Node]:
 def test_latents_of_several_parts_are_shown_while_they_are_sampled(
     client, server, sampler_name: str, with_vae: bool
 ) -> None:
-    """Their first part, by the steps' previews, too; one core shows its one hit where a node asks for it."""
+    """Previews show their first part, also those of steps. One core shows its single hit if a node asks for it."""
     graph = Graph()
     inputs, latent = _two_parts(graph)
     vae = {"preview_vae": [next(iter(graph.nodes)), 1]} if with_vae else {}
@@ -141,8 +141,8 @@ def test_latents_of_several_parts_are_shown_while_they_are_sampled(
         assert client.view(picture["image"]).startswith(b"\xff\xd8")
 
 
-def test_parts_are_shown_under_a_guider_if_the_model_says_their_shapes(client, server) -> None:
-    """As the models for video and sound do, in their conditionings."""
+def test_parts_are_shown_with_a_guider_if_the_model_gives_their_shapes(client, server) -> None:
+    """Models for video and sound give the shapes in their conditionings."""
     graph = Graph()
     inputs, latent = _two_parts(graph)
     telling = graph.add("TestSaysItsShapes", **inputs)
@@ -168,11 +168,11 @@ def test_parts_are_shown_under_a_guider_if_the_model_says_their_shapes(client, s
 # Files
 
 
-def test_a_temp_folder_that_cannot_be_written_to_costs_the_files_only(client, server) -> None:
+def test_without_a_writable_temp_folder_only_the_files_are_missing(client, server) -> None:
     client.run(_graph(None).nodes)
     folder = server.folder / "temp-root" / "temp" / "chords"
     before = sorted(folder.iterdir())
-    assert before and all(Image.open(path).size for path in before)  # whole ones only
+    assert before and all(Image.open(path).size for path in before)  # complete pictures only
     away = folder.rename(folder.with_name("away"))
     folder.touch()  # a file in its place
     try:

@@ -1,4 +1,4 @@
-"""Diffusion streaming as a headless client meets it: events, pictures, accept, cancel; docs/headless.md."""
+"""Diffusion streaming for a headless client: events, pictures, accept, cancel. See docs/headless.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,27 @@ import numpy as np
 import pytest
 import torch
 from comfy_client import HttpError
-from graphs import Graph, Node, demo, empty_latent, lanes, settings
+from graphs import Graph, Node, demo, lanes, settings
 from PIL import Image
 from safetensors.torch import load_file
 
 DEMO_VAE = ["1", 1]  # the demo's loader is the first node of each graph
 CORES = 4
-STEPS = 24
-SEEDS = iter(range(1000, 10_000))  # the host does not run again what it has run
+STEPS = 16
+SEEDS = iter(range(1000, 10_000))  # the host does not repeat a run that it knows, so that each needs another seed
+SALTS = iter(range(1000, 10_000))  # for runs that repeat a seed
 
 
-def _graph(seed: int | None = None, slow: bool = True, **changes: Any) -> tuple[Graph, Node]:
-    """A run to the exact result on four lanes, with a stream preview."""
+def _graph(
+    seed: int | None = None, slow: bool = True, salt: int = 1, size: int = 128, **changes: Any
+) -> tuple[Graph, Node]:
+    """A run to the exact result on four lanes, with a stream preview; ``slow``: each model call takes longer."""
     graph = Graph()
     inputs = demo(graph) | settings(seed=next(SEEDS) if seed is None else seed, steps=STEPS)
     if slow:
-        inputs["model"] = graph.add("TestRandomDelay", model=inputs["model"], salt=1)
-    inputs |= {"latent_image": empty_latent(graph), "cores": CORES, "accept": "exact", "devices": lanes(graph, CORES)}
+        inputs["model"] = graph.add("TestRandomDelay", model=inputs["model"], salt=salt)
+    latent = graph.add("EmptyLatentImage", width=size, height=size, batch_size=1)
+    inputs |= {"latent_image": latent, "cores": CORES, "accept": "exact", "devices": lanes(graph, CORES)}
     sampler = graph.add("ChordsKSampler", **{**inputs, **changes})
     graph.save("latent", sampler)
     graph.save("hits", graph.add("ChordsStreamPreview", run=sampler[1], vae=DEMO_VAE)[1])
@@ -77,8 +82,21 @@ def _on_hit(index: int, action: Callable[[str], Any]) -> Callable[[str, dict[str
     return listen
 
 
-def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(client) -> None:
-    graph, sampler = _graph()
+@dataclass(frozen=True)
+class CompleteRun:
+    """A run to the end, for several tests. ``order``: kind and index (or node) of what the client received."""
+
+    graph: Graph
+    sampler: Node
+    seed: int
+    run: Any
+    order: list[tuple[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def complete(client) -> CompleteRun:
+    seed = next(SEEDS)
+    graph, sampler = _graph(seed)
     order: list[tuple[str, Any]] = []
     run = client.run(
         graph.nodes,
@@ -87,6 +105,11 @@ def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(client) -> None:
         ),
         on_preview=lambda preview: order.append(("preview", preview.node_id)),
     )
+    return CompleteRun(graph, sampler, seed, run, order)
+
+
+def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(complete: CompleteRun) -> None:
+    graph, sampler, run, order = complete.graph, complete.sampler, complete.run, complete.order
     events = run.of_kind("chords")
     assert {event["prompt_id"] for event in events} == {run.prompt_id}
     assert {event["node_id"] for event in events} == {sampler.name}
@@ -110,10 +133,9 @@ def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(client) -> None:
     assert [preview.node_id for preview in run.previews].count(sampler.name) >= CORES + 1
 
 
-def test_pictures_are_those_of_the_hits(client, server) -> None:
+def test_pictures_are_those_of_the_hits(client, complete: CompleteRun) -> None:
     """The quick preview of the last hit has the colours of the decoded result."""
-    graph, _ = _graph()
-    run = client.run(graph.nodes)
+    run, graph = complete.run, complete.graph
     quick = client.view(_chords(run, "picture")[-1]["image"])
     full = client.view(run.outputs[_previewer(graph)]["images"][-1])
     small = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((16, 16)), float) for data in (quick, full)]
@@ -121,9 +143,8 @@ def test_pictures_are_those_of_the_hits(client, server) -> None:
     assert Image.open(io.BytesIO(quick)).size == (512, 512)
 
 
-def test_the_preview_puts_out_every_hit_best_last(client, server) -> None:
-    graph, _ = _graph()
-    run = client.run(graph.nodes)
+def test_the_preview_outputs_every_hit_and_the_best_last(server, complete: CompleteRun) -> None:
+    run, graph = complete.run, complete.graph
     hits = _saved(server, run, graph, "hits")
     assert hits.shape[0] == CORES + 1 == len(run.outputs[_previewer(graph)]["images"])
     assert torch.equal(hits[-1:], _saved(server, run, graph, "latent"))
@@ -131,24 +152,22 @@ def test_the_preview_puts_out_every_hit_best_last(client, server) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_accept_ends_the_run_with_the_hit_shown(client, server, index: int) -> None:
-    graph, sampler = _graph()
+def test_accept_ends_the_run_with_the_hit_shown(client, server, complete: CompleteRun, index: int) -> None:
+    graph, sampler = _graph(complete.seed, salt=next(SALTS))
     answers: list[tuple[int, dict[str, Any]]] = []
     run = client.run(graph.nodes, on_event=_on_hit(index, lambda prompt: answers.append(_accept(client, prompt))))
-    complete_graph, _ = _graph(seed=graph.nodes[sampler.name]["inputs"]["seed"])
-    complete = client.run(complete_graph.nodes)
     ((status, answer),) = answers
     (accepted,) = _chords(run, "accepted")
     assert (status, answer["node_id"]) == (200, sampler.name)
     assert accepted["index"] >= answer["index"] >= index  # another hit may come while the request is on its way
     assert accepted["by"] == "request"
     latent = _saved(server, run, graph, "latent")
-    assert torch.equal(latent, _saved(server, complete, complete_graph, "hits")[accepted["index"]][None])
+    assert torch.equal(latent, _saved(server, complete.run, complete.graph, "hits")[accepted["index"]][None])
     steps = [event["depth"] for event in _chords(run, "step")]
-    assert steps[-1] <= accepted["depth"] + 3  # what was under way, and what began before the request came
+    assert steps[-1] <= accepted["depth"] + 3  # calls that had begun before the request came
 
 
-def test_accept_before_any_hit_takes_the_first_to_come(client) -> None:
+def test_accept_before_any_hit_takes_the_first_hit(client) -> None:
     graph, _ = _graph()
 
     def at_plan(kind: str, data: dict[str, Any]) -> None:
@@ -162,7 +181,7 @@ def test_accept_before_any_hit_takes_the_first_to_come(client) -> None:
     assert _chords(run, "done")[0]["status"] == "success"
 
 
-def test_accepting_what_is_over_or_unknown(client) -> None:
+def test_a_run_that_is_over_or_unknown_cannot_be_accepted(client) -> None:
     graph, sampler = _graph(slow=False)
     run = client.run(graph.nodes)
     status, answer = _accept(client, run.prompt_id)
@@ -190,7 +209,7 @@ def test_bad_accept_bodies_are_refused(client, body: bytes) -> None:
 @pytest.mark.parametrize(
     "headers", [{"Content-Encoding": "deflate"}, {"Content-Encoding": "gzip"}, {"Transfer-Encoding": "chunked"}]
 )
-def test_a_body_that_is_not_as_its_headers_say_is_refused(client, headers: dict[str, str]) -> None:
+def test_a_body_that_contradicts_its_headers_is_refused(client, headers: dict[str, str]) -> None:
     body = b'{"prompt_id": "a"}'
     host, port = client.url.removeprefix("http://").split(":")
     headers = {"Host": host, "Connection": "close", "Content-Type": "application/json", **headers}
@@ -206,7 +225,7 @@ def test_a_body_that_is_not_as_its_headers_say_is_refused(client, headers: dict[
 
 
 def test_accept_changes_nothing_for_another_prompt(client, server) -> None:
-    """A prompt that waits in the queue cannot be accepted, and is not by what another one is told."""
+    """A prompt that waits in the queue cannot be accepted, and the accept of another prompt does not change it."""
     graph, _ = _graph()
     other, _ = _graph()
     waiting = client.queue(graph.nodes), client.queue(other.nodes)
@@ -284,7 +303,7 @@ def test_clients_see_only_their_own(client, server) -> None:
         threading.Thread(target=lambda c=c, g=g: runs.update({c.client_id: c.run(g.nodes)}))
         for c, g in ((client, mine), (other, theirs))
     ]
-    heard: list[str] = []
+    received: list[str] = []
     with server.client().socket() as bystander:
         for thread in threads:
             thread.start()
@@ -292,17 +311,17 @@ def test_clients_see_only_their_own(client, server) -> None:
             thread.join()
         while (item := bystander.receive(0.5)) is not None:
             if isinstance(item, tuple):
-                heard.append(item[0])
+                received.append(item[0])
             else:
-                heard.append("preview")
-    assert "chords" not in heard and "preview" not in heard
+                received.append("preview")
+    assert "chords" not in received and "preview" not in received
     for run in runs.values():
         assert {event["prompt_id"] for event in run.of_kind("chords")} == {run.prompt_id}
         assert len(_chords(run, "hit")) == CORES + 1
 
 
-def test_without_a_client_id_all_hear_it(client, server) -> None:
-    """As the host does with progress and previews."""
+def test_without_a_client_id_all_clients_get_the_events(client, server) -> None:
+    """The host does the same with progress and previews."""
     graph, _ = _graph(slow=False)
     with client.socket() as stream:
         prompt = server.client().post("/prompt", {"prompt": graph.nodes})["prompt_id"]
@@ -321,7 +340,7 @@ def test_without_a_client_id_all_hear_it(client, server) -> None:
     [({"cores": 1}, [0, 1]), ({"sampler_name": "euler_ancestral"}, [1])],
     ids=["one core", "stock"],
 )
-def test_one_core_streams_what_there_is(client, server, changes: dict[str, Any], cores: list[int]) -> None:
+def test_one_core_streams_its_results(client, server, changes: dict[str, Any], cores: list[int]) -> None:
     graph, _ = _graph(slow=False, **changes)
     run = client.run(graph.nodes)
     assert [hit["core"] for hit in _chords(run, "hit")] == cores
@@ -335,7 +354,7 @@ def test_nothing_to_sample_gives_the_latent(client, server) -> None:
     assert torch.equal(_saved(server, run, graph, "hits"), _saved(server, run, graph, "latent"))
 
 
-def test_without_a_vae_it_shows_rough_colours(client, server) -> None:
+def test_without_a_vae_it_shows_approximate_colours(client, server) -> None:
     graph, _ = _graph(slow=False)
     del graph.nodes[_previewer(graph)]["inputs"]["vae"]
     run = client.run(graph.nodes)
@@ -347,7 +366,7 @@ def test_without_a_vae_it_shows_rough_colours(client, server) -> None:
 
 
 def test_video_latents_stream(client, server) -> None:
-    """5-D: previews show the first frame; the outputs hold all."""
+    """A latent of 5 dimensions: previews show the first frame, and the outputs have all frames."""
     graph = Graph()
     model = graph.add("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default")
     text = graph.add("LotusConditioning")
@@ -368,7 +387,7 @@ def test_video_latents_stream(client, server) -> None:
 
 
 def test_a_vae_at_the_sampler_decodes_while_it_runs(client, server) -> None:
-    """The draft of a long run, which is accepted when its picture is there."""
+    """The picture of the draft of a long run arrives while it runs. Then the run is accepted."""
     graph, _ = _graph(preview_vae=DEMO_VAE, steps=500)
 
     def at_picture(kind: str, data: dict[str, Any]) -> None:
@@ -383,8 +402,8 @@ def test_a_vae_at_the_sampler_decodes_while_it_runs(client, server) -> None:
     assert np.abs(np.asarray(running, float) - np.asarray(final, float)).mean() < 4  # JPEG, enlarged and back
 
 
-def test_preview_setting_none_keeps_the_steps_unseen(client) -> None:
-    """The host's default shows no steps; hits show all the same, because they are what was asked for."""
+def test_preview_setting_none_hides_the_steps(client) -> None:
+    """The host's default shows no steps. Hits are shown all the same: the node is there to show them."""
     graph, sampler = _graph()
     run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
     assert [preview.node_id for preview in run.previews].count(sampler.name) == CORES + 1
@@ -393,7 +412,7 @@ def test_preview_setting_none_keeps_the_steps_unseen(client) -> None:
     assert [preview.node_id for preview in run.previews].count(sampler.name) > CORES + 4
 
 
-def test_interrupted_run_says_so(client) -> None:
+def test_an_interrupted_run_reports_it(client) -> None:
     graph, _ = _graph()
     events: list[dict[str, Any]] = []
 
@@ -409,8 +428,9 @@ def test_interrupted_run_says_so(client) -> None:
     assert _accept(client, events[-1]["prompt_id"])[0] == 409
 
 
-def test_fifty_cancelled_runs_leave_nothing_behind(client, server) -> None:
-    """Threads, run records and memory of the server stay as they are, and the next prompt runs."""
+def test_cancelled_runs_leave_nothing_behind(client, server) -> None:
+    """The number of threads and the memory of the server stay the same, and the next prompt runs."""
+    cancelled = 20
 
     def threads(salt: int) -> list[str]:
         graph = Graph()
@@ -418,24 +438,25 @@ def test_fifty_cancelled_runs_leave_nothing_behind(client, server) -> None:
         return client.run(graph.nodes).outputs[node.name]["threads"]
 
     def cancel_at(index: int) -> None:
-        graph, _ = _graph()
+        graph, _ = _graph(steps=12, size=64)
         with pytest.raises(Exception, match="(?i)interrupt"):
             client.run(graph.nodes, on_event=_on_hit(index, client.interrupt))
 
     for index in range(5):
         cancel_at(index % 3)
     memory = _resident_bytes(server.pid)
-    for run in range(50):
+    for run in range(cancelled):
         cancel_at(run % 3)
         if run % 10 == 0:
-            graph, _ = _graph(slow=False)
+            graph, _ = _graph(slow=False, size=64)
             assert _chords(client.run(graph.nodes), "done")[0]["status"] == "success"
     assert not [name for name in threads(77) if "chords" in name]
-    assert _resident_bytes(server.pid) - memory < 50e6  # a copy of the demo model is 28 MB; a leak would be 50 of it
+    # A copy of the demo model has 28 MB: twenty of them would be 560 MB.
+    assert _resident_bytes(server.pid) - memory < 50e6
 
 
 def _resident_bytes(pid: int) -> int:
-    """Memory a process holds; 0 where the system does not tell."""
+    """The memory of a process in bytes; 0 on systems that do not report it."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

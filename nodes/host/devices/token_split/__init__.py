@@ -1,6 +1,6 @@
 """Token split: the devices of a lane compute one model call together, each on its share of the tokens.
 
-Here: the exchange between the members' threads, the cut into shares, one adapter a model family, and `SplitCall`.
+Here belong: the exchange between the members' threads, the cut into shares, adapters of model families, `SplitCall`.
 Not here: which devices take part, replicas of models, and whether a split is faster.
 """
 

@@ -1,4 +1,4 @@
-"""Faults of devices, workers and listeners that a run has to survive, or to tell apart."""
+"""Faults of devices, workers and listeners that a run must survive, or must tell apart."""
 
 import sys
 import threading
@@ -13,15 +13,15 @@ from comfy_api.latest import ComfyExtension, io
 _hang_is_over = threading.Event()
 
 
-def _patience_with_devices(**seconds):
-    """How long those of a pair may take; as ever without arguments."""
+def _set_device_timeouts(**seconds):
+    """Set the timeouts of the devices of a pair; without arguments, the usual ones."""
     (split,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.devices.cfg_split"))
     split.LANE_TIMEOUTS = type(split.LANE_TIMEOUTS)(**seconds)
 
 
 class TestHangingDevice(io.ComfyNode):
     """A MODEL whose third call on a device, as the host's own multi-GPU code names it, hangs until TestDeviceIsBack
-    runs. Devices of a pair have a second to answer, and three the first time."""
+    runs. Devices of a pair have one second to answer, and three for the first call."""
 
     @classmethod
     def define_schema(cls):
@@ -33,7 +33,7 @@ class TestHangingDevice(io.ComfyNode):
         model = model.clone()
         calls = []
         _hang_is_over.clear()
-        _patience_with_devices(floor=1.0, first=3.0)
+        _set_device_timeouts(floor=1.0, first=3.0)
 
         def hanging(apply_model, args):
             if str(args["c"]["transformer_options"].get("multigpu_thread_device")) == device:
@@ -47,8 +47,8 @@ class TestHangingDevice(io.ComfyNode):
 
 
 class TestDeviceIsBack(io.ComfyNode):
-    """Lets the call go on, gives the usual patience back, and waits until the host's threads of devices have ended.
-    Says how many there were, and how many are left."""
+    """Lets the call continue, restores the usual timeouts, and waits until the host's threads of devices have ended.
+    Returns how many there were, and how many are left."""
 
     @classmethod
     def define_schema(cls):
@@ -59,7 +59,7 @@ class TestDeviceIsBack(io.ComfyNode):
     def execute(cls, salt):
         hung = cls._of_devices()
         _hang_is_over.set()
-        _patience_with_devices()
+        _set_device_timeouts()
         for thread in hung:
             thread.join(10)
         return io.NodeOutput(ui={"hung": [len(hung)], "left": [len(cls._of_devices())]})
@@ -70,9 +70,12 @@ class TestDeviceIsBack(io.ComfyNode):
 
 
 class TestEndlessCall(io.ComfyNode):
-    """A MODEL with calls that do not return before the file ``folder``/over is there: those on the lanes of the list,
-    after the given number of calls on each, or on a device of a pair. For each there is a file whose name begins with
-    "begun", and one with "returned" afterwards. While there is a file "later" they take a tenth of a second instead."""
+    """A MODEL with calls that do not return before the file ``folder``/over exists.
+
+    These are the calls on the given lanes, after the given number of calls on each, or the calls on a device of a pair.
+    Each such call makes a file whose name begins with "begun", and one with "returned" afterwards. While there is a
+    file "later", they take a tenth of a second instead.
+    """
 
     @classmethod
     def define_schema(cls):
@@ -110,7 +113,7 @@ class TestEndlessCall(io.ComfyNode):
 
 
 class TestNaNItem(io.ComfyNode):
-    """A LATENT with NaN in one of its items, or with a number in its place."""
+    """A LATENT with NaN in one of its items, or with a finite number in that place."""
 
     @classmethod
     def define_schema(cls):
@@ -125,7 +128,7 @@ class TestNaNItem(io.ComfyNode):
 
 
 class TestNaNModel(io.ComfyNode):
-    """A MODEL that gives NaN in one item (-1: all) from the given call on, on one lane, or everywhere (-1)."""
+    """A MODEL that returns NaN in one item (-1: all) from the given call on, on one lane or on all (-1)."""
 
     @classmethod
     def define_schema(cls):
@@ -154,7 +157,7 @@ class TestNaNModel(io.ComfyNode):
 
 
 class TestPatience(io.ComfyNode):
-    """How many seconds lanes and devices have for any call from now on; 0: the usual ones."""
+    """Sets how many seconds lanes and devices have for any call from now on; 0: the usual timeouts."""
 
     @classmethod
     def define_schema(cls):
@@ -172,7 +175,8 @@ class TestPatience(io.ComfyNode):
 
 
 class TestNoMemoryOnWorkers(io.ComfyNode):
-    """A MODEL for which the given number of Ray workers have no memory when a run begins. ``file``: of the test."""
+    """A MODEL for which the given number of Ray workers has no memory when a run begins. ``file``: a path of the
+    test."""
 
     @classmethod
     def define_schema(cls):
@@ -201,7 +205,7 @@ class TestNoMemoryOnWorkers(io.ComfyNode):
 
 
 class TestRaisingListener(io.ComfyNode):
-    """A MODEL that has whoever listens to a sampling's steps raise at the first."""
+    """A MODEL whose sampling has a step callback that raises at the first step."""
 
     @classmethod
     def define_schema(cls):

@@ -1,4 +1,4 @@
-"""Patches of kinds the host's own nodes have too, but that the tiny models give no place to; and what is loaded."""
+"""Patches like those of the host's own nodes, in a form that fits the tiny models; and which models are loaded."""
 
 import gc
 
@@ -9,16 +9,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-
-class _ModelNode(io.ComfyNode):
-    """MODEL in, MODEL out."""
-
-    INPUTS: list[io.Input] = []
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        inputs = [io.Model.Input("model"), *cls.INPUTS]
-        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Model.Output()])
+from .base import ModelNode, SaltedOutputNode
 
 
 def _blurred(latent: torch.Tensor) -> torch.Tensor:
@@ -26,7 +17,7 @@ def _blurred(latent: torch.Tensor) -> torch.Tensor:
 
 
 def _guided_away_from_blur(args, scale: float, strength: torch.Tensor | float) -> torch.Tensor:
-    """What SelfAttentionGuidance does: one more call of the model, at a degraded picture."""
+    """What SelfAttentionGuidance does: one more call of the model, with a degraded picture."""
     degraded = args["uncond_denoised"] + strength * (_blurred(args["uncond_denoised"]) - args["uncond_denoised"])
     noised = degraded + args["input"] - args["uncond_denoised"]
     (again,) = comfy.samplers.calc_cond_batch(
@@ -35,8 +26,8 @@ def _guided_away_from_blur(args, scale: float, strength: torch.Tensor | float) -
     return args["denoised"] + (degraded - again) * scale
 
 
-class TestCallsAgain(_ModelNode):
-    """A post-CFG function that calls the model once more, at another picture."""
+class TestCallsAgain(ModelNode):
+    """A post-CFG function that calls the model once more, with another picture."""
 
     INPUTS = [io.Float.Input("scale", default=0.5)]
 
@@ -49,8 +40,8 @@ class TestCallsAgain(_ModelNode):
         return io.NodeOutput(model)
 
 
-class TestCallsAgainWithRecord(_ModelNode):
-    """The same, and like SelfAttentionGuidance with something recorded during the first call of the model."""
+class TestCallsAgainWithRecord(ModelNode):
+    """The same, with something recorded during the first call of the model, as in SelfAttentionGuidance."""
 
     @classmethod
     def execute(cls, model):
@@ -70,8 +61,8 @@ class TestCallsAgainWithRecord(_ModelNode):
         return io.NodeOutput(model)
 
 
-class TestPlaceForGligen(_ModelNode):
-    """Puts GLIGEN's attention, made for the middle of a UNet, at the beginning of a transformer."""
+class TestPlaceForGligen(ModelNode):
+    """Puts GLIGEN's attention, which is made for the middle of a UNet, at the beginning of a transformer."""
 
     @classmethod
     def execute(cls, model):
@@ -86,9 +77,9 @@ class TestPlaceForGligen(_ModelNode):
         return io.NodeOutput(model)
 
 
-class TestTwoParts(_ModelNode):
-    """A model for a latent of two parts, which the host samples packed flat: the given one for the first, and for the
-    second, of another shape, half its average added."""
+class TestTwoParts(ModelNode):
+    """A model for a latent of two parts, which the host samples packed into one tensor. The first part is denoised by
+    the given model. The second part has another shape, and becomes the mean of itself and the average of the first."""
 
     @classmethod
     def execute(cls, model):
@@ -107,7 +98,7 @@ class TestTwoParts(_ModelNode):
 
 
 class TestSoundLatent(io.ComfyNode):
-    """An empty LATENT that is no picture."""
+    """An empty LATENT that is not a picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -119,7 +110,7 @@ class TestSoundLatent(io.ComfyNode):
 
 
 class TestEmptyPicture(io.ComfyNode):
-    """An empty LATENT of the demo model's own shape: the host does not fit one that is a part of several."""
+    """An empty LATENT of the demo model's own shape: the host does not adapt a latent that is one part of several."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -130,14 +121,8 @@ class TestEmptyPicture(io.ComfyNode):
         return io.NodeOutput({"samples": torch.zeros(1, 16, 16, 16)})
 
 
-class TestLoadedModels(io.ComfyNode):
-    """How many models the host has loaded, and how many diffusion models there are in memory at all."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
-        )
+class TestLoadedModels(SaltedOutputNode):
+    """The number of models that the host has loaded, and of diffusion models in memory."""
 
     @classmethod
     def execute(cls, salt):

@@ -1,4 +1,4 @@
-"""What the tests on a GPU need beyond the rest."""
+"""A node for the tests on a GPU."""
 
 import sys
 
@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 
 class TestMixedDevices(io.ComfyNode):
-    """A CHORDS_DEVICE_SET of devices that CHORDS Devices does not mix: a GPU and the CPU, so that a tensor left on the
-    wrong one raises, with a single GPU."""
+    """A CHORDS_DEVICE_SET of a GPU and the CPU, which CHORDS Devices does not mix. With it, a tensor on the wrong
+    device raises an error on a machine with a single GPU."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,11 +1,11 @@
-"""Devices that fail in ways no CPU does."""
+"""Devices that fail in ways in which a CPU does not."""
 
 from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io
 
 
 class TestShortOfMemory(io.ComfyNode):
-    """A MODEL that the host marks as loaded in part wherever it is loaded on ``device``."""
+    """A MODEL that the host marks as partly loaded when it is loaded on ``device``."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

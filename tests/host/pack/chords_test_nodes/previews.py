@@ -1,4 +1,4 @@
-"""VAEs whose decoding is held up or fails, and latents of any type."""
+"""VAEs whose decoding waits or fails, and latents of any type."""
 
 import copy
 import threading
@@ -7,17 +7,19 @@ import comfy.conds
 import torch
 from comfy_api.latest import io
 
+from .base import SaltedOutputNode
+
 
 class _Held:
-    """Decodings that wait, the same for all runs; ``most``: how many waited at once."""
+    """Decodings that wait, for all runs; ``max_waiting``: the largest number that waited at the same time."""
 
     over = threading.Event()
     lock = threading.Lock()
-    waiting = most = 0
+    waiting = max_waiting = 0
 
 
 class TestHeldVae(io.ComfyNode):
-    """A VAE whose decoding waits until TestHeldVaesGoOn runs, from the call of the given number on."""
+    """A VAE whose decoding waits until TestHeldVaesGoOn runs, after the given number of calls."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,7 +37,7 @@ class TestHeldVae(io.ComfyNode):
             if calls > after_calls:
                 with _Held.lock:
                     _Held.waiting += 1
-                    _Held.most = max(_Held.most, _Held.waiting)
+                    _Held.max_waiting = max(_Held.max_waiting, _Held.waiting)
                 _Held.over.wait(600)
                 with _Held.lock:
                     _Held.waiting -= 1
@@ -45,14 +47,9 @@ class TestHeldVae(io.ComfyNode):
         return io.NodeOutput(held)
 
 
-class TestHeldVaesGoOn(io.ComfyNode):
-    """Lets every decoding go on, waits until the threads of previews have ended, and says how many waited at once."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
-        )
+class TestHeldVaesGoOn(SaltedOutputNode):
+    """Lets every decoding continue, waits until the threads of previews have ended, and returns how many waited at
+    once."""
 
     @classmethod
     def execute(cls, salt):
@@ -60,13 +57,13 @@ class TestHeldVaesGoOn(io.ComfyNode):
         for thread in threading.enumerate():
             if thread.name.startswith("chords-preview"):
                 thread.join(60)
-        most, _Held.most = _Held.most, 0
+        max_waiting, _Held.max_waiting = _Held.max_waiting, 0
         names = [thread.name for thread in threading.enumerate()]
-        return io.NodeOutput(ui={"threads": names, "most": [most]})
+        return io.NodeOutput(ui={"threads": names, "max_waiting": [max_waiting]})
 
 
 class TestBrokenVae(io.ComfyNode):
-    """A VAE whose decoding fails, or gives what is no picture."""
+    """A VAE whose decoding fails, or returns something that is not a picture."""
 
     WAYS = ("raises", "exits", "none", "empty", "six channels")
 
@@ -92,8 +89,8 @@ class TestBrokenVae(io.ComfyNode):
 
 
 class TestSaysItsShapes(io.ComfyNode):
-    """A model of TestTwoParts with conditionings that tell the shapes of the parts, as those of models for video and
-    sound do."""
+    """A model of TestTwoParts with conditionings that hold the shapes of the parts, as models for video and sound have
+    them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -113,11 +110,11 @@ class TestSaysItsShapes(io.ComfyNode):
             return by_part(apply_model, args)
 
         model.set_model_unet_function_wrapper(without_them)
-        told = (
+        conds = (
             [[text, {**more, "model_conds": {"latent_shapes": shapes}}] for text, more in side]
             for side in (positive, negative)
         )
-        return io.NodeOutput(model, *told)
+        return io.NodeOutput(model, *conds)
 
 
 class TestLatentOfType(io.ComfyNode):
@@ -135,7 +132,7 @@ class TestLatentOfType(io.ComfyNode):
 
 
 class TestShowLatent(io.ComfyNode):
-    """What a LATENT is: of each part its type, device, shape and sum; and what else is in it."""
+    """Shows a LATENT: type, device, shape and sum of each part, and its keys."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -151,8 +148,8 @@ class TestShowLatent(io.ComfyNode):
     def execute(cls, latent):
         samples = latent["samples"]
         parts = samples.unbind() if samples.is_nested else [samples]
-        told = [[str(part.dtype), str(part.device), list(part.shape), float(part.double().sum())] for part in parts]
-        return io.NodeOutput(ui={"parts": told, "keys": sorted(latent)})
+        shown = [[str(part.dtype), str(part.device), list(part.shape), float(part.double().sum())] for part in parts]
+        return io.NodeOutput(ui={"parts": shown, "keys": sorted(latent)})
 
 
 NODES = [TestHeldVae, TestHeldVaesGoOn, TestBrokenVae, TestSaysItsShapes, TestLatentOfType, TestShowLatent]

@@ -1,4 +1,4 @@
-"""Shows SIGMAS to a test, or gives those of a test."""
+"""Shows SIGMAS to a test, or returns the values that a test gives."""
 
 import json
 

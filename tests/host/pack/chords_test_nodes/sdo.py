@@ -1,6 +1,9 @@
 """Objectives that misbehave, and gradients checked against another implementation."""
 
+import ctypes
+import gc
 import importlib
+import os
 import sys
 import threading
 
@@ -331,7 +334,25 @@ class TestStreamedCopy(io.ComfyNode):
         return io.NodeOutput(ui={"found": [same, apart, kept, copied_too]})
 
 
+class TestResidentMemory(io.ComfyNode):
+    """The memory that the server holds, in bytes, after the allocator has given free pages back (Linux)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Int.Input("salt")]
+        return io.Schema(node_id="TestResidentMemory", category="tests", inputs=inputs, outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, salt):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        return io.NodeOutput(ui={"bytes": [pages * os.sysconf("SC_PAGESIZE")]})
+
+
 NODES = [
+    TestResidentMemory,
     TestStreamedCopy,
     TestBlocks,
     TestOtherPatch,

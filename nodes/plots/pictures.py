@@ -1,0 +1,94 @@
+"""A card with pictures in rows, each with its label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .drawing import DIM, EDGE, GOLD, TEXT, WIDTH, Colour, Point, Sheet, fit
+
+_TOP = 62.0  # of the first row in the card
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A picture, and what is written above it.
+
+    ``detail``: a second line, in small letters. ``also``: names of other settings that gave the same picture.
+    ``best``: it has a gold frame.
+    """
+
+    label: str
+    detail: str
+    picture: Image.Image
+    best: bool = False
+    also: tuple[str, ...] = ()
+
+    @property
+    def visible(self) -> bool:
+        """Whether it has any pixels."""
+        return bool(self.picture.width and self.picture.height)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How pictures are arranged: ``columns`` in a row, ``gap`` pixels between them, each at most ``max_height`` pixels
+    high and enlarged at most ``max_enlargement`` times. Narrow pictures stand closer together, but each keeps
+    ``min_width`` pixels for its label."""
+
+    columns: int
+    gap: float
+    max_height: float
+    max_enlargement: float = float("inf")
+    min_width: float = 0.0
+    label_colour: Colour = TEXT
+
+
+def picture_card(note: str, pictures: Sequence[Shown], grid: Grid) -> Sheet:
+    """The pictures in rows, each as large as fits, with its own aspect ratio. ``note``: what their details mean."""
+    column = (WIDTH - 2 * EDGE - (grid.columns - 1) * grid.gap) / grid.columns
+    sizes = [_size(shown.picture, column, grid) for shown in pictures]
+    pitch = max(min(grid.min_width, column), *(width for width, _ in sizes)) + grid.gap
+    starts = range(0, len(pictures), grid.columns)
+    rows = [list(zip(pictures, sizes, strict=True))[start : start + grid.columns] for start in starts]
+    label_heights = [max(_label_height(shown) for shown, _ in row) for row in rows]
+    heights = [
+        above + max(height for _, (_, height) in row) + 22 for above, row in zip(label_heights, rows, strict=True)
+    ]
+    sheet = Sheet(_TOP + sum(heights) + 10)
+    sheet.card("Pictures", note)
+    top = _TOP
+    for row, above, height in zip(rows, label_heights, heights, strict=True):
+        for place, (shown, size) in enumerate(row):
+            left = EDGE + place * pitch
+            _draw_label(sheet, (left, top), shown, pitch - grid.gap, grid.label_colour)
+            _draw_picture(sheet, (left, top + above), shown, size)
+        top += height
+    return sheet
+
+
+def _size(picture: Image.Image, column: float, grid: Grid) -> tuple[float, float]:
+    factor = min(column / picture.width, grid.max_height / picture.height, grid.max_enlargement)
+    return factor * picture.width, factor * picture.height
+
+
+def _label_height(shown: Shown) -> float:
+    return 66.0 if shown.also else 46.0 if shown.detail else 28.0
+
+
+def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, colour: Colour) -> None:
+    left, top = at
+    sheet.text((left, top + 10), fit(shown.label, 15, width), 15, GOLD if shown.best else colour)
+    if shown.detail:
+        sheet.text((left, top + 30), fit(shown.detail, 13, width), 13, DIM)
+    if shown.also:
+        sheet.text((left, top + 49), fit(f"also {'; '.join(shown.also)}", 13, width), 13, DIM)
+
+
+def _draw_picture(sheet: Sheet, at: Point, shown: Shown, size: tuple[float, float]) -> None:
+    (left, top), (width, height) = at, size
+    if shown.best:
+        sheet.box((left - 3, top - 3, left + width + 3, top + height + 3), GOLD)
+    sheet.picture(at, shown.picture, width, height)

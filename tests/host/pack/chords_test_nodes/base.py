@@ -1,0 +1,32 @@
+"""What several of the test nodes share."""
+
+import threading
+
+from comfy_api.latest import io
+
+
+class ModelNode(io.ComfyNode):
+    """A node with a MODEL as its first input and its output. Its id is the name of the class."""
+
+    INPUTS: list[io.Input] = []
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), *cls.INPUTS]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+
+class SaltedOutputNode(io.ComfyNode):
+    """An output node without other inputs than a salt: the host does not repeat a node with the same inputs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__, category="tests", inputs=[io.Int.Input("salt")], outputs=[], is_output_node=True
+        )
+
+
+def lane_number() -> int | None:
+    """The number of the lane whose thread this is; None in other threads, such as the host's own."""
+    name = threading.current_thread().name
+    return int(name.rsplit("-", 1)[1]) if name.startswith("chords-lane-") else None

@@ -1,0 +1,142 @@
+"""Models that are slow, fail or hang on a lane, and what runs leave in the host's process."""
+
+import random
+import sys
+import threading
+import time
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from .base import ModelNode, SaltedOutputNode, lane_number
+
+
+class TestRandomDelay(ModelNode):
+    """Every call takes up to 20 ms longer, each time another duration."""
+
+    INPUTS = [io.Int.Input("salt", default=0)]
+
+    @classmethod
+    def execute(cls, model, salt):
+        model = model.clone()
+        chance = random.Random(salt)
+
+        def delayed(apply_model, args):
+            time.sleep(chance.random() * 0.02)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(delayed)
+        return io.NodeOutput(model)
+
+
+class TestSleepingModel(ModelNode):
+    """Every call takes the given time and does not compute: it represents a model on a device of its own."""
+
+    INPUTS = [io.Float.Input("milliseconds", default=20.0)]
+
+    @classmethod
+    def execute(cls, model, milliseconds):
+        model = model.clone()
+
+        def asleep(apply_model, args):
+            time.sleep(milliseconds / 1000)
+            return 0.5 * args["input"]
+
+        model.set_model_unet_function_wrapper(asleep)
+        return io.NodeOutput(model)
+
+
+class TestFailingLane(ModelNode):
+    """Calls on the given lanes raise, from the given call of the lane on. On the lanes of ``no_memory`` they raise the
+    host's error for a device without memory."""
+
+    INPUTS = [
+        io.String.Input("lanes", default="1"),
+        io.Int.Input("from_call", default=0),
+        io.String.Input("no_memory", default="", optional=True),
+    ]
+
+    @classmethod
+    def execute(cls, model, lanes, from_call, no_memory=""):
+        model = model.clone()
+        failing = {int(lane) for lane in lanes.split(",")}
+        calls = dict.fromkeys(failing, 0)
+
+        def failing_there(apply_model, args):
+            lane = lane_number()
+            if lane in failing:
+                calls[lane] += 1
+                if calls[lane] > from_call:
+                    no_room = str(lane) in no_memory.split(",")
+                    error = comfy.model_management.OOM_EXCEPTION if no_room else RuntimeError
+                    raise error(f"lane {lane} is broken on purpose")
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(failing_there)
+        return io.NodeOutput(model)
+
+
+class _Hang:
+    """The state of calls that hang, shared by all runs."""
+
+    over = threading.Event()
+
+    @staticmethod
+    def set_timeouts(**seconds):
+        """Set the timeouts of lanes; without arguments, the usual ones."""
+        (sampler,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.sampling.sampler"))
+        sampler.LANE_TIMEOUTS = type(sampler.LANE_TIMEOUTS)(**seconds)
+
+
+class TestHangingLane(ModelNode):
+    """One call on each of the given lanes hangs until TestHangIsOver runs, after the given number of calls on that
+    lane. Lanes have one second to answer, and three for the first call."""
+
+    INPUTS = [io.String.Input("lanes", default="1"), io.Int.Input("after_calls", default=0)]
+
+    @classmethod
+    def execute(cls, model, lanes, after_calls):
+        model = model.clone()
+        calls = dict.fromkeys((int(lane) for lane in lanes.split(",")), 0)
+        _Hang.over.clear()
+        _Hang.set_timeouts(floor=1.0, first=3.0)
+
+        def hanging_there(apply_model, args):
+            lane = lane_number()
+            if lane in calls:
+                calls[lane] += 1
+                if calls[lane] == after_calls + 1:
+                    _Hang.over.wait(600)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(hanging_there)
+        return io.NodeOutput(model)
+
+
+class TestHangIsOver(SaltedOutputNode):
+    """Lets every call continue, waits until the threads of the lanes have ended, and restores the usual timeouts."""
+
+    @classmethod
+    def execute(cls, salt):
+        _Hang.over.set()
+        _Hang.set_timeouts()
+        for thread in threading.enumerate():
+            if thread.name.startswith("chords-lane-"):
+                thread.join(60)
+        names = [thread.name for thread in threading.enumerate()]
+        return io.NodeOutput(ui={"threads": names})
+
+
+class TestThreads(SaltedOutputNode):
+    """What a run might leave in the host: threads, the number of intra-op threads, patchers in use."""
+
+    @classmethod
+    def execute(cls, salt):
+        loaded = comfy.model_management.loaded_models()
+        in_use = sum(getattr(patcher.model, "current_patcher", None) is not None for patcher in loaded)
+        names = [thread.name for thread in threading.enumerate()]
+        return io.NodeOutput(ui={"threads": names, "intra_op": [torch.get_num_threads()], "current_patchers": [in_use]})
+
+
+NODES = [TestRandomDelay, TestSleepingModel, TestFailingLane, TestHangingLane, TestHangIsOver, TestThreads]

@@ -1,0 +1,13 @@
+/** The texts of the panel in the frontend's language: English in the code, others in `locales/` under `chords`. */
+
+let translations = {};
+
+/** Use the translations of a language from the server's answer to /i18n. Without them, texts stay English. */
+export function setTranslations(languages, language) {
+  translations = languages?.[language]?.chords ?? {};
+}
+
+/** A text in the frontend's language, with the values of its {placeholders}. */
+export function t(text, values = {}) {
+  return (translations[text] ?? text).replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
+}

@@ -100,7 +100,7 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
         return on_lanes
     if on_lanes.plan.cores > 1 and (options.cores > 1 or options.method is not None):
         return on_lanes
-    alone = choice.on_one_core(options.cores)
+    alone = choice.on_one_core(_planned(options, facts, 1, min(options.cores, 1)))
     if alone.splits == (WHOLE,):
         return on_lanes
     if on_lanes.plan.cores == 1:
@@ -115,14 +115,13 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
 
     ``reason``: why only that sampler can do this.
     """
-    options = SamplerOptions(cores=1)
-    choice = _Choice(options, request, facts, timings)
+    choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
+    placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
     if request.split == "off" or (request.split == "auto" and choice.on_cpu):
-        placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
-    elif request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
-        placed = _noted(Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),)), _not_by_tokens(problem))
-    else:
-        placed = choice.on_one_core(1)
+        return placed
+    if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
+        return _noted(placed, _not_by_tokens(problem))
+    placed = choice.on_one_core(placed)
     return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
@@ -186,9 +185,8 @@ class _Choice:
         group = self._primary_first(self.devices)
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
 
-    def on_one_core(self, cores: int) -> Placement:
-        """One core, whose calls all devices share in the fastest way. ``cores``: 0 or 1."""
-        placed = _planned(self.options, self.facts, 1, min(cores, 1))
+    def on_one_core(self, placed: Placement) -> Placement:
+        """The placement of one core, with all devices that share its calls in the fastest way."""
         group = self._primary_first(self.devices) if self.facts.primary in self.devices else (self.facts.primary,)
         splits = self._splits_of(group, tokens=self.auto)
         used = max(split.devices for split in splits)

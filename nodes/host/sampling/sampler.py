@@ -225,7 +225,7 @@ class _SamplerFunction:
         devices = tuple(device for device in lane_devices(self.request, primary) if device not in hung)
         return Facts(
             steps=call.steps,
-            solver=PARALLEL.get(self.sampler_name, ""),
+            solver=PARALLEL.get(self.sampler_name, ""),  # empty: the host's own sampler, which is not planned
             solving_seconds=solve_seconds(max(1, call.steps), call.x.numel()),
             primary=primary,
             devices=devices or (primary,),

@@ -1,45 +1,87 @@
-"""Devices that share each call by tokens: every sampler's picture is KSampler's, bit for bit on a CPU."""
+"""Devices that share each call by tokens, on a live server: the nodes, the record and the events of a run."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 import torch
+from client import ComfyClient
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 
-ROUNDING = 1e-4  # of the latent's norm, where the guidance split takes part: the host batches the sides otherwise
-_SEEDS = itertools.count(8100)
+
+def tokens(graph: Graph, count: int) -> Node:
+    return graph.add("ChordsDevices", devices="auto", cpu_lanes=count, split="tokens")
 
 
-def devices(graph: Graph, count: int, split: str = "tokens") -> Node:
-    return graph.add("ChordsDevices", devices="auto", cpu_lanes=count, split=split)
-
-
-def pair(
-    run_graph: RunGraph, count: int, split: str = "tokens", ours: dict[str, Any] | None = None, **changes: Any
-) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """The record of a run on so many devices, its latent, and KSampler's."""
+@pytest.mark.parametrize(("sampler", "count"), [("lcm", 2), ("euler", 3)])
+def test_the_record_and_the_events_say_how_calls_were_shared(
+    run_graph: RunGraph, client: ComfyClient, sampler: str, count: int
+) -> None:
     graph = Graph()
-    inputs = demo(graph) | settings("euler", steps=4, cfg=1.0) | {"latent_image": empty_latent(graph)}
-    given = inputs | changes
-    given = {key: value(graph, inputs) if callable(value) else value for key, value in given.items()}
-    shared = graph.add("ChordsKSampler", **given, **(ours or {}), devices=devices(graph, count, split))
+    inputs = demo(graph) | settings(sampler, steps=4, cfg=1.0) | {"latent_image": empty_latent(graph)}
+    shared = graph.add("ChordsKSampler", **inputs, devices=tokens(graph, count))
     graph.save("shared", shared)
-    graph.save("stock", graph.add("KSampler", **given))
+    graph.save("stock", graph.add("KSampler", **inputs))
     run, latents = run_graph(graph)
-    return run.outputs[shared.name]["chords"][0], latents["shared"], latents["stock"]
-
-
-@pytest.mark.parametrize("cfg", [1.0, 3.5])
-@pytest.mark.parametrize(
-    ("sampler", "count"),
-    [("euler_ancestral", 2), ("lcm", 3), ("dpmpp_2m_sde", 4), ("euler", 2), ("uni_pc", 2), ("er_sde", 2)],
-)
-def test_any_sampler_gives_the_stock_picture(run_graph: RunGraph, sampler: str, count: int, cfg: float) -> None:
-    summary, shared, stock = pair(run_graph, count, sampler_name=sampler, steps=5, cfg=cfg)
-    assert torch.equal(shared, stock)
-    assert summary["split"] == f"tokens {count}" and summary["cores"] == 1
+    assert torch.equal(latents["shared"], latents["stock"])
+    summary = run.outputs[shared.name]["chords"][0]
+    assert summary["split"] == f"tokens {count}" and summary["cores"] == 1 and summary["lost_lanes"] == []
     assert summary["devices"] == ["+".join(["cpu", *(f"cpu:{lane}" for lane in range(1, count))])]
-    assert "share each call by tokens" in summary["message"] and summary["lost_lanes"] == []
+    events = {event["kind"]: event for event in client.chords_events(run.prompt_id)}
+    assert events["plan"]["devices"] == summary["devices"]
+    assert events["done"]["status"] == "success" and events["done"]["split"] == f"tokens {count}"
+
+
+def test_two_stages_of_ksampler_advanced(run_graph: RunGraph) -> None:
+    graph = Graph()
+    given: dict[str, Any] = demo(graph) | settings("euler_ancestral", steps=6, cfg=2.0)
+    given["noise_seed"] = given.pop("seed")
+    del given["denoise"]
+
+    def stages(ours: bool) -> Node:
+        kind = "ChordsKSamplerAdvanced" if ours else "KSamplerAdvanced"
+        latent = empty_latent(graph)
+        for first, last, noise, left in ((0, 3, "enable", "enable"), (3, 10000, "disable", "disable")):
+            more = {"devices": tokens(graph, 2)} if ours else {}
+            latent = graph.add(
+                kind,
+                **given,
+                **more,
+                latent_image=latent,
+                add_noise=noise,
+                start_at_step=first,
+                end_at_step=last,
+                return_with_leftover_noise=left,
+            )
+        return latent
+
+    graph.save("shared", stages(True))
+    graph.save("stock", stages(False))
+    _, latents = run_graph(graph)
+    assert torch.equal(latents["shared"], latents["stock"])
+
+
+@pytest.mark.parametrize("guider", ["BasicGuider", "DualCFGGuider"])
+def test_any_guider_of_custom_sampling(run_graph: RunGraph, server, guider: str) -> None:
+    graph = Graph()
+    inputs = demo(graph)
+    conds = {"conditioning": inputs["positive"]}
+    if guider == "DualCFGGuider":
+        middle = graph.add("ChordsDemoPrompt", text="a small star")
+        conds = {"cond1": inputs["positive"], "cond2": middle, "negative": inputs["negative"]}
+        conds |= {"cfg_conds": 3.0, "cfg_cond2_negative": 2.0, "style": "regular"}
+    common = {
+        "noise": graph.add("RandomNoise", noise_seed=7),
+        "guider": graph.add(guider, model=inputs["model"], **conds),
+        "sigmas": graph.add("BasicScheduler", model=inputs["model"], scheduler="simple", steps=4, denoise=1.0),
+        "latent_image": empty_latent(graph),
+    }
+    ours = graph.add("ChordsSampler", sampler_name="dpmpp_2m_sde", devices=tokens(graph, 2))
+    stock = graph.add("KSamplerSelect", sampler_name="dpmpp_2m_sde")
+    graph.save("shared", graph.add("SamplerCustomAdvanced", sampler=ours, **common))
+    graph.save("stock", graph.add("SamplerCustomAdvanced", sampler=stock, **common))
+    before = len(server.log())
+    _, latents = run_graph(graph)
+    assert torch.equal(latents["shared"], latents["stock"])
+    assert "cpu and cpu:1 share each call by tokens" in server.log()[before:]

@@ -214,7 +214,7 @@ def test_what_was_measured_decides_how_many_devices_are_used(server: ComfyServer
 
     def planned(seconds: float) -> dict[str, Any]:
         content = json.loads(_kept(server).read_text(encoding="utf-8"))
-        content["entries"][0]["measured"] |= {"step": 1.0, "rounds": {"2": seconds}, "calls": {}, "shared": None}
+        content["entries"][0]["measured"] |= {"step": 1.0, "rounds": {"2": seconds}, "calls": {}, "splits": {}}
         _kept(server).write_text(json.dumps(content), encoding="utf-8")
         graph = Graph()
         inputs = demo(graph) | settings(seed=next(SEEDS), steps=20) | {"latent_image": empty_latent(graph)}

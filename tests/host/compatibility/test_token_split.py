@@ -8,27 +8,29 @@ from typing import Any
 import pytest
 import torch
 from graphs import Graph, Node
-from test_compatibility import IN_ORDER, PARALLEL, Patch, _ksampler, _on_model, _unet
+
+from tests.host.compatibility.parallel_rows import Patch, on_model, sampled_by_ksampler
+from tests.host.compatibility.test_compatibility import IN_ORDER, PARALLEL, _unet
 
 _SALTS = count(5900)
 
 
 def _averaging(graph: Graph, sampling: dict[str, Any]) -> None:
     """A running average of another pack; each run has its own."""
-    _on_model("TestPatch", kind="in_object", salt=next(_SALTS))(graph, sampling)
+    on_model("TestPatch", kind="in_object", salt=next(_SALTS))(graph, sampling)
 
 
 SHARED: list[Patch] = [
     *PARALLEL,
     *(patch for patch, reason in IN_ORDER if reason in ("ControlNet", "context windows")),
-    _on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
+    on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
     _averaging,
 ]
 WHOLE: list[tuple[Patch, str]] = [
     *((patch, reason) for patch, reason in IN_ORDER if reason in ("hooks", "GLIGEN")),
-    (_on_model("EasyCache", reuse_threshold=0.0001, start_percent=0.3, end_percent=0.9, verbose=False), "wraps"),
+    (on_model("EasyCache", reuse_threshold=0.0001, start_percent=0.3, end_percent=0.9, verbose=False), "wraps"),
     (
-        _on_model("LoraLoaderBypassModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.7),
+        on_model("LoraLoaderBypassModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.7),
         "injected into the loaded model",
     ),
 ]
@@ -54,14 +56,14 @@ def _run(run_graph, sample: Any, patch: Patch) -> tuple[dict[str, Any], torch.Te
 
 @pytest.mark.parametrize("patch", SHARED, ids=_names(SHARED))
 def test_calls_are_shared_and_the_picture_is_the_stock_one(run_graph, patch: Patch) -> None:
-    summary, ours, stock = _run(run_graph, _ksampler, patch)
+    summary, ours, stock = _run(run_graph, sampled_by_ksampler, patch)
     assert summary["split"] == "tokens 2", summary["message"]
     assert torch.equal(ours, stock)
 
 
 @pytest.mark.parametrize(("patch", "reason"), WHOLE, ids=_names([patch for patch, _ in WHOLE]))
 def test_calls_are_not_shared_and_the_message_says_why(run_graph, patch: Patch, reason: str) -> None:
-    summary, ours, stock = _run(run_graph, _ksampler, patch)
+    summary, ours, stock = _run(run_graph, sampled_by_ksampler, patch)
     assert summary["split"] == "off" and summary["devices"] == ["cpu"]
     assert "calls are not shared by tokens" in summary["message"] and reason in summary["message"]
     if patch.__name__ != "EasyCache":  # with it the stock sampler differs from run to run

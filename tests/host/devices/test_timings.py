@@ -18,7 +18,7 @@ def _content(**changes: Any) -> str:
     """A file of one entry, of which ``key__NAME`` and ``measured__NAME`` are changed."""
     entry: dict[str, dict[str, Any]] = {
         "key": {"model": "model", "dtype": "float32", "latent": [1, 4], "devices": ["cpu"], "guided": True},
-        "measured": {"step": 1.0, "rounds": {"1": 1.0, "2": 1.2}, "calls": {"cpu": 1}, "shared": None, "when": ""},
+        "measured": {"step": 1.0, "rounds": {"1": 1.0, "2": 1.2}, "calls": {"cpu": 1}, "splits": {}, "when": ""},
     }
     for name, value in changes.items():
         part, field = name.split("__")
@@ -28,7 +28,7 @@ def _content(**changes: Any) -> str:
 
 GOOD = {
     "as it is written": _content(),
-    "shared": _content(measured__shared=0.5),
+    "splits": _content(measured__splits={"off": 1.0, "tokens 4": 0.5, "guidance x tokens 2": 1}),
     "a whole number of seconds": _content(measured__rounds={"1": 1}),
     "of a later version": _content(measured__more=[1], key__more="x"),
     "another entry that cannot be understood": _content()[:-2] + ', 7, null, [], {"key": 1}]}',
@@ -74,8 +74,10 @@ BAD = {
     "NaN calls": _content(measured__calls={"cpu": NAN}),
     "calls a list": _content(measured__calls=["cpu"]),
     "calls of lists": _content(measured__calls={"cpu": [1.0]}),
-    "shared a list": _content(measured__shared=[1]),
-    "shared NaN": _content(measured__shared=NAN),
+    "splits a list": _content(measured__splits=[1]),
+    "splits with NaN": _content(measured__splits={"off": NAN}),
+    "splits of an unknown name": _content(measured__splits={"on": 1.0}),
+    "splits of no device": _content(measured__splits={"tokens 0": 1.0}),
     "when a number": _content(measured__when=7),
     "another guidance": _content(key__guided=False),
 }

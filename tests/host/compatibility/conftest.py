@@ -1,8 +1,0 @@
-"""Rows of one test can be used by another."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))

@@ -37,7 +37,7 @@ from gpu import ARCHITECTURES, Architecture, Inputs, Model, facts_of, median_ms,
 from token_split import Member, SplitCall, find_family
 from token_split.exchange import ThreadExchange
 from token_split.hooks import acting_as, hook, unhook
-from token_split.transfer import ByReference, DeviceTransfer, Parcel, Transfer
+from token_split.transfer import ByReference, DeviceTransfer, SentTensor, Transfer
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
@@ -213,12 +213,12 @@ class WithDelays:
     def _hold_up(self) -> None:
         torch.cuda._sleep(self._random.choice((0, 0, 20_000, 200_000)))
 
-    def send(self, rank: int, tensor: Tensor) -> Parcel:
+    def send(self, rank: int, tensor: Tensor) -> SentTensor:
         self._hold_up()
         return self._transfer.send(rank, tensor * 1)  # a tensor made after the delay, and dropped right away
 
-    def receive(self, rank: int, parcel: Parcel) -> Tensor:
-        received = self._transfer.receive(rank, parcel)
+    def receive(self, rank: int, item: SentTensor) -> Tensor:
+        received = self._transfer.receive(rank, item)
         self._hold_up()
         return received
 

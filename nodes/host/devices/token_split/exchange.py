@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import OutOfStep
 from .rendezvous import Rendezvous
-from .transfer import Parcel, Transfer, transfer_between
+from .transfer import SentTensor, Transfer, transfer_between
 
 
 class Exchange(Protocol):
@@ -64,24 +64,26 @@ class ThreadExchange:
 
     def all_gather(self, rank: int, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
         self.exchanges += rank == 0
-        sent: list[list[Parcel]] = self._meeting.swap(rank, [self._transfer.send(rank, tensor) for tensor in tensors])
-        mine = [_kind(parcel.tensor) for parcel in sent[rank]]
-        if any([_kind(parcel.tensor) for parcel in parcels] != mine for parcels in sent):
+        sent: list[list[SentTensor]] = self._meeting.swap(
+            rank, [self._transfer.send(rank, tensor) for tensor in tensors]
+        )
+        mine = [_kind(item.tensor) for item in sent[rank]]
+        if any([_kind(item.tensor) for item in items] != mine for items in sent):
             raise OutOfStep("the members of a split call are at different points of it")
         received: list[list[Tensor]] = [[] for _ in sent]
         for number in range(len(tensors)):  # the keys of all members, then their values
-            for gathered, parcels in zip(received, sent, strict=True):
-                gathered.append(self._transfer.receive(rank, parcels[number]))
+            for gathered, items in zip(received, sent, strict=True):
+                gathered.append(self._transfer.receive(rank, items[number]))
         return received
 
     def broadcast(self, rank: int, tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
         sent = None
         if rank == 0 and tensors is not None:  # a copy: member 0 goes on to change its own
             sent = {name: self._transfer.send(rank, tensor.clone()) for name, tensor in tensors.items()}
-        given: dict[str, Parcel] | None = self._meeting.swap(rank, sent)[0]
+        given: dict[str, SentTensor] | None = self._meeting.swap(rank, sent)[0]
         if rank == 0 or given is None:
             return tensors
-        return {name: self._transfer.receive(rank, parcel).clone() for name, parcel in given.items()}
+        return {name: self._transfer.receive(rank, item).clone() for name, item in given.items()}
 
 
 def _kind(tensor: Tensor) -> tuple[torch.dtype, int]:

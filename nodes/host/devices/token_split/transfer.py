@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Parcel:
+class SentTensor:
     """A tensor on its way. ``ready``: the event after which it can be read; None where the host's order is enough."""
 
     tensor: Tensor
@@ -29,21 +29,21 @@ class Parcel:
 class Transfer(Protocol):
     """Carries tensors between members. `send` and `receive` are called in the thread of the member they name."""
 
-    def send(self, rank: int, tensor: Tensor) -> Parcel:
+    def send(self, rank: int, tensor: Tensor) -> SentTensor:
         """Prepare a tensor for all others. It must not be changed afterwards."""
 
-    def receive(self, rank: int, parcel: Parcel) -> Tensor:
+    def receive(self, rank: int, item: SentTensor) -> Tensor:
         """The tensor on the device of member ``rank``, for reading, in the order of its current stream."""
 
 
 class ByReference:
     """Members in one memory, such as a CPU's: the tensor itself is handed over."""
 
-    def send(self, rank: int, tensor: Tensor) -> Parcel:
-        return Parcel(tensor, rank)
+    def send(self, rank: int, tensor: Tensor) -> SentTensor:
+        return SentTensor(tensor, rank)
 
-    def receive(self, rank: int, parcel: Parcel) -> Tensor:
-        return parcel.tensor
+    def receive(self, rank: int, item: SentTensor) -> Tensor:
+        return item.tensor
 
 
 class DeviceTransfer:
@@ -95,7 +95,7 @@ class DeviceTransfer:
     def _copies(self, source: int, target: int) -> bool:
         return source != target and (self._always_copy or self._devices[source] != self._devices[target])
 
-    def send(self, rank: int, tensor: Tensor) -> Parcel:
+    def send(self, rank: int, tensor: Tensor) -> SentTensor:
         device = self._devices[rank]
         tensor = tensor.contiguous()  # here, once: a copy of a strided tensor would make a temporary one a receiver
         ready = self._event(self._module.current_stream(device))
@@ -104,51 +104,51 @@ class DeviceTransfer:
             for other in range(len(self._devices))
         )
         if not through_host:
-            return Parcel(tensor, rank, ready)
+            return SentTensor(tensor, rank, ready)
         stream = self._stream(rank, device)
         on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         with self._module.stream(stream):
             stream.wait_event(ready)
             on_host.copy_(tensor, non_blocking=True)
             tensor.record_stream(stream)
-        return Parcel(tensor, rank, ready, on_host, self._event(stream))
+        return SentTensor(tensor, rank, ready, on_host, self._event(stream))
 
-    def receive(self, rank: int, parcel: Parcel) -> Tensor:
-        if parcel.sender == rank:
-            return parcel.tensor
-        source, device = self._devices[parcel.sender], self._devices[rank]
+    def receive(self, rank: int, item: SentTensor) -> Tensor:
+        if item.sender == rank:
+            return item.tensor
+        source, device = self._devices[item.sender], self._devices[rank]
         current = self._module.current_stream(device)
-        if not self._copies(parcel.sender, rank):
-            current.wait_event(parcel.ready)
-            parcel.tensor.record_stream(current)
-            return parcel.tensor
+        if not self._copies(item.sender, rank):
+            current.wait_event(item.ready)
+            item.tensor.record_stream(current)
+            return item.tensor
         stream = self._stream(rank, device)
         if self._direct[source, device]:
-            copy = self._copied_directly(parcel, self._stream(rank, source), stream)
+            copy = self._copied_directly(item, self._stream(rank, source), stream)
         else:
-            copy = self._copied_from_host(parcel, stream)
+            copy = self._copied_from_host(item, stream)
         done = self._event(stream)
         copy.record_stream(current)
         current.wait_event(done)
         return copy
 
-    def _copied_directly(self, parcel: Parcel, at_source: Any, at_target: Any) -> Tensor:
+    def _copied_directly(self, item: SentTensor, at_source: Any, at_target: Any) -> Tensor:
         """PyTorch copies on the source device's current stream, and has the target's current stream wait for it."""
         with self._module.stream(at_source), self._module.stream(at_target):
-            at_source.wait_event(parcel.ready)
+            at_source.wait_event(item.ready)
             if at_source.device == at_target.device:
-                at_target.wait_event(parcel.ready)
-            copy = torch.empty_like(parcel.tensor, device=at_target.device)
-            copy.copy_(parcel.tensor, non_blocking=True)
-            parcel.tensor.record_stream(at_source)
+                at_target.wait_event(item.ready)
+            copy = torch.empty_like(item.tensor, device=at_target.device)
+            copy.copy_(item.tensor, non_blocking=True)
+            item.tensor.record_stream(at_source)
         return copy
 
-    def _copied_from_host(self, parcel: Parcel, stream: Any) -> Tensor:
+    def _copied_from_host(self, item: SentTensor, stream: Any) -> Tensor:
         with self._module.stream(stream):
-            assert parcel.on_host is not None
-            stream.wait_event(parcel.on_host_ready)
-            copy = torch.empty_like(parcel.tensor, device=stream.device)
-            copy.copy_(parcel.on_host, non_blocking=True)
+            assert item.on_host is not None
+            stream.wait_event(item.on_host_ready)
+            copy = torch.empty_like(item.tensor, device=stream.device)
+            copy.copy_(item.on_host, non_blocking=True)
         return copy
 
 

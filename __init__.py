@@ -1,4 +1,4 @@
-"""ComfyUI-CHORDS: one picture sooner on several devices."""
+"""ComfyUI-CHORDS: one picture faster, on several devices."""
 
 import logging
 import re

@@ -17,7 +17,7 @@ LATENT_CHANNELS = 16
 DOWNSCALE = 8
 
 # The host maps a VAE's latents to the model's by (latent - shift) * scale for Flux. Written into the VAE file, the
-# same two numbers cancel it, so that the flow model works on what the encoder puts out: zero mean, unit variance.
+# same two numbers cancel it, so that the flow model works on what the encoder outputs: zero mean, unit variance.
 FLUX_LATENT_SCALE = 0.3611
 FLUX_LATENT_SHIFT = 0.1159
 

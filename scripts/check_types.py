@@ -1,4 +1,4 @@
-"""Check the types of the whole pack with mypy: chords_core strictly, nodes and demo plainly.
+"""Check the types of the whole pack with mypy: chords_core strictly, nodes, demo and scripts plainly.
 
     python scripts/check_types.py
 
@@ -17,6 +17,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 TYPES = REPO / ".host" / "types"
 PACK = "chords_pack"
+TRAINING = "train_demo.py"
 PARTS = ("__init__.py", "chords_core", "demo", "nodes")
 PLAIN = ["--ignore-missing-imports", "--explicit-package-bases", "--python-version", "3.10", "--platform", "linux"]
 """Types of the oldest Python that the pack runs on."""
@@ -52,5 +53,17 @@ def check_nodes() -> int:
     return done.returncode
 
 
+def check_scripts() -> int:
+    """mypy's exit status for the scripts. The name `demo` is a package to one of them and a script to the others."""
+    scripts = sorted(path for path in (REPO / "scripts").rglob("*.py") if path.name != TRAINING)
+    plain = [sys.executable, "-m", "mypy", "--config-file", "", *PLAIN, "--follow-imports", "silent"]
+    statuses = []
+    for place, files in ((REPO / "scripts", scripts), (REPO, [REPO / "scripts" / TRAINING])):
+        command = [*plain, "--cache-dir", str(TYPES / f".cache-{place.name}"), *map(str, files)]
+        environment = {**os.environ, "MYPYPATH": str(place)}
+        statuses.append(subprocess.run(command, cwd=place, env=environment, check=False).returncode)
+    return max(statuses)
+
+
 if __name__ == "__main__":
-    sys.exit(max(check_core(), check_nodes()))
+    sys.exit(max(check_core(), check_nodes(), check_scripts()))

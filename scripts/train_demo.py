@@ -78,7 +78,7 @@ def train_autoencoder(steps: int, rng: random.Random, device: torch.device) -> A
     Trained on crops, the last 15 % on whole pictures. A non-affine batch norm standardises the latents while it
     trains and is folded into the encoder's last convolution at the end.
     """
-    model = Autoencoder().to(device, memory_format=torch.channels_last)
+    model = Autoencoder().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     standard = nn.BatchNorm2d(16, affine=False, momentum=0.02).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
     held = _pictures([random_scene(rng) for _ in range(16)], rng).to(device)

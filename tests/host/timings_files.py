@@ -42,7 +42,7 @@ def read(timings: Any, planner: Any, texts: list[str]) -> list[float | None]:
         path.write_bytes(text.encode("latin-1"))
         found = timings.recall_timings(key)
         for lanes in (1, 4) if found is not None else ():
-            planner.plan(20, lanes, 0, "auto", "every step", "auto", found.costs())
+            planner.plan(20, lanes, costs=found.costs())
         steps.append(None if found is None else found.step)
     return steps
 

@@ -8,9 +8,11 @@ import json
 import math
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import client as module
@@ -421,11 +423,16 @@ def test_a_timeout_cancels(stand_in: StandIn, file: Path, capsys) -> None:
     assert paths.index("POST /queue") < paths.index("POST /interrupt")
 
 
+def _replace_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Any) -> None:
+    """For the client alone: other threads of this process go on sleeping."""
+    monkeypatch.setattr(comfy_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+
+
 def test_cancelled_by_the_user(stand_in: StandIn, file: Path, monkeypatch, capsys) -> None:
     def press(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comfy_client.time, "sleep", press)
+    _replace_sleep(monkeypatch, press)
     stand_in.entry = None
     assert _call(stand_in, file, "--json") == 130
     assert json.loads(capsys.readouterr().out)["status"] == "cancelled"
@@ -474,7 +481,7 @@ def test_polling_is_fast_from_the_plan_to_the_hit(stand_in: StandIn, file: Path,
 
     stand_in.get, stand_in.looks_until_done = one_more_each_time, 5
     monkeypatch.setattr(comfy_client, "POLL_SECONDS", 100.0)
-    monkeypatch.setattr(comfy_client.time, "sleep", waits.append)
+    _replace_sleep(monkeypatch, waits.append)
     assert _call(stand_in, file, "--quiet", "--accept-hit", "1") == 0
     assert len(stand_in.posts("/chords/accept")) == 1
     before, plan, draft, *after = waits

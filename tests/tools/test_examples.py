@@ -14,7 +14,7 @@ import pytest
 
 def _output(repo: Path, name: str, folder: Path) -> str:
     """What the example prints, run in an empty folder without a network."""
-    command = [sys.executable, str(repo / "examples" / name)]
+    command = [sys.executable, str(repo / "docs" / "examples" / name)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -58,6 +58,12 @@ def test_the_registry_takes_its_facts(facts: dict[str, Any]) -> None:
     assert "web" not in facts["tool"]["comfy"]  # the host would serve the extension twice: WEB_DIRECTORY says it
 
 
+def test_no_folder_takes_the_place_of_the_workflows(repo: Path) -> None:
+    """ComfyUI serves the first of these folders as a pack's templates, and none of the others."""
+    folders = [name for name in ("example_workflows", "example", "examples", "workflow") if (repo / name).exists()]
+    assert not folders and (repo / "workflows").is_dir()
+
+
 def test_the_icon_fits(repo: Path) -> None:
     with Image.open(repo / "docs" / "images" / "icon.png") as icon:
         assert icon.format == "PNG"

@@ -153,7 +153,7 @@ class _SamplerFunction:
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
-            return f"the schedule cannot be run in parallel ({error})"
+            return f"the schedule is none that can be run in parallel ({error})"
         last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
         if last and (call.steps < 2 or call.sigmas[-2] <= last):
             return f"{self.sampler_name} needs at least two steps, the last from above sigma {last}"

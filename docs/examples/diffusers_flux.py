@@ -1,6 +1,6 @@
 """A diffusers pipeline: Flux, sampled by several cores in place of the pipeline's own loop.
 
-    python examples/diffusers_flux.py
+    python docs/examples/diffusers_flux.py
 
 Needs torch, and chords_core with the extra ``diffusers`` (`pip install .[diffusers]` in this repository). The networks
 are tiny and have random weights, so nothing is downloaded. With `FluxPipeline.from_pretrained(...)` in place of

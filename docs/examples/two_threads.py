@@ -1,6 +1,6 @@
 """Plain PyTorch: one sample, made by two threads.
 
-    python examples/two_threads.py
+    python docs/examples/two_threads.py
 
 Needs torch and chords_core (`pip install .` in this repository). The model is a mixture of two normal distributions,
 whose exact denoiser is known, so there is nothing to download. On GPUs, each thread has a replica of the model on its

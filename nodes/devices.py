@@ -46,8 +46,8 @@ class ChordsDevices(io.ComfyNode):
                     tooltip="How devices share each model call. The picture stays the same, apart from rounding. "
                     "guidance: two devices evaluate the positive and the negative side. tokens: each device computes "
                     "its part of the picture's tokens; this works with diffusion transformers such as Flux and Wan, "
-                    "with any sampler, few steps and CFG 1. auto: on GPUs, in the way that the first calls show to be "
-                    "the fastest, but not with accept at exact. off: never.",
+                    "with any sampler, few steps and CFG 1. auto: in the way that the first calls show to be the "
+                    "fastest (on a CPU by tokens only), but not with accept at exact. off: never.",
                 ),
                 io.String.Input(
                     "ray_address",

@@ -60,6 +60,7 @@ def facts(devices: tuple[torch.device, ...], **changes: Any) -> Any:
         "primary": devices[0],
         "devices": devices,
         "processors": 64,
+        "threads": 1,
         "guided": False,
         "split_seconds": lambda group: {},
         "reasons": Reasons(),
@@ -273,6 +274,16 @@ def test_a_sampler_of_the_host_shares_its_calls_too(split: str, splits: tuple[An
     assert placed.groups == (GPUS[:2] if split != "off" else GPUS[:1],)
     alone = placement.place_stock(Request(split=split), transformer(CPUS[:1], steps=4), "it is lcm", None)
     assert alone.splits == (WHOLE,) and alone.groups == (CPUS[:1],) and alone.plan.reasons == ("it is lcm",)
+
+
+@pytest.mark.parametrize(("processors", "threads", "members"), [(8, 1, 4), (3, 1, 3), (8, 4, 2), (2, 2, 1), (1, 1, 1)])
+def test_on_a_cpu_auto_tries_tokens_on_idle_cores(processors: int, threads: int, members: int) -> None:
+    """By tokens a CPU gives the same bits, by guidance it does not."""
+    known = transformer(CPUS[:4], steps=4, guided=True, processors=processors, threads=threads)
+    for placed in (place(known), placement.place_stock(Request(), known, "it is lcm", None)):
+        assert placed.groups == (CPUS[:members],)
+        assert {split.sides for split in placed.splits} == {1} and placed.splits[-1] == WHOLE
+        assert max(split.shares for split in placed.splits) == members
 
 
 @pytest.mark.parametrize("split", ["auto", "tokens"])

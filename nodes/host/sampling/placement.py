@@ -50,6 +50,7 @@ class Facts:
         primary: the device that holds the model.
         devices: those a lane can have, the primary first if it is among them; at least one.
         processors: the number of CPU cores.
+        threads: that one model call on the CPU uses.
         guided: whether each call has two sides.
         split_seconds: seconds of a call by each split that a group of devices has tried with this model, as far as is
             known.
@@ -62,6 +63,7 @@ class Facts:
     primary: torch.device
     devices: tuple[torch.device, ...]
     processors: int
+    threads: int
     guided: bool
     split_seconds: Callable[[Group], Mapping[Split, float]]
     reasons: Reasons
@@ -96,7 +98,7 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
             return choice.by_tokens()
         return _noted(choice.on_lanes(), _not_by_tokens(problem))
     on_lanes = choice.on_lanes()
-    if request.split != "auto" or options.accept == "exact" or choice.on_cpu:
+    if request.split != "auto" or options.accept == "exact":
         return on_lanes
     if on_lanes.plan.cores > 1 and (options.cores > 1 or options.method is not None):
         return on_lanes
@@ -117,7 +119,7 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
     """
     choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
-    if request.split == "off" or (request.split == "auto" and choice.on_cpu):
+    if request.split == "off":
         return placed
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
         return _noted(placed, _not_by_tokens(problem))
@@ -188,6 +190,8 @@ class _Choice:
     def on_one_core(self, placed: Placement) -> Placement:
         """The placement of one core, with all devices that share its calls in the fastest way."""
         group = self._primary_first(self.devices) if self.facts.primary in self.devices else (self.facts.primary,)
+        if self.auto and self.on_cpu:  # members beyond the idle cores of the processor would only take turns
+            group = group[: max(1, self.facts.processors // self.facts.threads)]
         splits = self._splits_of(group, tokens=self.auto)
         used = max(split.devices for split in splits)
         return _described(replace(placed, groups=(group[:used],), splits=splits))
@@ -237,7 +241,8 @@ class _Choice:
         """How the devices of a lane may share its calls; one way if it is named or known to be the fastest."""
         if len(group) < 2:
             return (WHOLE,)
-        guidance = len(group) >= SIDES and self._guidance_possible
+        # On a CPU, tokens give the same bits; the sides of guidance do not, unless they are in one batch.
+        guidance = self._guidance_possible and not (self.auto and self.on_cpu)
         if self.request.split == "guidance":
             return (Split(SIDES),) if guidance else (WHOLE,)
         if self.request.split == "tokens":

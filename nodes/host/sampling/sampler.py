@@ -230,6 +230,7 @@ class _SamplerFunction:
             primary=primary,
             devices=devices or (primary,),
             processors=os.cpu_count() or 1,
+            threads=torch.get_num_threads(),
             guided=guided,
             split_seconds=lambda group: measured_splits(patcher, call.x.shape, group, guided),
             reasons=_Reasons(call),

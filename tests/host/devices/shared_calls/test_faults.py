@@ -13,7 +13,7 @@ import torch
 from pack_modules import module
 from runs import Given, Runs, members_at_work
 
-TIMES = 27  # runs of a fault, over members and blocks
+TIMES = 54  # runs of a fault, over members and blocks
 KEYS = [("double_block", 0), ("single_block", 0), ("single_block", 1)]
 
 
@@ -34,9 +34,9 @@ def faulty(given: Given, rank: int, key: tuple[str, int], event: Callable[[], An
     return replace(given, model=model)
 
 
-def places() -> list[tuple[int, tuple[str, int]]]:
+def places(first: int = 0) -> list[tuple[int, tuple[str, int]]]:
     """Members and blocks, in turn."""
-    every = list(product(range(3), KEYS))
+    every = list(product(range(first, 3), KEYS))
     return list(islice((place for _ in range(TIMES) for place in every), TIMES))
 
 
@@ -81,13 +81,19 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "LANE_TIMEOUTS", type(split.LANE_TIMEOUTS)(floor=0.5, first=20.0, factor=1.0))
 
 
+def wait_for_members() -> None:
+    """Until the threads of members that are back have ended."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("chords-member"):
+            thread.join(60)
+
+
 @pytest.mark.usefixtures("short_timeouts")
-@pytest.mark.parametrize("key", KEYS, ids=str)
-def test_a_member_that_hangs_is_given_up_and_has_no_part_until_it_is_back(runs: Runs, key: tuple[str, int]) -> None:
+def test_a_member_that_hangs_is_given_up_and_has_no_part_until_it_is_back(runs: Runs) -> None:
     given, back = runs.demo(), threading.Event()
     stock = runs.stock(given)
     try:
-        found, run = runs.ours(faulty(given, 2, key, back.wait), 3)
+        found, run = runs.ours(faulty(given, 2, KEYS[0], back.wait), 3)
         assert torch.equal(found, stock)
         assert "no answer from member 2" in run.message
         assert runs.lanes.hung_devices() == {torch.device("cpu", 2)}
@@ -95,12 +101,27 @@ def test_a_member_that_hangs_is_given_up_and_has_no_part_until_it_is_back(runs: 
         assert torch.equal(found, stock) and run.devices == ("cpu+cpu:1",)
     finally:
         back.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("chords-member"):
-            thread.join(60)
+    wait_for_members()
     assert members_at_work() == [] and runs.lanes.hung_devices() == set()
     found, run = runs.ours(given, 3)
     assert torch.equal(found, stock) and run.shared.split == "tokens 3"
+
+
+@pytest.mark.usefixtures("short_timeouts")
+def test_no_thread_is_left_of_members_that_hang_in_any_block(runs: Runs) -> None:
+    """The caller's own thread is no member that it could give up."""
+    given = runs.demo(sampler="euler_ancestral", steps=3)
+    stock = runs.stock(given)
+    for rank, key in places(first=1):
+        back = threading.Event()
+        try:
+            found, run = runs.ours(faulty(given, rank, key, back.wait), 3)
+            assert torch.equal(found, stock), (rank, key)
+            assert f"no answer from member {rank}" in run.message
+        finally:
+            back.set()
+        wait_for_members()
+        assert members_at_work() == [] and runs.lanes.hung_devices() == set()
 
 
 def test_a_cancel_while_a_member_hangs_ends_the_run(runs: Runs) -> None:

@@ -126,8 +126,8 @@ def test_two_devices_share_the_calls_of_one_core() -> None:
     assert placed.groups == (GPUS[:2],)
     assert placed.plan.cores == 1
     assert placed.plan.reasons == (
-        "cuda:0 and cuda:1 share each call in the fastest way, which the first calls show, the same picture apart from "
-        "rounding",
+        "cuda:0 and cuda:1 make each call together or one of them alone, whichever the first calls show to be faster, "
+        "the same picture apart from rounding",
     )
 
 
@@ -236,6 +236,7 @@ def test_one_core_shares_its_calls_by_tokens_although_its_model_keeps_state() ->
     """Guidance is not split then: the order of the two sides may matter."""
     placed = place(transformer(GPUS[:2], guided=True, reasons=Reasons("keeps state", tokens=None)))
     assert placed.splits == (TOKENS, WHOLE)
+    assert placed.plan.reasons[0] == "keeps state" and "cuda:0 and cuda:1" in placed.plan.reasons[1]
 
 
 def test_what_is_known_to_be_fastest_is_not_measured_again() -> None:

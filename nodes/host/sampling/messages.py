@@ -42,7 +42,7 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float]) -> str:
         sides = " guided" if chosen.sides > 1 else ""
         return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
     others = ", ".join(f"{split.name}: {_duration(value)}" for split, value in seconds.items() if split != WHOLE)
-    return f"one device makes each call in {alone}, because to share it is not notably faster ({others})"
+    return f"one device makes each call in {alone}, because they are not notably faster together ({others})"
 
 
 def _duration(seconds: float) -> str:

@@ -106,7 +106,7 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
     if alone.splits == (WHOLE,):
         return on_lanes
     if on_lanes.plan.cores == 1:
-        return alone
+        return _on_one_core_because(facts.reasons.for_one_core, alone)
     if len(alone.splits) > 1:  # to measure what one core takes would cost this run its gain
         return on_lanes
     return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
@@ -303,6 +303,13 @@ def _described(placed: Placement) -> Placement:
     return replace(placed, plan=replace(placed.plan, reasons=reasons)) if reasons else placed
 
 
+def _on_one_core_because(reason: str | None, placed: Placement) -> Placement:
+    """The placement of one core; with the reason for one core before all others, if the model gives one."""
+    if reason is None:
+        return placed
+    return replace(placed, plan=replace(placed.plan, reasons=(reason, *placed.plan.reasons)))
+
+
 def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
@@ -310,7 +317,9 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     same = "" if placed.plan.calls else ", the same picture apart from rounding"
     names = in_words(placed.groups[0])
     if len(placed.splits) > 1:
-        return (f"{names} share each call in the fastest way, which the first calls show{same}",)
+        return (
+            f"{names} make each call together or one of them alone, whichever the first calls show to be faster{same}",
+        )
     split = placed.splits[0]
     how = {
         (True, False): f"share each guided call, one side each{same}",

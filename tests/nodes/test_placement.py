@@ -21,7 +21,7 @@ timings = module("nodes.host.devices.timings")
 Split = module("nodes.host.devices.groups").Split
 Options, Request, Timings = options.SamplerOptions, request.DeviceRequest, timings.Timings
 GPUS = tuple(torch.device("cuda", number) for number in range(8))
-WHOLE, PAIR, TOKENS, FOUR, BOTH = Split(), Split(2), Split(1, 2), Split(1, 4), Split(2, 2)
+WHOLE, PAIR, TOKENS, FOUR, BOTH, EIGHT = Split(), Split(2), Split(1, 2), Split(1, 4), Split(2, 2), Split(1, 8)
 SLOW_PAIR = {PAIR: 0.99, WHOLE: 1.0}
 CPUS = tuple(torch.device("cpu", number) if number else torch.device("cpu") for number in range(8))
 
@@ -222,6 +222,9 @@ def test_a_network_that_cannot_be_split_is_not_and_the_user_is_told() -> None:
         (2, True, (TOKENS, PAIR, WHOLE)),
         (4, False, (FOUR, TOKENS, WHOLE)),
         (4, True, (FOUR, BOTH, TOKENS, PAIR, WHOLE)),
+        (8, False, (EIGHT, FOUR, TOKENS, WHOLE)),
+        (8, True, (EIGHT, Split(2, 4), FOUR, BOTH, TOKENS, PAIR, WHOLE)),
+        (6, False, (Split(1, 6), Split(1, 3), WHOLE)),
         (3, False, (Split(1, 3), WHOLE)),
     ],
 )
@@ -257,8 +260,12 @@ def test_a_split_comes_before_a_window_wherever_it_is_nearly_as_fast(seconds: fl
     assert (placed.plan.cores == 1) is shared is (placed.splits == (FOUR,))
 
 
-def test_a_window_that_gains_is_not_given_up_to_measure() -> None:
-    assert place(transformer(GPUS[:4])).plan == core.plan(20, 4)
+def test_the_first_run_shows_what_shared_calls_take_also_where_a_window_gains() -> None:
+    """It is exact. Lanes of a CPU are for a trial of several cores: they are taken at once."""
+    placed = place(transformer(GPUS[:4]))
+    assert placed.plan.cores == 1 and placed.splits == (FOUR, TOKENS, WHOLE)
+    assert place(transformer(CPUS[:4])).plan == core.plan(20, 4)
+    assert place(facts(GPUS[:4])).plan == core.plan(20, 4)  # no tokens: there is nothing to find out
 
 
 @pytest.mark.parametrize("wanted", [Options(4), Options(method="secant")], ids=["cores", "method"])

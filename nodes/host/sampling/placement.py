@@ -107,8 +107,9 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
         return on_lanes
     if on_lanes.plan.cores == 1:
         return _on_one_core_because(facts.reasons.for_one_core, alone)
-    if len(alone.splits) > 1:  # to measure what one core takes would cost this run its gain
-        return on_lanes
+    if len(alone.splits) > 1:  # what shared calls take is not known yet, and this run shows it
+        tokens = any(split.shares > 1 for split in alone.splits)  # guidance is tried in the lanes of several cores too
+        return alone if tokens and not choice.on_cpu else on_lanes
     return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stand_ins
+import torch
 from _env import venv_python
 from _server import ComfyServer
 from client import ClientError, ComfyClient, Run
@@ -19,6 +20,7 @@ from PIL import Image
 from swap import KINDS, SOCKETS, WIDGETS
 
 from chords_core import Plan, choose_calls, plan
+from demo.content import matches
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -127,6 +129,24 @@ def test_inpaint_draws_in_the_right_half_only(client: ComfyClient) -> None:
     assert _is(before, True, True, False)[:, 64:].sum() > 100 and _is(after, True, True, False).sum() == 0
     green = (after[..., 1] > 100) & (after[..., 0] < 90) & (after[..., 2] < 110)
     assert green[:, 64:].sum() > 600 and green[:, :56].sum() == 0
+
+
+def test_few_steps_gives_the_pictures_of_the_sampler_beside_it(client: ComfyClient) -> None:
+    """Bit for bit, with the devices sharing each call: 4 steps, no guidance, a sampler with noise of its own."""
+    prompt = _read(FOLDER / "api" / "chords_few_steps.json")
+    inputs = prompt["7"]["inputs"]
+    assert (inputs["steps"], inputs["cfg"], inputs["sampler_name"]) == (4, 1.0, "lcm")
+    assert prompt["6"]["inputs"].items() <= inputs.items()
+    run = client.run(prompt)
+    assert run.outputs["7"]["chords"][0]["split"] == "tokens 2"
+    stock, shared = (
+        [np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB")) for image in run.outputs[node]["images"]]
+        for node in ("9", "11")
+    )
+    assert len(stock) == 16 and all(map(np.array_equal, stock, shared))
+    text = prompt["2"]["inputs"]["text"]
+    shown = [torch.from_numpy(picture / 255).float().movedim(-1, 0) for picture in shared]
+    assert sum(matches(picture, text) for picture in shown) >= 12
 
 
 # ---- the files

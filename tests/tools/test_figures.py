@@ -100,6 +100,18 @@ def test_fewer_calls_are_made_where_the_dots_are(plane: runs.Subject) -> None:
     assert runs.difference(fewer.states[-1], chain.states[-1]) < 3
 
 
+def test_attention_weights_are_those_of_the_demo_models_own_call() -> None:
+    """Each token attends with 100 % in all, of which the words take a part, and to tokens of the other share, too."""
+    subject = runs.demo_subject(runs.CROSS, 1, STEPS, cfg=1.0)
+    weights = runs.attention_weights(subject, subject.start, 0)
+    tokens = len(weights)
+    assert weights.shape == (tokens, tokens) == (64, 64) and weights.min() >= 0
+    assert 0.5 < weights.sum(-1).min() and weights.sum(-1).max() < 1
+    for own in (slice(0, tokens // 2), slice(tokens // 2, tokens)):
+        others = weights[own].sum() - weights[own, own].sum()
+        assert others > 0.05 * weights[own].sum()
+
+
 def test_the_search_moves_towards_the_objective() -> None:
     done, found = runs.run_search(iterations=3, steps=4)
     assert [event.iteration for event in done] == [0, 1, 2]

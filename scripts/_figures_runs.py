@@ -188,7 +188,7 @@ def run_chords(subject: Subject, starts: Sequence[int]) -> ChordsRun:
     return ChordsRun(tuple(starts), calls, corrected, result)
 
 
-class _RecordedAttention(TorchFunctionMode):
+class RecordedAttention(TorchFunctionMode):
     """Keeps the attention weights, [tokens, tokens], of each attention: the mean of its heads, of the first item."""
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ def attention_weights(subject: Subject, state: Tensor, index: int, block: int = 
 
     Its call at this step, from ``state``. Words come before the picture's tokens, and are left out.
     """
-    with _RecordedAttention() as recorded:
+    with RecordedAttention() as recorded:
         subject.denoise(state, float(subject.sigmas[index]))
     tokens = LATENT[1] * LATENT[2] // PATCH**2
     return recorded.weights[block][-tokens:, -tokens:]

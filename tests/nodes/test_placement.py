@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -292,6 +293,43 @@ def test_on_a_cpu_auto_tries_tokens_on_idle_cores(processors: int, threads: int,
         assert placed.groups == (CPUS[:members],)
         assert {split.sides for split in placed.splits} == {1} and placed.splits[-1] == WHOLE
         assert max(split.shares for split in placed.splits) == members
+
+
+def test_times_are_those_of_the_devices_that_share() -> None:
+    """On a CPU these are fewer than the lanes."""
+    group, asked = CPUS[:2], []
+
+    def seconds(asked_for: tuple[torch.device, ...]) -> dict[Any, float]:
+        asked.append(asked_for)
+        return {TOKENS: 0.5, WHOLE: 1.0} if asked_for == group else {}
+
+    placed = place(transformer(CPUS[:4], steps=30, processors=2, split_seconds=seconds))
+    assert set(asked) == {group} and placed.groups == (group,) and placed.splits == (TOKENS,)
+
+
+@pytest.mark.parametrize("seconds", [{TOKENS: math.inf}, {TOKENS: math.inf, WHOLE: 1.0}])
+def test_a_way_that_cannot_be_used_is_not_tried_again(seconds: dict[Any, float]) -> None:
+    known = transformer(GPUS[:2], split_seconds=lambda group: seconds)
+    assert place(known).plan == core.plan(20, 2)
+    assert place(replace(known, steps=4)).splits == (WHOLE,)
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "why"),
+    [
+        (transformer(GPUS[:1]), Options(), "there is one device only"),
+        (transformer(GPUS[1:3], primary=GPUS[0]), Options(), "the model is on cuda:0, which is none of the chosen"),
+        (transformer(GPUS[:4]), Options(3), "3 cores on 4 devices leave no device to share a call"),
+        (transformer(GPUS[:3]), Options(2), "2 cores on 3 devices leave no device to share a call"),
+    ],
+)
+def test_tokens_that_are_asked_for_in_vain_are_explained(known: Any, wanted: Any, why: str) -> None:
+    placed = place(known, wanted, split="tokens")
+    assert placed.splits == (WHOLE,)
+    assert [note for note in placed.notes if note.startswith(f"calls are not shared by tokens: {why}")]
+    if wanted.cores == 0:
+        stock = placement.place_stock(Request(split="tokens"), known, "it is lcm", None)
+        assert stock.notes == placed.notes
 
 
 @pytest.mark.parametrize("split", ["auto", "tokens"])

@@ -5,6 +5,7 @@ Everything that the choice depends on is an argument, so that it can be tested w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -53,7 +54,7 @@ class Facts:
         threads: that one model call on the CPU uses.
         guided: whether each call has two sides.
         split_seconds: seconds of a call by each split that a group of devices has tried with this model, as far as is
-            known.
+            known; infinite for a split that cannot be used.
         reasons: why something cannot be done.
     """
 
@@ -125,6 +126,8 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
         return _noted(placed, _not_by_tokens(problem))
     placed = choice.on_one_core(placed)
+    if request.split == "tokens" and placed.splits == (WHOLE,):
+        placed = _noted(placed, _not_by_tokens(choice.why_alone))
     return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
@@ -181,25 +184,31 @@ class _Choice:
             if placed.plan.cores > 1:
                 return replace(placed, groups=self._teams(shares, cores), splits=(Split(shares=shares),))
         elif cores > 1:  # a core of its own is worth more than a part of a call
-            return self.on_lanes()
+            few = f"{cores} cores on {count} {'device' if count == 1 else 'devices'} leave no device to share a call"
+            return _noted(self.on_lanes(), _not_by_tokens(few))
         placed = _planned(self.options, self.facts, 1, min(cores, 1))
-        if count < 2 or self.facts.primary not in self.devices:
-            return replace(placed, groups=((self.facts.primary,),))
-        group = self._primary_first(self.devices)
+        group = self._sharers
+        if len(group) < 2:
+            return _noted(replace(placed, groups=(group,)), _not_by_tokens(self.why_alone))
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
 
     def on_one_core(self, placed: Placement) -> Placement:
         """The placement of one core, with all devices that share its calls in the fastest way."""
-        group = self._primary_first(self.devices) if self.facts.primary in self.devices else (self.facts.primary,)
-        if self.auto and self.on_cpu:  # members beyond the idle cores of the processor would only take turns
-            group = group[: max(1, self.facts.processors // self.facts.threads)]
+        group = self._sharers
         splits = self._splits_of(group, tokens=self.auto)
         used = max(split.devices for split in splits)
         return _described(replace(placed, groups=(group[:used],), splits=splits))
 
+    @property
+    def why_alone(self) -> str:
+        """Why no other device can share the calls of one core."""
+        if self.facts.primary not in self.devices:
+            return f"the model is on {self.facts.primary}, which is none of the chosen devices"
+        return "there is one device only"
+
     def seconds(self, placed: Placement) -> float:
         """How long the placement takes, by the measured times of all splits."""
-        known = self._known(self._primary_first(self.devices))
+        known = self._known(self._sharers)
         plan, cost = placed.plan, known[WHOLE]
         if placed.splits != (WHOLE,):
             cost = min((known[split] for split in placed.splits if split in known), default=cost)
@@ -208,6 +217,16 @@ class _Choice:
             cost = costs[min(plan.cores, len(costs)) - 1]
         solving = self.facts.solving_seconds if plan.cores > 1 else 0.0
         return plan.depth * (cost + solving)
+
+    @property
+    def _sharers(self) -> Group:
+        """The devices that can share the calls of one core, the model's own first."""
+        if self.facts.primary not in self.devices:
+            return (self.facts.primary,)
+        group = self._primary_first(self.devices)
+        if self.auto and self.on_cpu:  # members beyond the idle cores of the processor would only take turns
+            return group[: max(1, self.facts.processors // self.facts.threads)]
+        return group
 
     def _lanes(self) -> tuple[tuple[Group, ...], tuple[Split, ...]]:
         """The devices of each lane, and how they share its calls."""
@@ -253,8 +272,10 @@ class _Choice:
         return splits if best is None else (best,)
 
     def _fastest(self, group: Group, splits: tuple[Split, ...]) -> Split | None:
-        """The fastest split, if all were measured."""
+        """The fastest split, if all were measured; `WHOLE` if no other one can be used."""
         known = self._known(group)
+        if all(known.get(split) == math.inf for split in splits if split != WHOLE):
+            return WHOLE
         if any(split not in known for split in splits):
             return None
         return fastest_way({split: known[split] for split in splits}, WHOLE, MIN_GAIN)

@@ -127,7 +127,8 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
-    return _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    reason = _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
 def _reason_in_conds(guider: Any) -> str | None:

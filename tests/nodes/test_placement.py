@@ -243,6 +243,22 @@ def test_one_core_shares_its_calls_by_tokens_although_its_model_keeps_state() ->
     assert placed.plan.reasons[0] == "keeps state" and "cuda:0 and cuda:1" in placed.plan.reasons[1]
 
 
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("changes", [{"steps": 11}, {"solver": "uni_pc"}])
+def test_why_there_is_one_core_is_said_also_where_calls_are_shared(changes: dict[str, Any], guided: bool) -> None:
+    """With one device there is nothing else to say."""
+    for count in (4, 8):
+        placed = place(transformer(GPUS[:count], guided=guided, **changes))
+        lanes = count // 2 if guided else count
+        first, *others = placed.plan.reasons
+        assert (
+            first
+            == core.plan(solver=changes.get("solver", "euler"), steps=changes.get("steps", 20), lanes=lanes).reasons[0]
+        )
+        assert len(others) == 1 and "make each call together" in others[0]
+    assert len(place(transformer(GPUS[:1], **changes)).plan.reasons) == 1
+
+
 def test_what_is_known_to_be_fastest_is_not_measured_again() -> None:
     known = {FOUR: 0.4, TOKENS: 0.6, WHOLE: 1.0}
     placed = place(transformer(GPUS[:4], steps=4, split_seconds=lambda group: known))
@@ -303,8 +319,15 @@ def test_times_are_those_of_the_devices_that_share() -> None:
         asked.append(asked_for)
         return {TOKENS: 0.5, WHOLE: 1.0} if asked_for == group else {}
 
-    placed = place(transformer(CPUS[:4], steps=30, processors=2, split_seconds=seconds))
+    placed = place(transformer(CPUS[:4], steps=4, processors=2, split_seconds=seconds))
     assert set(asked) == {group} and placed.groups == (group,) and placed.splits == (TOKENS,)
+
+
+@pytest.mark.parametrize("seconds", [{}, {TOKENS: 0.1, WHOLE: 1.0}])
+def test_on_a_cpu_measured_times_do_not_change_the_number_of_cores(seconds: dict[Any, float]) -> None:
+    """Other work of the processor would decide the picture."""
+    known = transformer(CPUS[:2], split_seconds=lambda group: seconds)
+    assert place(known).plan == core.plan(20, 2)
 
 
 @pytest.mark.parametrize("seconds", [{TOKENS: math.inf}, {TOKENS: math.inf, WHOLE: 1.0}])

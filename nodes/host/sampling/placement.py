@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from ....chords_core import Plan, Reason, SequentialPlan, fastest_way, plan
+from ....chords_core import Cause, Plan, Reason, SequentialPlan, fastest_way, plan
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
@@ -21,6 +21,9 @@ from .options import SamplerOptions
 _NEARLY = 1.1
 """A split of one core's calls, whose picture is KSampler's apart from rounding, is preferred to several cores unless it
 takes more than so many times as long."""
+
+
+_ABOUT_LANES = frozenset((Cause.ONE_LANE, Cause.ONE_CORE_REQUESTED))
 
 
 class Reasons(Protocol):
@@ -101,16 +104,17 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
     on_lanes = choice.on_lanes()
     if request.split != "auto" or options.accept == "exact":
         return on_lanes
-    if on_lanes.plan.cores > 1 and (options.cores > 1 or options.method is not None):
+    # Lanes of a CPU are for a trial of several cores, on which other work of the processor must have no influence.
+    if on_lanes.plan.cores > 1 and (choice.on_cpu or options.cores > 1 or options.method is not None):
         return on_lanes
     alone = choice.on_one_core(_planned(options, facts, 1, min(options.cores, 1)))
     if alone.splits == (WHOLE,):
         return on_lanes
     if on_lanes.plan.cores == 1:
-        return _on_one_core_because(facts.reasons.for_one_core, alone)
+        return replace(alone, plan=replace(alone.plan, reasons=(*_limits(on_lanes), *alone.plan.reasons)))
     if len(alone.splits) > 1:  # what shared calls take is not known yet, and this run shows it
         tokens = any(split.shares > 1 for split in alone.splits)  # guidance is tried in the lanes of several cores too
-        return alone if tokens and not choice.on_cpu else on_lanes
+        return alone if tokens else on_lanes
     return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
 
 
@@ -322,14 +326,17 @@ def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, cost
 def _described(placed: Placement) -> Placement:
     """The placement of one core with the reason for its devices."""
     reasons = _sharing_reasons(placed)
-    return replace(placed, plan=replace(placed.plan, reasons=reasons)) if reasons else placed
+    return replace(placed, plan=replace(placed.plan, reasons=(*_limits(placed), *reasons))) if reasons else placed
 
 
-def _on_one_core_because(reason: str | None, placed: Placement) -> Placement:
-    """The placement of one core; with the reason for one core before all others, if the model gives one."""
-    if reason is None:
-        return placed
-    return replace(placed, plan=replace(placed.plan, reasons=(reason, *placed.plan.reasons)))
+def _limits(placed: Placement) -> tuple[str | Reason, ...]:
+    """Why the plan has no more cores, apart from the number of lanes and from what is shared."""
+    shared = _sharing_reasons(placed)
+    return tuple(
+        reason
+        for reason in placed.plan.reasons
+        if reason not in shared and not (isinstance(reason, Reason) and reason.cause in _ABOUT_LANES)
+    )
 
 
 def _sharing_reasons(placed: Placement) -> tuple[str, ...]:

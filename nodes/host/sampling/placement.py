@@ -43,7 +43,7 @@ class Reasons(Protocol):
         """Why calls of the model cannot be shared by tokens."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
     """What a placement depends on, beyond what the user asks for.
 

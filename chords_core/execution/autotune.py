@@ -130,10 +130,10 @@ class Autotuner(Generic[Way]):
         left = [way for way in self._ways if way not in self.dropped and way not in without]
         if left == [self._default]:
             return None
-        return next((way for way in left if self._is_tried(way)), None)
+        return next((way for way in left if self._needs_trial(way)), None)
 
-    def _is_tried(self, way: Way) -> bool:
-        """Whether it is worth another trial."""
+    def _needs_trial(self, way: Way) -> bool:
+        """Whether another trial may change the choice."""
         trials = len(self._trials[way])
         if trials != _TRIALS - 1 or way == self._default:
             return trials < _TRIALS

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..checks import check_whole
 from ..solvers import EULER, Solver
 from ..solvers.cubic import cubic_updates, curve_nodes
-from ..solvers.interpolated import interpolation_nodes
+from ..solvers.interpolated import default_calls, interpolation_nodes
 from ..solvers.linear_form import amplification, in_flow_coordinates, is_flow, solver_updates
 from .accept import AcceptRule, Agreement, Residual
 from .path import CubicPath, SolverPath
+from .stepping_rule import JUMP, SteppingRule, allowed_surprise
 from .window import WindowSpec
-from .window_rule import BUDGET, MovingRule, ScheduledRule, paced_starts, window_starts
+from .window_rule import (
+    BUDGET,
+    BUDGET_PER_TOLERANCE,
+    MAX_MOVE_PER_TOLERANCE,
+    GapControl,
+    MovingRule,
+    ScheduledRule,
+    paced_starts,
+    window_starts,
+)
 
 STRICTER = 4.0
 """The budget of moves is divided by this for each later hit that is asked for."""
@@ -82,7 +93,7 @@ def solver_window(
         budget=0.0 if exact or rounds is not None else BUDGET / STRICTER ** min(hit - 1, _MAX_STRICTER),
         to_rounding=isinstance(accept, Residual | Agreement),
         pace=paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
-        max_gap=1 + steps // _NODES_ON_A_PATH if calls is None and cores > 1 else 1,
+        gaps=GapControl(1 + steps // _NODES_ON_A_PATH if calls is None and cores > 1 else 1),
     )
     expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, hit, solver))
     max_rounds = rounds or steps
@@ -90,6 +101,43 @@ def solver_window(
         max_rounds += steps  # once the budget is kept it goes on
     path = SolverPath(updates)
     return WindowSpec(path, tuple(values), times, cores, rule, max_rounds, rounds is not None, expected, slopes)
+
+
+def tolerance_window(
+    sigmas: Tensor, cores: int, solver: Solver, tolerance: float, *, flow: bool | None = None
+) -> WindowSpec:
+    """A window whose result is within about ``tolerance`` of the ``solver``'s own on ``sigmas``.
+
+    One core takes adaptive steps (`chords_core.methods.stepping_rule`), several move by a budget that is proportional
+    to the tolerance (`chords_core.methods.window_rule`).
+
+    Args:
+        sigmas: N+1 values, strictly descending.
+        cores: K, the nodes evaluated in a round.
+        solver: whose result is the aim.
+        tolerance: the relative RMS difference, above 0.
+        flow: as for `solver_window`.
+    """
+    steps = len(sigmas) - 1
+    cores = min(cores, steps)
+    spec = solver_window(sigmas, cores, solver, flow=flow)
+    assert isinstance(spec.rule, MovingRule)
+    if cores == 1:
+        stepping = SteppingRule(steps, spec.rule.amplification, tolerance)
+        return replace(spec, rule=stepping, expected_rounds=min(steps, default_calls(steps)))
+    moving = replace(
+        spec.rule,
+        budget=BUDGET_PER_TOLERANCE * tolerance,
+        max_move=MAX_MOVE_PER_TOLERANCE * tolerance,
+        gaps=GapControl(
+            max_gap=steps,
+            move=10 * tolerance,
+            surprise=allowed_surprise(steps, tolerance),
+            rough=JUMP * allowed_surprise(steps, tolerance),
+            dense_nodes=4,
+        ),
+    )
+    return replace(spec, rule=moving)
 
 
 def accuracy_window(

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ._types import Denoise, Pool
-from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, is_number, shown
+from .checks import as_predicate, check_callable, check_choice, check_floating, check_whole, shown
 from .errors import InvalidInput
 from .execution.driver import drive
 from .execution.lane_timeout import LaneTimeouts, LaneWatchdog
@@ -22,7 +22,7 @@ from .methods.events import Event, Hit
 from .methods.fewer_calls import FewerCalls
 from .methods.start_indices import check_starts, lattice_starts
 from .methods.window import Window
-from .methods.window_spec import accuracy_window, check_rounds, solver_window, tolerance_window
+from .methods.window_spec import accuracy_window, check_rounds, check_tolerance, solver_window, tolerance_window
 from .solvers import SOLVERS, Solver, find_solver
 from .solvers.interpolated import interpolated_solver
 
@@ -131,7 +131,7 @@ def sample(
         rule,
         rounds,
         calls,
-        _checked_tolerance(tolerance),
+        None if tolerance is None else check_tolerance(tolerance),
     )
     request.check()
     cancelled, flow = as_predicate(cancel), _predicts_flow(prediction)
@@ -313,14 +313,6 @@ def _within_tolerance(request: _Request, flow: bool | None) -> Window:
     assert request.solver is not None and request.tolerance is not None
     spec = tolerance_window(request.sigmas, request.cores, request.solver, request.tolerance, flow=flow)
     return Window(request.x, spec)
-
-
-def _checked_tolerance(tolerance: object) -> float | None:
-    if tolerance is None:
-        return None
-    if not is_number(tolerance) or not 0 < tolerance < 1:
-        raise InvalidInput("tolerance", f"must be a number above 0 and below 1, or None, not {shown(tolerance)}")
-    return float(tolerance)
 
 
 def _predicts_flow(prediction: str | None) -> bool | None:

@@ -3,8 +3,8 @@
 Two things are known at its end. The moves of the nodes say how far the model was called from where the path is now. The
 change between the last two hits says what the last round still brought. Neither is the error: how strongly a later step
 amplifies an earlier error differs from picture to picture. But the error is between 0 and a few moves, and the more
-sensitive the picture, the more the last round still changed. The geometric mean of the two is proportional to the error
-to within a factor of 3 in nine of ten runs (benchmarks/results/tolerance.md).
+sensitive the picture, the more the last round still changed. So the estimate is proportional to the geometric mean of
+the two (how often it is within a factor of 3 of the error: benchmarks/results/tolerance.md).
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_PROPORTION = 0.27
-"""The error over the geometric mean. Fitted to runs with a tolerance on one to four cores (benchmarks/tolerance.py)."""
+_PROPORTION = 0.06
+"""The error over the geometric mean and the root of N. Fitted (benchmarks/tolerance.py)."""
 
 
-def estimated_error(moves: Sequence[float], amplification: Sequence[float], change: float) -> float:
+def estimated_error(moves: Sequence[float], amplification: Sequence[float], change: float, steps: int) -> float:
     """The estimated relative RMS difference of one item of the batch from the solver's own result.
 
     Args:
         moves: of the item's nodes at the end of the run, as `chords_core.methods.window_rule.Measured` has them.
         amplification: of each of these nodes; see `chords_core.solvers.linear_form.amplification`.
         change: the relative RMS change from the hit before the last to the last.
+        steps: N. The more there are, the more of them lie between two nodes, and the smaller the moves are.
 
     Returns:
         At least 0. It is 0 if no node has moved: then every step was called where it is.
     """
     squares = sum((factor * move) ** 2 for factor, move in zip(amplification, moves, strict=True))
-    return _PROPORTION * math.sqrt(math.sqrt(squares) * change)
+    return _PROPORTION * math.sqrt(steps * math.sqrt(squares) * change)

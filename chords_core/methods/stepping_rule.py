@@ -21,11 +21,9 @@ from dataclasses import dataclass
 
 from .window_rule import Measured, Progress
 
-_SURPRISE = 20.0
+_SURPRISE = 18.0
 """The surprise that the newest node may have, in tolerances, times sqrt(N) for N steps. From a larger one on, the gaps
 shrink."""
-
-_SURPRISE_EXPONENT = 0.0
 
 _MAX_SURPRISE_STEPS = 200
 """More steps than this allow the surprise of so many, because what finer steps add is interpolated."""
@@ -36,8 +34,12 @@ JUMP = 4.0
 _AGAIN = 8.0
 """From this move on, in tolerances, a node is called again."""
 
-_MAX_GROWTH, _MIN_GROWTH = 1.3, 0.4
-"""The gap changes at most by these factors from call to call. Faster growth is blind to what comes."""
+_GROWTH, _GROWTH_STEPS, _GROWTH_EXPONENT, _MAX_GROWTH_STEPS = 0.25, 20, -0.25, 64
+"""The gap grows at most by the factor 1 + 0.25 (N / 20)^(-1/4) from call to call for N steps, at most 64. Faster growth
+is blind to what comes."""
+
+_MIN_GROWTH = 0.4
+"""And it shrinks at most by this."""
 
 _SAFETY, _EXPONENT = 0.9, 1 / 2
 """The gap is multiplied by safety * (allowed / measured)^exponent: a surprise grows with about its square."""
@@ -90,11 +92,13 @@ class SteppingRule:
             return 1.0, False
         weight = self.amplification[newest] / self.tolerance
         surprise = weight * max(measured.surprises[newest], default=0.0)
-        allowed = allowed_surprise(self.steps, 1.0) * ((newest + 1) / self.steps) ** _SURPRISE_EXPONENT
+        allowed = allowed_surprise(self.steps, 1.0)
         if surprise > JUMP * allowed and newest - measured.known[-2] > 1:
             return 1.0, True
+        counted = min(self.steps, _MAX_GROWTH_STEPS)
+        max_growth = 1 + _GROWTH * (counted / _GROWTH_STEPS) ** _GROWTH_EXPONENT
         factor = _SAFETY * (allowed / max(surprise, 1e-9)) ** _EXPONENT
-        return max(1.0, gap * min(max(factor, _MIN_GROWTH), _MAX_GROWTH)), False
+        return max(1.0, gap * min(max(factor, _MIN_GROWTH), max_growth)), False
 
     def _far(self, measured: Measured) -> int | None:
         """The first node that has moved too far since it was called."""

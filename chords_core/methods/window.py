@@ -204,7 +204,8 @@ class Window:
         weights = [rule.amplification[node] for node in measured.known]
         items = zip(zip(*measured.moves, strict=True), changes, strict=True)
         return max(
-            (estimated_error(moves, weights, change) for moves, change in items if change < math.inf), default=None
+            (estimated_error(moves, weights, change, self.steps) for moves, change in items if change < math.inf),
+            default=None,
         )
 
     def _size(self, node: int) -> float:

@@ -30,6 +30,10 @@ BUDGET_PER_TOLERANCE = 1.34
 MAX_MOVE_PER_TOLERANCE = 3.0
 """`MAX_MOVE` for a tolerance of the result, over that tolerance."""
 
+MOVE_PER_SURPRISE = 0.7
+"""With a tolerance: the move of the newest nodes that leaves their gap as it is, over the allowed surprise. With
+larger moves every second round would only evaluate the nodes of the round before again."""
+
 _MAX_BUDGET_STEPS = 64
 """More steps than this have the budget of so many, because what finer steps add is interpolated."""
 

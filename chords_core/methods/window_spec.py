@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..checks import check_whole
+from ..checks import check_whole, is_number, shown
+from ..errors import InvalidInput
 from ..solvers import EULER, Solver
 from ..solvers.cubic import cubic_updates, curve_nodes
-from ..solvers.interpolated import default_calls, interpolation_nodes
+from ..solvers.interpolated import interpolation_nodes
 from ..solvers.linear_form import amplification, in_flow_coordinates, is_flow, solver_updates
 from .accept import AcceptRule, Agreement, Residual
 from .path import CubicPath, SolverPath
@@ -21,6 +22,7 @@ from .window_rule import (
     BUDGET,
     BUDGET_PER_TOLERANCE,
     MAX_MOVE_PER_TOLERANCE,
+    MOVE_PER_SURPRISE,
     GapControl,
     MovingRule,
     ScheduledRule,
@@ -122,22 +124,24 @@ def tolerance_window(
     cores = min(cores, steps)
     spec = solver_window(sigmas, cores, solver, flow=flow)
     assert isinstance(spec.rule, MovingRule)
+    expected = expected_calls(steps, cores, solver, tolerance)
     if cores == 1:
         stepping = SteppingRule(steps, spec.rule.amplification, tolerance)
-        return replace(spec, rule=stepping, expected_rounds=min(steps, default_calls(steps)))
+        return replace(spec, rule=stepping, expected_rounds=expected)
+    surprise = allowed_surprise(steps, tolerance)
     moving = replace(
         spec.rule,
         budget=BUDGET_PER_TOLERANCE * tolerance,
         max_move=MAX_MOVE_PER_TOLERANCE * tolerance,
         gaps=GapControl(
             max_gap=steps,
-            move=10 * tolerance,
-            surprise=allowed_surprise(steps, tolerance),
-            rough=JUMP * allowed_surprise(steps, tolerance),
+            move=MOVE_PER_SURPRISE * surprise,
+            surprise=surprise,
+            rough=JUMP * surprise,
             dense_nodes=4,
         ),
     )
-    return replace(spec, rule=moving)
+    return replace(spec, rule=moving, expected_rounds=expected)
 
 
 def accuracy_window(
@@ -202,6 +206,27 @@ def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1
     rounds = (2.5 + 15.3 / cores) * math.log(nodes) - 34 / cores + 1 + solver.extra_rounds * counted
     ruled = max(round(rounds if slopes else 1.4 * rounds), math.ceil(counted / cores) + 2)
     return min(nodes, ruled + (accept - 1) * max(1, round(ruled / 12)))
+
+
+def expected_calls(steps: int, cores: int, solver: Solver, tolerance: float) -> int:
+    """About how many calls in a row a run within a ``tolerance`` takes; the picture decides how many they are.
+
+    Fitted to guided pictures of the demo model with CFG 3.5 to 8 and 20 to 50 steps (benchmarks/results/tolerance.md).
+    """
+    at_twenty = 14 / math.pow(cores, 0.18) + solver.extra_rounds * min(steps, _MAX_COUNTED_STEPS)
+    calls = (at_twenty + 9.3 / math.sqrt(cores) * math.log(steps / 20)) * math.pow(0.01 / tolerance, 0.13)
+    return min(steps, max(2, math.ceil(steps / (10 * cores)) + 2, round(calls)))
+
+
+def check_tolerance(tolerance: object) -> float:
+    """``tolerance`` if it is a number above 0 and below 1.
+
+    Raises:
+        InvalidInput: for any other value.
+    """
+    if not is_number(tolerance) or not 0 < tolerance < 1:
+        raise InvalidInput("tolerance", f"must be a number above 0 and below 1, or None, not {shown(tolerance)}")
+    return float(tolerance)
 
 
 def solve_seconds(steps: int, elements: int) -> float:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from .window_rule import Measured, Progress
 
 _SURPRISE, _SURPRISE_EXPONENT = 34.6, -2 / 3
-"""The surprise that the newest node may have, in tolerances, is 34.6 N^(-2/3) for N steps. From a larger one on, the gaps
+"""The surprise that the newest node may have, in tolerances, is 34.6 N^(-2/3) for N steps. From a larger one on, gaps
 shrink. It is 4.7 for 20 steps and 2.5 for 50: the more steps there are, the more of them are left out."""
 
 _MAX_SURPRISE_STEPS = 200
@@ -30,6 +30,10 @@ _MAX_SURPRISE_STEPS = 200
 
 JUMP = 4.0
 """From so many times the allowed surprise on the prediction is taken to jump."""
+
+LEAP = 2.0
+"""The next surprise is expected to be larger by the square of how much longer the way is. It may be so many times the
+allowed one. This matters on schedules with a long step beside a short one, such as `normal` at its end."""
 
 _AGAIN = 8.0
 """From this move on, in tolerances, a node is called again."""
@@ -54,11 +58,13 @@ class SteppingRule:
 
     Attributes:
         steps: N.
+        times: of the steps and the end, N+1 values, descending, as a flow model has them.
         amplification: of each step; see `chords_core.solvers.linear_form.amplification`.
         tolerance: the relative RMS difference from the solver's own result that is aimed at.
     """
 
     steps: int
+    times: tuple[float, ...]
     amplification: tuple[float, ...]
     tolerance: float
 
@@ -83,15 +89,31 @@ class SteppingRule:
         again = self._far(measured) if left > last - newest else None  # no more calls than steps
         if again is None and newest == last:
             return progress, None
-        return progress, (self._next(newest, gap) if again is None else again,)
+        if again is not None:
+            return progress, (again,)
+        following = self._next(newest, gap)
+        while following > newest + 1 and self._leaps(measured, following):
+            following -= 1
+        return progress, (following,)
+
+    def _leaps(self, measured: Measured, following: int) -> bool:
+        """Whether the way to the ``following`` node is so long, in time, that a jump of the prediction is expected."""
+        before, newest = measured.known[-2:]
+        longer = (self.times[newest] - self.times[following]) / (self.times[before] - self.times[newest])
+        return self._surprise(measured) * longer**2 > LEAP * allowed_surprise(self.steps, 1.0)
+
+    def _surprise(self, measured: Measured) -> float:
+        """The weighted surprise of the newest node, in tolerances; 0 if it was not called for the first time."""
+        newest = measured.known[-1]
+        surprise = max(measured.surprises.get(newest, ()), default=0.0)
+        return surprise * self.amplification[newest] / self.tolerance
 
     def _regulated(self, gap: float, measured: Measured) -> tuple[float, bool]:
         """The next gap, and whether the prediction jumps before the newest node."""
         newest = measured.known[-1]
         if newest < _FIRST_GAP:
             return 1.0, False
-        weight = self.amplification[newest] / self.tolerance
-        surprise = weight * max(measured.surprises[newest], default=0.0)
+        surprise = self._surprise(measured)
         allowed = allowed_surprise(self.steps, 1.0)
         if surprise > JUMP * allowed and newest - measured.known[-2] > 1:
             return 1.0, True

@@ -126,7 +126,7 @@ def tolerance_window(
     assert isinstance(spec.rule, MovingRule)
     expected = expected_calls(steps, cores, solver, tolerance)
     if cores == 1:
-        stepping = SteppingRule(steps, spec.rule.amplification, tolerance)
+        stepping = SteppingRule(steps, spec.times, spec.rule.amplification, tolerance)
         return replace(spec, rule=stepping, expected_rounds=expected)
     surprise = allowed_surprise(steps, tolerance)
     moving = replace(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,8 @@ TOLERANCE = 0.01
 
 
 def rule(steps: int, amplification: float = 1.0) -> SteppingRule:
-    return SteppingRule(steps, (amplification,) * steps, TOLERANCE)
+    times = tuple(1 - step / steps for step in range(steps + 1))
+    return SteppingRule(steps, times, (amplification,) * steps, TOLERANCE)
 
 
 def measured(known: list[int], surprise: float, move: float = 0.0) -> Measured:
@@ -79,6 +82,15 @@ def test_steps_before_a_jump_are_called_after_all() -> None:
     progress, following = rule(100).following(Progress(4.0), measured([0, 1, 5, 9], jump), 1, 4, 96)
     assert progress.gap == 1.0 and following == (2,)
     assert progress.skipped == {2, 3, 4, 6, 7, 8}
+
+
+def test_no_long_step_is_skipped_after_a_short_one() -> None:
+    """On a schedule whose last steps are long, the way in time counts, and not the number of steps."""
+    seen = measured([0, 6, 12, 18], 0.9 * allowed_surprise(30, TOLERANCE))
+    even = rule(30)
+    uneven = replace(even, times=(*even.times[:20], *(each / 4 for each in even.times[20:])))
+    assert even.following(Progress(5.0), seen, 1, 4, 26)[1] == (23,)
+    assert uneven.following(Progress(5.0), seen, 1, 4, 26)[1] == (19,)
 
 
 def test_a_node_that_moved_far_is_called_again() -> None:

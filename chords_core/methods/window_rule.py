@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -30,9 +30,9 @@ BUDGET_PER_TOLERANCE = 1.34
 MAX_MOVE_PER_TOLERANCE = 3.0
 """`MAX_MOVE` for a tolerance of the result, over that tolerance."""
 
-MOVE_PER_SURPRISE = 0.7
-"""With a tolerance: the move of the newest nodes that leaves their gap as it is, over the allowed surprise. With
-larger moves every second round would only evaluate the nodes of the round before again."""
+MOVE_PER_SURPRISE = 0.35
+"""With a tolerance: the move of the newest nodes that leaves their gap as it is, over the allowed surprise and the
+number of cores. With larger moves every second round would only evaluate the nodes of the round before again."""
 
 _MAX_BUDGET_STEPS = 64
 """More steps than this have the budget of so many, because what finer steps add is interpolated."""
@@ -95,6 +95,8 @@ class GapControl:
         rough: from this surprise on the prediction is taken to jump: the steps left out before the node are evaluated
             too.
         dense_nodes: between the first nodes, so many, no step is left out: there the composition is decided.
+        max_leap: if steps are left out before a new node, the way to it is at most so many times as long, in time, as
+            that to the node before.
     """
 
     max_gap: int = 1
@@ -102,6 +104,7 @@ class GapControl:
     surprise: float = 0.05
     rough: float = ROUGH
     dense_nodes: int = 8
+    max_leap: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class MovingRule:
         pace: for each round the lowest place in ``nodes`` at which the window may begin, so that a fixed number of
             rounds reaches the end. Empty: there is no fixed number.
         gaps: how far apart new nodes are.
+        times: of the steps and the end, N+1 values, descending, as a flow model has them. Only `GapControl.max_leap`
+            needs them.
         max_move: a node with a larger weighted move is evaluated again in any case.
     """
 
@@ -128,6 +133,7 @@ class MovingRule:
     to_rounding: bool = False
     pace: tuple[int, ...] = ()
     gaps: GapControl = GapControl()
+    times: tuple[float, ...] = ()
     max_move: float = MAX_MOVE
 
     def first(self, cores: int) -> tuple[int, ...]:
@@ -163,7 +169,7 @@ class MovingRule:
         due = min(cores, max(0, unknown - cores * (left - 1)))  # so that the last round reaches the end
         chosen = available[place : place + cores - due]
         distance = self._distance(progress.gap, measured.known[-1], cores, rounds)
-        chosen += self._new(measured.known[-1], distance, cores - len(chosen))
+        chosen += self._new(measured.known, distance, cores - len(chosen))
         spare = min(cores - len(chosen), place)  # the nearest to the left
         return progress, (*available[place - spare : place], *chosen)
 
@@ -221,11 +227,19 @@ class MovingRule:
         left = len(self.nodes) - bisect_right(self.nodes, newest)
         return max(distance, math.ceil(left / (cores * max(1, len(self.pace) - rounds))))
 
-    def _new(self, newest: int, distance: int, count: int) -> tuple[int, ...]:
-        """At most ``count`` nodes after the ``newest``. They end exactly at the last."""
-        place, last = bisect_right(self.nodes, newest) - 1, len(self.nodes) - 1
-        new: list[int] = []
+    def _leaps(self, before: int, node: int, following: int) -> bool:
+        """Whether the way from the node to the following one is too long beside that from the one before."""
+        if not self.times:
+            return False
+        times = self.times
+        return times[node] - times[following] > self.gaps.max_leap * (times[before] - times[node])
+
+    def _new(self, known: Sequence[int], distance: int, count: int) -> tuple[int, ...]:
+        """At most ``count`` nodes after those that are known. They end exactly at the last."""
+        place, last = bisect_right(self.nodes, known[-1]) - 1, len(self.nodes) - 1
+        new, before = list[int](), known[-2] if len(known) > 1 else None
         while len(new) < count and place < last:
+            began = place
             left = last - place
             if distance >= left:
                 place = last
@@ -233,6 +247,11 @@ class MovingRule:
                 place += (left + 1) // 2
             else:
                 place += distance
+            while (
+                before is not None and place > began + 1 and self._leaps(before, self.nodes[began], self.nodes[place])
+            ):
+                place -= 1
+            before = self.nodes[began]
             new.append(self.nodes[place])
         return tuple(new)
 

@@ -135,11 +135,13 @@ def tolerance_window(
         max_move=MAX_MOVE_PER_TOLERANCE * tolerance,
         gaps=GapControl(
             max_gap=steps,
-            move=MOVE_PER_SURPRISE * surprise,
+            move=MOVE_PER_SURPRISE * cores * surprise,
             surprise=surprise,
             rough=JUMP * surprise,
             dense_nodes=4,
+            max_leap=3.0,
         ),
+        times=spec.times,
     )
     return replace(spec, rule=moving, expected_rounds=expected)
 

@@ -8,15 +8,15 @@ ODE solvers (Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I
 as the finest ones.
 
 The *move* of the new node is measured too: how far its state is, once the path is solved with the new call, from where
-the call was made. A far move is a large error, so that the call is made once more.
-
-At a jump of the prediction (a prompt range, guidance in a part of the schedule) the surprise is far larger than the
-tolerance. Then all steps left out before it are called.
+the call was made. At a jump of the prediction (a prompt range, guidance in a part of the schedule) the surprise or the
+move is far larger than the tolerance. Then all steps left out before the node are called. If it is still far from where
+it was called, it is called once more.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .window_rule import Measured, Progress
@@ -31,12 +31,8 @@ _MAX_SURPRISE_STEPS = 200
 JUMP = 4.0
 """From so many times the allowed surprise on the prediction is taken to jump."""
 
-LEAP = 2.0
-"""The next surprise is expected to be larger by the square of how much longer the way is. It may be so many times the
-allowed one. This matters on schedules with a long step beside a short one, such as `normal` at its end."""
-
-_AGAIN = 8.0
-"""From this move on, in tolerances, a node is called again."""
+_FAR = 8.0
+"""From this weighted move on, in tolerances, the steps left out before a node are called, and then the node again."""
 
 _GROWTH, _GROWTH_EXPONENT, _MAX_GROWTH_STEPS = 0.76, -1 / 3, 64
 """From call to call the gap grows at most by the factor 1 + 0.76 N^(-1/3), with at most 64 for N: 1.28 for 20 steps.
@@ -58,15 +54,15 @@ class SteppingRule:
 
     Attributes:
         steps: N.
-        times: of the steps and the end, N+1 values, descending, as a flow model has them.
         amplification: of each step; see `chords_core.solvers.linear_form.amplification`.
         tolerance: the relative RMS difference from the solver's own result that is aimed at.
+        required: steps that are called in any case; see `chords_core.methods.window_rule.uneven_steps`.
     """
 
     steps: int
-    times: tuple[float, ...]
     amplification: tuple[float, ...]
     tolerance: float
+    required: frozenset[int] = frozenset()
 
     def first(self, cores: int) -> tuple[int, ...]:
         """The nodes of the first round."""
@@ -92,21 +88,16 @@ class SteppingRule:
         if again is not None:
             return progress, (again,)
         following = self._next(newest, gap)
-        while following > newest + 1 and self._leaps(measured, following):
-            following -= 1
-        return progress, (following,)
-
-    def _leaps(self, measured: Measured, following: int) -> bool:
-        """Whether the way to the ``following`` node is so long, in time, that a jump of the prediction is expected."""
-        before, newest = measured.known[-2:]
-        longer = (self.times[newest] - self.times[following]) / (self.times[before] - self.times[newest])
-        return self._surprise(measured) * longer**2 > LEAP * allowed_surprise(self.steps, 1.0)
+        return progress, (min((step for step in self.required if newest < step < following), default=following),)
 
     def _surprise(self, measured: Measured) -> float:
         """The weighted surprise of the newest node, in tolerances; 0 if it was not called for the first time."""
         newest = measured.known[-1]
-        surprise = max(measured.surprises.get(newest, ()), default=0.0)
-        return surprise * self.amplification[newest] / self.tolerance
+        return self._weighted(measured.surprises.get(newest, ()), newest)
+
+    def _weighted(self, by_sample: Sequence[float], node: int) -> float:
+        """The largest of the samples, weighted, in tolerances."""
+        return max(by_sample, default=0.0) * self.amplification[node] / self.tolerance
 
     def _regulated(self, gap: float, measured: Measured) -> tuple[float, bool]:
         """The next gap, and whether the prediction jumps before the newest node."""
@@ -115,7 +106,8 @@ class SteppingRule:
             return 1.0, False
         surprise = self._surprise(measured)
         allowed = allowed_surprise(self.steps, 1.0)
-        if surprise > JUMP * allowed and newest - measured.known[-2] > 1:
+        far = self._weighted(measured.moves[-1], newest) > _FAR
+        if (surprise > JUMP * allowed or far) and newest - measured.known[-2] > 1:
             return 1.0, True
         max_growth = 1 + _GROWTH * math.pow(min(self.steps, _MAX_GROWTH_STEPS), _GROWTH_EXPONENT)
         factor = _SAFETY * (allowed / max(surprise, 1e-9)) ** _EXPONENT
@@ -124,7 +116,7 @@ class SteppingRule:
     def _far(self, measured: Measured) -> int | None:
         """The first node that has moved too far since it was called."""
         for node, by_sample in zip(measured.known, measured.moves, strict=True):
-            if self.amplification[node] * max(by_sample, default=0.0) > _AGAIN * self.tolerance:
+            if self._weighted(by_sample, node) > _FAR:
                 return node
         return None
 

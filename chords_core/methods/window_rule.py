@@ -16,7 +16,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 MAX_MOVE = 0.03
 """A node with a larger weighted move is evaluated again in any case."""
@@ -45,6 +45,11 @@ _MAX_GROWTH, _MIN_GROWTH = 2.0, 0.5
 
 ROUGH = 0.1
 """From this surprise on the prediction is taken to jump, unless a tolerance says how much it may."""
+
+
+UNEVEN = 2.0
+"""From this factor between the lengths of two neighbouring steps, in time, the step between them is not left out. In
+most schedules the factor is at most 1.3, and a little more at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +100,6 @@ class GapControl:
         rough: from this surprise on the prediction is taken to jump: the steps left out before the node are evaluated
             too.
         dense_nodes: between the first nodes, so many, no step is left out: there the composition is decided.
-        max_leap: if steps are left out before a new node, the way to it is at most so many times as long, in time, as
-            that to the node before.
     """
 
     max_gap: int = 1
@@ -104,7 +107,6 @@ class GapControl:
     surprise: float = 0.05
     rough: float = ROUGH
     dense_nodes: int = 8
-    max_leap: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,7 @@ class MovingRule:
         pace: for each round the lowest place in ``nodes`` at which the window may begin, so that a fixed number of
             rounds reaches the end. Empty: there is no fixed number.
         gaps: how far apart new nodes are.
-        times: of the steps and the end, N+1 values, descending, as a flow model has them. Only `GapControl.max_leap`
-            needs them.
+        required: steps that are not left out; see `uneven_steps`.
         max_move: a node with a larger weighted move is evaluated again in any case.
     """
 
@@ -133,7 +134,7 @@ class MovingRule:
     to_rounding: bool = False
     pace: tuple[int, ...] = ()
     gaps: GapControl = GapControl()
-    times: tuple[float, ...] = ()
+    required: frozenset[int] = frozenset()
     max_move: float = MAX_MOVE
 
     def first(self, cores: int) -> tuple[int, ...]:
@@ -169,7 +170,7 @@ class MovingRule:
         due = min(cores, max(0, unknown - cores * (left - 1)))  # so that the last round reaches the end
         chosen = available[place : place + cores - due]
         distance = self._distance(progress.gap, measured.known[-1], cores, rounds)
-        chosen += self._new(measured.known, distance, cores - len(chosen))
+        chosen += self._new(measured.known[-1], distance, cores - len(chosen))
         spare = min(cores - len(chosen), place)  # the nearest to the left
         return progress, (*available[place - spare : place], *chosen)
 
@@ -227,17 +228,10 @@ class MovingRule:
         left = len(self.nodes) - bisect_right(self.nodes, newest)
         return max(distance, math.ceil(left / (cores * max(1, len(self.pace) - rounds))))
 
-    def _leaps(self, before: int, node: int, following: int) -> bool:
-        """Whether the way from the node to the following one is too long beside that from the one before."""
-        if not self.times:
-            return False
-        times = self.times
-        return times[node] - times[following] > self.gaps.max_leap * (times[before] - times[node])
-
-    def _new(self, known: Sequence[int], distance: int, count: int) -> tuple[int, ...]:
-        """At most ``count`` nodes after those that are known. They end exactly at the last."""
-        place, last = bisect_right(self.nodes, known[-1]) - 1, len(self.nodes) - 1
-        new, before = list[int](), known[-2] if len(known) > 1 else None
+    def _new(self, newest: int, distance: int, count: int) -> tuple[int, ...]:
+        """At most ``count`` nodes after the ``newest``. They end exactly at the last."""
+        place, last = bisect_right(self.nodes, newest) - 1, len(self.nodes) - 1
+        new: list[int] = []
         while len(new) < count and place < last:
             began = place
             left = last - place
@@ -247,13 +241,27 @@ class MovingRule:
                 place += (left + 1) // 2
             else:
                 place += distance
-            while (
-                before is not None and place > began + 1 and self._leaps(before, self.nodes[began], self.nodes[place])
-            ):
-                place -= 1
-            before = self.nodes[began]
+            between = range(began + 1, place)
+            place = next((each for each in between if self.nodes[each] in self.required), place)
             new.append(self.nodes[place])
         return tuple(new)
+
+
+def uneven_steps(times: Sequence[float]) -> frozenset[int]:
+    """The steps that lie between a long and a short step of a schedule. What is interpolated in the step must not go
+    across them.
+
+    The schedule `normal` of Stable Diffusion has such a step before its last two.
+
+    Args:
+        times: N+1 values, descending, as a flow model has them.
+    """
+    lengths = [here - there for here, there in pairwise(times)]
+    return frozenset(
+        step
+        for step, (before, after) in enumerate(pairwise(lengths), start=1)
+        if max(before, after) > UNEVEN * min(before, after)
+    )
 
 
 @dataclass(frozen=True)

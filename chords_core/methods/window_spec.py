@@ -27,6 +27,7 @@ from .window_rule import (
     MovingRule,
     ScheduledRule,
     paced_starts,
+    uneven_steps,
     window_starts,
 )
 
@@ -126,7 +127,7 @@ def tolerance_window(
     assert isinstance(spec.rule, MovingRule)
     expected = expected_calls(steps, cores, solver, tolerance)
     if cores == 1:
-        stepping = SteppingRule(steps, spec.times, spec.rule.amplification, tolerance)
+        stepping = SteppingRule(steps, spec.rule.amplification, tolerance, uneven_steps(spec.times))
         return replace(spec, rule=stepping, expected_rounds=expected)
     surprise = allowed_surprise(steps, tolerance)
     moving = replace(
@@ -139,9 +140,8 @@ def tolerance_window(
             surprise=surprise,
             rough=JUMP * surprise,
             dense_nodes=4,
-            max_leap=3.0,
         ),
-        times=spec.times,
+        required=uneven_steps(spec.times),
     )
     return replace(spec, rule=moving, expected_rounds=expected)
 

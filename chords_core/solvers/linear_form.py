@@ -9,7 +9,7 @@ So a solver that is linear in the evaluations D_j at its nodes 0..N-1 is a list 
     x_{i+1} = ratio_i * x_i + sum_j weight_ij * D_j,        i = 0..N-1, where x_N is the end.
 
 `solver_updates` gives the updates of a `Solver` on its own sigmas. They only look back (j <= i).
-`chords_core.solvers.cubic` interpolates D instead. Everything here is float64 on the CPU.
+`chords_core.solvers.cubic` interpolates D instead. Everything here is on the CPU.
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ class LinearUpdate(NamedTuple):
 def solver_updates(solver: Solver, sigmas: Tensor) -> tuple[LinearUpdate, ...]:
     """The N updates of a ``solver`` on ``sigmas`` (N+1 values); the last leads to the end. The cost is linear in N.
 
+    The weights are those that the solver computes from sigmas of this dtype, with their rounding: ``uni_pc`` takes
+    differences of logarithms, whose rounding in float32 can change a guided picture by some percent.
+
     No formula is written twice: the solver itself runs on unit vectors that stand for x_0 and the evaluations, so that
     each state is its own coefficients. A solver looks back at few evaluations, so evaluations that are
     `_MAX_LOOK_BACK` apart share a vector: the part of the older one is the same before and after a step, and cancels.
     """
-    sigmas = sigmas.cpu().double()
+    sigmas = sigmas.cpu()
     unit = torch.eye(_MAX_LOOK_BACK + 1, dtype=torch.float64)
     state = solver.begin(unit[0], sigmas)
     updates = []

@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chords_core.methods.stepping_rule import JUMP, SteppingRule, allowed_surprise
-from chords_core.methods.window_rule import Measured, Progress
+from chords_core.methods.window_rule import GapControl, Measured, MovingRule, Progress, uneven_steps
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 TOLERANCE = 0.01
 
 
 def rule(steps: int, amplification: float = 1.0) -> SteppingRule:
-    times = tuple(1 - step / steps for step in range(steps + 1))
-    return SteppingRule(steps, times, (amplification,) * steps, TOLERANCE)
+    return SteppingRule(steps, (amplification,) * steps, TOLERANCE)
 
 
 def measured(known: list[int], surprise: float, move: float = 0.0) -> Measured:
@@ -84,19 +83,27 @@ def test_steps_before_a_jump_are_called_after_all() -> None:
     assert progress.skipped == {2, 3, 4, 6, 7, 8}
 
 
-def test_no_long_step_is_skipped_after_a_short_one() -> None:
-    """On a schedule whose last steps are long, the way in time counts, and not the number of steps."""
-    seen = measured([0, 6, 12, 18], 0.9 * allowed_surprise(30, TOLERANCE))
-    even = rule(30)
-    uneven = replace(even, times=(*even.times[:20], *(each / 4 for each in even.times[20:])))
-    assert even.following(Progress(5.0), seen, 1, 4, 26)[1] == (23,)
-    assert uneven.following(Progress(5.0), seen, 1, 4, 26)[1] == (19,)
+def test_a_step_beside_a_much_longer_one_is_not_left_out() -> None:
+    seen = measured([0, 6, 12, 18], 0.5 * allowed_surprise(30, TOLERANCE))
+    assert rule(30).following(Progress(5.0), seen, 1, 4, 26)[1] == (24,)
+    even = [1 - step / 30 for step in range(31)]
+    assert not uneven_steps(even)
+    uneven = uneven_steps([*even[:22], *(0.4 * each for each in even[22:])])
+    assert {21, 22} <= uneven
+    assert replace(rule(30), required=uneven).following(Progress(5.0), seen, 1, 4, 26)[1] == (21,)
+    window = MovingRule(30, tuple(range(30)), (1.0,) * 30, 0.01, gaps=GapControl(9), required=uneven)
+    still = Measured((0, 6, 12, 18), ((0.0,),) * 4, (False,) * 4, {})
+    nodes = window.following(Progress(5.0), still, 4, 4, 26)[1]
+    assert nodes is not None and 21 in nodes
 
 
-def test_a_node_that_moved_far_is_called_again() -> None:
-    seen = measured([0, 1, 5, 9], 0.0, move=0.5)
-    assert rule(100).following(Progress(4.0), seen, 1, 4, 96)[1] == (9,)
-    assert rule(100).following(Progress(4.0), seen, 1, 10, 90)[1] != (9,), "then the steps could not all be called"
+def test_a_node_that_moved_far_is_called_again_after_the_steps_before_it() -> None:
+    progress, following = rule(100).following(Progress(4.0), measured([0, 1, 5, 9], 0.0, move=0.5), 1, 4, 96)
+    assert following == (2,) and progress.skipped == {2, 3, 4, 6, 7, 8}
+    known = list(range(10))
+    assert rule(100).following(Progress(4.0), measured(known, 0.0, move=0.5), 1, 10, 96)[1] == (9,)
+    no_calls_left = rule(100).following(Progress(4.0), measured(known, 0.0, move=0.5), 1, 10, 90)[1]
+    assert no_calls_left is not None and no_calls_left[0] > 9
 
 
 @pytest.mark.parametrize("steps", [8, 20, 50, 1000])

@@ -1,7 +1,7 @@
 """How far results within a tolerance are from the solver's own, and how many calls in a row they take.
 
     .venv/bin/python benchmarks/tolerance.py                      the held-out pictures, all cells
-    .venv/bin/python benchmarks/tolerance.py --pictures 16 --only "flow simple, 20"
+    .venv/bin/python benchmarks/tolerance.py --pictures 16 --only "eps " --cores 1 4
     .venv/bin/python benchmarks/tolerance.py --small              two pictures, two cells: only whether it works
 
 The demo model on 1, 2, 4 and 8 cores: as a flow model with CFG 1, 3.5 and 8, and by an exact change of variables as an
@@ -153,10 +153,48 @@ def summary(results: Sequence[Found]) -> str:
     )
 
 
+def report(results: Sequence[Found]) -> list[str]:
+    """All measurements, by cell."""
+    lines = ["", summary(results), "", *eps_lines(results)]
+    titles = ("cores", "calls in a row", "goal", "median / 90th / worst, %", "limits", "estimates right")
+    for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS):
+        of_cell = [found for found in results if found.cell == str(cell)]
+        if of_cell:
+            rows = [row_of(found, goal_of(cell, found.cores)) for found in of_cell]
+            lines += [f"## {cell}: {len(of_cell[0].calls)} pictures", "", *table(titles, rows), ""]
+    return lines
+
+
+def kept_results(path: Path, tolerance: float) -> list[Found]:
+    """What an earlier run with the same tolerance has written there."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    tuples = ("calls", "errors", "estimates")
+    found = [
+        Found(**{key: tuple(value) if key in tuples else value for key, value in each.items()}) for each in earlier
+    ]
+    return [each for each in found if each.tolerance == tolerance]
+
+
+def save(folder: Path, results: Sequence[Found], tolerance: float) -> None:
+    """Write the report and the figures behind it."""
+    head = [
+        "# Within a tolerance: calls and errors",
+        f"{command()}, {date()}: demo model, tolerance {tolerance:g}. Error: relative RMS difference of the latent "
+        "from that of every step on one core. Calls in a row: mean (least to most). Limits: 90th percentile at most "
+        f"{MAX_90TH:.0%}, worst picture at most {MAX_WORST:.0%}. Estimates right: within a factor of {FACTOR:g} of "
+        "the error.",
+    ]
+    write(folder / "tolerance.md", [*head, *report(results)])
+    text = json.dumps([asdict(found) for found in results])
+    (folder / "tolerance.json").write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=32, help="a cell, half of them of open prompts (default 32)")
-    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--only", default="", help="cells whose name contains this; others stay in the results file")
     parser.add_argument("--cores", type=int, nargs="+", default=list(CORES), help="numbers of cores (default all)")
     parser.add_argument("--tolerance", type=float, default=0.01, help="default 0.01, to which the goals belong")
     parser.add_argument("--seed", type=int, default=SEED, help="of prompts and noise")
@@ -165,34 +203,21 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    count = 2 if arguments.small else arguments.pictures
     cells = [cell for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS) if arguments.only in str(cell)]
+    count, cores = arguments.pictures, arguments.cores
     if arguments.small:
-        cells, arguments.cores = [FLOW_CELLS[0], EPS_CELLS[0]], [1, 4]
-    texts, began, results = prompts(count, arguments.seed), time.perf_counter(), list[Found]()
-    lines: list[str] = []
+        cells, cores, count = [FLOW_CELLS[0], EPS_CELLS[0]], [1, 4], 2
+    texts, began = prompts(count, arguments.seed), time.perf_counter()
+    results = kept_results(arguments.out / "tolerance.json", arguments.tolerance)
     for cell in cells:
         pictures = Pictures(cell, texts, arguments.seed)
-        exact, rows = pictures.one_core(cell.steps), []
-        for cores in arguments.cores:
-            results.append(measure(pictures, exact, cores, arguments.tolerance))
-            rows.append(row_of(results[-1], goal_of(cell, cores)))
-        titles = ("cores", "calls in a row", "goal", "median / 90th / worst, %", "limits", "estimates right")
-        lines += [f"## {cell}", "", *table(titles, rows), ""]
-        print("\n".join(lines[-len(rows) - 5 :]), f"{time.perf_counter() - began:.0f} s", flush=True)
-        head = [
-            "# Within a tolerance: calls and errors",
-            f"{command()}, {date()}: demo model, {count} pictures a cell, tolerance {arguments.tolerance:g}. Error: "
-            "relative RMS difference of the latent from that of every step on one core. Calls in a row: mean (least to "
-            f"most). Limits: 90th percentile at most {MAX_90TH:.0%}, worst picture at most {MAX_WORST:.0%}. Estimates "
-            f"right: within a factor of {FACTOR:g} of the error.",
-            "",
-            summary(results),
-            "",
-        ]
-        write(arguments.out / "tolerance.md", [*head, *eps_lines(results), *lines])
-        text = json.dumps([asdict(found) for found in results])
-        (arguments.out / "tolerance.json").write_text(text + "\n", encoding="utf-8")
+        exact = pictures.one_core(cell.steps)
+        for number in cores:
+            found = measure(pictures, exact, number, arguments.tolerance)
+            results = [each for each in results if (each.cell, each.cores) != (found.cell, number)]
+            results.append(found)
+            print(found.cell, *row_of(found, goal_of(cell, number)), f"{time.perf_counter() - began:.0f} s", flush=True)
+        save(arguments.out, results, arguments.tolerance)
 
 
 if __name__ == "__main__":

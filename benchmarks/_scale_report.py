@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks._report import INK, figure, table
+from benchmarks._scale_mixtures_reading import in_short
+from benchmarks._scale_mixtures_report import mixtures, plot_choices, plot_exact
 from benchmarks._scale_runs import JITTERS, LINKS, MAX_DEVICES, MODELS, NVLINK, STEPS, Link, Row, Section
 
 if TYPE_CHECKING:
@@ -23,13 +25,14 @@ def report(sections: Sections, command: str) -> list[str]:
         "",
         f"{command}: the real driver and state machine on imagined devices, in virtual time; torch and the standard "
         "library only. The times of evaluations and links are assumptions (below), and so are the times that follow "
-        "from them; no model ran. Plans: what the planner chooses for two and more devices; first hit.",
+        "from them; no model ran. Plans: what the planner chooses for two and more devices; first hit. The last "
+        "section, *Mixtures*, has the costs of real models, measured on one GPU.",
         "",
         *findings(sections),
     ]
     for section in (_devices, _links, _short, _slow, _jitter, _failures, _reality):
         lines += [*section(sections), ""]
-    return lines
+    return [*lines, *mixtures(sections["mixtures"])]
 
 
 # --- the sections
@@ -207,6 +210,7 @@ def findings(sections: Sections) -> list[str]:
         f"- A device that dies in the middle of a run costs {lost['dies']:.1f} evaluations; one that hangs costs the "
         f"timeout, {lost['hangs']:.0f} evaluations of 0.5 s.",
         f"- Real threads take {min(ratios):.3f} to {max(ratios):.3f} of the simulated time (medians).",
+        in_short(sections["mixtures"]),
         "",
     ]
 
@@ -234,13 +238,15 @@ def _beside(rows: Section, link: Link) -> list[tuple[Row, Row]]:
 
 
 def picture(sections: Sections, path: Path) -> None:
-    """The four questions in one picture."""
-    with figure(12.5, 8.6, 110, grid=True, layout="constrained") as drawn:
-        (devices, links), (slow, waits) = drawn.subplots(2, 2)
+    """The six questions in one picture."""
+    with figure(12.5, 12.9, 110, grid=True, layout="constrained") as drawn:
+        (devices, links), (slow, waits), (exact, choices) = drawn.subplots(3, 2)
         _plot_devices(devices, sections["devices"])
         _plot_links(links, sections["seconds"])
         _plot_slow(slow, sections["slow"])
         _plot_jitter(waits, sections["jitter"])
+        plot_exact(exact, sections["mixtures"])
+        plot_choices(choices, sections["mixtures"])
         drawn.savefig(path)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks._plans import planned_starts
+from benchmarks._scale_mixtures import mixtures
 from chords_core import (
     Barrier,
     Device,
@@ -285,4 +286,5 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
     "jitter": jitter,
     "failures": failures,
     "reality": reality,
+    "mixtures": mixtures,
 }

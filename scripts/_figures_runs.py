@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from benchmarks._demo import LATENT, decoder, guided, load_autoencoder, load_flow, simple_sigmas
 from benchmarks._sdo_tasks import on_the_right
@@ -35,6 +36,7 @@ from chords_core import (
 )
 from chords_core.execution.driver import drive
 from chords_core.solvers.euler import euler
+from demo.flow import PATCH
 
 CFG, SEARCH_CFG = 3.5, 4.0
 CORES = 4
@@ -184,6 +186,32 @@ def run_chords(subject: Subject, starts: Sequence[int]) -> ChordsRun:
             got = calls[event.core, index].x if index < subject.steps else ends[event.core]
             corrected[event.core, index] = (alone, got)
     return ChordsRun(tuple(starts), calls, corrected, result)
+
+
+class RecordedAttention(TorchFunctionMode):
+    """Keeps the attention weights, [tokens, tokens], of each attention: the mean of its heads, of the first item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            queries, keys = args[0][0], args[1][0]
+            scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+            self.weights.append(scores.softmax(-1).mean(0))
+        return function(*args, **(kwargs or {}))
+
+
+def attention_weights(subject: Subject, state: Tensor, index: int, block: int = -1) -> Tensor:
+    """How strongly each token of the picture attends to each, [64, 64], in a block of the demo model.
+
+    Its call at this step, from ``state``. Words come before the picture's tokens, and are left out.
+    """
+    with RecordedAttention() as recorded:
+        subject.denoise(state, float(subject.sigmas[index]))
+    tokens = LATENT[1] * LATENT[2] // PATCH**2
+    return recorded.weights[block][-tokens:, -tokens:]
 
 
 class _RecordedWindow(Window):

@@ -25,6 +25,7 @@ from _figures_animation import draw_animation
 from _figures_chords import draw_chain, draw_hits, draw_paper, draw_rounds
 from _figures_results import draw_calls, draw_guidance, draw_search, draw_ten, draw_window
 from _figures_runs import SMALL, Scale
+from _figures_sharing import draw_sharing
 from _figures_style import shrink
 
 from benchmarks._report import require_matplotlib
@@ -40,6 +41,7 @@ DRAWN: dict[str, tuple[str, Callable[[Scale, Path], None]]] = {
     "ten": ("how-ten.png", draw_ten),
     "calls": ("how-calls.png", draw_calls),
     "guidance": ("how-guidance.png", draw_guidance),
+    "sharing": ("how-sharing.png", draw_sharing),
     "sdo": ("how-sdo.png", draw_search),
     "chords": ("how-chords.gif", draw_animation),
 }

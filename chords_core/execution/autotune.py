@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -62,15 +62,13 @@ class Autotuner(Generic[Way]):
         self._known = {way: known[way] for way in ways} if all(way in known for way in ways) else {}
         self._trials: dict[Way, list[float]] = {way: [] for way in ways}
         self._checked: set[Way] = set()
+        self._failures: dict[Way, int] = {}
         self.dropped: dict[Way, str] = {}
 
     @property
     def choice(self) -> Way | None:
         """The way that makes all further calls; None while ways are measured."""
-        if self._next() is not None:
-            return None
-        seconds = {way: value for way, value in self.seconds.items() if way not in self.dropped}
-        return fastest_way(seconds, self._default, self._min_gain) if self._default in seconds else self._default
+        return None if self._next() is not None else self._fastest()
 
     @property
     def seconds(self) -> dict[Way, float]:
@@ -83,8 +81,21 @@ class Autotuner(Generic[Way]):
         if way != self._default:
             self.dropped[way] = reason
 
+    def fail(self, way: Way, reason: str, limit: int) -> None:
+        """The way has failed: its measurements are void. At the ``limit``-th failure it is dropped for this reason."""
+        self._failures[way] = self._failures.get(way, 0) + 1
+        if self._failures[way] >= limit:
+            self.drop(way, reason)
+        elif way != self._default:
+            self._trials[way].clear()
+            self._checked.discard(way)
+
     def __call__(
-        self, call: Callable[[Way], Tensor], synchronize: Callable[[], object] = lambda: None, compare: bool = True
+        self,
+        call: Callable[[Way], Tensor],
+        synchronize: Callable[[], object] = lambda: None,
+        compare: bool = True,
+        without: Collection[Way] = (),
     ) -> Tensor:
         """One model call.
 
@@ -92,11 +103,11 @@ class Autotuner(Generic[Way]):
             call: makes it by the given way. What it raises is raised.
             synchronize: waits until the devices have done their work; needed where calls return before that.
             compare: make the first call of a way by the default, too. Without it no call is made twice.
+            without: ways that cannot be used now. The default is not among them.
         """
-        way = self._next()
+        way = self._next(without)
         if way is None:
-            assert self.choice is not None
-            return call(self.choice)
+            return call(self._fastest(without))
         result = self._timed(call, way, synchronize)
         if not compare or way == self._default or way in self._checked:
             return result
@@ -107,11 +118,16 @@ class Autotuner(Generic[Way]):
             self.drop(way, f"its result differs by {difference:.1%}")
         return expected
 
-    def _next(self) -> Way | None:
+    def _fastest(self, without: Collection[Way] = ()) -> Way:
+        """Of the ways that were measured; the default if it was not."""
+        seconds = {way: time for way, time in self.seconds.items() if way not in self.dropped and way not in without}
+        return fastest_way(seconds, self._default, self._min_gain) if self._default in seconds else self._default
+
+    def _next(self, without: Collection[Way] = ()) -> Way | None:
         """The way to measure now; None if there is nothing more to measure."""
         if self._known:
             return None
-        left = [way for way in self._ways if way not in self.dropped]
+        left = [way for way in self._ways if way not in self.dropped and way not in without]
         if left == [self._default]:
             return None
         return next((way for way in left if self._is_tried(way)), None)

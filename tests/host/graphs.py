@@ -74,8 +74,8 @@ def empty_latent(graph: Graph, batch: int = 1) -> Node:
     return graph.add("EmptyLatentImage", width=128, height=128, batch_size=batch)
 
 
-def lanes(graph: Graph, count: int) -> Node:
-    return graph.add("ChordsDevices", devices="auto", cpu_lanes=count)
+def lanes(graph: Graph, count: int, split: str = "auto") -> Node:
+    return graph.add("ChordsDevices", devices="auto", cpu_lanes=count, split=split)
 
 
 def settings(sampler: str = "euler", **changes: Any) -> dict[str, Any]:

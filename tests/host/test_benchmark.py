@@ -117,7 +117,9 @@ def test_where_calls_take_their_time_several_lanes_are_recommended(client) -> No
 
 
 def test_a_sampler_that_cannot_run_in_parallel_is_not_swept(client) -> None:
-    figures = _measured(client, sampler="euler_ancestral", cores="2, 4").figures
+    graph, node = _graph(sampler="euler_ancestral", cores="2, 4")
+    graph.nodes[node.name]["inputs"]["devices"] = lanes(graph, 4, split="off")[0]
+    figures = client.run(graph.nodes).outputs[node.name]["benchmark"][0]
     assert [row["name"] for row in figures["rows"]] == ["KSampler", "automatic"]
     assert figures["recommended"]["node"] == "KSampler" and figures["recommended"]["inputs"] == {}
     assert "euler_ancestral" in figures["advice"]

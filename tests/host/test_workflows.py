@@ -129,6 +129,26 @@ def test_inpaint_draws_in_the_right_half_only(client: ComfyClient) -> None:
     assert green[:, 64:].sum() > 600 and green[:, :56].sum() == 0
 
 
+def test_few_steps_gives_the_pictures_of_the_sampler_beside_it(client: ComfyClient) -> None:
+    """Bit for bit, with the devices sharing each call: 4 steps, no guidance, a sampler with noise of its own."""
+    prompt = _read(FOLDER / "api" / "chords_few_steps.json")
+    inputs = prompt["7"]["inputs"]
+    assert (inputs["steps"], inputs["cfg"], inputs["sampler_name"]) == (4, 1.0, "lcm")
+    assert prompt["6"]["inputs"].items() <= inputs.items()
+    run = client.run(prompt)
+    assert run.outputs["7"]["chords"][0]["split"] == "tokens 2"
+    stock, shared = (
+        [np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB")) for image in run.outputs[node]["images"]]
+        for node in ("9", "11")
+    )
+    assert len(stock) == 16 and all(map(np.array_equal, stock, shared))
+    for picture in shared:  # a red circle on the left and a yellow star on the right, on blue
+        circle, star = _is(picture, True, False, False), _is(picture, True, True, False)
+        assert circle[:, :64].sum() > 1000 and circle[:, 72:].sum() < 100
+        assert star[:, 64:].sum() > 600 and star[:, :56].sum() < 100
+        assert _is(picture, False, False, True).sum() > 8000
+
+
 # ---- the files
 
 

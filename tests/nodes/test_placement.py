@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ timings = module("nodes.host.devices.timings")
 Split = module("nodes.host.devices.groups").Split
 Options, Request, Timings = options.SamplerOptions, request.DeviceRequest, timings.Timings
 GPUS = tuple(torch.device("cuda", number) for number in range(8))
-WHOLE, PAIR, TOKENS, FOUR, BOTH = Split(), Split(2), Split(1, 2), Split(1, 4), Split(2, 2)
+WHOLE, PAIR, TOKENS, FOUR, BOTH, EIGHT = Split(), Split(2), Split(1, 2), Split(1, 4), Split(2, 2), Split(1, 8)
 SLOW_PAIR = {PAIR: 0.99, WHOLE: 1.0}
 CPUS = tuple(torch.device("cpu", number) if number else torch.device("cpu") for number in range(8))
 
@@ -126,8 +127,8 @@ def test_two_devices_share_the_calls_of_one_core() -> None:
     assert placed.groups == (GPUS[:2],)
     assert placed.plan.cores == 1
     assert placed.plan.reasons == (
-        "cuda:0 and cuda:1 share each call in the fastest way, which the first calls show, the same picture apart from "
-        "rounding",
+        "cuda:0 and cuda:1 make each call together or one of them alone, whichever the first calls show to be faster, "
+        "the same picture apart from rounding",
     )
 
 
@@ -222,6 +223,9 @@ def test_a_network_that_cannot_be_split_is_not_and_the_user_is_told() -> None:
         (2, True, (TOKENS, PAIR, WHOLE)),
         (4, False, (FOUR, TOKENS, WHOLE)),
         (4, True, (FOUR, BOTH, TOKENS, PAIR, WHOLE)),
+        (8, False, (EIGHT, FOUR, TOKENS, WHOLE)),
+        (8, True, (EIGHT, Split(2, 4), FOUR, BOTH, TOKENS, PAIR, WHOLE)),
+        (6, False, (Split(1, 6), Split(1, 3), WHOLE)),
         (3, False, (Split(1, 3), WHOLE)),
     ],
 )
@@ -236,6 +240,23 @@ def test_one_core_shares_its_calls_by_tokens_although_its_model_keeps_state() ->
     """Guidance is not split then: the order of the two sides may matter."""
     placed = place(transformer(GPUS[:2], guided=True, reasons=Reasons("keeps state", tokens=None)))
     assert placed.splits == (TOKENS, WHOLE)
+    assert placed.plan.reasons[0] == "keeps state" and "cuda:0 and cuda:1" in placed.plan.reasons[1]
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("changes", [{"steps": 11}, {"solver": "uni_pc"}])
+def test_why_there_is_one_core_is_said_also_where_calls_are_shared(changes: dict[str, Any], guided: bool) -> None:
+    """With one device there is nothing else to say."""
+    for count in (4, 8):
+        placed = place(transformer(GPUS[:count], guided=guided, **changes))
+        lanes = count // 2 if guided else count
+        first, *others = placed.plan.reasons
+        assert (
+            first
+            == core.plan(solver=changes.get("solver", "euler"), steps=changes.get("steps", 20), lanes=lanes).reasons[0]
+        )
+        assert len(others) == 1 and "make each call together" in others[0]
+    assert len(place(transformer(GPUS[:1], **changes)).plan.reasons) == 1
 
 
 def test_what_is_known_to_be_fastest_is_not_measured_again() -> None:
@@ -256,8 +277,12 @@ def test_a_split_comes_before_a_window_wherever_it_is_nearly_as_fast(seconds: fl
     assert (placed.plan.cores == 1) is shared is (placed.splits == (FOUR,))
 
 
-def test_a_window_that_gains_is_not_given_up_to_measure() -> None:
-    assert place(transformer(GPUS[:4])).plan == core.plan(20, 4)
+def test_the_first_run_shows_what_shared_calls_take_also_where_a_window_gains() -> None:
+    """It is exact. Lanes of a CPU are for a trial of several cores: they are taken at once."""
+    placed = place(transformer(GPUS[:4]))
+    assert placed.plan.cores == 1 and placed.splits == (FOUR, TOKENS, WHOLE)
+    assert place(transformer(CPUS[:4])).plan == core.plan(20, 4)
+    assert place(facts(GPUS[:4])).plan == core.plan(20, 4)  # no tokens: there is nothing to find out
 
 
 @pytest.mark.parametrize("wanted", [Options(4), Options(method="secant")], ids=["cores", "method"])
@@ -284,6 +309,50 @@ def test_on_a_cpu_auto_tries_tokens_on_idle_cores(processors: int, threads: int,
         assert placed.groups == (CPUS[:members],)
         assert {split.sides for split in placed.splits} == {1} and placed.splits[-1] == WHOLE
         assert max(split.shares for split in placed.splits) == members
+
+
+def test_times_are_those_of_the_devices_that_share() -> None:
+    """On a CPU these are fewer than the lanes."""
+    group, asked = CPUS[:2], []
+
+    def seconds(asked_for: tuple[torch.device, ...]) -> dict[Any, float]:
+        asked.append(asked_for)
+        return {TOKENS: 0.5, WHOLE: 1.0} if asked_for == group else {}
+
+    placed = place(transformer(CPUS[:4], steps=4, processors=2, split_seconds=seconds))
+    assert set(asked) == {group} and placed.groups == (group,) and placed.splits == (TOKENS,)
+
+
+@pytest.mark.parametrize("seconds", [{}, {TOKENS: 0.1, WHOLE: 1.0}])
+def test_on_a_cpu_measured_times_do_not_change_the_number_of_cores(seconds: dict[Any, float]) -> None:
+    """Other work of the processor would decide the picture."""
+    known = transformer(CPUS[:2], split_seconds=lambda group: seconds)
+    assert place(known).plan == core.plan(20, 2)
+
+
+@pytest.mark.parametrize("seconds", [{TOKENS: math.inf}, {TOKENS: math.inf, WHOLE: 1.0}])
+def test_a_way_that_cannot_be_used_is_not_tried_again(seconds: dict[Any, float]) -> None:
+    known = transformer(GPUS[:2], split_seconds=lambda group: seconds)
+    assert place(known).plan == core.plan(20, 2)
+    assert place(replace(known, steps=4)).splits == (WHOLE,)
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "why"),
+    [
+        (transformer(GPUS[:1]), Options(), "there is one device only"),
+        (transformer(GPUS[1:3], primary=GPUS[0]), Options(), "the model is on cuda:0, which is none of the chosen"),
+        (transformer(GPUS[:4]), Options(3), "3 cores on 4 devices leave no device to share a call"),
+        (transformer(GPUS[:3]), Options(2), "2 cores on 3 devices leave no device to share a call"),
+    ],
+)
+def test_tokens_that_are_asked_for_in_vain_are_explained(known: Any, wanted: Any, why: str) -> None:
+    placed = place(known, wanted, split="tokens")
+    assert placed.splits == (WHOLE,)
+    assert [note for note in placed.notes if note.startswith(f"calls are not shared by tokens: {why}")]
+    if wanted.cores == 0:
+        stock = placement.place_stock(Request(split="tokens"), known, "it is lcm", None)
+        assert stock.notes == placed.notes
 
 
 @pytest.mark.parametrize("split", ["auto", "tokens"])

@@ -100,6 +100,25 @@ def test_fewer_calls_are_made_where_the_dots_are(plane: runs.Subject) -> None:
     assert runs.difference(fewer.states[-1], chain.states[-1]) < 3
 
 
+def test_attention_weights_are_what_attention_gives_for_unit_values() -> None:
+    """With the values 1 for one token and 0 for all others, the output of an attention is the weights themselves."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(2, 1, 3, 7, 4, generator=generator).unbind()
+    with runs.RecordedAttention() as recorded:
+        given = torch.nn.functional.scaled_dot_product_attention(queries, keys, torch.eye(7).expand(1, 3, 7, 7))
+    assert len(recorded.weights) == 1
+    assert torch.allclose(recorded.weights[0], given[0].mean(0), atol=1e-6)
+
+
+def test_tokens_attend_to_those_of_the_other_share() -> None:
+    """So the exchange that the picture shows is needed: without it, these weights would be missing."""
+    subject = runs.demo_subject(runs.CROSS, 1, STEPS, cfg=1.0)
+    weights = runs.attention_weights(subject, subject.start, 0)
+    assert weights.shape == (64, 64) and weights.sum(-1).max() < 1.001  # less what words take
+    for own in (slice(0, 32), slice(32, 64)):
+        assert weights[own].sum() > 1.05 * weights[own, own].sum()
+
+
 def test_the_search_moves_towards_the_objective() -> None:
     done, found = runs.run_search(iterations=3, steps=4)
     assert [event.iteration for event in done] == [0, 1, 2]

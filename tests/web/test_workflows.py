@@ -249,7 +249,7 @@ def test_calls_and_cores_can_be_set_from_outside_the_subgraph(frontend: Frontend
     assert (sampler["inputs"]["calls"], sampler["inputs"]["cores"]) == ("auto", 3)
 
 
-@pytest.mark.parametrize("name", ["chords_demo", "chords_img2img", "chords_inpaint"])
+@pytest.mark.parametrize("name", ["chords_demo", "chords_few_steps", "chords_img2img", "chords_inpaint"])
 def test_a_demo_workflow_runs_at_the_press_of_a_button(frontend: Frontend, client: ComfyClient, name: str) -> None:
     frontend.load_file(FOLDER / f"{name}.json")
     before = set(client.get_json("/history"))

@@ -52,6 +52,13 @@ def hooks_within_blocks(model_options: dict[str, Any]) -> Iterator[Hook]:
     return hooks_in_options({"transformer_options": {**others, "patches": patches}})
 
 
+def hook_around_network(model_options: dict[str, Any]) -> Iterator[Hook]:
+    """Of `hooks_in_options`, the one that calls the network in the host's place."""
+    return hooks_in_options(
+        {name: model_options[name] for name in ("model_function_wrapper",) if name in model_options}
+    )
+
+
 def hooks_around_call(guider: Any) -> Iterator[Hook]:
     """The hooks outside the options: methods of a guider of another pack, functions of weights, replaced parts of the
     model, and changes of the network."""

@@ -17,7 +17,14 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
 from ..devices.token_split import reason_against
-from .hooks import Hook, hooks_around_call, hooks_in_options, hooks_of_model, hooks_within_blocks
+from .hooks import (
+    Hook,
+    hook_around_network,
+    hooks_around_call,
+    hooks_in_options,
+    hooks_of_model,
+    hooks_within_blocks,
+)
 from .origins import Origin, origin_of, pack_of
 from .reading.sigma_ranges import acts_in_a_part
 from .reading.source_reader import Reading, read, writes_outside
@@ -101,7 +108,8 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     """Why devices cannot share the calls of this guider's model by tokens, or None if they can.
 
     The calls keep their order, and each is made once. So only that matters which takes part in the network's own
-    computation, or what copies of the model would lack.
+    computation, or what copies of the model would lack. A wrapper that keeps state may change the network of one device
+    for a call, as step caches do.
     """
     patcher = guider.model_patcher
     network = getattr(patcher.model, "diffusion_model", None)
@@ -118,8 +126,9 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     reason = _reason_in_copies(patcher)
     if reason is not None:
         return reason
-    hooks = (*hooks_within_blocks(model_options), *hooks_of_model(patcher))
-    return _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
+    reason = _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
 def _reason_in_conds(guider: Any) -> str | None:

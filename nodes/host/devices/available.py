@@ -30,11 +30,12 @@ def lane_devices(request: DeviceRequest, primary: torch.device) -> list[torch.de
 
 
 def hardware_names(request: DeviceRequest, primary: torch.device) -> tuple[str, ...]:
-    """Each device of the request with the name of its hardware, for "cuda:0" is a different one on another machine."""
+    """Each device of the request with the name of its hardware, for "cuda:0" is a different one on another machine. The
+    time of a call on a CPU depends on its threads."""
     if request.ray_address:
         return (f"ray {request.ray_address} ({request.ray_workers or 'all'} workers)",)
     return tuple(
-        str(device)
+        f"{device}, {torch.get_num_threads()} threads a call"
         if device.type == "cpu"
         else comfy.model_management.get_torch_device_name(device).partition(" : ")[0]
         for device in lane_devices(request, primary)

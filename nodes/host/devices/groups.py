@@ -70,7 +70,7 @@ def split_named(name: str) -> Split:
 
 
 def possible_splits(devices: int, guidance: bool, tokens: bool) -> tuple[Split, ...]:
-    """The ways in which so many devices can share a call: all of them, half of them, or one.
+    """The ways in which so many devices can share a call: all of them, half of them, half of that, and so on to one.
 
     Args:
         devices: 1 or more.
@@ -80,13 +80,15 @@ def possible_splits(devices: int, guidance: bool, tokens: bool) -> tuple[Split, 
     Returns:
         The ways with the most devices first, `WHOLE` last.
     """
-    counts = {devices, devices // 2} - {0, 1} if tokens else set()
-    found = {Split(shares=count) for count in counts}
+    found = {Split(shares=count) for count in _halves(devices)} if tokens else set()
     if guidance and devices >= SIDES:
-        found.add(Split(SIDES))
-        if tokens and devices >= 2 * SIDES:
-            found.add(Split(SIDES, devices // SIDES))
+        found |= {Split(SIDES), *(Split(SIDES, count) for count in _halves(devices // SIDES) if tokens)}
     return (*sorted(found, key=lambda split: (-split.devices, split)), WHOLE)
+
+
+def _halves(count: int) -> list[int]:
+    """The count, half of it and so on, rounded down, as far as that is more than one."""
+    return [count >> times for times in range(count.bit_length() - 1)]
 
 
 def names_of(groups: Sequence[Group]) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,9 @@ from .token_team import TokenTeam, wrapped_in_teams
 
 Options = dict[str, Any]
 
+_MAX_LOSSES = 2
+"""Runs that lose a device by a way to share calls. After that it is not tried any more with this model and shape."""
+
 _log = logging.getLogger("chords")
 
 Key = tuple[tuple[int, ...], Group, tuple[Split, ...], bool]
@@ -27,11 +32,12 @@ _tuned: WeakKeyDictionary[Any, dict[Key, Autotuner[Split]]] = WeakKeyDictionary(
 
 
 def measured_splits(patcher: ModelPatcher, shape: Sequence[int], group: Group, guided: bool) -> dict[Split, float]:
-    """Seconds of a call by each split that these devices have tried with this model since the server started."""
+    """Seconds of a call by each split that these devices have tried with this model since the server started; infinite
+    for a split that cannot be used."""
     found: dict[Split, float] = {}
     for (known_shape, known_group, _, known_guided), tuner in _tuned.get(patcher.model, {}).items():
         if (known_shape, known_group, known_guided) == (tuple(shape), group, guided) and tuner.choice is not None:
-            found |= {split: value for split, value in tuner.seconds.items() if split not in tuner.dropped}
+            found |= tuner.seconds | dict.fromkeys(tuner.dropped, math.inf)
     return found
 
 
@@ -60,13 +66,16 @@ class Sharing:
     ) -> None:
         self.group: Group = tuple(patchers)
         self.splits = tuple(splits)
-        self._patchers, self._guided, self._known, self._compare = dict(patchers), guided, dict(known or {}), compare
+        self._patchers, self._guided, self._compare = dict(patchers), guided, compare
+        self._known = {split: seconds for split, seconds in (known or {}).items() if math.isfinite(seconds)}
         self._on_tuned = on_tuned
         self._stack = ExitStack()
         if self.group[0].type == "cpu":  # the number of threads that a member sets becomes the default of the process
             self._stack.callback(torch.set_num_threads, torch.get_num_threads())
         self._ways: dict[Split, _Way] = {}
         self._lost: str | None = None
+        self._lost_by: Split | None = None
+        self._failed: set[Split] = set()  # in this run
         self._calls: dict[Split, int] = {}
         self._newest: Autotuner[Split] | None = None
 
@@ -76,15 +85,32 @@ class Sharing:
             return self._by(self.splits[0], call, options)
         tuner = self._tuner(tuple(x.shape))
         measuring = tuner.choice is None
-        result = tuner(lambda split: self._by(split, call, options), self._synchronize, self._compare)
-        for split, way in self._ways.items():
-            if (reason := self._lost or way.reason) is not None:
-                tuner.drop(split, reason)
+        result = tuner(
+            lambda split: self._by(split, call, options), self._synchronize, self._compare, without=self._failed
+        )
+        self._note_failures(tuner)
         if measuring and tuner.choice is not None:
             _log.info("CHORDS: %s: %s", SHARE.join(map(str, self.group)), _figures(tuner))
-            if self._on_tuned is not None and not self._lost:
-                self._on_tuned({split: value for split, value in tuner.seconds.items() if split not in tuner.dropped})
+            found = {split: value for split, value in tuner.seconds.items() if split not in tuner.dropped}
+            if self._on_tuned is not None and WHOLE in found and len(found) > 1:
+                self._on_tuned(found)
         return result
+
+    def _note_failures(self, tuner: Autotuner[Split]) -> None:
+        """Take no more calls of the run by a way that has failed.
+
+        A lost device may be good again in the next run. But a way that loses devices in run after run is not tried any
+        more, nor is one that cannot share calls of this shape.
+        """
+        failed = {split: reason for split, way in self._ways.items() if (reason := way.reason) is not None}
+        if self._lost is not None and self._lost_by is not None:
+            failed[self._lost_by] = self._lost
+        for split in failed.keys() - self._failed:
+            if split == self._lost_by or self._ways[split].lost is not None:
+                tuner.fail(split, failed[split], _MAX_LOSSES)
+            else:
+                tuner.drop(split, failed[split])
+        self._failed |= failed.keys() if self._lost is None else {*self.splits} - {WHOLE}
 
     @property
     def splits_guidance(self) -> bool:
@@ -102,6 +128,11 @@ class Sharing:
         return self._known if self._newest is None else self._newest.seconds
 
     @property
+    def dropped(self) -> dict[Split, str]:
+        """The ways that are not used although they are possible, each with the reason."""
+        return {} if self._newest is None else self._newest.dropped
+
+    @property
     def chosen(self) -> Split | None:
         """The way that was found to be the fastest; None if there was nothing to choose, or not yet."""
         if self._newest is not None:
@@ -111,7 +142,7 @@ class Sharing:
     @property
     def lost(self) -> str | None:
         """The error that a device was lost with; None if none was."""
-        errors = [self._lost, *(team.lost for way in self._ways.values() for team in way.teams.values())]
+        errors = [self._lost, *(way.lost for way in self._ways.values())]
         return next((error for error in errors if error is not None), None)
 
     @property
@@ -128,16 +159,19 @@ class Sharing:
         if split.whole or self._lost is not None or (way is not None and way.reason is not None and split.sides == 1):
             self._count(WHOLE)
             return call(options)
-        if way is None:
-            way = self._ways[split] = _Way(self._stack, split, self._patchers)
         try:
+            if way is None:
+                way = self._ways[split] = _Way(self._stack, split, self._patchers)
             result = call(way.applied(options))
         except Exception as error:
-            self._lost = str(error) or type(error).__name__
+            self._lost, self._lost_by = str(error) or type(error).__name__, split
             _log.warning("CHORDS: lost a device of several, the other goes on: %s", error)
-            return call(options)
-        self._count(WHOLE if way.reason is not None and split.sides == 1 else split)
-        return result
+        else:
+            self._count(split if way.reason is None else replace(split, shares=1))
+            return result
+        # Not in the handler: there the error holds the tensors of the call that failed.
+        self._count(WHOLE)
+        return call(options)
 
     def _count(self, split: Split) -> None:
         self._calls[split] = self._calls.get(split, 0) + 1
@@ -171,6 +205,11 @@ class _Way:
         self._guidance: Options = {}
         if split.sides > 1:
             spread_over(stack, self._guidance, {devices[0]: patchers[devices[0]] for devices in teams})
+
+    @property
+    def lost(self) -> str | None:
+        """The error that a device was lost with; None if none was."""
+        return next((team.lost for team in self.teams.values() if team.lost is not None), None)
 
     @property
     def reason(self) -> str | None:

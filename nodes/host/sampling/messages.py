@@ -29,20 +29,24 @@ def reasons_of(chosen: Plan) -> str:
     return "; ".join(reason if isinstance(reason, str) else _sentence(reason, chosen) for reason in chosen.reasons)
 
 
-def describe_sharing(chosen: Split, seconds: Mapping[Split, float]) -> str:
+def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, str]) -> str:
     """What ways to share a call were found to take, in a sentence.
 
     Args:
         chosen: the fastest way.
-        seconds: of a call by each way; `WHOLE` is among them.
+        seconds: of a call by each way that was measured; `WHOLE` is among them if another way was chosen.
+        dropped: the ways that are not used, each with the reason.
     """
-    alone = _duration(seconds[WHOLE])
+    alone = _duration(seconds[WHOLE]) if WHOLE in seconds else ""
     if chosen != WHOLE:
         by = " by tokens" if chosen.shares > 1 else ""
         sides = " guided" if chosen.sides > 1 else ""
         return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
-    others = ", ".join(f"{split.name}: {_duration(value)}" for split, value in seconds.items() if split != WHOLE)
-    return f"one device makes each call in {alone}, because to share it is not notably faster ({others})"
+    slower = [split for split in seconds if split != WHOLE and split not in dropped]
+    others = ", ".join(f"{split.name}: {_duration(seconds[split])}" for split in slower)
+    causes = [f"they are not notably faster together ({others})"] if slower else []
+    causes += [f"{split.name} cannot be used: {reason}" for split, reason in dropped.items()]
+    return f"one device makes each call{alone and f' in {alone}'}, because {', and '.join(causes)}"
 
 
 def _duration(seconds: float) -> str:

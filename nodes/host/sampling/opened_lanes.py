@@ -10,7 +10,7 @@ from typing import Any
 from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.network_structure import reason_against_copies
-from ..compatibility.reasons import reason_against_repeats
+from ..compatibility.reasons import reason_against_repeats, subject_of_trial
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.groups import WHOLE, Split, names_of
 from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
@@ -135,7 +135,11 @@ class LaneOpener:
             return ()
         call = self._call
         patchers = {call.primary: call.guider.model_patcher, **copies}
-        repeatable = len(placement.splits) > 1 and reason_against_repeats(call.guider, call.model_options) is None
+        repeatable = (
+            len(placement.splits) > 1
+            and reason_against_repeats(call.guider, call.model_options) is None
+            and subject_of_trial(call.guider, call.model_options) is None  # reading does not find all state
+        )
         opened = []
         for group in placement.groups:
             sharing = Sharing(

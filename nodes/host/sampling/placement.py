@@ -5,13 +5,14 @@ Everything that the choice depends on is an argument, so that it can be tested w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from ....chords_core import Plan, Reason, SequentialPlan, fastest_way, plan
+from ....chords_core import Cause, Plan, Reason, SequentialPlan, fastest_way, plan
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
@@ -20,6 +21,9 @@ from .options import SamplerOptions
 _NEARLY = 1.1
 """A split of one core's calls, whose picture is KSampler's apart from rounding, is preferred to several cores unless it
 takes more than so many times as long."""
+
+
+_ABOUT_LANES = frozenset((Cause.ONE_LANE, Cause.ONE_CORE_REQUESTED))
 
 
 class Reasons(Protocol):
@@ -39,7 +43,7 @@ class Reasons(Protocol):
         """Why calls of the model cannot be shared by tokens."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
     """What a placement depends on, beyond what the user asks for.
 
@@ -53,7 +57,7 @@ class Facts:
         threads: that one model call on the CPU uses.
         guided: whether each call has two sides.
         split_seconds: seconds of a call by each split that a group of devices has tried with this model, as far as is
-            known.
+            known; infinite for a split that cannot be used.
         reasons: why something cannot be done.
     """
 
@@ -100,15 +104,17 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
     on_lanes = choice.on_lanes()
     if request.split != "auto" or options.accept == "exact":
         return on_lanes
-    if on_lanes.plan.cores > 1 and (options.cores > 1 or options.method is not None):
+    # Lanes of a CPU are for a trial of several cores, on which other work of the processor must have no influence.
+    if on_lanes.plan.cores > 1 and (choice.on_cpu or options.cores > 1 or options.method is not None):
         return on_lanes
     alone = choice.on_one_core(_planned(options, facts, 1, min(options.cores, 1)))
     if alone.splits == (WHOLE,):
         return on_lanes
     if on_lanes.plan.cores == 1:
-        return alone
-    if len(alone.splits) > 1:  # to measure what one core takes would cost this run its gain
-        return on_lanes
+        return replace(alone, plan=replace(alone.plan, reasons=(*_limits(on_lanes), *alone.plan.reasons)))
+    if len(alone.splits) > 1:  # what shared calls take is not known yet, and this run shows it
+        tokens = any(split.shares > 1 for split in alone.splits)  # guidance is tried in the lanes of several cores too
+        return alone if tokens else on_lanes
     return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
 
 
@@ -124,6 +130,8 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
         return _noted(placed, _not_by_tokens(problem))
     placed = choice.on_one_core(placed)
+    if request.split == "tokens" and placed.splits == (WHOLE,):
+        placed = _noted(placed, _not_by_tokens(choice.why_alone))
     return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
@@ -180,25 +188,31 @@ class _Choice:
             if placed.plan.cores > 1:
                 return replace(placed, groups=self._teams(shares, cores), splits=(Split(shares=shares),))
         elif cores > 1:  # a core of its own is worth more than a part of a call
-            return self.on_lanes()
+            few = f"{cores} cores on {count} {'device' if count == 1 else 'devices'} leave no device to share a call"
+            return _noted(self.on_lanes(), _not_by_tokens(few))
         placed = _planned(self.options, self.facts, 1, min(cores, 1))
-        if count < 2 or self.facts.primary not in self.devices:
-            return replace(placed, groups=((self.facts.primary,),))
-        group = self._primary_first(self.devices)
+        group = self._sharers
+        if len(group) < 2:
+            return _noted(replace(placed, groups=(group,)), _not_by_tokens(self.why_alone))
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
 
     def on_one_core(self, placed: Placement) -> Placement:
         """The placement of one core, with all devices that share its calls in the fastest way."""
-        group = self._primary_first(self.devices) if self.facts.primary in self.devices else (self.facts.primary,)
-        if self.auto and self.on_cpu:  # members beyond the idle cores of the processor would only take turns
-            group = group[: max(1, self.facts.processors // self.facts.threads)]
+        group = self._sharers
         splits = self._splits_of(group, tokens=self.auto)
         used = max(split.devices for split in splits)
         return _described(replace(placed, groups=(group[:used],), splits=splits))
 
+    @property
+    def why_alone(self) -> str:
+        """Why no other device can share the calls of one core."""
+        if self.facts.primary not in self.devices:
+            return f"the model is on {self.facts.primary}, which is none of the chosen devices"
+        return "there is one device only"
+
     def seconds(self, placed: Placement) -> float:
         """How long the placement takes, by the measured times of all splits."""
-        known = self._known(self._primary_first(self.devices))
+        known = self._known(self._sharers)
         plan, cost = placed.plan, known[WHOLE]
         if placed.splits != (WHOLE,):
             cost = min((known[split] for split in placed.splits if split in known), default=cost)
@@ -207,6 +221,16 @@ class _Choice:
             cost = costs[min(plan.cores, len(costs)) - 1]
         solving = self.facts.solving_seconds if plan.cores > 1 else 0.0
         return plan.depth * (cost + solving)
+
+    @property
+    def _sharers(self) -> Group:
+        """The devices that can share the calls of one core, the model's own first."""
+        if self.facts.primary not in self.devices:
+            return (self.facts.primary,)
+        group = self._primary_first(self.devices)
+        if self.auto and self.on_cpu:  # members beyond the idle cores of the processor would only take turns
+            return group[: max(1, self.facts.processors // self.facts.threads)]
+        return group
 
     def _lanes(self) -> tuple[tuple[Group, ...], tuple[Split, ...]]:
         """The devices of each lane, and how they share its calls."""
@@ -252,8 +276,10 @@ class _Choice:
         return splits if best is None else (best,)
 
     def _fastest(self, group: Group, splits: tuple[Split, ...]) -> Split | None:
-        """The fastest split, if all were measured."""
+        """The fastest split, if all were measured; `WHOLE` if no other one can be used."""
         known = self._known(group)
+        if all(known.get(split) == math.inf for split in splits if split != WHOLE):
+            return WHOLE
         if any(split not in known for split in splits):
             return None
         return fastest_way({split: known[split] for split in splits}, WHOLE, MIN_GAIN)
@@ -300,7 +326,17 @@ def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, cost
 def _described(placed: Placement) -> Placement:
     """The placement of one core with the reason for its devices."""
     reasons = _sharing_reasons(placed)
-    return replace(placed, plan=replace(placed.plan, reasons=reasons)) if reasons else placed
+    return replace(placed, plan=replace(placed.plan, reasons=(*_limits(placed), *reasons))) if reasons else placed
+
+
+def _limits(placed: Placement) -> tuple[str | Reason, ...]:
+    """Why the plan has no more cores, apart from the number of lanes and from what is shared."""
+    shared = _sharing_reasons(placed)
+    return tuple(
+        reason
+        for reason in placed.plan.reasons
+        if reason not in shared and not (isinstance(reason, Reason) and reason.cause in _ABOUT_LANES)
+    )
 
 
 def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
@@ -310,7 +346,9 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     same = "" if placed.plan.calls else ", the same picture apart from rounding"
     names = in_words(placed.groups[0])
     if len(placed.splits) > 1:
-        return (f"{names} share each call in the fastest way, which the first calls show{same}",)
+        return (
+            f"{names} make each call together or one of them alone, whichever the first calls show to be faster{same}",
+        )
     split = placed.splits[0]
     how = {
         (True, False): f"share each guided call, one side each{same}",

@@ -26,7 +26,7 @@ class RunHit:
     samples: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedCalls:
     """How the devices of a lane shared its calls.
 

@@ -308,8 +308,8 @@ class _SamplerFunction:
         said = [f"lost a device, and went on without it: {lost}" for lost in _lost_members(sharings)]
         if not said and first.reason is not None:
             said.append(f"calls were not shared by tokens: {first.reason}")
-        elif not said and first.chosen is not None and WHOLE in first.seconds:
-            said.append(describe_sharing(first.chosen, first.seconds))
+        elif not said and first.chosen is not None and (WHOLE in first.seconds or first.dropped):
+            said.append(describe_sharing(first.chosen, first.seconds, first.dropped))
         if said:
             announcer.say("; ".join((announcer.message, *said)))
 

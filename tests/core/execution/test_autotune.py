@@ -114,6 +114,27 @@ def test_a_way_that_fails_is_dropped_and_the_default_never_is() -> None:
     assert set(ways.run(10)[2:]) == {"off"} and ways.tuner.choice == "off"
 
 
+def test_a_way_that_fails_once_is_measured_again_later_and_then_it_is_dropped() -> None:
+    ways = Ways({"tokens": 0.5, "off": 1.0})
+    ways.run(1)
+    ways.tuner.fail("tokens", "lost", limit=2)
+    assert "tokens" not in ways.tuner.seconds and ways.tuner.choice is None
+    while ways.tuner.choice is None:
+        ways.run(1)
+    assert ways.tuner.choice == "tokens"
+    ways.tuner.fail("tokens", "lost", limit=2)
+    assert ways.tuner.choice == "off" and ways.tuner.dropped == {"tokens": "lost"}
+
+
+def test_a_way_that_cannot_be_used_now_is_not_taken() -> None:
+    ways = Ways({"both": 0.3, "tokens": 0.5, "off": 1.0})
+    ways.run(30)
+    ways.taken.clear()
+    for _ in range(3):
+        ways.tuner(lambda way: ways._call(way, 1), without={"both"})
+    assert ways.taken == ["tokens"] * 3 and ways.tuner.choice == "both"
+
+
 def test_there_is_no_choice_before_all_ways_are_measured() -> None:
     ways = Ways({"tokens": 1.0, "off": 2.0})
     ways.run(3)

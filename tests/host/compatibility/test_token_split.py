@@ -16,7 +16,7 @@ _SALTS = count(5900)
 
 
 def _averaging(graph: Graph, sampling: dict[str, Any]) -> None:
-    """A running average of another pack; each run has its own."""
+    """A running average of another pack around the model call; each run has its own."""
     on_model("TestPatch", kind="in_object", salt=next(_SALTS))(graph, sampling)
 
 
@@ -24,11 +24,11 @@ SHARED: list[Patch] = [
     *PARALLEL,
     *(patch for patch, reason in IN_ORDER if reason in ("ControlNet", "context windows")),
     on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
-    _averaging,
 ]
 WHOLE: list[tuple[Patch, str]] = [
     *((patch, reason) for patch, reason in IN_ORDER if reason in ("hooks", "GLIGEN")),
     (on_model("EasyCache", reuse_threshold=0.0001, start_percent=0.3, end_percent=0.9, verbose=False), "wraps"),
+    (_averaging, "keeps state from call to call"),
     (
         on_model("LoraLoaderBypassModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.7),
         "injected into the loaded model",

@@ -57,6 +57,14 @@ class ThreadExchange:
         """Release all members at once; see `Rendezvous.abort`."""
         self._meeting.abort(cause)
 
+    def leave(self, rank: int) -> None:
+        """This member's part is done; see `Rendezvous.leave`."""
+        self._meeting.leave(rank)
+
+    def clear(self) -> None:
+        """Let go of all tensors and errors, once all members are done."""
+        self._meeting.clear()
+
     @property
     def aborted(self) -> BaseException | None:
         """What the call was given up for, if it was."""

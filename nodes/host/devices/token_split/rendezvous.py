@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .errors import MemberTimeout, Released
+from .errors import MemberTimeout, OutOfStep, Released
 
 _POLL_SECONDS = 0.02  # how long a cancel may go unseen
 
@@ -29,6 +29,7 @@ class Rendezvous:
         self._rounds = [0] * members
         self._given: dict[int, list[Any]] = {}  # by round; by rank, as one-tuples
         self._read: dict[int, int] = {}
+        self._gone: set[int] = set()
         self._aborted: BaseException | None = None
 
     @property
@@ -44,12 +45,25 @@ class Rendezvous:
             self._given.clear()
             self._changed.notify_all()
 
+    def leave(self, rank: int) -> None:
+        """This member comes to no more meetings: its part is done. Whoever waits for it need not wait any longer."""
+        with self._changed:
+            self._gone.add(rank)
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Let go of what was given, and of the cause of the end, once all members are done."""
+        with self._changed:
+            self._given.clear()
+            self._aborted = None
+
     def swap(self, rank: int, value: Any) -> list[Any]:
         """Give ``value``; returns the values of all members, by rank.
 
         Raises:
             Released: if the call was given up.
             MemberTimeout: if others did not come in time. The call is given up then.
+            OutOfStep: if another member has ended its part without this meeting. The call is given up then.
         """
         number = self._rounds[rank]
         self._rounds[rank] += 1
@@ -72,6 +86,10 @@ class Rendezvous:
         end = time.monotonic() + self._timeout
         poll = self._poll if rank == 0 else None
         while None in slots:
+            if any(slots[other] is None for other in self._gone):
+                ended = OutOfStep("a member of a split call has ended its part before the others")
+                self.abort(ended)
+                raise ended
             left = end - time.monotonic()
             if left <= 0:
                 late = MemberTimeout([other for other, slot in enumerate(slots) if slot is None], self._timeout)

@@ -55,20 +55,41 @@ class _Call:
 
     def compute(self, rank: int, context: Context = nullcontext) -> None:
         """One member's part. A failure releases the others."""
-        result = failure = None
         try:
             adapter = self.adapters[rank]
             with context(rank), acting_as(adapter):
                 result = self.run(rank, adapter.transformer_options, adapter.control)
         except BaseException as error:  # a host's interrupt may be no Exception
-            failure = error
             self.exchange.abort(error)
+            self._end(rank, None, error)
+        else:
+            self.exchange.leave(rank)
+            self._end(rank, result, None)
+
+    def _end(self, rank: int, result: Tensor | None, failure: BaseException | None) -> None:
         with self.changed:
             self.results[rank] = result
             if failure is not None:
                 self.failures.append(failure)
             self.left.discard(rank)
             self.changed.notify_all()
+
+    def first_failure(self) -> BaseException | None:
+        """What ended the call: a cancel before an error, an error before those that it caused."""
+        causes = [failure for failure in self.failures if not isinstance(failure, Released)]
+        cancels = [failure for failure in causes if not isinstance(failure, Exception)]
+        return next(iter(cancels or causes or self.failures), None)
+
+    def clear(self) -> None:
+        """Let go of errors and results.
+
+        The frames of an error hold tensors, and a call in these frames holds the error: such a ring would stay in
+        memory, which the device may need now. A member that hangs still has to see the error.
+        """
+        self.results = [None] * len(self.results)
+        if not self.left:
+            self.failures.clear()
+            self.exchange.clear()
 
 
 class SplitCall:
@@ -107,19 +128,26 @@ class SplitCall:
         self._context = context
         self.exchanges = 0
         """How often the members met in the last call, to put keys and values, or tokens, together."""
+        self._call: _Call | None = None  # under way
         self._given_up: _Call | None = None
         # A thread's choice of one intra-op thread becomes the process's default: it is put back at the end.
         self._intra_op_threads = torch.get_num_threads() if self._devices[0].type == "cpu" else None
-        self._hooked = [member.network for member in members]
-        for network in self._hooked:
-            hook(network, family)
-        self._inboxes: list[queue.SimpleQueue[_Call | None]] = [queue.SimpleQueue() for _ in members[1:]]
-        self._threads = [
-            threading.Thread(target=self._work, args=(rank,), name=f"chords-member-{rank}", daemon=True)
-            for rank in range(1, len(members))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._hooked: list[nn.Module] = []
+        self._inboxes: list[queue.SimpleQueue[_Call | None]] = []
+        self._threads: list[threading.Thread] = []
+        try:
+            for member in members:
+                hook(member.network, family)
+                self._hooked.append(member.network)
+            for rank in range(1, len(members)):
+                self._inboxes.append(queue.SimpleQueue())
+                name = f"chords-member-{rank}"
+                thread = threading.Thread(target=self._work, args=(rank,), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(
         self,
@@ -164,13 +192,21 @@ class SplitCall:
             results=[None] * len(self._members),
             left=set(range(len(self._members))),
         )
+        self._call = call
         for inbox in self._inboxes:
             inbox.put(call)
         call.compute(0)
         self._wait(call, timeout, poll)
+        self._call = None
         self.exchanges = exchange.exchanges
-        _raise_first(call)
-        return [result for result in call.results if result is not None]
+        failure, results = call.first_failure(), call.results
+        call.clear()
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+        return [result for result in results if result is not None]
 
     @property
     def hung(self) -> tuple[int, ...]:
@@ -184,13 +220,22 @@ class SplitCall:
         return left
 
     def close(self) -> None:
-        """Take the hooks off and end the threads; those of `hung` members end when they come back."""
+        """Take the hooks off and end the threads; those of `hung` members end when they come back.
+
+        A call under way, in a thread that was given up, is ended.
+        """
         for inbox in self._inboxes:
             inbox.put(None)
+        call = self._call
+        if call is not None:
+            call.exchange.abort(Released("the run has ended"))
+        end = time.monotonic() + _STOP_SECONDS
         hung = self.hung
         for rank, thread in enumerate(self._threads, 1):
             if rank not in hung:
-                thread.join()
+                thread.join(None if call is None else max(0.0, end - time.monotonic()))
+        if call is not None:
+            self._given_up = call
         for network in self._hooked:
             unhook(network)
         self._hooked = []
@@ -243,12 +288,3 @@ class SplitCall:
 def _is_urgent(cause: BaseException | None) -> bool:
     """Whether members are waited for a moment only: after a cancel, or when one has already been waited for."""
     return cause is not None and (isinstance(cause, MemberTimeout) or not isinstance(cause, Exception))
-
-
-def _raise_first(call: _Call) -> None:
-    """What ended the call: a cancel before an error, an error before those that it caused."""
-    if not call.failures:
-        return
-    causes = [failure for failure in call.failures if not isinstance(failure, Released)]
-    cancels = [failure for failure in causes if not isinstance(failure, Exception)]
-    raise (cancels or causes or call.failures)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +73,61 @@ def test_four_steps_are_measured_over_several_runs(as_on_gpus: Runs, given: Give
         assert torch.equal(found, stock)
         messages.append(run.message)
     assert "ms" not in messages[0] and (" ms" in messages[1] or " s" in messages[1])
+
+
+def failing(given: Given, times: int) -> Given:
+    """The inputs with a model that fails so many times in a member's thread."""
+    left = [None] * times
+
+    def in_block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        thread = threading.current_thread().name.removeprefix("chords-lane")  # code that knows lanes is not read
+        if thread.startswith("chords-member") and left:
+            left.pop()
+            raise torch.OutOfMemoryError("full")
+        return extra["original_block"](args)
+
+    model = given.model.clone()
+    model.set_model_patch_replace(in_block, "dit", "double_block", 0)
+    return replace(given, model=model)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_member_that_fails_in_the_first_call_costs_time_only(as_on_gpus: Runs, given: Given, count: int) -> None:
+    """And the next run tries again. A second loss in the same way is the last one."""
+    given = replace(given, cfg=1.0, latent=empty(size=112))
+    stock = as_on_gpus.stock(given)
+    found, run = as_on_gpus.ours(failing(given, 1), count, split="auto")
+    assert torch.equal(found, stock) and "lost a device" in run.message
+    found, again = as_on_gpus.ours(given, count, split="auto")
+    assert torch.equal(found, stock) and again.lost_lanes == ()
+    assert f"tokens {count}" in again.shared.seconds
+
+
+def test_after_two_losses_a_way_is_not_tried_and_several_cores_are(as_on_gpus: Runs, given: Given) -> None:
+    given = replace(given, cfg=1.0, sampler="euler", steps=30, latent=empty(size=104))
+    for _ in range(2):
+        _, run = as_on_gpus.ours(failing(given, 1), 2, split="auto")
+        assert run.plan.cores == 1 and "lost a device" in run.message
+    _, run = as_on_gpus.ours(given, 2, split="auto")
+    assert run.plan.cores == 2 and run.lost_lanes == ()
+
+
+def test_too_few_tokens_are_found_once(as_on_gpus: Runs, given: Given) -> None:
+    given = replace(given, cfg=1.0, sampler="euler", steps=30, latent=empty(size=16))  # one token
+    found, run = as_on_gpus.ours(given, 2, split="auto")
+    assert torch.equal(found, as_on_gpus.stock(given)) and "cannot be shared by 2 devices" in run.message
+    _, run = as_on_gpus.ours(given, 2, split="auto")
+    assert run.plan.cores == 2
+
+
+def test_a_way_with_another_result_is_not_used_and_the_message_says_so(
+    as_on_gpus: Runs, given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module("chords_core.execution.autotune"), "_MAX_DIFFERENCE", -1.0)
+    given = replace(given, cfg=1.0, latent=empty(size=80))
+    found, run = as_on_gpus.ours(given, 2, split="auto")
+    assert torch.equal(found, as_on_gpus.stock(given))
+    assert "tokens 2 cannot be used: its result differs by" in run.message
 
 
 def test_state_around_the_calls_is_not_disturbed_by_measuring(as_on_gpus: Runs, given: Given) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice, product
 from typing import Any
 
@@ -13,6 +16,7 @@ import test_flux
 import torch
 from split_cases import CPU, TIMEOUT, Case
 from token_split import CannotSplit, Member, MemberTimeout, SplitCall
+from token_split.errors import OutOfStep, TokenSplitError
 from torch import Tensor, nn
 
 TIMES = 50
@@ -136,6 +140,86 @@ def test_a_cancel_is_heard_while_a_member_hangs(case: Case) -> None:
             call(split, case, 2, 1, ("double_block", 1), hang, poll=poll)
         assert split.hung == (1,)
         back.set()
+
+
+def test_a_member_that_ends_early_is_not_waited_for(case: Case) -> None:
+    """As with a step cache that replaces the forward function of one device only."""
+
+    def run(early: int, rank: int, options: dict[str, Any], control: Any) -> Tensor:
+        return torch.zeros(1) if rank == early else case.call(case.network, options, control)
+
+    with SplitCall(members(case.network, 3)) as split:
+        for early in range(3):
+            with pytest.raises(OutOfStep, match="ended its part before"):
+                split(partial(run, early), [{}] * 3, timeout=10 * TIMEOUT)
+        assert split.hung == ()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_closing_ends_a_call_whose_thread_was_given_up(case: Case, rank: int) -> None:
+    """Closing waits neither for a member that hangs in it nor for the caller's own thread."""
+    back, hanging, ended = threading.Event(), threading.Event(), threading.Event()
+    split = SplitCall(members(case.network, 2))
+
+    def hang() -> None:
+        hanging.set()
+        back.wait()
+
+    def side() -> None:
+        with torch.inference_mode(), pytest.raises(TokenSplitError):
+            call(split, case, 2, rank, ("single_block", 1), hang, timeout=10 * TIMEOUT)
+        ended.set()
+
+    thread = threading.Thread(target=side)
+    thread.start()
+    hanging.wait()
+    split.close()
+    assert rank in split.hung
+    back.set()
+    for each in (thread, *threads()):
+        each.join(TIMEOUT)
+    assert ended.is_set() and threads() == [] and split.hung == ()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nothing_of_a_failed_call_stays_in_memory(case: Case, rank: int) -> None:
+    """Not even until the garbage is collected: the call may have failed because the device is full."""
+    seen: list[weakref.ref[Tensor]] = []
+
+    def in_block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        seen.append(weakref.ref(args["img"]))
+        raise torch.OutOfMemoryError("full")
+
+    def run(member: int, options: dict[str, Any], control: Any) -> Tensor:
+        return case.call(case.network, options, control)
+
+    options: list[dict[str, Any]] = [{}, {}]
+    options[rank] = {"patches_replace": {"dit": {("single_block", 1): in_block}}}
+    with SplitCall(members(case.network, 2)) as split:
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(torch.OutOfMemoryError) as caught:
+                split(run, options, timeout=TIMEOUT)
+            del caught
+            assert [reference() for reference in seen] == [None]
+        finally:
+            gc.enable()
+
+
+def test_a_member_that_cannot_start_leaves_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "chords-member-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        SplitCall(members(case.network, 3))
+    assert threads() == []
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in case.network.modules())
 
 
 def test_an_error_behind_the_last_exchange(case: Case) -> None:

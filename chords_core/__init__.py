@@ -38,9 +38,19 @@ from .methods.events import (
 )
 from .methods.start_indices import authors_starts, check_starts, hit_depth, lattice_starts
 from .methods.window import Window, WindowSpec
-from .methods.window_spec import accuracy_window, solve_seconds, solver_window
+from .methods.window_spec import accuracy_window, solve_seconds, solver_window, tolerance_window
 from .planning import AGREEMENT_THRESHOLD, choose_calls, plan
-from .plans import Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SampleOptions, SequentialPlan, WindowPlan
+from .plans import (
+    AdaptivePlan,
+    Cause,
+    ChordsPlan,
+    InterpolatedPlan,
+    Plan,
+    Reason,
+    SampleOptions,
+    SequentialPlan,
+    WindowPlan,
+)
 from .sampling import Result, check_sigmas, sample
 from .sdo.best_of_n import ChosenNoise, choose_initial_noise
 from .sdo.descent import OptimizationCancelled, Optimized
@@ -71,6 +81,7 @@ __all__ = [
     "SOLVERS",
     "Accept",
     "Accepted",
+    "AdaptivePlan",
     "Aesthetic",
     "Agreement",
     "Autotuner",
@@ -168,4 +179,5 @@ __all__ = [
     "skeleton",
     "solve_seconds",
     "solver_window",
+    "tolerance_window",
 ]

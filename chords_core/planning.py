@@ -15,8 +15,8 @@ from .checks import check_choice, check_whole, is_number, shown
 from .errors import InvalidInput
 from .methods.accept import Agreement
 from .methods.start_indices import hit_depth, lattice_starts
-from .methods.window_spec import expected_rounds
-from .plans import Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SequentialPlan, WindowPlan
+from .methods.window_spec import check_tolerance, expected_calls, expected_rounds
+from .plans import AdaptivePlan, Cause, ChordsPlan, InterpolatedPlan, Plan, Reason, SequentialPlan, WindowPlan
 from .solvers import Solver, find_solver
 from .solvers.interpolated import default_calls
 
@@ -75,7 +75,7 @@ class _Request:
         """How long the plan takes, in the unit of ``costs``; without those, in calls."""
         if not self.costs:
             return float(plan.depth)
-        solving = self.solving if isinstance(plan, WindowPlan) else 0.0
+        solving = self.solving if isinstance(plan, WindowPlan | AdaptivePlan) else 0.0
         return plan.depth * (self.costs[min(plan.cores, len(self.costs)) - 1] + solving)
 
     def sequential(self, cause: Cause) -> SequentialPlan:
@@ -92,7 +92,13 @@ class _Request:
         )
 
 
-_ABOUT_LANES = {Cause.FASTEST, Cause.FASTEST_WITH_FEWER_CALLS, Cause.LITTLE_GAIN, Cause.SLOW_TOGETHER}
+_ABOUT_LANES = {
+    Cause.WITHIN_TOLERANCE,
+    Cause.FASTEST,
+    Cause.FASTEST_WITH_FEWER_CALLS,
+    Cause.LITTLE_GAIN,
+    Cause.SLOW_TOGETHER,
+}
 _ABOUT_CORES = {Cause.CORES_REQUESTED, Cause.CORES_NOT_FASTER}
 
 
@@ -103,6 +109,7 @@ def plan(
     *,
     accept: int | Literal["exact"] | None = None,
     calls: int | None = None,
+    tolerance: float | None = None,
     method: str | None = None,
     solver: str | Solver = "euler",
     costs: Sequence[float] = (),
@@ -121,6 +128,8 @@ def plan(
             `AGREEMENT_THRESHOLD` from the hit before, and the last if none does.
         calls: at how many of the steps to call the model, 2 to N; None: at each. `choose_calls` gives a good number.
             Then several cores are always a window. It has no effect on "exact", nor on "chords" on several cores.
+        tolerance: how far the result may be from that of one core, as `chords_core.sample` takes it; None: the other
+            arguments decide. It excludes ``calls``, the method "chords", and any ``accept`` but 1.
         method: "chords" or "secant". None: "secant", or one core if the window of this ``solver`` is not close enough.
         solver: as `chords_core.sample` takes it.
         costs: how long a round of evaluations takes on 1, 2, ... lanes at once, in any unit. More lanes than given take
@@ -145,10 +154,32 @@ def plan(
         check_choice("method", method, PLANNED_METHODS)
     if calls is not None and check_whole("calls", calls, 2, " or None") > steps:
         raise InvalidInput("calls", f"{shown(calls)} are more than the {steps} steps of the schedule")
+    if tolerance is not None:
+        return _plan_within_tolerance(request, check_tolerance(tolerance), calls)
     one_core = cores == 1 or (cores == 0 and lanes < 2)
     if calls is not None and calls < steps and accept != "exact" and (method != "chords" or one_core):
         return _plan_fewer_calls(request, calls)
     return _plan_every_step(request)
+
+
+def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | None) -> AdaptivePlan:
+    """The number of cores that was asked for, or the one that takes the least time on the lanes."""
+    for name, given in (("calls", calls), ("accept", None if request.accept == 1 else request.accept)):
+        if given is not None:
+            raise InvalidInput(name, "a tolerance decides this; leave it out, or leave out the tolerance")
+    if request.method == "chords":
+        raise InvalidInput("method", '"chords" takes no tolerance; use "secant"')
+
+    def within(cores: int, reason: Reason) -> AdaptivePlan:
+        depth = expected_calls(request.steps, cores, request.solver, tolerance)
+        return AdaptivePlan(request.steps, (reason,), cores, depth, tolerance)
+
+    if request.cores:
+        cause = Cause.ONE_CORE_REQUESTED if request.cores == 1 else Cause.CORES_REQUESTED
+        return within(min(request.cores, request.steps), request.reason(cause))
+    counts = range(1, min(max(request.lanes, 1), request.steps, _MAX_WINDOW_CORES) + 1)
+    plans = [within(cores, request.reason(Cause.WITHIN_TOLERANCE)) for cores in counts]
+    return min(plans, key=lambda plan: (request.seconds(plan), plan.cores))
 
 
 def choose_calls(steps: int, one_in: int | None = None) -> int | None:

@@ -31,6 +31,7 @@ class Cause(Enum):
     LITTLE_GAIN = "on `Reason.lanes` lanes a close result would hardly be faster"
     SLOW_TOGETHER = "as measured, `Reason.lanes` lanes at once take too long a call to gain anything"
     WINDOW_NOT_CLOSE = "a window of `Reason.solver` is not close enough to one core, unless a method is named"
+    WITHIN_TOLERANCE = "the fewest calls in a row on `Reason.lanes` lanes, with a result within the tolerance"
     NO_SUCH_HIT = "there are fewer hits than asked for, so the last is taken"
 
 
@@ -59,6 +60,7 @@ class SampleOptions(TypedDict):
     starts: tuple[int, ...] | None
     accept: Accept
     calls: int | None
+    tolerance: float | None
 
 
 class _Counted(Protocol):
@@ -211,11 +213,45 @@ class WindowPlan(_Plan):
         return _options(self, self.accept, accept_now)
 
 
-Plan = SequentialPlan | InterpolatedPlan | ChordsPlan | WindowPlan
+@dataclass(frozen=True)
+class AdaptivePlan(_Plan):
+    """As few calls in a row as a result within a tolerance takes: adaptive steps on one core, or a window on several.
+
+    Attributes:
+        cores: K, the steps that are evaluated in a round.
+        depth: the model calls in a row that it is expected to take. The picture decides.
+        tolerance: the relative RMS difference from the solver's own result.
+    """
+
+    cores: int
+    depth: int
+    tolerance: float
+    calls: ClassVar[None] = None
+
+    @property
+    def method(self) -> str:
+        """As `chords_core.sample` takes it."""
+        return "secant" if self.cores > 1 else "sequential"
+
+    @property
+    def expected_hit(self) -> int:
+        """The number of the last expected hit. Each round has one, and the first, a draft, is number 0."""
+        return max(self.depth - 1, 1)
+
+    def sample_options(self, accept_now: Callable[[], bool] | None = None) -> SampleOptions:
+        """See `ChordsPlan.sample_options`."""
+        return _options(self, 1, accept_now, tolerance=self.tolerance)
+
+
+Plan = SequentialPlan | InterpolatedPlan | ChordsPlan | WindowPlan | AdaptivePlan
 
 
 def _options(
-    plan: Any, accept: int | Agreement, accept_now: Callable[[], bool] | None, starts: tuple[int, ...] | None = None
+    plan: Any,
+    accept: int | Agreement,
+    accept_now: Callable[[], bool] | None,
+    starts: tuple[int, ...] | None = None,
+    tolerance: float | None = None,
 ) -> SampleOptions:
     return {
         "method": plan.method,
@@ -223,4 +259,5 @@ def _options(
         "starts": starts,
         "accept": accept if accept_now is None else OnDemand(accept, accept_now),
         "calls": plan.calls,
+        "tolerance": tolerance,
     }

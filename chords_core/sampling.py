@@ -22,7 +22,7 @@ from .methods.events import Event, Hit
 from .methods.fewer_calls import FewerCalls
 from .methods.start_indices import check_starts, lattice_starts
 from .methods.window import Window
-from .methods.window_spec import accuracy_window, check_rounds, solver_window
+from .methods.window_spec import accuracy_window, check_rounds, check_tolerance, solver_window, tolerance_window
 from .solvers import SOLVERS, Solver, find_solver
 from .solvers.interpolated import interpolated_solver
 
@@ -43,12 +43,16 @@ class Result:
             window method has one a round.
         depth: model calls in a row until the accepted hit.
         evaluations: model calls in all, without those that failed or never came back.
+        estimate: with a tolerance: about the relative RMS difference of x from the solver's own result, in the item of
+            the batch where it is largest (`chords_core.methods.estimate`). None for other runs, and for a run that was
+            ended before the last step was called.
     """
 
     x: Tensor
     hits: tuple[Hit, ...]
     depth: int
     evaluations: int
+    estimate: float | None = None
 
 
 def sample(
@@ -63,6 +67,7 @@ def sample(
     accept: Accept = 1,
     rounds: int | None = None,
     calls: int | None = None,
+    tolerance: float | None = None,
     prediction: str | None = None,
     pool: Pool | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -92,8 +97,13 @@ def sample(
         calls: at how many of the N steps to call the model, 2 to N, with its prediction interpolated at the others
             (`chords_core.solvers.interpolated`). There are more calls where the prediction jumps. ``starts`` count
             these calls. None: at each step.
+        tolerance: the result is within about this relative RMS difference of the solver's own on all steps, above 0 and
+            below 1: about the median of many runs is half of it, and the 90th percentile at most twice. What is
+            evaluated is decided by measured errors as the run goes on. One core takes adaptive steps
+            (`chords_core.methods.stepping_rule`), several a window. It takes the place of ``calls``, ``rounds`` and
+            ``accept``. In a batch the most demanding item decides.
         prediction: "flow" for states (1 - sigma) x0 + sigma eps, "eps" for x0 + sigma eps, whatever the network is
-            trained to predict. None: "flow" where sigmas[0] <= 1. Only windows use it.
+            trained to predict. None: "flow" where sigmas[0] <= 1. Only windows and a ``tolerance`` use it.
         pool: where evaluations run; None: in this thread.
         on_event: called in this thread with each event of `chords_core.methods.events`, in order.
         cancel: a function that returns true, or an event that is set, when the run has to stop.
@@ -111,13 +121,28 @@ def sample(
     check_choice("method", method, METHODS)
     rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, None)
     sigmas = check_sigmas(sigmas).to(x.device)
-    request = _Request(x, sigmas, method, cores, starts, _checked_solver(solver, method), rule, rounds, calls)
+    request = _Request(
+        x,
+        sigmas,
+        method,
+        cores,
+        starts,
+        _checked_solver(solver, method),
+        rule,
+        rounds,
+        calls,
+        None if tolerance is None else check_tolerance(tolerance),
+    )
     request.check()
     cancelled, flow = as_predicate(cancel), _predicts_flow(prediction)
     if pool is None:
         assert denoise is not None
         pool = InlinePool(denoise)
-    run = _window(request, flow) if method in WINDOW_METHODS else _cores(request)
+    run: Window | Chords | FewerCalls
+    if tolerance is None:
+        run = _window(request, flow) if method in WINDOW_METHODS else _cores(request)
+    else:
+        run = _within_tolerance(request, flow)
     evaluations = drive(
         run,
         pool,
@@ -128,7 +153,8 @@ def sample(
         watchdog=LaneWatchdog(timeouts),
     )
     assert run.accepted is not None
-    return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations)
+    estimate = run.estimate() if tolerance is not None and isinstance(run, Window) else None
+    return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations, estimate)
 
 
 def check_sigmas(sigmas: Tensor) -> Tensor:
@@ -165,6 +191,7 @@ class _Request:
     accept: AcceptRule
     rounds: int | None
     calls: int | None
+    tolerance: float | None
 
     @property
     def steps(self) -> int:
@@ -184,6 +211,23 @@ class _Request:
             raise InvalidInput(name, 'method "sequential" has one core; use "chords"')
         if self.method in WINDOW_METHODS and self.starts is not None:
             raise InvalidInput("starts", f"method {self.method!r} takes no starts; leave them out")
+        if self.tolerance is not None:
+            self._check_tolerance()
+
+    def _check_tolerance(self) -> None:
+        """Raise `InvalidInput` for what a tolerance excludes."""
+        for name, given, usual in (
+            ("calls", self.calls, None),
+            ("rounds", self.rounds, None),
+            ("starts", self.starts, None),
+            ("accept", self.accept, 1),
+        ):
+            if given != usual:
+                raise InvalidInput(name, "a tolerance decides this; leave it out, or leave out the tolerance")
+        if self.solver is None:
+            raise InvalidInput("solver", f'"{CUBIC}" aims at no solver\'s result, so that it has no tolerance')
+        if self.method == "picard" or (self.method == "chords" and self.cores > 1):
+            raise InvalidInput("method", f'"{self.method}" takes no tolerance; use "secant", or one core')
 
 
 def _check_call(
@@ -262,6 +306,13 @@ def _window(request: _Request, flow: bool | None) -> Window:
         ruled = 1 if isinstance(accept, str) else accept  # with rounds, a text has no effect
         spec = accuracy_window(sigmas, cores, flow=flow, rounds=request.rounds, accept=ruled)
     return Window(request.x, spec, accept)
+
+
+def _within_tolerance(request: _Request, flow: bool | None) -> Window:
+    """A window, or on one core adaptive steps."""
+    assert request.solver is not None and request.tolerance is not None
+    spec = tolerance_window(request.sigmas, request.cores, request.solver, request.tolerance, flow=flow)
+    return Window(request.x, spec)
 
 
 def _predicts_flow(prediction: str | None) -> bool | None:

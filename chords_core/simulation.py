@@ -29,7 +29,7 @@ from .methods.events import Evaluation, Event, Hit
 from .methods.start_indices import check_starts
 from .methods.window import Window
 from .methods.window_spec import solver_window
-from .plans import ChordsPlan, Plan, WindowPlan
+from .plans import AdaptivePlan, ChordsPlan, Plan, WindowPlan
 from .simulated_devices import Device, DeviceLost, SimulatedPool, check_figure
 from .solvers import EULER
 
@@ -155,7 +155,9 @@ def skeleton_of(plan: Plan) -> Method:
     """The method that the plan would run, on a state of one element."""
     if isinstance(plan, ChordsPlan):
         return skeleton(plan.steps, plan.starts, plan.expected_hit)
-    if not isinstance(plan, WindowPlan):
+    if isinstance(plan, AdaptivePlan) and plan.cores == 1:
+        return skeleton(plan.depth, (0,))
+    if not isinstance(plan, WindowPlan | AdaptivePlan):
         return skeleton(plan.called_steps, (0,))
     # An imagined state does not move, so the window makes the rounds that were planned.
     sigmas = torch.linspace(1.0, 0.0, plan.called_steps + 1)

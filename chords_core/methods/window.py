@@ -25,6 +25,7 @@ evaluations after the first, at most 2 * RANK. The precision is float32 or highe
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +35,11 @@ from torch import Tensor
 
 from ..solvers.linear_form import LinearUpdate
 from .accept import AcceptRule, Agreement, Residual
+from .estimate import estimated_error
 from .events import Accepted, Evaluation, Event, Hit, RoundDone
 from .path import Path, trend
 from .secant_model import SecantModel
+from .stepping_rule import SteppingRule
 from .window_rule import Measured, MovingRule, Progress, ScheduledRule
 
 _SWEEPS_NONCAUSAL, _SWEEPS_CAUSAL = 2, 1
@@ -72,7 +75,7 @@ class WindowSpec:
     sigmas: tuple[float, ...]
     times: tuple[float, ...]
     cores: int
-    rule: MovingRule | ScheduledRule
+    rule: MovingRule | SteppingRule | ScheduledRule
     max_rounds: int
     fixed_rounds: bool
     expected_rounds: int
@@ -125,6 +128,7 @@ class Window:
         self._new: tuple[int, ...] = ()  # nodes that this round evaluates for the first time
         self._round = 0
         self._take_newest = False
+        self._latest: Measured | None = None  # what the last round has shown
         self.depth = spec.expected_rounds
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
@@ -152,7 +156,7 @@ class Window:
             return []
         self._round += 1
         self._solve(self._learn())
-        measured = self._measured()
+        measured = self._latest = self._measured()
         complete = len(self._known) == self._path.steps and not self._path.noncausal(self._known)
         exact = complete and not any(measured.changed)
         end = self._state_at(self._path.steps) * self._size(self._path.steps)
@@ -180,6 +184,29 @@ class Window:
         if self.hits and self.accepted is None:
             self._end_with(self.hits[-1], events)
         return events
+
+    def estimate(self) -> float | None:
+        """About the relative RMS difference of the accepted hit from the solver's own result, in the item of the batch
+        where it is largest; see `chords_core.methods.estimate`.
+
+        None as long as no hit is accepted, if the run ended before the last step was called, if it has a single hit,
+        and for rules that measure no moves.
+        """
+        rule, measured = self._spec.rule, self._latest
+        if self.accepted is None or measured is None or isinstance(rule, ScheduledRule):
+            return None
+        if measured.known[-1] < self.steps - 1:
+            return None
+        if len(self.hits) < 2:
+            return 0.0 if self.steps == 1 else None
+        after, before = (hit.x.reshape(self._start.shape).double() for hit in reversed(self.hits[-2:]))
+        changes = (_norm(after - before) / _norm(after)).flatten().tolist()
+        weights = [rule.amplification[node] for node in measured.known]
+        items = zip(zip(*measured.moves, strict=True), changes, strict=True)
+        return max(
+            (estimated_error(moves, weights, change, self.steps) for moves, change in items if change < math.inf),
+            default=None,
+        )
 
     def _size(self, node: int) -> float:
         """A state as the model takes it, divided by the state in flow coordinates."""
@@ -310,7 +337,7 @@ class Window:
             known=tuple(self._known),
             moves=tuple(moves),
             changed=tuple(any(drift > tolerance for drift in of_node) for of_node in drifts),
-            surprises={node: max(found, default=0.0) for node, found in zip(new, by_value[count:], strict=True)},
+            surprises={node: tuple(found) for node, found in zip(new, by_value[count:], strict=True)},
         )
 
     def _enough(self, hit: Hit, before: Hit | None, exact: bool) -> bool:

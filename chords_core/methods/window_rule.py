@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 MAX_MOVE = 0.03
 """A node with a larger weighted move is evaluated again in any case."""
@@ -24,26 +24,32 @@ MAX_MOVE = 0.03
 BUDGET = 0.0067
 """Of the sum of all weighted moves at the end of the path, times sqrt(N) for N steps."""
 
+BUDGET_PER_TOLERANCE = 1.34
+"""The budget for a tolerance of the result, over that tolerance."""
+
+MAX_MOVE_PER_TOLERANCE = 3.0
+"""`MAX_MOVE` for a tolerance of the result, over that tolerance."""
+
+MOVE_PER_SURPRISE = 0.35
+"""With a tolerance: the move of the newest nodes that leaves their gap as it is, over the allowed surprise and the
+number of cores. With larger moves every second round would only evaluate the nodes of the round before again."""
+
 _MAX_BUDGET_STEPS = 64
 """More steps than this have the budget of so many, because what finer steps add is interpolated."""
 
 _BUDGET_EXPONENT = 1.5
 """The budget up to the share p of the path grows with this power of p: an early move does more harm than a late one."""
 
-_DENSE_NODES = 8
-"""Between the first nodes, so many, no step is left out: there the composition is decided."""
-
 _MAX_GROWTH, _MIN_GROWTH = 2.0, 0.5
 """The gap between new nodes changes at most by these factors from round to round."""
 
-_TYPICAL_MOVE = 0.1
-"""The largest move of the newest nodes when they are first solved. If it is smaller the gap grows, else it shrinks."""
-
-_TYPICAL_SURPRISE = 0.05
-"""The same for the smallest surprise of the newest nodes."""
-
 ROUGH = 0.1
-"""From this surprise on the prediction is taken to jump: the steps left out before the node are evaluated too."""
+"""From this surprise on the prediction is taken to jump, unless a tolerance says how much it may."""
+
+
+UNEVEN = 2.0
+"""From this factor between the lengths of two neighbouring steps, in time, the step between them is not left out. In
+most schedules the factor is at most 1.3, and a little more at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +61,13 @@ class Measured:
         moves: for each known node its moves, one for each sample.
         changed: for each known node whether it has moved by more than rounding.
         surprises: for each node except 0 that was evaluated for the first time, how far the evaluation is from the
-            trend of the nodes before it, as a move, in the sample where that is largest.
+            trend of the nodes before it, as a move, one for each sample.
     """
 
     known: tuple[int, ...]
     moves: tuple[tuple[float, ...], ...]
     changed: tuple[bool, ...]
-    surprises: Mapping[int, float]
+    surprises: Mapping[int, tuple[float, ...]]
 
     @property
     def first_changed(self) -> int | None:
@@ -83,6 +89,27 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class GapControl:
+    """How far apart new nodes are: further where the prediction turned out to be smooth.
+
+    Attributes:
+        max_gap: the largest distance between new nodes, in steps.
+        move: the largest move of the newest nodes when they are first solved. If it is smaller the gap grows, else it
+            shrinks.
+        surprise: the same for the smallest weighted surprise of the newest nodes.
+        rough: from this surprise on the prediction is taken to jump: the steps left out before the node are evaluated
+            too.
+        dense_nodes: between the first nodes, so many, no step is left out: there the composition is decided.
+    """
+
+    max_gap: int = 1
+    move: float = 0.1
+    surprise: float = 0.05
+    rough: float = ROUGH
+    dense_nodes: int = 8
+
+
+@dataclass(frozen=True)
 class MovingRule:
     """The window begins at the first node that has moved too far.
 
@@ -95,7 +122,9 @@ class MovingRule:
         to_rounding: whether to go on to that once the budget is kept.
         pace: for each round the lowest place in ``nodes`` at which the window may begin, so that a fixed number of
             rounds reaches the end. Empty: there is no fixed number.
-        max_gap: the largest distance between new nodes, in steps.
+        gaps: how far apart new nodes are.
+        required: steps that are not left out; see `uneven_steps`.
+        max_move: a node with a larger weighted move is evaluated again in any case.
     """
 
     steps: int
@@ -104,7 +133,9 @@ class MovingRule:
     budget: float
     to_rounding: bool = False
     pace: tuple[int, ...] = ()
-    max_gap: int = 1
+    gaps: GapControl = GapControl()
+    required: frozenset[int] = frozenset()
+    max_move: float = MAX_MOVE
 
     def first(self, cores: int) -> tuple[int, ...]:
         """The nodes of the first round."""
@@ -164,33 +195,34 @@ class MovingRule:
             for sample, move in enumerate(by_sample):
                 weighted = move * self.amplification[node]
                 spent[sample] += weighted * (end - node) / self.steps
-                if weighted > MAX_MOVE or spent[sample] > allowed:
+                if weighted > self.max_move or spent[sample] > allowed:
                     return node
         return None
 
     def _progress(self, progress: Progress, measured: Measured) -> Progress:
         """How far apart the next new nodes are, and which of the steps between them have to be evaluated after all."""
-        known, surprises = measured.known, measured.surprises
+        known = measured.known
         skipped = progress.skipped.difference(known)
-        if known[-1] < _DENSE_NODES or not surprises:
+        if known[-1] < self.gaps.dense_nodes or not measured.surprises:
             return replace(progress, skipped=skipped)
         moves = {node: max(by_sample, default=0.0) for node, by_sample in zip(known, measured.moves, strict=True)}
-        weighted = {node: surprise * self.amplification[node] for node, surprise in surprises.items()}
-        for node, surprise in surprises.items():
-            if surprise > ROUGH and not self.pace:
+        largest = {node: max(by_sample, default=0.0) for node, by_sample in measured.surprises.items()}
+        weighted = {node: surprise * self.amplification[node] for node, surprise in largest.items()}
+        for node, surprise in largest.items():
+            if surprise > self.gaps.rough and not self.pace:
                 skipped |= frozenset(range(known[bisect_left(known, node) - 1] + 1, node))
-        if self.to_rounding or not self.budget or self.max_gap == 1:
+        if self.to_rounding or not self.budget or self.gaps.max_gap == 1:
             return replace(progress, skipped=skipped)
         factors = (
-            _TYPICAL_MOVE / max(1e-9, *(moves[node] for node in surprises)),
-            _TYPICAL_SURPRISE / max(1e-9, min(weighted.values())),
+            self.gaps.move / max(1e-9, *(moves[node] for node in largest)),
+            self.gaps.surprise / max(1e-9, min(weighted.values())),
         )
         factor = min(max(0.9 * min(factors) ** (1 / 3), _MIN_GROWTH), _MAX_GROWTH)
-        return Progress(min(self.max_gap, max(1.0, progress.gap * factor)), skipped)
+        return Progress(min(self.gaps.max_gap, max(1.0, progress.gap * factor)), skipped)
 
     def _distance(self, gap: float, newest: int, cores: int, rounds: int) -> int:
         """From one new node to the next, counted in places of ``nodes``."""
-        distance = max(1, int(gap + 0.3)) if newest >= _DENSE_NODES else 1
+        distance = max(1, int(gap + 0.3)) if newest >= self.gaps.dense_nodes else 1
         if not self.pace:
             return distance
         left = len(self.nodes) - bisect_right(self.nodes, newest)
@@ -201,6 +233,7 @@ class MovingRule:
         place, last = bisect_right(self.nodes, newest) - 1, len(self.nodes) - 1
         new: list[int] = []
         while len(new) < count and place < last:
+            began = place
             left = last - place
             if distance >= left:
                 place = last
@@ -208,8 +241,27 @@ class MovingRule:
                 place += (left + 1) // 2
             else:
                 place += distance
+            between = range(began + 1, place)
+            place = next((each for each in between if self.nodes[each] in self.required), place)
             new.append(self.nodes[place])
         return tuple(new)
+
+
+def uneven_steps(times: Sequence[float]) -> frozenset[int]:
+    """The steps that lie between a long and a short step of a schedule. What is interpolated in the step must not go
+    across them.
+
+    The schedule `normal` of Stable Diffusion has such a step before its last two.
+
+    Args:
+        times: N+1 values, descending, as a flow model has them.
+    """
+    lengths = [here - there for here, there in pairwise(times)]
+    return frozenset(
+        step
+        for step, (before, after) in enumerate(pairwise(lengths), start=1)
+        if max(before, after) > UNEVEN * min(before, after)
+    )
 
 
 @dataclass(frozen=True)

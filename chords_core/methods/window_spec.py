@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from ..checks import check_whole
+from ..checks import check_whole, is_number, shown
+from ..errors import InvalidInput
 from ..solvers import EULER, Solver
 from ..solvers.cubic import cubic_updates, curve_nodes
 from ..solvers.interpolated import interpolation_nodes
 from ..solvers.linear_form import amplification, in_flow_coordinates, is_flow, solver_updates
 from .accept import AcceptRule, Agreement, Residual
 from .path import CubicPath, SolverPath
+from .stepping_rule import JUMP, SteppingRule, allowed_surprise
 from .window import WindowSpec
-from .window_rule import BUDGET, MovingRule, ScheduledRule, paced_starts, window_starts
+from .window_rule import (
+    BUDGET,
+    BUDGET_PER_TOLERANCE,
+    MAX_MOVE_PER_TOLERANCE,
+    MOVE_PER_SURPRISE,
+    GapControl,
+    MovingRule,
+    ScheduledRule,
+    paced_starts,
+    uneven_steps,
+    window_starts,
+)
 
 STRICTER = 4.0
 """The budget of moves is divided by this for each later hit that is asked for."""
@@ -82,7 +96,7 @@ def solver_window(
         budget=0.0 if exact or rounds is not None else BUDGET / STRICTER ** min(hit - 1, _MAX_STRICTER),
         to_rounding=isinstance(accept, Residual | Agreement),
         pace=paced_starts(len(nodes), cores, rounds) if rounds is not None else (),
-        max_gap=1 + steps // _NODES_ON_A_PATH if calls is None and cores > 1 else 1,
+        gaps=GapControl(1 + steps // _NODES_ON_A_PATH if calls is None and cores > 1 else 1),
     )
     expected = rounds or (len(nodes) if exact else expected_rounds(len(nodes), cores, slopes, hit, solver))
     max_rounds = rounds or steps
@@ -90,6 +104,46 @@ def solver_window(
         max_rounds += steps  # once the budget is kept it goes on
     path = SolverPath(updates)
     return WindowSpec(path, tuple(values), times, cores, rule, max_rounds, rounds is not None, expected, slopes)
+
+
+def tolerance_window(
+    sigmas: Tensor, cores: int, solver: Solver, tolerance: float, *, flow: bool | None = None
+) -> WindowSpec:
+    """A window whose result is within about ``tolerance`` of the ``solver``'s own on ``sigmas``.
+
+    One core takes adaptive steps (`chords_core.methods.stepping_rule`), several move by a budget that is proportional
+    to the tolerance (`chords_core.methods.window_rule`).
+
+    Args:
+        sigmas: N+1 values, strictly descending.
+        cores: K, the nodes evaluated in a round.
+        solver: whose result is the aim.
+        tolerance: the relative RMS difference, above 0.
+        flow: as for `solver_window`.
+    """
+    steps = len(sigmas) - 1
+    cores = min(cores, steps)
+    spec = solver_window(sigmas, cores, solver, flow=flow)
+    assert isinstance(spec.rule, MovingRule)
+    expected = expected_calls(steps, cores, solver, tolerance)
+    if cores == 1:
+        stepping = SteppingRule(steps, spec.rule.amplification, tolerance, uneven_steps(spec.times))
+        return replace(spec, rule=stepping, expected_rounds=expected)
+    surprise = allowed_surprise(steps, tolerance)
+    moving = replace(
+        spec.rule,
+        budget=BUDGET_PER_TOLERANCE * tolerance,
+        max_move=MAX_MOVE_PER_TOLERANCE * tolerance,
+        gaps=GapControl(
+            max_gap=steps,
+            move=MOVE_PER_SURPRISE * cores * surprise,
+            surprise=surprise,
+            rough=JUMP * surprise,
+            dense_nodes=4,
+        ),
+        required=uneven_steps(spec.times),
+    )
+    return replace(spec, rule=moving, expected_rounds=expected)
 
 
 def accuracy_window(
@@ -154,6 +208,27 @@ def expected_rounds(nodes: int, cores: int, slopes: bool = True, accept: int = 1
     rounds = (2.5 + 15.3 / cores) * math.log(nodes) - 34 / cores + 1 + solver.extra_rounds * counted
     ruled = max(round(rounds if slopes else 1.4 * rounds), math.ceil(counted / cores) + 2)
     return min(nodes, ruled + (accept - 1) * max(1, round(ruled / 12)))
+
+
+def expected_calls(steps: int, cores: int, solver: Solver, tolerance: float) -> int:
+    """About how many calls in a row a run within a ``tolerance`` takes; the picture decides how many they are.
+
+    Fitted to guided pictures of the demo model with CFG 3.5 to 8 and 20 to 50 steps (benchmarks/results/tolerance.md).
+    """
+    at_twenty = 14 / math.pow(cores, 0.18) + solver.extra_rounds * min(steps, _MAX_COUNTED_STEPS)
+    calls = (at_twenty + 9.3 / math.sqrt(cores) * math.log(steps / 20)) * math.pow(0.01 / tolerance, 0.13)
+    return min(steps, max(2, math.ceil(steps / (10 * cores)) + 2, round(calls)))
+
+
+def check_tolerance(tolerance: object) -> float:
+    """``tolerance`` if it is a number above 0 and below 1.
+
+    Raises:
+        InvalidInput: for any other value.
+    """
+    if not is_number(tolerance) or not 0 < tolerance < 1:
+        raise InvalidInput("tolerance", f"must be a number above 0 and below 1, or None, not {shown(tolerance)}")
+    return float(tolerance)
 
 
 def solve_seconds(steps: int, elements: int) -> float:

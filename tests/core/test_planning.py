@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from chords_core import (
+    AdaptivePlan,
     Agreement,
     Cause,
     ChordsPlan,
@@ -322,6 +323,12 @@ def test_every_plan_can_be_run(accept: Accept, one_in: int | None, method: str |
         ("calls", {"calls": 1}),
         ("calls", {"calls": "auto"}),
         ("costs", {"costs": (1.0, 0.0)}),
+        ("tolerance", {"tolerance": 0}),
+        ("tolerance", {"tolerance": 1.0}),
+        ("calls", {"tolerance": 0.01, "calls": 10}),
+        ("accept", {"tolerance": 0.01, "accept": 2}),
+        ("accept", {"tolerance": 0.01, "accept": "exact"}),
+        ("method", {"tolerance": 0.01, "method": "chords"}),
     ],
 )
 def test_bad_input_is_refused(name: str, given: dict[str, Any]) -> None:
@@ -386,3 +393,32 @@ def test_a_run_of_every_step_calls_the_model_at_every_step() -> None:
     assert plan(30, 4).called_steps == 30
     assert plan(30, 4, accept="exact", calls=15).called_steps == 30
     assert plan(30, 4, calls=30) == plan(30, 4)
+
+
+# --- within a tolerance
+
+
+@pytest.mark.parametrize("tolerance", [0.003, 0.01, 0.1])
+@pytest.mark.parametrize("steps", [8, 20, 50, 1000])
+def test_a_tolerance_takes_the_cores_that_are_fastest(steps: int, tolerance: float) -> None:
+    depths = [plan(steps, lanes, tolerance=tolerance).depth for lanes in (0, 1, 2, 4, 8, 32)]
+    assert depths == sorted(depths, reverse=True) and 2 <= depths[-1] <= depths[0] <= steps
+    alone = plan(steps, 1, tolerance=tolerance)
+    assert isinstance(alone, AdaptivePlan) and alone.cores == 1
+    assert plan(steps, 4, 4, tolerance=tolerance) == plan(steps, 8, 4, tolerance=tolerance)
+    assert plan(steps, 4, tolerance=tolerance, costs=(1.0, 9.0)).cores == 1
+    smaller = plan(steps, 4, 4, tolerance=tolerance / 3)
+    assert smaller.depth >= plan(steps, 4, 4, tolerance=tolerance).depth
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_a_plan_within_a_tolerance_can_be_run(cores: int) -> None:
+    """Close, in at most as many calls in a row as there are steps; the newest result can be taken at any time."""
+    steps = 20
+    chosen = plan(steps, cores, cores, tolerance=0.01)
+    x, sigmas = noise(1, 6), geometric(steps)
+    model = Gaussian()
+    result = sample(model, x, sigmas, prediction="eps", **chosen.sample_options())
+    expected = sample(model, x, sigmas).x
+    assert result.depth <= steps and float((result.x - expected).norm() / expected.norm()) < 0.02
+    assert sample(model, x, sigmas, **chosen.sample_options(lambda: True)).depth == 1

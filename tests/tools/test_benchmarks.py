@@ -15,6 +15,7 @@ SMALL = {
     # Its time is up before the first case, which would take too long: it loads ComfyUI and reports what is missing.
     "frontier.py": (["--small", "--limit", "1", "--no-picture", "--out", "OUT"], ["frontier.md", "frontier.json"]),
     "scale.py": (["--small", "--no-picture", "--out", "OUT"], ["scale.md", "scale.json"]),
+    "tolerance.py": (["--small", "--out", "OUT"], ["tolerance.md", "tolerance.json"]),
     "sdo.py": (
         "effect --seeds 1 --iterations 2 --steps 3 --random 2 --tasks contrast --out OUT/sdo.md".split()
         + ["--methods", "full", "spread, adaptive"],

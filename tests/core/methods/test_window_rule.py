@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chords_core import Window, sample, solver_window
-from chords_core.methods.window_rule import BUDGET, MAX_MOVE, ROUGH, Measured, MovingRule, Progress, paced_starts
+from chords_core.methods.window_rule import (
+    BUDGET,
+    MAX_MOVE,
+    ROUGH,
+    GapControl,
+    Measured,
+    MovingRule,
+    Progress,
+    paced_starts,
+)
 from chords_core.solvers import SOLVERS
 from chords_core.solvers.linear_form import amplification, in_flow_coordinates, solver_updates
 from tests.core.problems import Mixture, karras, noise
@@ -30,8 +39,8 @@ def rule(steps: int, **more: object) -> MovingRule:
 
 
 def measured(moves: dict[int, float], surprises: dict[int, float] | None = None) -> Measured:
-    known = tuple(sorted(moves))
-    return Measured(known, tuple((moves[node],) for node in known), tuple(moves[n] > 0 for n in known), surprises or {})
+    known, seen = tuple(sorted(moves)), {node: (value,) for node, value in (surprises or {}).items()}
+    return Measured(known, tuple((moves[node],) for node in known), tuple(moves[n] > 0 for n in known), seen)
 
 
 def following(
@@ -93,17 +102,17 @@ def test_the_most_demanding_item_of_a_batch_decides() -> None:
 
 def test_new_nodes_lie_further_apart_where_nothing_is_surprising() -> None:
     still = measured(dict.fromkeys(range(12), 0.0), dict.fromkeys(range(8, 12), 1e-4))
-    progress, nodes = rule(200, max_gap=5).following(Progress(), still, 4, 3, 99)
+    progress, nodes = rule(200, gaps=GapControl(5)).following(Progress(), still, 4, 3, 99)
     assert progress.gap == 2.0 and nodes == (13, 15, 17, 19)
     rough = measured(dict.fromkeys(range(12), 0.0), dict.fromkeys(range(8, 12), 0.95 * ROUGH))
-    assert rule(200, max_gap=5).following(progress, rough, 4, 3, 99)[0].gap < progress.gap
-    assert rule(200, max_gap=1).following(Progress(), still, 4, 3, 99)[1] == (12, 13, 14, 15)
+    assert rule(200, gaps=GapControl(5)).following(progress, rough, 4, 3, 99)[0].gap < progress.gap
+    assert rule(200, gaps=GapControl(1)).following(Progress(), still, 4, 3, 99)[1] == (12, 13, 14, 15)
 
 
 def test_steps_left_out_before_a_jump_are_evaluated_after_all() -> None:
     known = dict.fromkeys([*range(10), 13, 16], 0.0)
     seen = measured(known, {13: 0.0, 16: 2 * ROUGH})
-    progress, nodes = rule(200, max_gap=5).following(Progress(3.0), seen, 4, 4, 99)
+    progress, nodes = rule(200, gaps=GapControl(5)).following(Progress(3.0), seen, 4, 4, 99)
     assert progress.skipped == {14, 15}
     assert nodes is not None and nodes[:3] == (14, 15, 16)
 

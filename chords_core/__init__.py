@@ -8,6 +8,7 @@ steps and lanes. `optimize_latent` searches for the initial noise whose sample m
 from ._types import Denoise, Method, Objective, Pool
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .execution.autotune import Autotuner, fastest_way
+from .execution.batch_pool import BatchPool, DenoiseRows
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import EvaluationResult, InlinePool, ThreadPool
 from .execution.ray.actor import Worker
@@ -86,6 +87,7 @@ __all__ = [
     "Agreement",
     "Autotuner",
     "Barrier",
+    "BatchPool",
     "Cancelled",
     "Cause",
     "Chords",
@@ -94,6 +96,7 @@ __all__ = [
     "Combine",
     "Contrast",
     "Denoise",
+    "DenoiseRows",
     "Device",
     "DeviceLost",
     "Evaluated",

@@ -14,6 +14,7 @@ from .execution.pools import EvaluationResult, InlinePool, ThreadPool
 from .execution.ray.actor import Worker
 from .execution.ray.pool import RayPool
 from .execution.ray.workers import ModelPayload, RayWorkers
+from .execution.row_trial import ROW_COUNTS, RowTimes, RowTrial
 from .execution.timeline import (
     EvaluationMark,
     HitMark,
@@ -79,6 +80,7 @@ from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
     "AGREEMENT_THRESHOLD",
+    "ROW_COUNTS",
     "SOLVERS",
     "Accept",
     "Accepted",
@@ -141,6 +143,8 @@ __all__ = [
     "RegionColour",
     "Residual",
     "Result",
+    "RowTimes",
+    "RowTrial",
     "RolledBack",
     "RoundDone",
     "SampleOptions",

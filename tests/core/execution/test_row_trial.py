@@ -121,6 +121,16 @@ def test_rounding_is_no_difference() -> None:
     assert "differ" in clocked.trial(max_difference=1e-6).check(8)
 
 
+def test_a_check_raises_what_the_rows_raise() -> None:
+    def answers(xs: Sequence[Tensor], sigmas: Sequence[float]) -> list[Tensor]:
+        if len(xs) > 1:
+            raise RuntimeError("out of memory")
+        return model(xs, sigmas)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Clocked({1: 0.1, 4: 0.1}, answers=answers).trial().check(4)
+
+
 def test_a_check_makes_three_calls() -> None:
     clocked = Clocked({1: 0.1, 4: 0.1})
     assert clocked.trial().check(4) == "" and clocked.calls == [1, 1, 4]

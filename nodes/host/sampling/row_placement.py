@@ -50,6 +50,6 @@ def place_rows(placed: Placement, facts: Facts, seconds: Mapping[int, float]) ->
     if best == 1 or takes(best) > (1 - MIN_GAIN) * takes(1):
         return placed
     saved = 1 - takes(best) / takes(1)
-    longer = f"{best} rows take {seconds[best] / seconds[1]:.2g} times as long as one"
+    longer = f"{best} rows take {seconds[best] / seconds[1]:.2f} times as long as one"
     reason = f"{longer}, which saves about {100 * saved:.0f} % of the time"
     return replace(placed, plan=replace(within(best), reasons=(reason,)), rows=best)

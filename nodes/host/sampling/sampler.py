@@ -317,9 +317,8 @@ class _SamplerFunction:
         if ends_by_measurement(lanes.plan):
             announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate, lanes.rows))
         if isinstance(lanes.pool, BatchPool) and lanes.pool.fallback is not None:
-            announcer.say(
-                f"{announcer.message}; it took longer, because {lanes.rows} rows failed: {lanes.pool.fallback}"
-            )
+            failed = f"a call of {lanes.rows} rows failed: {lanes.pool.fallback}"
+            announcer.say(f"{announcer.message}; it took longer, because {failed}")
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")

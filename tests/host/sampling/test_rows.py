@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import torch
 from client import Run
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
@@ -105,18 +106,18 @@ def rescaled(graph: Graph, inputs: dict[str, Any]) -> None:
 BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize(
-    "change",
+    ("change", "sampler"),
     [
-        plain,
-        unguided,
-        image_to_image,
-        batch_of_three,
-        masked,
-        a_batch_with_a_mask,
-        an_area_and_a_masked_prompt,
-        rescaled,
+        (plain, "euler"),
+        (plain, "dpmpp_2m"),
+        (unguided, "euler"),
+        (image_to_image, "euler"),
+        (batch_of_three, "euler"),
+        (masked, "res_multistep"),
+        (a_batch_with_a_mask, "euler"),
+        (an_area_and_a_masked_prompt, "euler"),
+        (rescaled, "euler"),
     ],
 )
 def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(
@@ -141,3 +142,118 @@ def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(
     assert (summary(run, window)["rows"], summary(run, window)["depth"]) == (1, found["depth"])
     assert difference(latents["rows"], expected["window"]) < 1e-3
     assert difference(latents["rows"], latents["stock"]) < NEAR
+
+
+def ours_and_stock(
+    run_graph: RunGraph, change: Change, seconds: dict[int, float], fails_from: int = 0, **chords: Any
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """The summary of a sampling, its latent, and KSampler's."""
+    graph = Graph()
+    inputs = sampling(graph, change, seconds, fails_from=fails_from)
+    graph.save("stock", graph.add("KSampler", **inputs))
+    ours = graph.add("ChordsKSampler", **inputs, **chords)
+    graph.save("ours", ours)
+    run, latents = run_graph(graph)
+    return summary(run, ours), latents["ours"], latents["stock"]
+
+
+@pytest.mark.parametrize("fidelity", ["auto", "exact"])
+def test_ksamplers_own_picture_is_never_made_in_rows(run_graph: RunGraph, fidelity: str) -> None:
+    found, ours, stock = ours_and_stock(run_graph, plain, FREE, fidelity=fidelity)
+    assert found["rows"] == 1 and torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("chords", [{"cores": 1}, {"cores": 2}, {"method": "secant window"}, {"accept": "first"}])
+def test_an_advanced_input_overrides_it(run_graph: RunGraph, chords: dict[str, Any]) -> None:
+    found, _, _ = ours_and_stock(run_graph, plain, FREE, fidelity="fast", **chords)
+    assert found["rows"] == 1 and found["cores"] == chords.get("cores", 1)
+
+
+@pytest.mark.parametrize("seconds", [AS_LONG_AS_CALLS, {}], ids=["slow", "not measured"])
+def test_without_a_gain_one_core_makes_each_call_and_nothing_is_said_of_rows(
+    run_graph: RunGraph, seconds: dict[int, float]
+) -> None:
+    """On a CPU nothing is tried that was not measured."""
+    found, ours, stock = ours_and_stock(run_graph, plain, seconds, fidelity="near")
+    assert (found["rows"], found["cores"]) == (1, 1) and "row" not in found["message"].replace("in a row", "")
+    assert difference(ours, stock) < NEAR
+
+
+def a_part_of_the_steps(graph: Graph, inputs: dict[str, Any]) -> None:
+    early = graph.add("ConditioningSetTimestepRange", conditioning=inputs["positive"], start=0.0, end=0.4)
+    other = graph.add("ChordsDemoPrompt", text="a small star")
+    late = graph.add("ConditioningSetTimestepRange", conditioning=other, start=0.4, end=1.0)
+    inputs["positive"] = graph.add("ConditioningCombine", conditioning_1=early, conditioning_2=late)
+
+
+def a_mask_that_changes(graph: Graph, inputs: dict[str, Any]) -> None:
+    masked(graph, inputs)
+    inputs["model"] = graph.add("DifferentialDiffusion", model=inputs["model"], strength=1.0)
+
+
+def a_part_of_the_sigmas(graph: Graph, inputs: dict[str, Any]) -> None:
+    """A patch that reads the first sigma of a call."""
+    patch = {"block_number": 3, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.35}
+    methods = {"downscale_method": "bicubic", "upscale_method": "bicubic", "downscale_after_skip": True}
+    inputs["model"] = graph.add("PatchModelAddDownscale", model=inputs["model"], **patch, **methods)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (a_part_of_the_steps, "a prompt applies to a part of the steps only"),
+        (a_mask_that_changes, "the mask changes from step to step"),
+        (a_part_of_the_sigmas, "takes one sigma for all rows of a call"),
+    ],
+)
+def test_what_has_one_sigma_for_all_rows_gets_calls_of_one_row(
+    run_graph: RunGraph, change: Change, reason: str
+) -> None:
+    found, ours, stock = ours_and_stock(run_graph, change, FREE, fidelity="near")
+    assert (found["rows"], found["cores"]) == (1, 1)
+    assert f"one row in each model call: {reason}" in found["message"] or reason in found["message"]
+    assert difference(ours, stock) < NEAR
+
+
+def test_a_controlnet_gets_its_steps_in_order(run_graph: RunGraph) -> None:
+    def controlled(graph: Graph, inputs: dict[str, Any]) -> None:
+        control = graph.add("ControlNetLoader", control_net_name="tiny_flux.safetensors")
+        image = graph.add("TestImage", red=0.9, green=0.2, blue=0.1, broken=False)
+        applied = graph.add(
+            "ControlNetApplyAdvanced",
+            positive=inputs["positive"],
+            negative=inputs["negative"],
+            control_net=control,
+            image=image,
+            strength=0.5,
+            start_percent=0.0,
+            end_percent=1.0,
+        )
+        inputs |= {"positive": applied[0], "negative": applied[1]}
+
+    found, ours, stock = ours_and_stock(run_graph, controlled, FREE, fidelity="near")
+    assert found["rows"] == 1 and "ControlNet" in found["message"]
+    assert torch.equal(ours, stock)
+
+
+def test_rows_that_fail_in_a_run_go_back_to_one(run_graph: RunGraph) -> None:
+    """The result is right in any case, and the message says it. The first call of several rows is that of the check,
+    which compares them with calls of one."""
+    found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=4, fidelity="near")
+    assert "it took longer, because a call of 4 rows failed: too little memory" in found["message"]
+    assert difference(ours, stock) < NEAR and not found["lost_lanes"]
+
+
+def test_rows_that_fail_in_the_check_are_not_used(run_graph: RunGraph) -> None:
+    found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=1, fidelity="near")
+    assert (found["rows"], found["cores"]) == (1, 1)
+    assert "one row in each model call: too little memory" in found["message"]
+    assert difference(ours, stock) < NEAR
+
+
+def test_a_report_shows_the_rows(run_graph: RunGraph) -> None:
+    graph = Graph()
+    ours = graph.add("ChordsKSampler", **sampling(graph, plain, FREE), fidelity="fast")
+    graph.add("ChordsReport", run=ours[1])
+    run, _ = run_graph(graph)
+    assert summary(run, ours)["devices"] == ["cpu"] * summary(run, ours)["rows"] == ["cpu"] * 4

@@ -147,9 +147,7 @@ _SENTENCES = {
     Cause.MORE_CORES_USELESS: "more than {used} are no faster",
     Cause.CORES_NOT_FASTER: "{cores} cores would be no faster",
     Cause.FASTEST: "the fewest calls in a row on {lanes} devices, with a result close to that of one core",
-    Cause.FASTEST_WITH_FEWER_CALLS: "the fewest calls in a row on {lanes} devices",
     Cause.WITHIN_TOLERANCE: "the fewest calls in a row on {lanes} devices that the measured error allows",
-    Cause.INTERPOLATED: "at the other steps its answers are interpolated",
     Cause.ONE_LANE: "with one device, nothing can run in parallel",
     Cause.EXACT: "the exact result takes every step in turn",
     Cause.TOO_FEW_STEPS: "at {steps} steps there is little to gain and each step matters",
@@ -157,6 +155,7 @@ _SENTENCES = {
     Cause.LITTLE_GAIN: "on {lanes} devices a result close to that of one core would hardly be faster",
     Cause.SLOW_TOGETHER: "as measured, {lanes} devices at once take too long for a call to gain anything",
     Cause.WINDOW_NOT_CLOSE: "on several cores {solver} is not close enough to one core; name a method to run it so",
+    Cause.NEARLY_EVERY_STEP: "at {steps} steps {solver} needs nearly every call to come as near as fidelity says",
     Cause.NO_SUCH_HIT: "{used} cores give fewer results than asked for, so the last one is taken",
 }
 

@@ -145,7 +145,9 @@ def draw_calls(scale: Scale, path: Path) -> None:
         axes = drawn.add_axes((0.03, 0.17, 0.45, 0.7))
         for number in numbers:
             axes.plot([float(answer.flatten()[number]) for answer in chain.answers], color=ACCENT, lw=1.3, alpha=0.6)
-            axes.plot(fewer.nodes, [float(answer.flatten()[number]) for answer in fewer.answers], "o", color=ACCENT, ms=3.8)
+            axes.plot(
+                fewer.nodes, [float(answer.flatten()[number]) for answer in fewer.answers], "o", color=ACCENT, ms=3.8
+            )
         axes.set_title(f"{len(numbers)} numbers of what the model expects")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -292,7 +292,10 @@ def test_the_script_takes_the_sampler_with_its_inputs_and_the_vae_behind_it(scri
 
 def test_the_script_drops_what_is_to_be_tried(script: ModuleType, repo: Path) -> None:
     graph, node = script.benchmark_graph(load_workflow(repo / "workflows" / "api" / "chords_demo.json"))
-    assert not {"fidelity", "cores", "method", "accept"} & graph[node]["inputs"].keys() and graph[node]["inputs"]["devices"]
+    assert (
+        not {"fidelity", "cores", "method", "accept"} & graph[node]["inputs"].keys()
+        and graph[node]["inputs"]["devices"]
+    )
     ready = load_workflow(repo / "workflows" / "api" / "chords_benchmark.json")
     graph, node = script.benchmark_graph(ready)
     assert graph[node] == ready[node]

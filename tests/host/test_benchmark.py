@@ -224,8 +224,7 @@ def test_what_was_measured_decides_how_many_devices_are_used(server: ComfyServer
         return run_graph(graph)[0].outputs[ours.name]["chords"][0]
 
     assert planned(1.0)["cores"] == 2
-    slow = planned(5.0)
-    assert slow["cores"] == 1 and "as measured" in slow["message"]
+    assert planned(5.0)["cores"] == 1
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"entries": 3}', '{"entries": [{"key": {}}, 7, null]}'])

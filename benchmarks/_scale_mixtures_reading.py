@@ -54,7 +54,7 @@ def _sharing(rows: Rows) -> list[str]:
         f"{_by_count(rows, False)} times as fast as on one device, with CFG above 1 {_by_count(rows, True)} times.",
         f"- **Shorter calls** ({_names(rows, False)}), CFG 1: two devices share a call, and more bring nothing, "
         "because threads of one process launch kernels no faster together. A run is "
-        f"{span([row['exact'][1] for row in short])} times as fast on {counts[-1]} devices.",
+        f"{span([row['fastest'][EXACT][1] for row in short])} times as fast on {counts[-1]} devices.",
     ]
     if whole:
         lines[-1] += f" With slow links that are not overlapped one device is best ({len(whole)} cases)."
@@ -69,7 +69,7 @@ def _by_count(rows: Rows, guided: bool) -> str:
     """How many times as fast runs of long calls are, by the number of devices."""
     found = [row for row in where(rows, guided=guided) if is_long(row) and row["link"] >= 25]
     said = (
-        f"{span([row['exact'][1] for row in where(found, devices=count)])} ({count} devices)"
+        f"{span([row['fastest'][EXACT][1] for row in where(found, devices=count)])} ({count} devices)"
         for count in values_of(rows, "devices")
     )
     return ", ".join(said)

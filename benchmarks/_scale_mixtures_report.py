@@ -52,8 +52,8 @@ def mixtures(rows: Rows) -> list[str]:
         "",
         "*Exact* is one core at every step, whose picture is KSampler's apart from rounding. Names: *tokens 4* is a "
         "call that 4 devices share; *guidance* has one device a side, *guidance x tokens 2* two a side; *calls left "
-        "out* is one core with `fidelity` at near; *3 cores* is a secant window likewise; *2 cores x tokens 4* has 4 devices "
-        "a core. `auto` takes what is at least near.",
+        "out* is one core with `fidelity` at near; *3 cores* is a secant window likewise; *2 cores x tokens 4* has 4 "
+        "devices a core. `auto` takes what is at least near.",
         "",
         *reading(rows),
         "",

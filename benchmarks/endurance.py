@@ -90,8 +90,8 @@ def _on_lanes(comfy: Path, arguments: list[str], runs: int) -> str:
     report = [
         "# Endurance",
         f"{command()}, {machine(threads=1)}. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with "
-        f"{LANES} CPU lanes, 8 steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `fidelity` and `cores` and "
-        "three solvers in turn, two models, in turn one of them or both, and a LoRA in every fifth run.",
+        f"{LANES} CPU lanes, 8 steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `fidelity` and `cores` "
+        "and three solvers in turn, two models, in turn one of them or both, and a LoRA in every fifth run.",
         _table(ours),
         _verdict(ours),
         "## The same runs with KSampler",

@@ -72,7 +72,7 @@ def fidelity(server: ComfyServer, client: ComfyClient, prompts: int) -> list[str
         "## Distance from the stock latent",
         "",
         f"Relative RMSE of the latent against KSampler with the same steps and seed; demo model, CFG {CFG}, scheduler "
-        f"simple, shift 3, {len(texts)} prompts. Calls in a row, mean: they count the time if every core has its own device.",
+        f"simple, shift 3, {len(texts)} prompts. Mean calls in a row: they count the time if every core has a device.",
         "",
         *table.lines,
     ]

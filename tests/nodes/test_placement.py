@@ -208,6 +208,14 @@ def test_near_and_fast_hold_on_any_number_of_devices(fidelity: Any, tolerance: f
     assert placed.plan == core.plan(20, count, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("fidelity", ["auto", "near", "fast"])
+@pytest.mark.parametrize("method", [None, "secant"])
+def test_a_number_of_cores_gives_the_same_plan_on_any_devices(fidelity: Any, method: Any) -> None:
+    wanted = Options(4, fidelity=fidelity, method=method)
+    one, *others = (place(facts(GPUS[:count]), wanted).plan for count in (1, 2, 4, 8))
+    assert isinstance(one, core.AdaptivePlan) and all(other == one for other in others)
+
+
 @pytest.mark.parametrize("fidelity", options.FIDELITIES)
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_few_steps_are_all_taken(fidelity: Any, count: int) -> None:

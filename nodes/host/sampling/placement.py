@@ -324,7 +324,7 @@ def _planned(
 ) -> Placement:
     """The plan for so many lanes; one core at every step if this model must see its steps in order. ``several``:
     whether there are several devices."""
-    alone = cores == 1 or not several
+    alone = cores == 1 or (cores == 0 and not several)
     tolerance = None if options.fidelity == "auto" and alone else options.tolerance
     chosen = plan(
         facts.steps,

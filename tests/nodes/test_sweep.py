@@ -30,6 +30,13 @@ def test_every_number_of_cores_is_tried_and_the_largest_with_chords() -> None:
     }
 
 
+def test_on_one_device_the_node_chooses_between_one_core_and_rows() -> None:
+    """So that a benchmark shows what near and fast take there; rows are tried before the clock runs."""
+    settings = sweep.sweep([])
+    assert [(options.cores, options.fidelity) for options in settings] == [(0, "auto"), (0, "near"), (0, "fast")]
+    assert sweep.to_warm_up(settings) == [None, Options(), Options(fidelity="near")]
+
+
 def test_every_number_of_cores_runs_once_before_the_clock_does() -> None:
     warming = sweep.to_warm_up(sweep.sweep([2, 4]))
     assert warming[:2] == [None, Options()]

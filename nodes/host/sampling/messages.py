@@ -9,7 +9,9 @@ from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Re
 from ..devices.groups import WHOLE, Split
 
 
-def describe(chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None) -> str:
+def describe(
+    chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None, rows: int = 1
+) -> str:
     """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
 
     Args:
@@ -17,7 +19,11 @@ def describe(chosen: Plan, devices: Sequence[str], took: int | None = None, esti
         devices: one name a lane.
         took: after the run: the number of model calls in a row that it took.
         estimate: of the relative RMS difference from KSampler's latent, if the run has one.
+        rows: how many evaluations are one model call.
     """
+    if isinstance(chosen, AdaptivePlan) and rows > 1:
+        calls = f"{_calls(chosen, took)}{_distance(took, estimate)}"
+        return f"{rows} rows in one call on {devices[0]}: {calls} ({reasons_of(chosen)})"
     if isinstance(chosen, WindowPlan | AdaptivePlan) and chosen.cores > 1:
         return _describe_window(chosen, devices, took, estimate)
     if isinstance(chosen, ChordsPlan) and chosen.cores > 1:

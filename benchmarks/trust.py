@@ -106,6 +106,10 @@ class Pictures:
         parts = zip(x.split(AT_ONCE), sigma.split(AT_ONCE), which.split(AT_ONCE), strict=True)
         return torch.cat([self._model(*part) for part in parts])
 
+    def start(self, k: int) -> Tensor:
+        """The state of picture ``k`` at the first sigma: [1, 16, 16, 16]."""
+        return self._noise[k : k + 1] * self.cell.sigmas(self.cell.steps)[0]
+
     def one_core(self, steps: int) -> Tensor:
         """All pictures by the sampler itself, on one core."""
         sigmas, everyone = self.cell.sigmas(steps), torch.arange(len(self._noise))
@@ -118,8 +122,7 @@ class Pictures:
 
     def each(self, make: Callable[[Tensor], Window | Chords]) -> list[Window | Chords]:
         """Run the method that ``make`` makes of a start for each picture by itself, with their calls in one batch."""
-        start = self._noise * self.cell.sigmas(self.cell.steps)[0]
-        runs = [make(start[k : k + 1]) for k in range(len(start))]
+        runs = [make(self.start(k)) for k in range(len(self._noise))]
         going = list(range(len(runs)))
         while going:
             tasks = [(k, task) for k in going for task in runs[k].ready()]

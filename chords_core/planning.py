@@ -44,6 +44,9 @@ the demo model such first hits are up to 26 % off the result of one core, others
 _RECTIFICATIONS = (2, 3, 4)
 """How often the fastest core of CHORDS may be rectified."""
 
+_MIN_TOLERANCE_STEPS = 8
+"""With fewer steps each one matters so much that none can be left out, and a window gains too little."""
+
 _MAX_WINDOW_CORES = 8
 """Further cores of a window hardly save a round."""
 
@@ -162,8 +165,9 @@ def plan(
     return _plan_every_step(request)
 
 
-def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | None) -> AdaptivePlan:
-    """The number of cores that was asked for, or the one that takes the least time on the lanes."""
+def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | None) -> SequentialPlan | AdaptivePlan:
+    """The number of cores that was asked for, or the one that takes the least time on the lanes; one core at every
+    step, where that gains too little."""
     for name, given in (("calls", calls), ("accept", None if request.accept == 1 else request.accept)):
         if given is not None:
             raise InvalidInput(name, "a tolerance decides this; leave it out, or leave out the tolerance")
@@ -174,12 +178,17 @@ def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | Non
         depth = expected_calls(request.steps, cores, request.solver, tolerance)
         return AdaptivePlan(request.steps, (reason,), cores, depth, tolerance)
 
-    if request.cores:
-        cause = Cause.ONE_CORE_REQUESTED if request.cores == 1 else Cause.CORES_REQUESTED
-        return within(min(request.cores, request.steps), request.reason(cause))
-    counts = range(1, min(max(request.lanes, 1), request.steps, _MAX_WINDOW_CORES) + 1)
+    if request.cores > 1:
+        return within(min(request.cores, request.steps), request.reason(Cause.CORES_REQUESTED))
+    if request.steps < _MIN_TOLERANCE_STEPS:
+        return request.sequential(Cause.TOO_FEW_STEPS)
+    lanes = 1 if request.cores else max(request.lanes, 1)
+    counts = range(1, min(lanes, request.steps, _MAX_WINDOW_CORES) + 1)
     plans = [within(cores, request.reason(Cause.WITHIN_TOLERANCE)) for cores in counts]
-    return min(plans, key=lambda plan: (request.seconds(plan), plan.cores))
+    best = min(plans, key=lambda plan: (request.seconds(plan), plan.cores))
+    if request.seconds(request.sequential(Cause.TOO_FEW_STEPS)) < _MIN_FURTHER_SPEEDUP * request.seconds(best):
+        return request.sequential(Cause.TOO_FEW_STEPS)
+    return best
 
 
 def choose_calls(steps: int, one_in: int | None = None) -> int | None:

@@ -50,9 +50,12 @@ def _row(row: BenchmarkRow, stock: BenchmarkRow) -> dict[str, Any]:
         "first": _result(row.first),
         "accepted": _result(row.accepted),
         "hits": _hits(row),
-        **{key: summary.get(key) for key in ("method", "cores", "starts", "evaluations", "devices", "message")},
+        **{key: summary.get(key) for key in _OF_THE_RUN},
         "lost_lanes": summary.get("lost_lanes", []),
     }
+
+
+_OF_THE_RUN = ("method", "cores", "starts", "evaluations", "estimate", "devices", "message")
 
 
 def _node(row: BenchmarkRow) -> dict[str, Any]:

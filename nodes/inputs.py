@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .host.devices.request import DeviceRequest
 from .host.sampling.names import sampler_names, scheduler_names
-from .host.sampling.options import ACCEPTS, CALLS, METHODS, SamplerOptions, parse_options
+from .host.sampling.options import ACCEPTS, FIDELITIES, METHODS, SamplerOptions, parse_options
 
 CATEGORY = "CHORDS"
 
@@ -35,8 +35,8 @@ def seed_input(name: str = "seed") -> io.Input:
         min=0,
         max=_SEED_MAX,
         control_after_generate=True,
-        tooltip="The random seed used for creating the noise. The same seed and number of cores give the same picture "
-        "on any devices.",
+        tooltip="The random seed used for creating the noise. The same seed gives the same picture on any devices, to "
+        "within what fidelity says.",
     )
 
 
@@ -52,8 +52,9 @@ def sampler_name_input() -> io.Input:
     return io.Combo.Input(
         "sampler_name",
         options=sampler_names(),
-        tooltip="The algorithm used when sampling. euler, ddim, dpmpp_2m and res_multistep run in parallel. uni_pc and "
-        "uni_pc_bh2 run in parallel only if you choose a method. All others run as in KSampler.",
+        tooltip="The algorithm used when sampling. With euler, ddim, dpmpp_2m, res_multistep, uni_pc and uni_pc_bh2, "
+        "fidelity decides how many calls it takes. All others make every call of KSampler, which several devices may "
+        "share.",
     )
 
 
@@ -124,45 +125,14 @@ def parallel_inputs() -> list[io.Input]:
     made for the stock node has none of these.
     """
     return [
-        io.Int.Input(
-            "cores",
-            optional=True,
-            default=0,
-            min=0,
-            max=64,
-            tooltip="How many solvers work on the picture at once. 0 chooses the fastest number for your devices, and "
-            "one core if several are no faster. With a number, the picture is the same on every machine; if there are "
-            "fewer devices than cores, the cores take turns, which is slower than KSampler.",
-        ),
         io.Combo.Input(
-            "accept",
+            "fidelity",
             optional=True,
-            options=list(ACCEPTS),
-            default=ACCEPTS[0],
-            tooltip="Which result ends the run. auto: the secant window ends when it measures that its result is close "
-            "to KSampler's; CHORDS ends with the first result that differs by at most 5 % from the one before, and "
-            "otherwise with the exact one. first: CHORDS ends with the first result that arrives. second, third: "
-            "later results, which are closer. exact: the result of KSampler.",
-        ),
-        io.Combo.Input(
-            "calls",
-            optional=True,
-            options=list(CALLS),
-            default=CALLS[0],
-            tooltip="At how many of the steps the model is called. every step: at each step, as in KSampler. auto: at "
-            "fewer steps, so that the picture stays nearly the same (13 of 20 steps, 18 of 50; also on one device). At "
-            "the other steps its answers are interpolated. With accept at exact, and with CHORDS on several cores, it "
-            "is always called at every step.",
-        ),
-        io.Combo.Input(
-            "method",
-            optional=True,
-            options=list(METHODS),
-            default=METHODS[0],
-            tooltip="How the cores work together. auto: the secant window; for samplers whose window is not close "
-            "enough (uni_pc, uni_pc_bh2), one core. secant window: each round calls the model at neighbouring steps "
-            "and solves the whole path again, until it hardly changes. CHORDS: the cores start at different steps, and "
-            "each core corrects the next one; the last result is exactly KSampler's.",
+            options=list(FIDELITIES),
+            default=FIDELITIES[0],
+            tooltip="How near the picture is to KSampler's, on any devices. exact: KSampler's picture; several devices "
+            "share each call. near: about 1 % from it, in as few model calls as that takes, also on one device. fast: "
+            "about 3 % from it. auto: exact on one device; on several the fastest way that is at least near.",
         ),
         devices_input(),
         io.Vae.Input(
@@ -171,20 +141,53 @@ def parallel_inputs() -> list[io.Input]:
             tooltip="If connected, this VAE decodes each result when it arrives, in place of ComfyUI's quick preview, "
             "if there is enough memory. It runs beside the sampling, on the same device.",
         ),
+        io.Int.Input(
+            "cores",
+            optional=True,
+            advanced=True,
+            default=0,
+            min=0,
+            max=64,
+            tooltip="How many solvers work on the picture at once. 0 chooses the fastest number for your devices. With "
+            "another number, the picture is the same on every machine; if there are fewer devices than cores, the "
+            "cores take turns, which is slower than KSampler.",
+        ),
+        io.Combo.Input(
+            "method",
+            optional=True,
+            advanced=True,
+            options=list(METHODS),
+            default=METHODS[0],
+            tooltip="How several cores work together. auto, secant window: each round calls the model at neighbouring "
+            "steps and solves the whole path again, until fidelity is reached. CHORDS: the cores start at different "
+            "steps, and each core corrects the next one; the last result is exactly KSampler's, and accept says which "
+            "one is taken.",
+        ),
+        io.Combo.Input(
+            "accept",
+            optional=True,
+            advanced=True,
+            options=list(ACCEPTS),
+            default=ACCEPTS[0],
+            tooltip="Which result ends the run. auto: what fidelity asks for; with CHORDS, the first result that is "
+            "at most 5 % from the one before, or the exact one. Any other choice overrides fidelity. first: with "
+            "CHORDS, the first result that arrives. second, third: later results, which are closer. exact: the result "
+            "of KSampler.",
+        ),
     ]
 
 
 def parse_parallel(
-    cores: int = 0,
-    accept: str = ACCEPTS[0],
-    calls: str = CALLS[0],
-    method: str = METHODS[0],
+    fidelity: str = FIDELITIES[0],
     devices: DeviceRequest | None = None,
     preview_vae: Any = None,
+    cores: int = 0,
+    method: str = METHODS[0],
+    accept: str = ACCEPTS[0],
 ) -> tuple[SamplerOptions, DeviceRequest | None, Any]:
     """The values of `parallel_inputs`: what to run, where, and the VAE for previews.
 
     Raises:
         InvalidInput: for a choice that does not exist.
     """
-    return parse_options(cores, accept, calls, method), devices, preview_vae
+    return parse_options(fidelity, cores, method, accept), devices, preview_vae

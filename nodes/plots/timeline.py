@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ...chords_core import AdaptivePlan
+from ..host.sampling.messages import in_percent
 from .drawing import (
     BACKGROUND,
     CARD,
@@ -68,7 +70,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
     sheet = Sheet(plot.bottom + 56)
     sheet.card("Rounds", _about_rounds(run, numbered=_numbered(plot, rows[0])))
     _draw_axis(sheet, plot, ticks(plot.limit, whole=True), lambda tick: f"{tick:.0f}", reached)
-    accepted, windowed = _accepted(timeline), run.method == "secant"
+    accepted, windowed = _accepted(timeline), _windowed(run)
     if accepted is not None:
         slower = rows[: accepted.core - 1] if accepted.core else rows
         _draw_gain(sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", "fewer model calls in a row")
@@ -147,7 +149,7 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
             "model call, in its lane's colour" if several else "model call",
         ),
         (
-            several and run.method != "secant",
+            several and not _windowed(run),
             lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), DIM),
             "jump: starts a core",
         ),
@@ -159,7 +161,7 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
         (
             len(timeline.hits) > 1,
             lambda sheet, at: sheet.diamond(at, 6, DIM),
-            "earlier result, and its change" if several and run.method != "secant" else "earlier result",
+            "earlier result, and its change" if several and not _windowed(run) else "earlier result",
         ),
         (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
         (
@@ -184,22 +186,26 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
         duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
     calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
+    estimate = [KeyFigure(in_percent(run.estimate), "from KSampler's, estimated", GOLD)] if run.estimate else []
     if run.plan.cores == 1:
-        return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call")]
+        if isinstance(run.plan, AdaptivePlan):
+            calls = KeyFigure(f"{run.evaluations} of {steps}", "model calls")
+        return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call"), *estimate]
     figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
     speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
     if speedup is not None:
         figures.append(KeyFigure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
     if accepted is not None and accepted.core == 1:
         figures.append(KeyFigure("exact", "what one core gives", GOLD))
+    elif estimate:
+        figures += estimate
     elif change is not None:
         figures.append(KeyFigure(_percent(change), "change from the result before", GOLD))
     return figures
 
 
 def _about_rounds(run: ChordsRun, numbered: bool) -> str:
-    counted = "call" if run.plan.calls and run.method != "secant" else "step"
-    by = f", numbered by {counted}" if numbered else ""
+    by = ", numbered by step" if numbered else ""
     return f"model calls in a row{by}" + ("; ended early, by request" if run.by_request else "")
 
 
@@ -217,9 +223,13 @@ def _title(run: ChordsRun) -> str:
         run.solver,
         f"{run.plan.cores} cores" if run.plan.cores > 1 else "",
         f"{steps} step{'s' * (steps != 1)}" if steps else "",
-        f"called at {run.plan.calls} of them" if run.plan.calls else "",
     )
     return "  ·  ".join(part for part in parts if part)
+
+
+def _windowed(run: ChordsRun) -> bool:
+    """Whether each call or round gives a result of its own, so that there are too many for labels."""
+    return run.method == "secant" or isinstance(run.plan, AdaptivePlan)
 
 
 def _accepted(timeline: Timeline) -> HitMark | None:

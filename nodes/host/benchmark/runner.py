@@ -40,7 +40,7 @@ def run_benchmark(
     cores that does not count. ``cores``: the numbers to try; empty: those that could gain something."""
     began = time.perf_counter()
     runner = _Runner(inputs, request or DeviceRequest())
-    settings = sweep(runner.steps, cores or runner.counts()) if runner.parallel else [AUTOMATIC]
+    settings = sweep(cores or runner.counts()) if runner.parallel else [AUTOMATIC]
     warming = to_warm_up(settings)
     timed: list[SamplerOptions | None] = repeats * [None, *settings]
     progress = _Progress(len(warming) + len(timed))

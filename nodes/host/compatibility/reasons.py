@@ -26,7 +26,6 @@ from .hooks import (
     hooks_within_blocks,
 )
 from .origins import Origin, origin_of, pack_of
-from .reading.sigma_ranges import acts_in_a_part
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
@@ -78,19 +77,6 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
         return None
     calls = tuple(each.hook for each in foreign)
     return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
-
-
-def reason_for_every_step(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why the prediction may jump between two steps, so that it cannot be interpolated; None if it is smooth."""
-    for conds in guider.conds.values():
-        if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
-            return "a prompt applies to a part of the steps only"
-    if model_options.get("denoise_mask_function") is not None:
-        return "the mask changes from step to step"
-    for hook in (*hooks_in_options(model_options), *hooks_around_call(guider)):
-        if acts_in_a_part(hook.call):
-            return f"{hook.name} acts in a part of the steps only"
-    return None
 
 
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:

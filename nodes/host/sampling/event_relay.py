@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....chords_core import (
     Accepted,
+    AdaptivePlan,
     Evaluated,
     Event,
     Hit,
@@ -26,7 +27,7 @@ from ....chords_core import (
 )
 from ..streaming.previews import Previews
 from ..streaming.stream import RunStream
-from .run_record import ChordsRun, starts_of
+from .run_record import ChordsRun, starts_of, tolerance_of
 
 _log = logging.getLogger("chords")
 
@@ -116,7 +117,7 @@ class EventRelay:
         self._stream.send("hit", index=mark.index, **fields)
         # With one core and no viewer a picture would slow the run down a little, for nothing.
         if self._previews is not None and (self._plan.cores > 1 or self._stream.viewed):
-            self._previews.offer_hit(mark.index, hit.x, one_of_many=isinstance(self._plan, WindowPlan))
+            self._previews.offer_hit(mark.index, hit.x, one_of_many=isinstance(self._plan, WindowPlan | AdaptivePlan))
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
@@ -145,7 +146,7 @@ def send_plan(stream: RunStream, plan: Plan, method: str, solver: str, devices: 
         method=method,
         solver=solver,
         steps=plan.steps,
-        calls=plan.called_steps,
+        tolerance=tolerance_of(plan),
         cores=plan.cores,
         starts=starts_of(plan),
         accept=plan.expected_hit,
@@ -158,6 +159,7 @@ def send_plan(stream: RunStream, plan: Plan, method: str, solver: str, devices: 
 def send_success(stream: RunStream, run: ChordsRun) -> None:
     """The stream's ``done`` event of a run that ended well."""
     figures: dict[str, Any] = {"seconds": run.seconds, "depth": run.depth, "evaluations": run.evaluations}
+    figures["estimate"] = run.estimate
     if run.shared is not None:
         figures["split"] = run.shared.split
     stream.send("done", status="success", **figures, error=None)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ....chords_core import Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
+from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
 from ..devices.groups import WHOLE, Split
 
 
-def describe(chosen: Plan, devices: Sequence[str], took: int | None = None) -> str:
+def describe(chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None) -> str:
     """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
 
     Args:
         chosen: the plan.
         devices: one name a lane.
         took: after the run: the number of model calls in a row that it took.
+        estimate: of the relative RMS difference from KSampler's latent, if the run has one.
     """
-    if isinstance(chosen, WindowPlan) and chosen.cores > 1:
-        return _describe_window(chosen, devices, took)
+    if isinstance(chosen, WindowPlan | AdaptivePlan) and chosen.cores > 1:
+        return _describe_window(chosen, devices, took, estimate)
     if isinstance(chosen, ChordsPlan) and chosen.cores > 1:
         return _describe_chords(chosen, devices, took)
-    return f"one core{_called(chosen)}: {reasons_of(chosen)}"
+    if isinstance(chosen, AdaptivePlan):
+        return f"one core, {_calls(chosen, took)}{_distance(took, estimate)}: {reasons_of(chosen)}"
+    return f"one core: {reasons_of(chosen)}"
 
 
 def reasons_of(chosen: Plan) -> str:
@@ -56,7 +59,9 @@ def _duration(seconds: float) -> str:
 
 def ends_by_measurement(chosen: Plan) -> bool:
     """Whether the picture decides how many model calls the plan takes."""
-    return isinstance(chosen, WindowPlan) or (isinstance(chosen, ChordsPlan) and isinstance(chosen.accept, Agreement))
+    if isinstance(chosen, ChordsPlan):
+        return isinstance(chosen.accept, Agreement)
+    return isinstance(chosen, WindowPlan | AdaptivePlan)
 
 
 def counted(number: int, thing: str) -> str:
@@ -64,11 +69,27 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _called(chosen: Plan) -> str:
-    return "" if chosen.calls is None else f", the model called at {chosen.calls} of {chosen.steps} steps"
+def _calls(chosen: WindowPlan | AdaptivePlan, took: int | None) -> str:
+    """As in "about 13 of 20 calls"."""
+    return f"{'' if took else 'about '}{took or chosen.depth} of {chosen.steps} calls"
 
 
-def _describe_window(chosen: WindowPlan, devices: Sequence[str], took: int | None) -> str:
+def _distance(took: int | None, estimate: float | None) -> str:
+    """As in ", about 0.4 % from KSampler's picture"; empty before the run, and if the distance is not known. The
+    estimate is only right within a factor of 3, so that one digit says it all."""
+    if not took or estimate is None:
+        return ""
+    return f", {in_percent(estimate)} from KSampler's picture"
+
+
+def in_percent(estimate: float) -> str:
+    """An estimated relative difference, as in "about 0.4 %"."""
+    return f"about {100 * estimate:.1g} %" if estimate >= _SMALLEST else f"less than {100 * _SMALLEST:g} %"
+
+
+def _describe_window(
+    chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], took: int | None, estimate: float | None
+) -> str:
     depth = took or chosen.depth
     names = ", ".join(devices)
     if len(devices) < chosen.cores:
@@ -79,8 +100,7 @@ def _describe_window(chosen: WindowPlan, devices: Sequence[str], took: int | Non
         pace = f"no faster than one core, on {names}"
     else:
         pace = f"{chosen.steps / depth:.1f}x fewer on {names}"
-    calls = f"{'' if took else 'about '}{depth} model calls in a row instead of {chosen.steps}"
-    about = f"{chosen.cores} cores in a window{_called(chosen)}: a result after {calls}"
+    about = f"{chosen.cores} cores in a window: {_calls(chosen, took)} in a row{_distance(took, estimate)}"
     return f"{about}; {pace} ({reasons_of(chosen)})"
 
 
@@ -116,6 +136,11 @@ def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str]) -> str:
     return f"as many calls in a row as with one core{shown}; on {names}"
 
 
+_WITHIN_ALONE = "the other steps are interpolated, as far as the measured error allows"
+
+_SMALLEST = 0.001
+"""Nobody sees a smaller relative difference, and its estimate is rough."""
+
 _SENTENCES = {
     Cause.ONE_CORE_REQUESTED: "one core was asked for",
     Cause.CORES_REQUESTED: "{cores} cores were asked for",
@@ -123,6 +148,7 @@ _SENTENCES = {
     Cause.CORES_NOT_FASTER: "{cores} cores would be no faster",
     Cause.FASTEST: "the fewest calls in a row on {lanes} devices, with a result close to that of one core",
     Cause.FASTEST_WITH_FEWER_CALLS: "the fewest calls in a row on {lanes} devices",
+    Cause.WITHIN_TOLERANCE: "the fewest calls in a row on {lanes} devices that the measured error allows",
     Cause.INTERPOLATED: "at the other steps its answers are interpolated",
     Cause.ONE_LANE: "with one device, nothing can run in parallel",
     Cause.EXACT: "the exact result takes every step in turn",
@@ -136,7 +162,8 @@ _SENTENCES = {
 
 
 def _sentence(reason: Reason, chosen: Plan) -> str:
-    return _SENTENCES[reason.cause].format(
+    alone = reason.cause is Cause.WITHIN_TOLERANCE and chosen.cores == 1
+    return (_WITHIN_ALONE if alone else _SENTENCES[reason.cause]).format(
         cores=reason.cores,
         lanes=reason.lanes,
         solver=reason.solver,

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from ....chords_core import InvalidInput, choose_calls
+from ....chords_core import InvalidInput
 
 Accepted = int | Literal["exact"] | None
+Fidelity = Literal["auto", "exact", "near", "fast"]
 Method = Literal["chords", "secant"] | None
 
 _ACCEPTS: Mapping[str, Accepted] = {"auto": None, "first": 1, "second": 2, "third": 3, "exact": "exact"}
-_CALLS: Mapping[str, int | Literal["auto"] | None] = {"every step": None, "auto": "auto", "1/2": 2, "1/3": 3}
+_FIDELITIES: Mapping[str, Fidelity] = {name: name for name in get_args(Fidelity)}
 _METHODS: Mapping[str, Method] = {"auto": None, "CHORDS": "chords", "secant window": "secant"}
 
-ACCEPTS, CALLS, METHODS = tuple(_ACCEPTS), tuple(_CALLS), tuple(_METHODS)
-"""The choices of the inputs ``accept``, ``calls`` and ``method``; the first is the default."""
+ACCEPTS, FIDELITIES, METHODS = tuple(_ACCEPTS), tuple(_FIDELITIES), tuple(_METHODS)
+"""The choices of the inputs ``accept``, ``fidelity`` and ``method``; the first is the default."""
+
+NEAR, FAST = 0.01, 0.03
+"""The relative RMS difference from KSampler's latent that `near` and `fast` aim at; about a tenth of the pictures are
+more than twice as far off (benchmarks/results/tolerance.md)."""
+
+_TOLERANCES: Mapping[Fidelity, float] = {"auto": NEAR, "near": NEAR, "fast": FAST}
 
 _Value = TypeVar("_Value")
 
@@ -27,34 +34,40 @@ class SamplerOptions:
 
     Attributes:
         cores: the number of cores; 0: as many as are fastest.
-        accept: which result ends the run, as `chords_core.plan` takes it.
-        one_call_in: call the model at about one of so many steps; "auto": at so many that the picture stays nearly the
-            same; None: at every step.
+        accept: which result ends the run, as `chords_core.plan` takes it; None: ``fidelity`` decides.
+        fidelity: how near the picture has to be to KSampler's. "auto" is KSampler's on one device, and "near" on
+            several.
         method: as `chords_core.plan` takes it.
     """
 
     cores: int = 0
     accept: Accepted = None
-    one_call_in: int | Literal["auto"] | None = None
+    fidelity: Fidelity = "auto"
     method: Method = None
 
-    def calls(self, steps: int) -> int | None:
-        """At how many of the ``steps`` to call the model; None: at each."""
-        if self.one_call_in is None:
+    @property
+    def tolerance(self) -> float | None:
+        """The relative RMS difference from KSampler's latent that is aimed at; None if a hit is named instead."""
+        if self.accept is not None or self.method == "chords":
             return None
-        return choose_calls(steps, None if self.one_call_in == "auto" else self.one_call_in)
+        return _TOLERANCES.get(self.fidelity)
+
+    @property
+    def accepted(self) -> Accepted:
+        """Which hit ends a run without a tolerance, as `chords_core.plan` takes it."""
+        return "exact" if self.accept is None and self.fidelity == "exact" else self.accept
 
     def inputs(self) -> dict[str, Any]:
         """The inputs of a sampler node that give these options."""
         return {
+            "fidelity": _label(_FIDELITIES, self.fidelity),
             "cores": self.cores,
-            "accept": _label(_ACCEPTS, self.accept),
-            "calls": _label(_CALLS, self.one_call_in),
             "method": _label(_METHODS, self.method),
+            "accept": _label(_ACCEPTS, self.accept),
         }
 
 
-def parse_options(cores: int, accept: str, calls: str, method: str) -> SamplerOptions:
+def parse_options(fidelity: str, cores: int, method: str, accept: str) -> SamplerOptions:
     """The options that a sampler node's inputs ask for.
 
     Raises:
@@ -63,7 +76,7 @@ def parse_options(cores: int, accept: str, calls: str, method: str) -> SamplerOp
     return SamplerOptions(
         cores,
         _value("accept", _ACCEPTS, accept),
-        _value("calls", _CALLS, calls),
+        _value("fidelity", _FIDELITIES, fidelity),
         _value("method", _METHODS, method),
     )
 

@@ -12,15 +12,20 @@ from typing import Protocol
 
 import torch
 
-from ....chords_core import Cause, Plan, Reason, SequentialPlan, fastest_way, plan
+from ....chords_core import AdaptivePlan, Cause, Plan, Reason, SequentialPlan, fastest_way, plan
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
-from .options import SamplerOptions
+from .options import NEAR, SamplerOptions
 
 _NEARLY = 1.1
-"""A split of one core's calls, whose picture is KSampler's apart from rounding, is preferred to several cores unless it
-takes more than so many times as long."""
+"""The way whose picture is nearest to KSampler's is taken unless it takes more than so many times as long as the
+fastest."""
+
+_MIN_ADVISED = 0.15
+"""A smaller saving of time is no reason to advise another fidelity."""
+
+_SHARES = {1 / 5: "a fifth", 1 / 4: "a quarter", 1 / 3: "a third", 2 / 5: "40 %", 1 / 2: "half", 2 / 3: "two thirds"}
 
 
 _ABOUT_LANES = frozenset((Cause.ONE_LANE, Cause.ONE_CORE_REQUESTED))
@@ -33,10 +38,6 @@ class Reasons(Protocol):
     @property
     def for_one_core(self) -> str | None:
         """Why the model has to see its steps in order, on one device."""
-
-    @property
-    def for_every_step(self) -> str | None:
-        """Why the model's answers cannot be interpolated between steps."""
 
     @property
     def against_tokens(self) -> str | None:
@@ -95,6 +96,13 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
 
     ``timings``: of this model on these devices, if they were measured.
     """
+    return _advised(_fastest_placement(options, request, facts, timings), options, facts)
+
+
+def _fastest_placement(
+    options: SamplerOptions, request: DeviceRequest, facts: Facts, timings: Timings | None
+) -> Placement:
+    """Of all ways that keep the fidelity the fastest. What is nearest to KSampler's picture comes first."""
     choice = _Choice(options, request, facts, timings)
     if request.split == "tokens":
         problem = facts.reasons.against_tokens
@@ -102,20 +110,23 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
             return choice.by_tokens()
         return _noted(choice.on_lanes(), _not_by_tokens(problem))
     on_lanes = choice.on_lanes()
-    if request.split != "auto" or options.accept == "exact":
+    if request.split != "auto":
         return on_lanes
     # Lanes of a CPU are for a trial of several cores, on which other work of the processor must have no influence.
     if on_lanes.plan.cores > 1 and (choice.on_cpu or options.cores > 1 or options.method is not None):
         return on_lanes
-    alone = choice.on_one_core(_planned(options, facts, 1, min(options.cores, 1)))
-    if alone.splits == (WHOLE,):
+    exact, near = choice.alone()
+    if near.splits == (WHOLE,):
         return on_lanes
+    if len(near.splits) > 1 and on_lanes.plan.cores > 1:  # what shared calls take is not known yet; this run shows it
+        tokens = any(split.shares > 1 for split in near.splits)  # guidance is tried in the lanes of several cores too
+        return near if tokens else on_lanes
     if on_lanes.plan.cores == 1:
-        return replace(alone, plan=replace(alone.plan, reasons=(*_limits(on_lanes), *alone.plan.reasons)))
-    if len(alone.splits) > 1:  # what shared calls take is not known yet, and this run shows it
-        tokens = any(split.shares > 1 for split in alone.splits)  # guidance is tried in the lanes of several cores too
-        return alone if tokens else on_lanes
-    return alone if choice.seconds(alone) <= _NEARLY * choice.seconds(on_lanes) else on_lanes
+        reasons = dict.fromkeys((*_limits(on_lanes), *near.plan.reasons))
+        return replace(near, plan=replace(near.plan, reasons=tuple(reasons)))
+    ways = (exact, near, on_lanes)
+    fastest = min(map(choice.seconds, ways))
+    return next(way for way in ways if choice.seconds(way) <= _NEARLY * fastest)
 
 
 def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timings | None) -> Placement:
@@ -137,16 +148,16 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
 
 def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings: Timings | None) -> Placement:
     """The placement on so many workers of a cluster. ``timings``: of this model there, if they were measured."""
-    return _planned(options, facts, lanes, options.cores, timings.costs() if timings is not None else ())
+    costs = timings.costs() if timings is not None else ()
+    return _planned(options, facts, lanes, options.cores, costs, several=lanes > 1)
 
 
 def place_alone(options: SamplerOptions, facts: Facts, problem: str) -> Placement:
     """One core on the model's own device, because of a ``problem`` with the others. It makes as many model calls as if
     the others did not exist."""
-    placed = _planned(options, facts, 1, 1)
-    chosen = placed.plan
-    chosen = replace(chosen, reasons=(problem,)) if chosen.calls is None else chosen.because(problem)
-    return replace(placed, plan=chosen, groups=((facts.primary,),))
+    chosen = _planned(options, facts, 1, 1, several=False).plan
+    chosen = replace(chosen, reasons=(problem,)) if isinstance(chosen, SequentialPlan) else chosen.because(problem)
+    return Placement(chosen, ((facts.primary,),))
 
 
 class _Choice:
@@ -169,7 +180,8 @@ class _Choice:
         # More lanes than the processor has cores would only take turns.
         lanes = min(len(groups), facts.processors) if self.on_cpu else len(groups)
         costs = self.timings.costs() if self.timings is not None and splits == (WHOLE,) else ()
-        placed = _planned(options, facts, lanes, options.cores, costs)
+        several = (lanes if self.on_cpu else len(self.devices)) > 1
+        placed = _planned(options, facts, lanes, options.cores, costs, several)
         if lanes < len(groups) and _is_about_lanes(placed.plan):
             placed = _noted(placed, _few_processors(len(groups), lanes))
         if placed.plan.cores > 1:
@@ -190,11 +202,21 @@ class _Choice:
         elif cores > 1:  # a core of its own is worth more than a part of a call
             few = f"{cores} cores on {count} {'device' if count == 1 else 'devices'} leave no device to share a call"
             return _noted(self.on_lanes(), _not_by_tokens(few))
-        placed = _planned(self.options, self.facts, 1, min(cores, 1))
         group = self._sharers
+        placed = _planned(self.options, self.facts, 1, min(cores, 1), several=len(group) > 1)
         if len(group) < 2:
             return _noted(replace(placed, groups=(group,)), _not_by_tokens(self.why_alone))
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
+
+    def alone(self) -> tuple[Placement, Placement]:
+        """One core with all devices that share its calls: with every step, and with as many calls as the fidelity
+        needs."""
+        cores = min(self.options.cores, 1)
+        several = len(self._sharers) > 1
+        near = self.on_one_core(_planned(self.options, self.facts, 1, cores, several=several))
+        if not isinstance(near.plan, AdaptivePlan):
+            return near, near
+        return self.on_one_core(Placement(plan(self.facts.steps, 1, cores))), near
 
     def on_one_core(self, placed: Placement) -> Placement:
         """The placement of one core, with all devices that share its calls in the fastest way."""
@@ -239,7 +261,7 @@ class _Choice:
         each = len(devices) // max(1, self.options.cores)  # a core of its own is worth more than a part of a call
         if self.request.split not in ("auto", "guidance") or each < SIDES:
             return singles, (WHOLE,)
-        if self.auto and (self.on_cpu or self.options.accept == "exact"):
+        if self.auto and self.on_cpu:
             return singles, (WHOLE,)
         if self.auto and self.options.cores > 1 and facts.reasons.for_one_core is None:
             teams = self._teams(each, self.options.cores)
@@ -297,30 +319,42 @@ class _Choice:
         return (primary, *(device for device in group if device != primary))
 
 
-def _planned(options: SamplerOptions, facts: Facts, lanes: int, cores: int, costs: Sequence[float] = ()) -> Placement:
-    """The plan for so many lanes; one core if this model must see its steps in order."""
-    notes: tuple[str, ...] = ()
-    calls = options.calls(facts.steps)
-    if options.one_call_in is not None and (jump := facts.reasons.for_every_step) is not None:
-        calls, notes = None, (f"every step is taken: {jump}",)
+def _planned(
+    options: SamplerOptions, facts: Facts, lanes: int, cores: int, costs: Sequence[float] = (), several: bool = True
+) -> Placement:
+    """The plan for so many lanes; one core at every step if this model must see its steps in order. ``several``:
+    whether there are several devices."""
+    alone = cores == 1 or not several
+    tolerance = None if options.fidelity == "auto" and alone else options.tolerance
     chosen = plan(
         facts.steps,
         lanes,
         cores,
-        accept=options.accept,
-        calls=calls,
+        accept=options.accepted if tolerance is None else None,
+        tolerance=tolerance,
         method=options.method,
         solver=facts.solver,
         costs=costs,
         solving=facts.solving_seconds,
     )
-    if options.one_call_in is not None and not notes and options.method == "chords" and chosen.cores > 1:
-        notes = ("CHORDS takes every step, whatever calls says",)
-    if chosen.cores > 1 or chosen.calls is not None:
+    if chosen.cores > 1 or isinstance(chosen, AdaptivePlan):
         reason = facts.reasons.for_one_core
         if reason is not None:
             chosen = SequentialPlan(facts.steps, (reason,))
-    return Placement(chosen, notes=notes)
+    return Placement(chosen)
+
+
+def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placement:
+    """The placement with advice, where one device makes every call and would gain by making fewer."""
+    alone = any(isinstance(reason, Reason) and reason.cause is Cause.ONE_LANE for reason in placed.plan.reasons)
+    if options.fidelity != "auto" or options.tolerance is None or not alone or placed.splits != (WHOLE,):
+        return placed
+    near = plan(facts.steps, 1, 1, tolerance=NEAR, solver=facts.solver)
+    saved = 1 - near.depth / facts.steps
+    if saved < _MIN_ADVISED or facts.reasons.for_one_core is not None:
+        return placed
+    share = _SHARES[min(_SHARES, key=lambda known: abs(known - saved))]
+    return replace(placed, plan=placed.plan.because(f"fidelity near: about {share} less time"))
 
 
 def _described(placed: Placement) -> Placement:
@@ -343,7 +377,7 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
         return ()
-    same = "" if placed.plan.calls else ", the same picture apart from rounding"
+    same = "" if isinstance(placed.plan, AdaptivePlan) else ", the same picture apart from rounding"
     names = in_words(placed.groups[0])
     if len(placed.splits) > 1:
         return (

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ....chords_core import (
     SOLVERS,
+    AdaptivePlan,
     Event,
     InvalidInput,
     LaneTimeouts,
@@ -30,7 +31,7 @@ from ....chords_core import (
     sample,
     solve_seconds,
 )
-from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
+from ..compatibility.reasons import reason_against_tokens, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
 from ..devices.groups import SHARE, WHOLE, Split, names_of
@@ -168,7 +169,7 @@ class _SamplerFunction:
             chosen = opened.placement.plan
             announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}")
             names = names_of(opened.placement.groups)
-            run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps)
+            run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps, estimate=0.0)
             send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
             stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
             arguments = {"extra_args": call.extra_args, "callback": call.callback, "disable": call.disable}
@@ -251,7 +252,8 @@ class _SamplerFunction:
         chosen, solver, recorder = lanes.plan, PARALLEL[self.sampler_name], Recorder()
         send_plan(stream, chosen, chosen.method, solver, lanes.names, announcer.message)
         # By size alone: where the trajectory is kept makes a difference in rounding.
-        kept = _LATENTS_A_NODE * chosen.called_steps * call.x.nbytes if isinstance(chosen, WindowPlan) else 0
+        many = isinstance(chosen, WindowPlan | AdaptivePlan)
+        kept = _LATENTS_A_NODE * chosen.called_steps * call.x.nbytes if many else 0
         shown = previews if self.shown else None
         with tqdm(total=chosen.steps, disable=call.disable) as bar:
             relay = EventRelay(chosen, lanes.names, recorder, stream, shown, call.sigmas, call.callback, bar)
@@ -285,6 +287,7 @@ class _SamplerFunction:
             hits=tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits),
             timeline=recorder.timeline(),
             by_request=relay.by_request,
+            estimate=_estimate(result),
             shared=_shared_calls(lanes.sharings),
         )
         return result.x.to(call.x.device), run
@@ -293,7 +296,7 @@ class _SamplerFunction:
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
         if ends_by_measurement(lanes.plan):
-            announcer.say(describe(lanes.plan, lanes.names, result.depth))
+            announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate))
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
@@ -328,9 +331,10 @@ class _Reasons:
     def against_tokens(self) -> str | None:
         return reason_against_tokens(self.call.guider, self.call.model_options)
 
-    @property
-    def for_every_step(self) -> str | None:
-        return reason_for_every_step(self.call.guider, self.call.model_options)
+
+def _estimate(result: Result) -> float | None:
+    """Of the distance from KSampler's latent: core 1 has every step, so that its result is KSampler's."""
+    return 0.0 if result.hits[-1].core == 1 else result.estimate
 
 
 def _shared_calls(sharings: Sequence[Sharing]) -> SharedCalls | None:

@@ -76,26 +76,32 @@ class DemoNetwork:
         self.flow = load_flow()
         nothing = encode_prompt("")
         # The host puts the negative side first.
-        self.contexts = [encode_prompt(text) if cfg == 1 else torch.cat([nothing, encode_prompt(text)]) for text in texts]
+        self.contexts = [
+            encode_prompt(text) if cfg == 1 else torch.cat([nothing, encode_prompt(text)]) for text in texts
+        ]
 
-    def denoiser(self, velocity: Callable[[Tensor, Tensor], Tensor]) -> Model:
-        """The guided prediction. ``velocity(x, t)`` is of all sides together: [sides, 16, 16, 16], [sides]."""
+    def denoiser(self, velocity: Callable[[Tensor, Tensor], Tensor], shares_input: bool = False) -> Model:
+        """The guided prediction. ``velocity(x, t)`` is of all sides together: [sides, 16, 16, 16], [sides].
+
+        ``shares_input``: what ``velocity`` writes into its input counts as the state, as in the host if the network
+        has the precision of the latent.
+        """
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             sides = 1 if self.cfg == 1 else 2
-            both = x.repeat(sides, 1, 1, 1)  # a copy, in which EasyCache writes
-            answers = velocity(both, sigma.repeat(sides))
-            denoised = x - sigma * answers
-            return denoised[-1:] if sides == 1 else denoised[:1] + self.cfg * (denoised[1:] - denoised[:1])
+            given = x.repeat(sides, 1, 1, 1)
+            answers = velocity(given, sigma.repeat(sides))
+            denoised = (given if shares_input else x) - sigma * answers
+            return denoised if sides == 1 else denoised[:1] + self.cfg * (denoised[1:] - denoised[:1])
 
         return denoise
 
 
-def easycache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float) -> Sampled:
+def easycache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float, *, shares_input: bool = False) -> Sampled:
     """Picture ``k`` with the host's EasyCache, as with a network in half precision.
 
     EasyCache writes into the network's input. The host copies this input where the network has another precision than
-    the latent. Where both are float32, as in the demo model, the host's own arithmetic then goes on with the changed
+    the latent. Where both are float32, as in the demo model (``shares_input``), the host goes on with the changed
     values, and the picture is lost; that says nothing about the method.
     """
     from comfy_extras.nodes_easycache import EasyCacheHolder, easycache_forward_wrapper
@@ -114,7 +120,7 @@ def easycache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float) ->
         holder.skip_current_step = False  # as the node does at the beginning of a step
         return easycache_forward_wrapper(evaluate, x, t, {**options, "sigmas": t})
 
-    latent = stock_sampler(cell, pictures.start(k), net.denoiser(velocity))
+    latent = stock_sampler(cell, pictures.start(k), net.denoiser(velocity, shares_input))
     return calls, latent
 
 

@@ -1,9 +1,9 @@
 """Ours beside what people use to take fewer model calls: how near each comes to KSampler's picture.
 
-    .venv/bin/python benchmarks/peers.py                                   everything: hours on a CPU
-    .venv/bin/python benchmarks/peers.py --only "flow" --ways ours         these again; others stay as they were
-    .venv/bin/python benchmarks/peers.py --live                            on a live ComfyUI only
-    .venv/bin/python benchmarks/peers.py --report                          only the page and the figure
+    .venv/bin/python benchmarks/peers.py                               everything: an hour or two on one core
+    .venv/bin/python benchmarks/peers.py --only "flow" --ways ours     these again; others stay in the results
+    .venv/bin/python benchmarks/peers.py --parts live page             the live ComfyUI, and the page and the figure
+    .venv/bin/python benchmarks/peers.py --small                       two pictures, one cell: only whether it works
 
 For each cell (prediction, schedule, steps, CFG, sampler) and way: model calls in a row, and the relative RMS difference
 of the latent from that of the same sampler with every step on one core. Half of the prompts name every place and size,
@@ -20,8 +20,9 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host"), str(REPO / "benchmarks")]
@@ -29,16 +30,24 @@ sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host"), 
 import torch
 
 from benchmarks._peer_ways import EPS_CELLS, FLOW_CELLS, WAYS, Bench, Measured
-from benchmarks._report import RESULTS
+from benchmarks._peers_report import page, percent, picture
+from benchmarks._report import RESULTS, date, require_matplotlib, write
 from benchmarks.frontier import start_comfy
 from benchmarks.trust import Cell, Pictures, prompts
 
 SEED = 70707  # of prompts and noise; no rule was made with them
+PARTS = ("measure", "live", "page")
 
 
 @dataclass(frozen=True)
 class Bed:
-    """A model to compare on. ``pictures(cell, texts, seed)`` samples; ``prompts(count, seed)``: half leave places open."""
+    """A model to compare on.
+
+    Attributes:
+        pictures: samples these prompts of a cell, with noise of a seed.
+        prompts: so many, from a seed; half of them leave open what the model has to choose.
+        cells: what is sampled.
+    """
 
     pictures: Callable[[Cell, Sequence[str], int], Pictures]
     prompts: Callable[[int, int], list[str]]
@@ -48,18 +57,74 @@ class Bed:
 BEDS = {"demo": Bed(Pictures, prompts, (*FLOW_CELLS, *EPS_CELLS))}
 
 
-def kept(path: Path) -> list[Measured]:
-    """What earlier runs have written there."""
-    if not path.exists():
-        return []
-    stored = json.loads(path.read_text(encoding="utf-8"))["measured"]
-    return [Measured(**{**each, "calls": tuple(each["calls"]), "errors": tuple(each["errors"])}) for each in stored]
+@dataclass(frozen=True)
+class Kept:
+    """The results file: what was measured here, and what a live ComfyUI has shown."""
+
+    measured: tuple[Measured, ...] = ()
+    live: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Kept:
+        """What earlier runs have written there."""
+        if not path.exists():
+            return cls()
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        lists = ("calls", "errors")
+        measured = (
+            Measured(**{key: tuple(value) if key in lists else value for key, value in each.items()})
+            for each in stored["measured"]
+        )
+        return cls(tuple(measured), tuple(stored["live"] or ()))
+
+    def save(self, path: Path) -> None:
+        """Write the file, a line a measurement."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        measured, live = (
+            ",\n".join(json.dumps(each) for each in some) for some in (map(asdict, self.measured), self.live)
+        )
+        path.write_text(f'{{"measured": [\n{measured}\n], "live": [\n{live}\n]}}\n', encoding="utf-8")
+
+    def with_measured(self, found: Sequence[Measured]) -> Kept:
+        """With these, in place of what they measure again."""
+        again = {each.key for each in found}
+        return replace(self, measured=(*(each for each in self.measured if each.key not in again), *found))
 
 
-def save(path: Path, measured: Sequence[Measured], live: object = None) -> None:
-    """Write the figures."""
-    text = json.dumps({"measured": [asdict(each) for each in measured], "live": live})
-    path.write_text(text.replace('{"bed"', '\n{"bed"') + "\n", encoding="utf-8")
+def measure(name: str, bed: Bed, texts: Sequence[str], cells: Sequence[Cell], ways: Sequence[str], path: Path) -> None:
+    """Measure the ways in the cells; the results file has each as soon as it is known."""
+    began = time.perf_counter()
+    for cell in cells:
+        bench = Bench(name, bed.pictures(cell, texts, SEED), texts)
+        for way in ways:
+            found = bench.run(way)
+            Kept.load(path).with_measured(found).save(path)
+            for each in found:
+                told = f"{each.way} {each.setting}, {each.cores} devices: {each.mean_calls:.1f} calls, {percent(each)}"
+                print(f"{cell}: {told} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+def live_part(texts: Sequence[str], path: Path) -> None:
+    """The nodes on a live ComfyUI, with one half of the pictures of open prompts."""
+    from benchmarks._peers_live import measure as measure_live
+
+    seen = measure_live(texts, SEED)
+    replace(Kept.load(path), live=tuple(map(asdict, seen))).save(path)
+
+
+def page_part(out: Path, name: str, with_picture: bool) -> None:
+    """The page of a bed, and the figure."""
+    kept = Kept.load(out / "peers.json")
+    mine = [each for each in kept.measured if each.bed == name]
+    pictures = len(mine[0].errors)
+    head = (
+        f"`python benchmarks/peers.py`, {date()}: {name} model, {pictures} pictures a cell, half of their prompts "
+        "leave places open; no rule was made with these prompts and seeds. Error: relative RMS difference of the "
+        "latent from that of KSampler with every step, in percent. Calls in a row are counted, not timed."
+    )
+    write(out / "peers.md", page(mine, kept.live, head))
+    if with_picture:
+        picture(mine, out / "peers.png")
 
 
 def main() -> None:
@@ -68,27 +133,29 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=16, help="a cell, half of them of open prompts (default 16)")
     parser.add_argument("--only", default="", help="cells whose name contains this; others stay in the results")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="others stay in the results")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to do (default all)")
+    parser.add_argument("--live-pictures", type=int, default=4, help="on the live ComfyUI (default 4)")
+    parser.add_argument("--small", action="store_true", help="two pictures and one cell, without a live ComfyUI")
+    parser.add_argument("--no-picture", action="store_true", help="leave out the figure")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
+    if not arguments.no_picture:
+        require_matplotlib()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    start_comfy(cpu=True)
-    bed, began = BEDS[arguments.bed], time.perf_counter()
-    texts = bed.prompts(arguments.pictures, SEED)
-    path = arguments.out / "peers.json"
-    results = kept(path)
-    for cell in bed.cells:
-        if arguments.only not in str(cell):
-            continue
-        bench = Bench(arguments.bed, bed.pictures(cell, texts, SEED), texts)
-        for way in arguments.ways:
-            found = bench.run(way)
-            again = {each.key for each in found}
-            results = [*(each for each in results if each.key not in again), *found]
-            for each in found:
-                told = " / ".join(f"{100 * value:.2f}" for value in each.figures)
-                print(cell, way, each.setting, each.cores, f"{each.mean_calls:.1f}: {told}", f"{time.perf_counter() - began:.0f} s", flush=True)
-            save(path, results)
+    bed, path = BEDS[arguments.bed], arguments.out / "peers.json"
+    cells = [cell for cell in bed.cells if arguments.only in str(cell)]
+    parts, count = arguments.parts, arguments.pictures
+    if arguments.small:
+        cells, parts, count = cells[:1], ["measure", "page"], 2
+    if "page" not in parts or len(parts) > 1:
+        start_comfy(cpu=True)
+    if "measure" in parts:
+        measure(arguments.bed, bed, bed.prompts(count, SEED), cells, arguments.ways, path)
+    if "live" in parts:
+        live_part(bed.prompts(arguments.live_pictures, SEED + 1), path)
+    if "page" in parts:
+        page_part(arguments.out, arguments.bed, not arguments.no_picture)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 TYPES = REPO / ".host" / "types"
 PACK = "chords_pack"
-TRAINING = ("_flow_training.py", "train_demo.py")
+TRAINING = ("_flow_training.py", "train_demo.py", "train_emoji.py")
 PARTS = ("__init__.py", "chords_core", "demo", "nodes")
 PLAIN = ["--ignore-missing-imports", "--explicit-package-bases", "--python-version", "3.10", "--platform", "linux"]
 """Types of the oldest Python that the pack runs on."""

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks._demo import load_flow
+from benchmarks._cells import Cell, Pictures, network_of
 from benchmarks._problems import Model
-from benchmarks.trust import Cell, Pictures
 from demo import SHIFT
 from demo import flow as network
 from demo.prompts import encode_prompt
@@ -68,12 +67,12 @@ def lazycache(pictures: Pictures, k: int, threshold: float) -> Sampled:
     return calls, latent
 
 
-class DemoNetwork:
-    """The demo model's network with guidance, for caches that act on the network: one picture at a time."""
+class GuidedNetwork:
+    """A model's network with guidance, for caches that act on the network: one picture at a time."""
 
-    def __init__(self, texts: Sequence[str], cfg: float) -> None:
+    def __init__(self, texts: Sequence[str], cfg: float, model: str = "demo") -> None:
         self.cfg = cfg
-        self.flow = load_flow()
+        self.flow = network_of(model)
         nothing = encode_prompt("")
         # The host puts the negative side first.
         self.contexts = [
@@ -97,7 +96,9 @@ class DemoNetwork:
         return denoise
 
 
-def easycache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float, *, shares_input: bool = False) -> Sampled:
+def easycache(
+    pictures: Pictures, net: GuidedNetwork, k: int, threshold: float, *, shares_input: bool = False
+) -> Sampled:
     """Picture ``k`` with the host's EasyCache, as with a network in half precision.
 
     EasyCache writes into the network's input. The host copies this input where the network has another precision than
@@ -124,7 +125,7 @@ def easycache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float, *,
     return calls, latent
 
 
-def teacache(pictures: Pictures, net: DemoNetwork, k: int, threshold: float) -> Sampled:
+def teacache(pictures: Pictures, net: GuidedNetwork, k: int, threshold: float) -> Sampled:
     """Picture ``k`` with TeaCache's rule: while the first block's modulated input has changed little since the last
     call, as a polynomial of its relative L1 change tells, the blocks are not computed, and what they have added to the
     tokens of the picture is added again."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import _peer_caches as caches
+from benchmarks._cells import Cell, Pictures
 from benchmarks._demo import differences
-from benchmarks.trust import Cell, Pictures
 from chords_core import SOLVERS, Chords, ChordsPlan, Window, plan, solver_window, tolerance_window
 
 FIDELITIES = {"near": 0.01, "fast": 0.03}
@@ -41,7 +41,6 @@ class Measured:
         errors: relative RMS differences of the latent from that of every step on one core.
     """
 
-    bed: str
     cell: str
     way: str
     setting: str
@@ -52,7 +51,7 @@ class Measured:
     @property
     def key(self) -> tuple[str, ...]:
         """What is measured, for results that are measured again."""
-        return self.bed, self.cell, self.way, self.setting, str(self.cores)
+        return self.cell, self.way, self.setting, str(self.cores)
 
     @property
     def mean_calls(self) -> float:
@@ -68,8 +67,8 @@ class Measured:
 class Bench:
     """Measures ways on the pictures of one cell."""
 
-    def __init__(self, bed: str, pictures: Pictures, texts: Sequence[str]) -> None:
-        self.bed, self.pictures, self.texts, self.cell = bed, pictures, texts, pictures.cell
+    def __init__(self, pictures: Pictures, texts: Sequence[str]) -> None:
+        self.pictures, self.texts, self.cell = pictures, texts, pictures.cell
         self._sigmas, self._solver = self.cell.sigmas(self.cell.steps), SOLVERS[self.cell.solver]
         self._flow = self.cell.prediction == "flow"
         self.exact = pictures.one_core(self.cell.steps)
@@ -91,7 +90,7 @@ class Bench:
 
     def _measured(self, way: str, setting: str, cores: int, calls: Sequence[int], latents: Tensor) -> Measured:
         errors = differences(latents, self.exact).tolist()
-        return Measured(self.bed, str(self.cell), way, setting, cores, tuple(calls), tuple(errors))
+        return Measured(str(self.cell), way, setting, cores, tuple(calls), tuple(errors))
 
     def _machines(self, way: str, setting: str, cores: int, make: Callable[[Tensor], Window | Chords]) -> Measured:
         """Each picture by itself, to the hit that the method takes."""
@@ -133,13 +132,13 @@ class Bench:
     def _easycache(self) -> list[Measured]:
         if self.cell.prediction != "flow":
             return []  # it acts on the network, and the eps model's network is that of the flow model
-        one = partial(caches.easycache, self.pictures, caches.DemoNetwork(self.texts, self.cell.cfg))
+        one = partial(caches.easycache, self.pictures, caches.GuidedNetwork(self.texts, self.cell.cfg, self.cell.model))
         return [self._sampled("EasyCache", threshold, one) for threshold in EASYCACHE[self.cell.steps]]
 
     def _teacache(self) -> list[Measured]:
         if self.cell.prediction != "flow":
             return []
-        one = partial(caches.teacache, self.pictures, caches.DemoNetwork(self.texts, self.cell.cfg))
+        one = partial(caches.teacache, self.pictures, caches.GuidedNetwork(self.texts, self.cell.cfg, self.cell.model))
         return [self._sampled("TeaCache", threshold, one) for threshold in TEACACHE[self.cell.steps]]
 
     def _chords(self) -> list[Measured]:
@@ -164,10 +163,21 @@ class Bench:
 
 
 WAYS = ("ours", "ours on 2 and 8", "fewer steps", "LazyCache", "EasyCache", "TeaCache", "CHORDS", "ParaDiGMS")
-FLOW_CELLS = tuple(Cell("flow", "simple", steps, cfg, "euler") for steps in (20, 50) for cfg in (3.5, 8.0, 1.0))
-EPS_CELLS = (
-    Cell("eps", "karras", 20, 7.5, "dpmpp_2m"),
-    Cell("eps", "normal", 20, 4.0, "dpmpp_2m"),
-    Cell("eps", "normal", 20, 7.5, "euler"),
-    Cell("eps", "karras", 20, 4.0, "euler"),
-)
+
+
+def flow_cells(model: str) -> tuple[Cell, ...]:
+    """The most usual first."""
+    return tuple(Cell("flow", "simple", steps, cfg, "euler", model) for steps in (20, 50) for cfg in (3.5, 8.0, 1.0))
+
+
+def eps_cells(model: str) -> tuple[Cell, ...]:
+    """Each schedule with each strength of guidance and each sampler once."""
+    return tuple(
+        Cell("eps", schedule, 20, cfg, solver, model)
+        for schedule, cfg, solver in (
+            ("karras", 7.5, "dpmpp_2m"),
+            ("normal", 4.0, "dpmpp_2m"),
+            ("normal", 7.5, "euler"),
+            ("karras", 4.0, "euler"),
+        )
+    )

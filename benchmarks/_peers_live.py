@@ -19,18 +19,18 @@ from graphs import Graph, Node, demo, empty_latent, lanes, settings
 from torch import Tensor
 
 from benchmarks import _peer_caches as caches
+from benchmarks._cells import Pictures
 from benchmarks._demo import differences
 from benchmarks._live import latent_of, server_with_test_nodes
 from benchmarks._peer_ways import CHORDS_CORES, CORES, FIDELITIES, MORE_CORES
 from benchmarks._peers_report import LIVE_CELL as CELL
 from benchmarks._peers_report import LIVE_MILLISECONDS as MILLISECONDS
-from benchmarks.trust import Pictures
 from chords_core import plan, sample
 
 SCALE, OFFSET = 0.3611, 0.1159  # of Flux's latents, which the host applies when it saves them
 SKIPPED = re.compile(r"(?:Lazy|Easy)Cache - skipped (\d+)/(\d+) steps")
 
-Twin = Callable[[Pictures, caches.DemoNetwork], caches.Sampled]
+Twin = Callable[[Pictures, caches.GuidedNetwork], caches.Sampled]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def _chords(hit: int, name: str) -> LiveWay:
     return LiveWay(f"CHORDS, {name} result", partial(_twin, chosen.sample_options()), inputs=inputs, cores=CHORDS_CORES)
 
 
-def _twin(options: Any, pictures: Pictures, _net: caches.DemoNetwork) -> caches.Sampled:
+def _twin(options: Any, pictures: Pictures, _net: caches.GuidedNetwork) -> caches.Sampled:
     """`chords_core.sample` with these options."""
     return _depth_and_latent(pictures, pictures.cell.sigmas(pictures.cell.steps), options)
 
 
-def _fewer_steps(steps: int, pictures: Pictures, _net: caches.DemoNetwork) -> caches.Sampled:
+def _fewer_steps(steps: int, pictures: Pictures, _net: caches.GuidedNetwork) -> caches.Sampled:
     return _depth_and_latent(pictures, pictures.cell.sigmas(steps), {})
 
 
@@ -94,11 +94,11 @@ def _depth_and_latent(pictures: Pictures, sigmas: Tensor, options: Any) -> cache
     return found.depth, found.x
 
 
-def _lazycache(threshold: float, pictures: Pictures, _net: caches.DemoNetwork) -> caches.Sampled:
+def _lazycache(threshold: float, pictures: Pictures, _net: caches.GuidedNetwork) -> caches.Sampled:
     return caches.lazycache(pictures, 0, threshold)
 
 
-def _easycache(threshold: float, pictures: Pictures, net: caches.DemoNetwork) -> caches.Sampled:
+def _easycache(threshold: float, pictures: Pictures, net: caches.GuidedNetwork) -> caches.Sampled:
     return caches.easycache(pictures, net, 0, threshold, shares_input=True)
 
 
@@ -159,7 +159,7 @@ def _compared(
     text: str,
 ) -> list[Seen]:
     """What the run has shown. ``skipped``: of the caching nodes, in the order of their runs."""
-    net = caches.DemoNetwork([text], CELL.cfg)
+    net = caches.GuidedNetwork([text], CELL.cfg)
     latents = {way.name: _in_model(latent_of(server, run, graph.saved[way.name])) for way in WAYS}
     seconds = {way.name: run.node_seconds(nodes[way.name].name) or 0.0 for way in WAYS}
     ran = [data.get("node") for data in run.of_kind("executing")]

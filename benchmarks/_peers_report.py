@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._peer_ways import CHORDS_CORES, EPS_CELLS, FLOW_CELLS, HITS, MORE_CORES, PARADIGMS_CORES, Measured
+from benchmarks._peer_ways import CHORDS_CORES, HITS, MORE_CORES, PARADIGMS_CORES, Measured, flow_cells
 from benchmarks._report import DIM, INK, PAPER, figure, table
 
 ONE_DEVICE = ("fewer steps", "LazyCache", "EasyCache", "TeaCache")
@@ -14,8 +14,7 @@ ONE_DEVICE = ("fewer steps", "LazyCache", "EasyCache", "TeaCache")
 
 FIGURES = ("median", "90th percentile", "worst")
 OURS, OURS_FAR, OTHERS, OTHERS_FAR = "#2563eb", "#bfd3fb", "#8f99a9", "#d4d9e1"
-SHOWN = tuple(cell for cell in FLOW_CELLS if cell.steps == 20)  # in the figure
-LIVE_CELL, LIVE_MILLISECONDS = FLOW_CELLS[0], 300.0  # on a live ComfyUI
+LIVE_CELL, LIVE_MILLISECONDS = flow_cells("demo")[0], 300.0  # on a live ComfyUI
 COLUMNS = ("calls in a row", "median / 90th / worst, %")
 
 Results = Sequence[Measured]
@@ -51,10 +50,9 @@ def at_equal_calls(found: Sequence[Measured], calls: float) -> Measured | None:
 
 
 def cells_of(results: Results) -> list[str]:
-    """The cells that were measured, in the order of the page."""
-    order = [str(cell) for cell in (*FLOW_CELLS, *EPS_CELLS)]
+    """The cells in which ours was measured, in the order of the page: the flow model's first."""
     named = {each.cell for each in results if each.way == "ours"}
-    return [*(cell for cell in order if cell in named), *sorted(named - set(order))]
+    return sorted(named, key=lambda cell: ("eps " in cell, "50 steps" in cell, cell))
 
 
 # --- ours against one way
@@ -201,7 +199,7 @@ NOTES = (
 )
 
 
-def page(results: Results, live: Sequence[dict[str, Any]], head: str) -> list[str]:
+def page(results: Results, live: Sequence[dict[str, Any]], head: str, figure_name: str) -> list[str]:
     """The page's lines."""
     return [
         "# Ours beside what people use",
@@ -210,7 +208,7 @@ def page(results: Results, live: Sequence[dict[str, Any]], head: str) -> list[st
         "",
         summary(results),
         "",
-        "![How far from KSampler's picture, with as many model calls](peers.png)",
+        f"![How far from KSampler's picture, with as many model calls]({figure_name})",
         "",
         "## One device, at equal calls",
         "",
@@ -241,10 +239,11 @@ def page(results: Results, live: Sequence[dict[str, Any]], head: str) -> list[st
 # --- the figure
 
 
-def picture(results: Results, path: Path) -> None:
+def picture(results: Results, model: str, path: Path) -> None:
     """Bars for 20 steps: the 90th percentile and the worst, on one device at equal calls, and on four."""
     rows = [("one device", _bars_of_one), (f"{CHORDS_CORES} devices", _bars_of_several)]
-    cells = [cell for cell in sorted(SHOWN, key=lambda cell: cell.cfg) if of(results, cell, "ours", "near", 1)]
+    flow = [cell for cell in flow_cells(model) if cell.steps == 20]
+    cells = [cell for cell in sorted(flow, key=lambda cell: cell.cfg) if of(results, cell, "ours", "near", 1)]
     with figure(8.0, 5.4, 100) as sheet:
         heights = {"height_ratios": [len(ONE_DEVICE) + 1, len(_SEVERAL) + 1]}
         axes = sheet.subplots(len(rows), len(cells), squeeze=False, gridspec_kw=heights)
@@ -255,8 +254,7 @@ def picture(results: Results, path: Path) -> None:
         sheet.suptitle(told, x=0.012, y=0.985, ha="left", fontsize=14, weight="bold")
         told = (
             "Dark bar, and its number: 9 of 10 pictures are nearer than this, in %. Light bar: the worst picture.\n"
-            "In brackets: model calls in a row, in place of 20. On one device the others make at least as many as ours. "
-            "Cut at 40."
+            "In brackets: model calls in a row, in place of 20. On one device the others make at least as many as ours."
         )
         sheet.text(0.012, 0.9, told, fontsize=9, color=DIM, va="center")
         sheet.subplots_adjust(left=0.152, right=0.985, top=0.81, bottom=0.05, wspace=0.74, hspace=0.28)

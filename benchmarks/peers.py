@@ -10,7 +10,7 @@ of the latent from that of the same sampler with every step on one core. Half of
 half leave them open; no rule was made with them. The methods run in this process on the same latents; LazyCache and
 EasyCache are the code of the installed ComfyUI. On a live ComfyUI a few pictures are sampled by the nodes, to see that
 they take the same calls to the same latents, and in what time. Needs `python scripts/test.py --setup-only` once.
-Writes benchmarks/results/peers.md, peers.json and peers.png.
+Writes benchmarks/results/peers.md, peers.json and peers.png; for the emoji model peers_emoji.md and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,32 +29,14 @@ sys.path[:0] = [str(REPO), str(REPO / "scripts"), str(REPO / "tests" / "host"), 
 
 import torch
 
-from benchmarks._peer_ways import EPS_CELLS, FLOW_CELLS, WAYS, Bench, Measured
+from benchmarks._cells import Cell, Pictures, prompts
+from benchmarks._peer_ways import WAYS, Bench, Measured, eps_cells, flow_cells
 from benchmarks._peers_report import page, percent, picture
 from benchmarks._report import RESULTS, date, require_matplotlib, write
 from benchmarks.frontier import start_comfy
-from benchmarks.trust import Cell, Pictures, prompts
 
 SEED = 70707  # of prompts and noise; no rule was made with them
 PARTS = ("measure", "live", "page")
-
-
-@dataclass(frozen=True)
-class Bed:
-    """A model to compare on.
-
-    Attributes:
-        pictures: samples these prompts of a cell, with noise of a seed.
-        prompts: so many, from a seed; half of them leave open what the model has to choose.
-        cells: what is sampled.
-    """
-
-    pictures: Callable[[Cell, Sequence[str], int], Pictures]
-    prompts: Callable[[int, int], list[str]]
-    cells: tuple[Cell, ...]
-
-
-BEDS = {"demo": Bed(Pictures, prompts, (*FLOW_CELLS, *EPS_CELLS))}
 
 
 @dataclass(frozen=True)
@@ -91,11 +73,11 @@ class Kept:
         return replace(self, measured=(*(each for each in self.measured if each.key not in again), *found))
 
 
-def measure(name: str, bed: Bed, texts: Sequence[str], cells: Sequence[Cell], ways: Sequence[str], path: Path) -> None:
+def measure(texts: Sequence[str], cells: Sequence[Cell], ways: Sequence[str], path: Path) -> None:
     """Measure the ways in the cells; the results file has each as soon as it is known."""
     began = time.perf_counter()
     for cell in cells:
-        bench = Bench(name, bed.pictures(cell, texts, SEED), texts)
+        bench = Bench(Pictures(cell, texts, SEED), texts)
         for way in ways:
             found = bench.run(way)
             Kept.load(path).with_measured(found).save(path)
@@ -105,36 +87,35 @@ def measure(name: str, bed: Bed, texts: Sequence[str], cells: Sequence[Cell], wa
 
 
 def live_part(texts: Sequence[str], path: Path) -> None:
-    """The nodes on a live ComfyUI, with one half of the pictures of open prompts."""
+    """The nodes on a live ComfyUI."""
     from benchmarks._peers_live import measure as measure_live
 
     seen = measure_live(texts, SEED)
     replace(Kept.load(path), live=tuple(map(asdict, seen))).save(path)
 
 
-def page_part(out: Path, name: str, with_picture: bool) -> None:
-    """The page of a bed, and the figure."""
-    kept = Kept.load(out / "peers.json")
-    mine = [each for each in kept.measured if each.bed == name]
-    pictures = len(mine[0].errors)
+def page_part(path: Path, model: str, with_picture: bool) -> None:
+    """The page, and the figure, of the results in ``path``."""
+    kept, figure = Kept.load(path), path.with_suffix(".png")
+    pictures = len(kept.measured[0].errors)
     head = (
-        f"`python benchmarks/peers.py`, {date()}: {name} model, {pictures} pictures a cell, half of their prompts "
-        "leave places open; no rule was made with these prompts and seeds. Error: relative RMS difference of the "
+        f"`python benchmarks/peers.py`, {date()}: {model} model, {pictures} pictures a cell. Half of the prompts leave "
+        "open what is seen where. No rule was made with these prompts and seeds. Error: relative RMS difference of the "
         "latent from that of KSampler with every step, in percent. Calls in a row are counted, not timed."
     )
-    write(out / "peers.md", page(mine, kept.live, head))
+    write(path.with_suffix(".md"), page(kept.measured, kept.live, head, figure.name))
     if with_picture:
-        picture(mine, out / "peers.png")
+        picture(kept.measured, model, figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bed", choices=BEDS, default="demo", help="the model (default demo)")
+    parser.add_argument("--model", choices=("demo", "emoji"), default="demo", help="default demo")
     parser.add_argument("--pictures", type=int, default=16, help="a cell, half of them of open prompts (default 16)")
     parser.add_argument("--only", default="", help="cells whose name contains this; others stay in the results")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="others stay in the results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to do (default all)")
-    parser.add_argument("--live-pictures", type=int, default=4, help="on the live ComfyUI (default 4)")
+    parser.add_argument("--live-pictures", type=int, default=4, help="of the demo, on the live ComfyUI (default 4)")
     parser.add_argument("--small", action="store_true", help="two pictures and one cell, without a live ComfyUI")
     parser.add_argument("--no-picture", action="store_true", help="leave out the figure")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -143,19 +124,19 @@ def main() -> None:
         require_matplotlib()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    bed, path = BEDS[arguments.bed], arguments.out / "peers.json"
-    cells = [cell for cell in bed.cells if arguments.only in str(cell)]
-    parts, count = arguments.parts, arguments.pictures
+    model, parts, count = arguments.model, arguments.parts, arguments.pictures
+    path = arguments.out / ("peers.json" if model == "demo" else f"peers_{model}.json")
+    cells = [cell for cell in (*flow_cells(model), *eps_cells(model)) if arguments.only in str(cell)]
     if arguments.small:
         cells, parts, count = cells[:1], ["measure", "page"], 2
-    if "page" not in parts or len(parts) > 1:
+    if parts != ["page"]:
         start_comfy(cpu=True)
     if "measure" in parts:
-        measure(arguments.bed, bed, bed.prompts(count, SEED), cells, arguments.ways, path)
-    if "live" in parts:
-        live_part(bed.prompts(arguments.live_pictures, SEED + 1), path)
+        measure(prompts(count, SEED, model), cells, arguments.ways, path)
+    if "live" in parts and model == "demo":
+        live_part(prompts(arguments.live_pictures, SEED + 1), path)
     if "page" in parts:
-        page_part(arguments.out, arguments.bed, not arguments.no_picture)
+        page_part(path, model, not arguments.no_picture)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ CELL = "flow simple, 20 steps, CFG 3.5, euler"
 
 
 def _measured(way: str, setting: str, calls: int, errors: tuple[float, ...]) -> Measured:
-    return Measured("demo", CELL, way, setting, 1, (calls,) * len(errors), errors)
+    return Measured(CELL, way, setting, 1, (calls,) * len(errors), errors)
 
 
 @torch.no_grad()
 def test_the_parts_of_the_network_are_the_network() -> None:
-    net = caches.DemoNetwork(["a red circle"], cfg=3.5)
+    net = caches.GuidedNetwork(["a red circle"], cfg=3.5)
     x, t = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(1)), torch.full((2,), 0.6)
     tokens = caches._Tokens(net.flow, x, t, net.contexts[0])
     torch.testing.assert_close(tokens.answer(tokens.blocks()), net.flow(x, t, net.contexts[0]))
@@ -31,7 +31,7 @@ def test_guidance_goes_from_the_negative_side_beyond_the_positive_one() -> None:
         return sides.view(-1, 1, 1, 1).expand_as(x)
 
     x, sigma = torch.zeros(1, 16, 16, 16), torch.tensor([0.5])
-    guided, plain = (caches.DemoNetwork(["a red circle"], cfg).denoiser(velocity)(x, sigma) for cfg in (3.0, 1.0))
+    guided, plain = (caches.GuidedNetwork(["a red circle"], cfg).denoiser(velocity)(x, sigma) for cfg in (3.0, 1.0))
     torch.testing.assert_close(guided, torch.full_like(x, -0.5 * (1 + 3 * (2 - 1))))
     torch.testing.assert_close(plain, torch.full_like(x, -0.5 * 2))
 

@@ -23,9 +23,9 @@ MORE_CORES = (2, 8)
 CHORDS_CORES = PARADIGMS_CORES = 4
 HITS = ("first", "second")
 
-FEWER_STEPS = {20: (9, 11, 13, 15, 17), 50: (18, 26)}
+FEWER_STEPS = {20: (11, 13, 15, 17), 50: (18, 26)}
 LAZYCACHE = {20: (0.03, 0.05, 0.1, 0.2), 50: (0.05, 0.1)}
-EASYCACHE = {20: (0.02, 0.05, 0.1), 50: (0.02,)}
+EASYCACHE = {20: (0.02, 0.03, 0.05, 0.1), 50: (0.02, 0.05)}
 TEACACHE = {20: (0.19, 0.2, 0.25), 50: (0.25, 0.45)}
 """Thresholds for N steps; they take from fewer calls than ours to more."""
 

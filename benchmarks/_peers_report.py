@@ -176,8 +176,8 @@ def summary(results: Results) -> str:
     nearer = sum(all(map(float.__lt__, ours.figures, lazy.figures)) for ours, lazy in pairs)
     return (
         f"On one device with `fidelity` near, the 90th percentile of the errors in the {len(near)} cells below is "
-        f"{told[0]}. With LazyCache at equal or more calls it is {told[1]}. In {nearer} of {len(pairs)} comparisons with "
-        "LazyCache (near and fast in each cell) ours is nearer by the median, the 90th percentile and the worst."
+        f"{told[0]}. With LazyCache at equal or more calls it is {told[1]}. In {nearer} of {len(pairs)} comparisons "
+        "with LazyCache (near and fast in each cell) ours is nearer by the median, the 90th percentile and the worst."
     )
 
 

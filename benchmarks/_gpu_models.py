@@ -46,7 +46,7 @@ class Shape:
 
     ``model``: its name in `ARCHITECTURES`. ``latent``: the shape of one picture or video; ``small``: the same for
     ``--small``. ``rows``: the batch sizes to time. ``guided``: whether such a model usually runs with guidance.
-    ``seconds``: for the timed rounds. ``lanes``, ``driver``: whether these are measured too.
+    ``seconds``: for the timed rounds. ``lanes``, ``driver``, ``windows``: whether these are measured too.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Shape:
     seconds: float = 5.0
     lanes: bool = False
     driver: bool = False
+    windows: bool = False
 
 
 UNET = {
@@ -180,10 +181,10 @@ ARCHITECTURES = {
     ),
 }
 SHAPES = (
-    Shape("demo model, 128x128", "demo", (16, 16, 16), (16, 8, 8), seconds=1.0, lanes=True, driver=True),
-    Shape("SD 1.5, 512x512", "SD 1.5", (4, 64, 64), (4, 8, 8), seconds=3.0, lanes=True, driver=True),
-    Shape("SDXL, 512x512", "SDXL", (4, 64, 64), (4, 8, 8), seconds=4.0),
-    Shape("SDXL, 1024x1024", "SDXL", (4, 128, 128), (4, 16, 16), lanes=True),
+    Shape("demo model, 128x128", "demo", (16, 16, 16), (16, 8, 8), seconds=1.0, lanes=True, driver=True, windows=True),
+    Shape("SD 1.5, 512x512", "SD 1.5", (4, 64, 64), (4, 8, 8), seconds=3.0, lanes=True, driver=True, windows=True),
+    Shape("SDXL, 512x512", "SDXL", (4, 64, 64), (4, 8, 8), seconds=4.0, windows=True),
+    Shape("SDXL, 1024x1024", "SDXL", (4, 128, 128), (4, 16, 16), lanes=True, windows=True),
     Shape("Flux dev 12B, 1024x1024", "Flux", (16, 128, 128), (16, 8, 8), rows=(1, 2, 4, 8), guided=False),
     Shape("Wan 2.1 1.3B, 832x480, 33 frames", "Wan 2.1 1.3B", (16, 9, 60, 104), (16, 3, 8, 8), rows=(1, 2, 4, 8)),
 )
@@ -256,7 +257,7 @@ class Model:
     def __call__(
         self,
         inputs: Inputs,
-        rows: slice,
+        rows: slice | list[int],
         x: Tensor | None = None,
         sigma: Tensor | None = None,
         options: dict[str, Any] | None = None,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks._gpu_measurements import DRIVER_STEPS, LANES, Deadline
+from benchmarks._gpu_rows import section as rows_section
 from benchmarks._plans import planned_starts
 from benchmarks._report import first_line, table, write
 from chords_core import Evaluated, lattice_starts, sample
@@ -72,6 +73,8 @@ class Report:
             out += ["", "**What failed:**", *(f"- {failure}" for failure in self.failures)]
         for part in (_summary, _batches, _gains, _lanes, _driver, _guidance):
             out += ["", *part(self.shapes)]
+        if any(_have(self.shapes, "windows")):
+            out += ["", *rows_section(self.shapes)]
         return out
 
 

@@ -1,4 +1,4 @@
-"""Which mixture of token split, guidance split, cores and fewer calls is fastest, and what the pack chooses.
+"""Which mixture of token split, guidance split, cores and calls left out is fastest, and what the pack chooses.
 
 A section of benchmarks/scale.py: whole runs by the costs of `_token_split_costs`. What the pack chooses comes from its
 own placement, and what it tries in a run from its own autotuner, in virtual time.
@@ -20,7 +20,7 @@ import torch
 
 from benchmarks._report import REPO, RESULTS
 from benchmarks._token_split_costs import Exchange, ModelCosts, Way, load_costs
-from chords_core import Autotuner, Plan, SequentialPlan, choose_calls, fastest_way, plan, solve_seconds
+from chords_core import AdaptivePlan, Autotuner, Plan, SequentialPlan, fastest_way, plan, solve_seconds
 
 Row = dict[str, Any]
 Group = tuple[torch.device, ...]
@@ -28,7 +28,7 @@ Group = tuple[torch.device, ...]
 DEVICES = (1, 2, 4, 8)  # numbers of members that were measured
 STEPS = (4, 8, 20, 50)
 BANDWIDTHS = (12, 25, 64, 450)  # GB/s into a device: PCIe 4.0 without peer access and with it, PCIe 5.0, NVLink
-CALLS = ("every step", "auto")  # choices of the input `calls` of the nodes; the first is the default
+FIDELITIES = ("exact", "auto")  # of the nodes; on several devices "auto" is at least "near"
 STATES = ("first run", "later runs", "benchmark")
 """What the pack knows: nothing; what the runs before have tried; or all times, as CHORDS Benchmark measures them."""
 
@@ -98,27 +98,25 @@ class Run:
         name: what it mixes, as in "4 cores x guidance x tokens 2"; "one device" for KSampler's way.
         seconds: of the whole run.
         devices: that take part.
-        exact: whether the picture is KSampler's, apart from rounding.
-        every_step: whether the model is called at each step.
+        exact: whether the picture is KSampler's, apart from rounding. Others are near it.
     """
 
     name: str
     seconds: float
     devices: int
     exact: bool
-    every_step: bool
 
 
 def run_of(case: Case, chosen: Any, split: Any, seconds: float | None = None) -> Run:
     """The run of a plan whose calls are all shared by ``split``; ``seconds`` if it takes another time."""
-    many, fewer = chosen.cores > 1, chosen.calls is not None
-    parts = [f"{chosen.calls} calls"] * fewer + [f"{chosen.cores} cores"] * many + [split.name] * (not split.whole)
+    many, exact = chosen.cores > 1, not hasattr(chosen, "tolerance")  # the pack has classes of its own
+    parts = [f"{chosen.cores} cores"] * many + ["calls left out"] * (not many and not exact)
+    parts += [split.name] * (not split.whole)
     return Run(
         " x ".join(parts) or "one device",
         chosen.depth * case.round(chosen.cores, split) if seconds is None else seconds,
         chosen.cores * split.devices,
-        exact=not many and not fewer,
-        every_step=not fewer,
+        exact=exact,
     )
 
 
@@ -127,12 +125,10 @@ def run_of(case: Case, chosen: Any, split: Any, seconds: float | None = None) ->
 
 @lru_cache
 def plans(steps: int, devices: int) -> tuple[Plan, ...]:
-    """One core at every step, and the planner's choices for up to so many lanes, with every step and with fewer."""
-    found: dict[tuple[int, int | None], Plan] = {(1, None): SequentialPlan(steps, ("one core",))}
-    for calls, lanes in product({None, choose_calls(steps)}, range(1, devices + 1)):
-        chosen = plan(steps, lanes, calls=calls)
-        found[chosen.cores, chosen.calls] = chosen
-    return tuple(found.values())
+    """One core at every step, and the planner's choices near its picture for up to so many lanes."""
+    near = (plan(steps, lanes, tolerance=_options.NEAR) for lanes in range(1, devices + 1))
+    by_cores = {chosen.cores: chosen for chosen in near if isinstance(chosen, AdaptivePlan)}
+    return (SequentialPlan(steps, ("one core",)), *by_cores.values())
 
 
 def runs(case: Case) -> Iterator[Run]:
@@ -156,25 +152,24 @@ class _NoReasons:
     """Everything is possible with the model."""
 
     for_one_core: None = None
-    for_every_step: None = None
     against_tokens: None = None
 
 
-def pick(case: Case, calls: str, state: str) -> Run:
-    """What the pack chooses with auto for everything except ``calls``, one of `CALLS`, and what that run takes.
+def pick(case: Case, fidelity: str, state: str) -> Run:
+    """What the pack chooses with ``fidelity``, one of `FIDELITIES`, and its other inputs at their defaults.
 
     ``state``: what it knows, one of `STATES`.
     """
     if state == "benchmark":
-        placed = _placed(case, calls, lambda group: _all_splits(case, len(group)), _measured(case))
+        placed = _placed(case, fidelity, lambda group: _all_splits(case, len(group)), _measured(case))
         return _run_of(case, placed, _all_splits(case, len(placed.groups[0])))
-    placed = _placed(case, calls)
+    placed = _placed(case, fidelity)
     if state == "first run":
         return _first_run(case, placed)
-    return _run_of(case, _after_trials(case, calls, placed))
+    return _run_of(case, _after_trials(case, fidelity, placed))
 
 
-def _after_trials(case: Case, calls: str, placed: Any) -> Any:
+def _after_trials(case: Case, fidelity: str, placed: Any) -> Any:
     """The placement after some runs, when all splits that the placements ask for have been tried."""
     known: dict[Group, dict[Any, float]] = {}
     kept: dict[Any, float] = {}  # in the file, of one core only
@@ -188,13 +183,13 @@ def _after_trials(case: Case, calls: str, placed: Any) -> Any:
             known |= {group: {**tried(group), **seconds} for group in placed.groups}
             kept |= seconds if len(placed.groups) == 1 else {}
         timings = _timings.Timings(kept[_groups.WHOLE], splits=kept) if kept else None
-        placed = _placed(case, calls, tried, timings)
+        placed = _placed(case, fidelity, tried, timings)
     return placed
 
 
 def _placed(
     case: Case,
-    calls: str,
+    fidelity: str,
     split_seconds: Callable[[Group], Mapping[Any, float]] = lambda group: {},
     timings: Any = None,
 ) -> Any:
@@ -212,7 +207,7 @@ def _placed(
         split_seconds=split_seconds,
         reasons=_NoReasons(),
     )
-    options = _options.parse_options(0, "auto", calls, "auto")
+    options = _options.SamplerOptions(fidelity=fidelity)
     return _placement.place(options, _request.DeviceRequest(), facts, timings)
 
 
@@ -280,7 +275,6 @@ def _row(case: Case) -> Row:
     def entry(run: Run) -> tuple[str, float]:
         return run.name, float(f"{alone.seconds / run.seconds:.4g}")
 
-    allowed = {CALLS[0]: [run for run in found if run.every_step], CALLS[1]: found}
     return {
         "model": case.costs.name,
         "call": round(case.costs.shares[1], 4),
@@ -289,7 +283,9 @@ def _row(case: Case) -> Row:
         "devices": case.devices,
         "link": case.exchange.bandwidth,
         "overlapped": case.exchange.overlapped,
-        "exact": entry(best(run for run in found if run.exact)),
-        "fastest": {calls: entry(best(each)) for calls, each in allowed.items()},
-        "picks": {calls: {state: entry(pick(case, calls, state)) for state in STATES} for calls in CALLS},
+        "fastest": {
+            "exact": entry(best(run for run in found if run.exact)),
+            "auto": entry(best(found)),
+        },
+        "picks": {fidelity: {state: entry(pick(case, fidelity, state)) for state in STATES} for fidelity in FIDELITIES},
     }

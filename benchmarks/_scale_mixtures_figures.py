@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from benchmarks._scale_mixtures import CALLS, STATES, Row
+from benchmarks._scale_mixtures import FIDELITIES, STATES, Row
 
-EVERY_STEP, FEWER_CALLS = CALLS
+EXACT, AUTO = FIDELITIES
 FIRST_RUN, LATER_RUNS, BENCHMARK = STATES
 
 CLOSE = 1.1
 """A choice that takes at most so many times as long as the fastest way is as good. Up to there the pack prefers the
-same picture."""
+way that is nearer to KSampler's picture."""
 
 LONG_CALL = 0.5
 """Seconds of a call on the GPU that was measured."""
@@ -23,12 +23,12 @@ Rows = Sequence[Row]
 
 def kind_of(name: str) -> str:
     """What a way mixes, without numbers: "2 cores x tokens 4" is "cores x tokens"."""
-    return re.sub(r"\d+ calls", "fewer calls", re.sub(r" \d+$", "", re.sub(r"\d+ cores", "cores", name)))
+    return re.sub(r" \d+$", "", re.sub(r"\d+ cores", "cores", name))
 
 
-def behind(row: Row, calls: str, state: str) -> float:
+def behind(row: Row, fidelity: str, state: str) -> float:
     """How many times as long as the fastest way the pack's choice takes."""
-    return float(row["fastest"][calls][1] / row["picks"][calls][state][1])
+    return float(row["fastest"][fidelity][1] / row["picks"][fidelity][state][1])
 
 
 def where(rows: Iterable[Row], **values: object) -> list[Row]:

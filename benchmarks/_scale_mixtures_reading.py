@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from benchmarks._scale_mixtures import Row
 from benchmarks._scale_mixtures_figures import (
+    AUTO,
     BENCHMARK,
     CLOSE,
-    EVERY_STEP,
-    FEWER_CALLS,
+    EXACT,
     FIRST_RUN,
     LATER_RUNS,
     LONG_CALL,
@@ -24,7 +24,7 @@ from benchmarks._scale_mixtures_figures import (
 def in_short(rows: Rows) -> str:
     """The line of the mixtures in the list of what the whole report says."""
     count = max(values_of(rows, "devices"))
-    exact = [row["exact"][1] for row in where(rows, devices=count)]
+    exact = [row["fastest"][EXACT][1] for row in where(rows, devices=count)]
     late = _late(rows, LATER_RUNS)
     return (
         f"- By the costs of real models, {count} devices that share each call make KSampler's picture {span(exact)} "
@@ -35,7 +35,7 @@ def in_short(rows: Rows) -> str:
 
 def reading(rows: Rows) -> list[str]:
     """What a user does."""
-    return ["### What a user does", *_sharing(rows), *_steps(rows), *_fewer_calls(rows), *_planner(rows)]
+    return ["### What a user does", *_sharing(rows), *_steps(rows), *_planner(rows)]
 
 
 def _sharing(rows: Rows) -> list[str]:
@@ -43,9 +43,9 @@ def _sharing(rows: Rows) -> list[str]:
     counts = values_of(rows, "devices")
     rows = where(rows, steps=values_of(rows, "steps")[0])  # their number makes no difference
     few, many = where(rows, devices=counts[0]), where(rows, devices=counts[-1])
-    guided = [row["exact"][1] for row in where(few, guided=True)]
+    guided = [row["fastest"][EXACT][1] for row in where(few, guided=True)]
     short = [row for row in where(many, guided=False) if not is_long(row)]
-    whole = [row for row in where(rows, guided=False) if row["exact"][0] == "one device"]
+    whole = [row for row in where(rows, guided=False) if row["fastest"][EXACT][0] == "one device"]
     lines = [
         f"- **Keep `split` at auto.** With CFG above 1 the guidance split makes a run {span(guided)} times as fast "
         f"on {counts[0]} devices, with every link.",
@@ -54,7 +54,7 @@ def _sharing(rows: Rows) -> list[str]:
         f"{_by_count(rows, False)} times as fast as on one device, with CFG above 1 {_by_count(rows, True)} times.",
         f"- **Shorter calls** ({_names(rows, False)}), CFG 1: two devices share a call, and more bring nothing, "
         "because threads of one process launch kernels no faster together. A run is "
-        f"{span([row['exact'][1] for row in short])} times as fast on {counts[-1]} devices.",
+        f"{span([row['fastest'][EXACT][1] for row in short])} times as fast on {counts[-1]} devices.",
     ]
     if whole:
         lines[-1] += f" With slow links that are not overlapped one device is best ({len(whole)} cases)."
@@ -69,57 +69,42 @@ def _by_count(rows: Rows, guided: bool) -> str:
     """How many times as fast runs of long calls are, by the number of devices."""
     found = [row for row in where(rows, guided=guided) if is_long(row) and row["link"] >= 25]
     said = (
-        f"{span([row['exact'][1] for row in where(found, devices=count)])} ({count} devices)"
+        f"{span([row['fastest'][EXACT][1] for row in where(found, devices=count)])} ({count} devices)"
         for count in values_of(rows, "devices")
     )
     return ", ".join(said)
 
 
 def _steps(rows: Rows) -> list[str]:
-    """About cores, by the number of steps."""
+    """About leaving calls out and cores, by the number of steps."""
     lines, enough = [], []
     for steps in values_of(rows, "steps"):
         found = where(rows, steps=steps)
-        others = [row for row in found if row["exact"][1] * CLOSE < row["fastest"][EVERY_STEP][1]]
-        if not others:
+        gains = [row["fastest"][AUTO][1] / row["fastest"][EXACT][1] for row in found]
+        if max(gains) <= 1:
             enough.append(str(steps))
             continue
-        gains = [row["fastest"][EVERY_STEP][1] / row["exact"][1] for row in others]
+        cores = sum("cores" in row["fastest"][AUTO][0] for row in found)
         lines.append(
-            f"- **{steps} steps**, each with a call: shared calls are the fastest way, or as good within "
-            f"{CLOSE - 1:.0%}, in {len(found) - len(others)} of {len(found)} cases. In the others several cores are "
-            f"{spread(gains)} times as fast as the fastest exact way; the picture differs a little."
+            f"- **{steps} steps**: what `near` allows makes the fastest way {spread(gains)} times as fast as the "
+            f"fastest exact one. In {cores} of {len(found)} cases several cores are the fastest way, in the "
+            "others shared calls."
         )
     if enough:
-        first = f"- **{' or '.join(enough)} steps**: shared calls are the fastest way in all cases; cores do not help."
-        lines.insert(0, first)
+        lines.insert(0, f"- **{' or '.join(enough)} steps**: every step is called, and devices share the calls.")
     return lines
 
 
-def _fewer_calls(rows: Rows) -> list[str]:
-    """About the input `calls`."""
-    said = []
-    for steps in values_of(rows, "steps"):
-        gains = [row["fastest"][FEWER_CALLS][1] / row["fastest"][EVERY_STEP][1] for row in where(rows, steps=steps)]
-        if max(gains) > 1:
-            said.append(f"{spread(gains)} times as fast at {steps} steps")
-    return [
-        f"- **`calls` at auto** makes the fastest way {', '.join(said)}. It works together with shared calls and with "
-        "cores, on any number of devices; the picture differs a little."
-    ]
-
-
 def _planner(rows: Rows) -> list[str]:
-    """About what the pack chooses by itself. A benchmark shares calls in its run of one core with fewer calls, which it
-    makes where `choose_calls` saves some: from 15 steps on."""
+    """About what the pack chooses by itself."""
     without, after = _late(rows, LATER_RUNS), _late(rows, BENCHMARK)
-    worst = max(rows, key=lambda row: behind(row, EVERY_STEP, LATER_RUNS))
-    kept = [row for row in where(without, guided=False) if "cores" in row["picks"][EVERY_STEP][LATER_RUNS][0]]
+    worst = max(rows, key=lambda row: behind(row, AUTO, LATER_RUNS))
+    kept = [row for row in where(without, guided=False) if "cores" in row["picks"][AUTO][LATER_RUNS][0]]
     few = min(values_of(rows, "steps"))
-    first = [row["picks"][EVERY_STEP][FIRST_RUN][1] for row in where(rows, steps=few)]
+    first = [row["picks"][AUTO][FIRST_RUN][1] for row in where(rows, steps=few)]
     return [
-        "- **Run CHORDS Benchmark once for a model and size, if a run has 15 steps or more.** With 12 to 14 steps it "
-        f"does not measure calls shared by tokens. Without it the pack's choice takes over {CLOSE:g} times as long as "
+        "- **Run CHORDS Benchmark once for a model and size, if a run has 8 steps or more.** Without it the choice of "
+        f"`auto` takes over {CLOSE:g} times as long as "
         f"the fastest way in {len(without)} of {len(rows)} cases, and is slower than one device in "
         f"{_slower(rows, LATER_RUNS)}; {_as_example(worst, LATER_RUNS)}. In {len(kept)} of "
         "these cases, with CFG 1, it takes several cores, and never tries to share a call.",
@@ -133,12 +118,12 @@ def _planner(rows: Rows) -> list[str]:
 
 def _slower(rows: Rows, state: str) -> int:
     """The number of choices that are slower than one device."""
-    return sum(row["picks"][EVERY_STEP][state][1] < 1 for row in rows)
+    return sum(row["picks"][AUTO][state][1] < 1 for row in rows)
 
 
 def _as_example(row: Row, state: str) -> str:
-    name, value = row["picks"][EVERY_STEP][state]
-    fastest, most = row["fastest"][EVERY_STEP]
+    name, value = row["picks"][AUTO][state]
+    fastest, most = row["fastest"][AUTO]
     return (
         f"the worst is {row['model']}, {row['steps']} steps, {row['devices']} devices: {name} {value:.2f} times as "
         f"fast as one device, {fastest} {most:.2f} times"
@@ -154,7 +139,7 @@ def _reasons(late: Rows) -> str:
     }
     mixed, fewer, other = counts
     for row in late:
-        name, _ = row["fastest"][EVERY_STEP]
+        name, _ = row["fastest"][AUTO]
         shares = int(name.rpartition(" ")[2]) if "tokens" in name else 0
         tried = row["devices"] // (2 if "guidance" in name else 1)
         if "cores x" in name:
@@ -167,5 +152,5 @@ def _reasons(late: Rows) -> str:
 
 
 def _late(rows: Rows, state: str) -> list[Row]:
-    """The cases in which the pack's choice is notably slower than the fastest way with every step."""
-    return [row for row in rows if behind(row, EVERY_STEP, state) > CLOSE]
+    """The cases in which the choice of `auto` is notably slower than the fastest way."""
+    return [row for row in rows if behind(row, AUTO, state) > CLOSE]

@@ -9,11 +9,12 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks._report import INK, table
-from benchmarks._scale_mixtures import CALLS, Row
+from benchmarks._scale_mixtures import FIDELITIES, Row
 from benchmarks._scale_mixtures_figures import (
+    AUTO,
     BENCHMARK,
     CLOSE,
-    EVERY_STEP,
+    EXACT,
     FIRST_RUN,
     LATER_RUNS,
     Rows,
@@ -50,8 +51,9 @@ def mixtures(rows: Rows) -> list[str]:
         "- Euler, batch 1, nothing compiled. KSampler on one device is 1.00.",
         "",
         "*Exact* is one core at every step, whose picture is KSampler's apart from rounding. Names: *tokens 4* is a "
-        "call that 4 devices share; *guidance* has one device a side, *guidance x tokens 2* two a side; *3 cores* is a "
-        "secant window; *13 calls* is `calls` at auto; *2 cores x tokens 4* is a window with 4 devices a core.",
+        "call that 4 devices share; *guidance* has one device a side, *guidance x tokens 2* two a side; *calls left "
+        "out* is one core with `fidelity` at near; *3 cores* is a secant window likewise; *2 cores x tokens 4* has 4 "
+        "devices a core. `auto` takes what is at least near.",
         "",
         *reading(rows),
         "",
@@ -77,7 +79,7 @@ def _exact(rows: Rows) -> list[str]:
     for model, guided, count in product(models_of(rows), (False, True), values_of(rows, "devices")):
         found = where(rows, model=model, guided=guided, devices=count, steps=steps)
         ways = [
-            _both(*(where(found, link=link, overlapped=beside)[0]["exact"] for beside in (False, True)))
+            _both(*(where(found, link=link, overlapped=beside)[0]["fastest"][EXACT] for beside in (False, True)))
             for link in links
         ]
         cells.append([model, cfg(guided), count, *ways])
@@ -110,26 +112,22 @@ def _groups_of(rows: Rows) -> list[tuple[list[object], list[Row]]]:
 def _fastest(rows: Rows) -> list[str]:
     cells: dict[tuple[object, ...], list[object]] = {}  # the steps by the rest of the row
     for (name, steps, count), found in _groups_of(rows):
-        line: list[object] = [spread([row["exact"][1] for row in found])]
-        for calls in CALLS:
-            kinds = Counter(kind_of(row["fastest"][calls][0]) for row in found)
-            line += [
-                ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()),
-                spread([row["fastest"][calls][1] for row in found]),
-            ]
-        line[3] = "the same" if line[3] == line[1] else str(line[3]).replace("fewer calls x ", "")
+        kinds = Counter(kind_of(row["fastest"][AUTO][0]) for row in found)
+        line: list[object] = [
+            spread([row["fastest"][EXACT][1] for row in found]),
+            ", ".join(f"{kind} {number}" for kind, number in kinds.most_common()),
+            spread([row["fastest"][AUTO][1] for row in found]),
+        ]
         cells.setdefault((name, count, *line), []).append(steps)
     lines = [[name, " or ".join(map(str, steps)), *rest] for (name, *rest), steps in cells.items()]
     cases = len(_groups_of(rows)[0][1])
     return [
         "### Which way is fastest, by steps and devices",
         f"In how many of the {cases} cases (models, links, the exchange after or beside the computation). Times as "
-        "fast as one device: the median, the least and the most. *With fewer calls*: `calls` at auto, and what the "
-        "devices do besides; at 4 and 8 steps it saves no call.",
+        "fast as one device: the median, the least and the most.",
         "",
         *table(
-            ["CFG", "steps", "devices", "exact", "fastest with every step", "times as fast"]
-            + ["fastest with fewer calls", "times as fast"],
+            ["CFG", "steps", "devices", "exact", "fastest at auto", "times as fast"],
             lines,
         ),
     ]
@@ -138,22 +136,22 @@ def _fastest(rows: Rows) -> list[str]:
 def _choices(rows: Rows) -> list[str]:
     cells = []
     for names, found in _groups_of(rows):
-        line = [*names, spread([row["picks"][EVERY_STEP][FIRST_RUN][1] for row in found])]
-        for calls, state in product(CALLS, (LATER_RUNS, BENCHMARK)):
-            times = [behind(row, calls, state) for row in found]
+        line = [*names, spread([row["picks"][AUTO][FIRST_RUN][1] for row in found])]
+        for fidelity, state in product(FIDELITIES, (LATER_RUNS, BENCHMARK)):
+            times = [behind(row, fidelity, state) for row in found]
             line.append(f"{median(times):.2f}, {max(times):.2f}, {sum(each > CLOSE for each in times)}")
         cells.append(line)
     return [
         "### What the pack chooses",
-        "Its own placement, with the other inputs at auto. *First run*: nothing is known, and the first calls try the "
+        "Its own placement, by `fidelity`. *First run*: at auto, nothing is known, and the first calls try the "
         "ways to share a call; times as fast as one device. The other columns: how many times as long as the fastest "
         f"way its choice takes: the median, the worst, and the number of cases above {CLOSE:g}. *Later*: what earlier "
         "runs have tried is known. *Benchmark*: the times of all numbers of cores are known, and of all ways to share "
         "a call that the pack tries.",
         "",
         *table(
-            ["CFG", "steps", "devices", "first run", "later, every step", "benchmark, every step"]
-            + ["later, `calls` at auto", "benchmark, `calls` at auto"],
+            ["CFG", "steps", "devices", "first run", "later, exact", "benchmark, exact"]
+            + ["later, auto", "benchmark, auto"],
             cells,
         ),
     ]
@@ -162,19 +160,18 @@ def _choices(rows: Rows) -> list[str]:
 def _worst(rows: Rows, state: str, words: str) -> list[str]:
     """The worst choices, the worst link of each model, CFG, steps and devices."""
     worst: dict[tuple[object, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: -behind(row, EVERY_STEP, state)):
+    for row in sorted(rows, key=lambda row: -behind(row, AUTO, state)):
         worst.setdefault((row["model"], row["guided"], row["steps"], row["devices"]), row)
     cells = [
         [row["model"], cfg(row["guided"]), row["steps"], row["devices"]]
         + [f"{row['link']} GB/s, {'beside' if row['overlapped'] else 'after'}"]
-        + [f"{name} {value:.2f}" for name, value in (row["fastest"][EVERY_STEP], row["exact"])]
-        + ["{} {:.2f}".format(*row["picks"][EVERY_STEP][state]), f"{behind(row, EVERY_STEP, state):.2f}"]
+        + [f"{name} {value:.2f}" for name, value in (row["fastest"][AUTO], row["fastest"][EXACT])]
+        + ["{} {:.2f}".format(*row["picks"][AUTO][state]), f"{behind(row, AUTO, state):.2f}"]
         for row in list(worst.values())[:_WORST]
     ]
     return [
         f"### The worst choices {words}",
-        f"With every step, at the worst link of each model, CFG, steps and devices: the {len(cells)} worst of "
-        f"{len(worst)}.",
+        f"At `auto`, at the worst link of each model, CFG, steps and devices: the {len(cells)} worst of {len(worst)}.",
         "",
         *table(
             [
@@ -202,7 +199,9 @@ def plot_exact(axes: Axes, rows: Rows) -> None:
     found = where(rows, guided=False, link=link, steps=values_of(rows, "steps")[0])
     for colour, model in zip(_COLOURS, models_of(rows), strict=False):
         own = where(found, model=model)
-        after, beside = ([1.0, *(row["exact"][1] for row in where(own, overlapped=each))] for each in (False, True))
+        after, beside = (
+            [1.0, *(row["fastest"][EXACT][1] for row in where(own, overlapped=each))] for each in (False, True)
+        )
         counts = [1, *values_of(own, "devices")]
         axes.fill_between(counts, after, beside, color=colour, alpha=0.12, lw=0)
         axes.plot(counts, beside, "o-", ms=4, color=colour, label=model)
@@ -220,8 +219,7 @@ def plot_choices(axes: Axes, rows: Rows) -> None:
     groups = list(product(values_of(rows, "steps"), values_of(rows, "devices")))
     for shift, colour, state in ((-0.2, _COLOURS[1], LATER_RUNS), (0.2, _COLOURS[0], BENCHMARK)):
         times = [
-            [behind(row, EVERY_STEP, state) for row in where(found, steps=steps, devices=count)]
-            for steps, count in groups
+            [behind(row, AUTO, state) for row in where(found, steps=steps, devices=count)] for steps, count in groups
         ]
         places = [place + shift for place in range(len(groups))]
         label = "without a benchmark" if state == LATER_RUNS else "after a benchmark"
@@ -230,7 +228,7 @@ def plot_choices(axes: Axes, rows: Rows) -> None:
     axes.bar(0, 0, bottom=1, color=INK, alpha=0.3, label="pale: the worst; full: the median")
     axes.axhline(1, color=INK, lw=0.8)
     axes.set_ylim(bottom=0.9)
-    axes.set(title="What the pack chooses, CFG 1, every step", ylabel="times as long as the fastest way")
+    axes.set(title="What the pack chooses at auto, CFG 1", ylabel="times as long as the fastest way")
     axes.set(xlabel="steps, devices")
     axes.set_xticks(range(len(groups)), [f"{steps}\n{count}" for steps, count in groups])
     axes.grid(axis="x", visible=False)

@@ -45,12 +45,12 @@ WARM_UP = 40  # after so many runs everything has been loaded once
 MEMORY = ("resident memory", "workers' memory", "Ray's memory")  # in bytes; the other figures are counts
 GROWTH = 0.05  # of the memory that still counts as flat
 CHORDS = [
-    {"cores": 4, "accept": "first"},
-    {"cores": 4, "accept": "exact"},
-    {"cores": 0, "accept": "auto"},
-    {"cores": 3, "accept": "second"},
-    {"cores": 1, "accept": "auto"},
-    {"cores": 8, "accept": "first"},
+    {"cores": 4, "fidelity": "near"},
+    {"cores": 4, "fidelity": "exact"},
+    {"cores": 0, "fidelity": "auto"},
+    {"cores": 3, "fidelity": "fast"},
+    {"cores": 1, "fidelity": "near"},
+    {"cores": 8, "method": "CHORDS", "accept": "first"},
 ]
 
 
@@ -90,8 +90,8 @@ def _on_lanes(comfy: Path, arguments: list[str], runs: int) -> str:
     report = [
         "# Endurance",
         f"{command()}, {machine(threads=1)}. {runs} runs in one server, {seconds:.0f} s: KSampler (CHORDS) with "
-        f"{LANES} CPU lanes, 8 steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `cores` and `accept` and "
-        "three solvers in turn, two models, in turn one of them or both, and a LoRA in every fifth run.",
+        f"{LANES} CPU lanes, 8 steps, pictures of 64x64 and 128x128, {len(CHORDS)} choices of `fidelity` and `cores` "
+        "and three solvers in turn, two models, in turn one of them or both, and a LoRA in every fifth run.",
         _table(ours),
         _verdict(ours),
         "## The same runs with KSampler",

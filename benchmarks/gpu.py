@@ -1,4 +1,5 @@
-"""What one GPU says about batched cores, lanes on streams, the driver and the guidance split: results/gpu.md.
+"""What one GPU says about batched cores, lanes on streams, the driver, the guidance split and windows in rows:
+results/gpu.md.
 
     .venv/bin/python benchmarks/gpu.py            all of it, on one CUDA device, in about two minutes
     .venv/bin/python benchmarks/gpu.py --small    the same code on tiny models, on the CPU where there is no CUDA
@@ -38,6 +39,7 @@ from benchmarks._gpu_models import (
     wait,
 )
 from benchmarks._gpu_report import Report
+from benchmarks._gpu_rows import measure_windows
 from benchmarks._report import RESULTS, device_facts, write
 
 __all__ = [
@@ -85,6 +87,10 @@ def measure(report: Report, shape: Shape, model: Model, small: bool) -> None:
     if shape.driver:
         with report.section(f"{shape.name}: driver"):
             entry["driver"] = measure_driver(model, latent, call_seconds, 0.4 if small else 4.0, deadline)
+    if shape.windows:
+        trained = bool(ARCHITECTURES[shape.model].file)
+        with report.section(f"{shape.name}: windows in rows"):
+            entry["windows"] = measure_windows(model, latent, shape.guided, trained, call_seconds, deadline)
 
 
 @torch.inference_mode()

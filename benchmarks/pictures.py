@@ -30,12 +30,11 @@ PROMPTS = (
     "a big blue ring at the top and a small white circle at the bottom, green background",
     "a red circle, blue background",
 )
-WINDOW = {"method": "secant window"}  # the choice of `cores` 0 on as many devices
 COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (  # caption, CHORDS inputs (none: the stock sampler)
     (f"KSampler,\n{STEPS} steps", {}),
-    ("one device,\ncalls at auto", {"cores": 1, "calls": "auto"}),
-    ("4 devices,\nwindow", {"cores": 4, **WINDOW}),
-    ("8 devices,\nwindow", {"cores": 8, **WINDOW}),
+    ("one device,\nfidelity near", {"cores": 1, "fidelity": "near"}),
+    ("4 devices,\nwindow", {"cores": 4}),
+    ("8 devices,\nwindow", {"cores": 8}),
     ("4 devices, CHORDS,\nfirst result", {"cores": 4, "accept": "first", "method": "CHORDS"}),
 )
 TILE, GAP, CAPTION, LABEL = 168, 12, 46, 190

@@ -5,7 +5,7 @@
 The real driver and state machine in virtual time (chords_core/simulation.py). Writes scale.md, scale.json and scale.png
 to benchmarks/results; the picture needs matplotlib (pip install matplotlib). One section compares the simulator with
 threads that sleep, in real time. The last one has models whose costs one GPU has measured: which mixture of token
-split, guidance split, cores and fewer calls is fastest, and what the pack chooses.
+split, guidance split, cores and calls left out is fastest, and what the pack chooses.
 """
 
 from __future__ import annotations

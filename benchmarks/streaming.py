@@ -55,7 +55,7 @@ def sampling_seconds(client: ComfyClient, seed: int, watched: bool, milliseconds
     inputs = demo(graph) | settings(seed=seed, steps=STEPS) | {"latent_image": empty_latent(graph)}
     inputs["model"] = graph.add("TestSleepingModel", model=inputs["model"], milliseconds=milliseconds)
     devices = lanes(graph, CORES)
-    sampler = graph.add("ChordsKSampler", **inputs, cores=CORES, accept="exact", devices=devices)
+    sampler = graph.add("ChordsKSampler", **inputs, cores=CORES, fidelity="exact", devices=devices)
     graph.save("latent", sampler)
     if watched:
         graph.add("ChordsStreamPreview", run=sampler[1], vae=["1", 1])

@@ -8,11 +8,13 @@ steps and lanes. `optimize_latent` searches for the initial noise whose sample m
 from ._types import Denoise, Method, Objective, Pool
 from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
 from .execution.autotune import Autotuner, fastest_way
+from .execution.batch_pool import BatchPool, DenoiseRows
 from .execution.lane_timeout import LaneTimeouts
 from .execution.pools import EvaluationResult, InlinePool, ThreadPool
 from .execution.ray.actor import Worker
 from .execution.ray.pool import RayPool
 from .execution.ray.workers import ModelPayload, RayWorkers
+from .execution.row_trial import ROW_COUNTS, RowTimes, RowTrial
 from .execution.timeline import (
     EvaluationMark,
     HitMark,
@@ -78,6 +80,7 @@ from .solvers.interpolated import default_calls, interpolation_nodes
 
 __all__ = [
     "AGREEMENT_THRESHOLD",
+    "ROW_COUNTS",
     "SOLVERS",
     "Accept",
     "Accepted",
@@ -86,6 +89,7 @@ __all__ = [
     "Agreement",
     "Autotuner",
     "Barrier",
+    "BatchPool",
     "Cancelled",
     "Cause",
     "Chords",
@@ -94,6 +98,7 @@ __all__ = [
     "Combine",
     "Contrast",
     "Denoise",
+    "DenoiseRows",
     "Device",
     "DeviceLost",
     "Evaluated",
@@ -138,6 +143,8 @@ __all__ = [
     "RegionColour",
     "Residual",
     "Result",
+    "RowTimes",
+    "RowTrial",
     "RolledBack",
     "RoundDone",
     "SampleOptions",

@@ -91,7 +91,7 @@ class _Request:
             cause,
             lanes=self.lanes if cause in _ABOUT_LANES else 0,
             cores=self.cores if cause in _ABOUT_CORES else 0,
-            solver=self.solver.name if cause is Cause.WINDOW_NOT_CLOSE else "",
+            solver=self.solver.name if cause in _ABOUT_SOLVER else "",
         )
 
 
@@ -102,6 +102,7 @@ _ABOUT_LANES = {
     Cause.LITTLE_GAIN,
     Cause.SLOW_TOGETHER,
 }
+_ABOUT_SOLVER = {Cause.WINDOW_NOT_CLOSE, Cause.NEARLY_EVERY_STEP}
 _ABOUT_CORES = {Cause.CORES_REQUESTED, Cause.CORES_NOT_FASTER}
 
 
@@ -186,9 +187,8 @@ def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | Non
     counts = range(1, min(lanes, request.steps, _MAX_WINDOW_CORES) + 1)
     plans = [within(cores, request.reason(Cause.WITHIN_TOLERANCE)) for cores in counts]
     best = min(plans, key=lambda plan: (request.seconds(plan), plan.cores))
-    if request.seconds(request.sequential(Cause.TOO_FEW_STEPS)) < _MIN_FURTHER_SPEEDUP * request.seconds(best):
-        return request.sequential(Cause.TOO_FEW_STEPS)
-    return best
+    every = request.sequential(Cause.NEARLY_EVERY_STEP)
+    return every if request.seconds(every) < _MIN_FURTHER_SPEEDUP * request.seconds(best) else best
 
 
 def choose_calls(steps: int, one_in: int | None = None) -> int | None:

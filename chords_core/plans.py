@@ -32,6 +32,7 @@ class Cause(Enum):
     SLOW_TOGETHER = "as measured, `Reason.lanes` lanes at once take too long a call to gain anything"
     WINDOW_NOT_CLOSE = "a window of `Reason.solver` is not close enough to one core, unless a method is named"
     WITHIN_TOLERANCE = "the fewest calls in a row on `Reason.lanes` lanes, with a result within the tolerance"
+    NEARLY_EVERY_STEP = "a result of `Reason.solver` within the tolerance takes nearly every step"
     NO_SUCH_HIT = "there are fewer hits than asked for, so the last is taken"
 
 

@@ -50,7 +50,8 @@ class ChordsKSampler(io.ComfyNode):
             display_name="KSampler (CHORDS)",
             category=CATEGORY,
             description="KSampler that uses all your devices for one picture. It replaces KSampler without any other "
-            "change. If several devices are no faster, it does exactly what KSampler does.",
+            "change. Fidelity says how near the picture has to be to KSampler's; at auto, one device makes exactly "
+            "that.",
             search_aliases=["ksampler", *_ALIASES, "faster", "img2img", "txt2img"],
             inputs=[*ksampler_inputs(), *parallel_inputs()],
             outputs=_outputs(),

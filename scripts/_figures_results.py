@@ -1,4 +1,4 @@
-"""Figures of docs/how-it-works.md: the secant window, fewer calls, guidance, and SDO."""
+"""Figures of docs/how-it-works.md: the secant window, adaptive steps, guidance, and SDO."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from _figures_runs import (
     CFG,
     CORES,
     CROSS,
+    FEW_STEPS_SEED,
     LUCKY,
     SEEDS,
     STAR,
     STARS,
+    TOLERANCE,
     Rounds,
     Scale,
     decoded,
@@ -35,8 +37,7 @@ from torch import Tensor
 
 from benchmarks._demo import simple_sigmas
 from benchmarks._report import DIM, GRID, INK, PAPER, figure
-from chords_core import Iterated, interpolation_nodes
-from chords_core.solvers.interpolated import default_calls
+from chords_core import Iterated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,18 +135,19 @@ def draw_ten(scale: Scale, path: Path) -> None:
 
 
 def draw_calls(scale: Scale, path: Path) -> None:
-    """Fewer calls than steps: what the model expects can be interpolated."""
-    subject = demo_subject(STARS, LUCKY, scale.many_steps)
-    calls = default_calls(subject.steps)
-    chain, fewer = run_chain(subject), run_chain(subject, calls)
-    nodes = interpolation_nodes(subject.steps, calls)
+    """Adaptive steps: where what the model expects hardly changes, it can be interpolated."""
+    subject = demo_subject(STAR, FEW_STEPS_SEED, scale.many_steps)
+    chain, fewer = run_chain(subject), run_chain(subject, TOLERANCE)
+    calls = len(fewer.nodes)
     short = run_chain(replace(subject, sigmas=simple_sigmas(calls)))
     numbers = [subject.start.numel() * place // 6 + 5 for place in range(6)]
     with figure(WIDTH, 2.7, scale.dpi) as drawn:
         axes = drawn.add_axes((0.03, 0.17, 0.45, 0.7))
         for number in numbers:
             axes.plot([float(answer.flatten()[number]) for answer in chain.answers], color=ACCENT, lw=1.3, alpha=0.6)
-            axes.plot(nodes, [float(answer.flatten()[number]) for answer in fewer.answers], "o", color=ACCENT, ms=3.8)
+            axes.plot(
+                fewer.nodes, [float(answer.flatten()[number]) for answer in fewer.answers], "o", color=ACCENT, ms=3.8
+            )
         axes.set_title(f"{len(numbers)} numbers of what the model expects")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)

@@ -32,7 +32,7 @@ from chords_core import (
     optimize_latent,
     plan,
     sample,
-    solver_window,
+    tolerance_window,
 )
 from chords_core.execution.driver import drive
 from chords_core.solvers.euler import euler
@@ -40,9 +40,11 @@ from demo.flow import PATCH
 
 CFG, SEARCH_CFG = 3.5, 4.0
 CORES = 4
+TOLERANCE = 0.01  # of the nodes' fidelity "near"
 STARS = "a big purple star on the left and a small green star on the right, orange background"
 CROSS = "a big blue cross at the top and a big black ring at the bottom, yellow background"
 STAR, STAR_SEED = "a big yellow star, blue background", 4  # the noise decides where it lies
+FEW_STEPS_SEED = 3  # from which few steps give another star
 SEEDS = range(1, 11)
 LUCKY, UNLUCKY = 9, 1  # of these seeds: with the stars, the first hit is the closest and the furthest
 OPEN_PROMPT = "a big red circle"  # it names neither a place nor the background
@@ -82,8 +84,13 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A run on one core: N+1 states, and the model's answers at the first N."""
+    """A run on one core.
 
+    ``nodes``: the steps at which the model was called. ``answers``: what it answered there. ``states``: those that it
+    was given there, and the end.
+    """
+
+    nodes: list[int]
     states: list[Tensor]
     answers: list[Tensor]
 
@@ -156,11 +163,13 @@ def plane_subject(start: Tensor, steps: int) -> Subject:
 # --- the runs
 
 
-def run_chain(subject: Subject, calls: int | None = None) -> Chain:
-    """One core. With ``calls``, the states are those where the model was called, and the end."""
+def run_chain(subject: Subject, tolerance: float | None = None) -> Chain:
+    """One core: every step, or adaptive steps within a tolerance."""
     asked: list[Evaluated] = []
-    result = sample(subject.denoise, subject.start, subject.sigmas, calls=calls, on_event=_keep(Evaluated, asked))
-    return Chain([*(call.x for call in asked), result.x], [call.denoised for call in asked])
+    keep = _keep(Evaluated, asked)
+    result = sample(subject.denoise, subject.start, subject.sigmas, tolerance=tolerance, on_event=keep)
+    nodes, answers = [call.index for call in asked], [call.denoised for call in asked]
+    return Chain(nodes, [*(call.x for call in asked), result.x], answers)
 
 
 def start_indices(steps: int) -> tuple[int, ...]:
@@ -227,8 +236,8 @@ class _RecordedWindow(Window):
 
 
 def run_window(subject: Subject, cores: int) -> Rounds:
-    """The secant window."""
-    planned = solver_window(subject.sigmas, cores, SOLVERS["euler"])
+    """The secant window within the tolerance."""
+    planned = tolerance_window(subject.sigmas, cores, SOLVERS["euler"], TOLERANCE)
     window = _RecordedWindow(subject.start, planned)
     asked: list[Evaluated] = []
     evaluations = drive(window, InlinePool(subject.denoise), subject.steps, on_event=_keep(Evaluated, asked))

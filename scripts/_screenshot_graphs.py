@@ -75,7 +75,7 @@ OPTIMIZED = ("model.MODEL > optimizer.model", "latent.LATENT > optimizer.latent"
 
 def _sampled(*after: Node, links: tuple[str, ...]) -> Graph:
     """A run on four lanes, and the nodes ``after`` it that show it."""
-    sampler = node("sampler", "ChordsKSampler", True, **SAMPLING, **SEED, cores=4, accept="exact")
+    sampler = node("sampler", "ChordsKSampler", True, **SAMPLING, **SEED, fidelity="exact", cores=4)
     wires = (*WIRES, "devices.CHORDS_DEVICE_SET > sampler.devices")
     return Graph((ON_LANES, (sampler,), after), (*wires, *links), runs=True)
 

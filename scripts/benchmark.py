@@ -30,7 +30,7 @@ WORKFLOW = REPO / "workflows" / "api" / "chords_demo.json"
 OUTPUT = REPO / "output"
 BENCHMARK = "ChordsBenchmark"
 SAMPLERS = ("KSampler", "ChordsKSampler")
-DROPPED = ("cores", "accept", "calls", "method", "preview_vae")  # of ChordsKSampler: what is to be tried
+DROPPED = ("fidelity", "cores", "method", "accept", "preview_vae")  # of ChordsKSampler: what is to be tried
 
 
 def benchmark_graph(workflow: dict, node_id: str | None = None) -> tuple[dict, str]:

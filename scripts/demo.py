@@ -3,9 +3,9 @@
     python scripts/demo.py
 
 Starts ComfyUI on the CPU and submits workflows/api/chords_demo.json over HTTP four times: with the stock KSampler; on
-four cores; on four cores to the exact result; and on one core that calls the model at some of the steps only. Prints a
-table, and leaves the pictures, demo.md and demo.json in the folder output/ of this clone. The server is stopped
-whatever happens.
+four cores; on four cores to the exact result; and on one core with `fidelity` at `near`, which calls the model at some
+of the steps only. Prints a table, and leaves the pictures, demo.md and demo.json in the folder output/ of this clone.
+The server is stopped whatever happens.
 """
 
 import sys
@@ -29,13 +29,13 @@ from client import ClientError, Progress
 WORKFLOW = REPO / "workflows" / "api" / "chords_demo.json"
 OUTPUT = REPO / "output"
 LOG = OUTPUT / "server.log"  # kept only if something fails
-NEW_INPUTS = ("cores", "accept", "calls", "method", "devices", "preview_vae")  # of ChordsKSampler beyond KSampler's
-STOCK, WINDOW, EXACT, FEWER = "stock", "four_cores", "exact", "fewer_calls"
-NAMES = {STOCK: "KSampler (stock)", WINDOW: "4 cores", EXACT: "4 cores, exact", FEWER: "1 core, calls: auto"}
+NEW_INPUTS = ("fidelity", "cores", "method", "accept", "devices", "preview_vae")  # of ChordsKSampler beyond KSampler's
+STOCK, WINDOW, EXACT, NEAR = "stock", "four_cores", "exact", "near"
+NAMES = {STOCK: "KSampler (stock)", WINDOW: "4 cores", EXACT: "4 cores, exact", NEAR: "1 core, near"}
 SETTINGS = {
     WINDOW: {"cores": 4},
-    EXACT: {"cores": 4, "accept": "exact"},
-    FEWER: {"cores": 1, "calls": "auto"},
+    EXACT: {"cores": 4, "fidelity": "exact"},
+    NEAR: {"cores": 1, "fidelity": "near"},
 }
 SAVE_LATENT = "save_latent"
 
@@ -109,7 +109,7 @@ def run_facts(run, sampler: str, graph: dict) -> dict:
     if not reported:
         raise SetupError(f"node {sampler} (ChordsKSampler) reported nothing under 'chords' in the history")
     facts = reported[0]
-    return {key: facts.get(key) for key in ("depth", "evaluations", "cores", "method", "starts", "message")}
+    return {key: facts.get(key) for key in ("depth", "evaluations", "cores", "method", "estimate", "message")}
 
 
 def saved_latent(server, run):

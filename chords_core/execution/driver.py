@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -17,7 +16,7 @@ from ..errors import Cancelled, LaneFaulty, NonFiniteDenoised
 from ..methods.events import Evaluated, Evaluation, Event, LaneBack, LaneLost, LaneSlow
 from .lane_timeout import LaneWatchdog
 from .nonfinite import check_denoised, has_finite_item, merge, newly_nonfinite
-from .pools import EvaluationResult, Waits
+from .pools import EvaluationResult, Waits, clear_frames
 
 _SLOW_FACTOR = 1.5  # a lane that takes this many times the fastest lane's seconds gets work only if no other is idle
 _POLL_SECONDS = 0.02  # between two checks for a cancel while every lane is busy
@@ -244,7 +243,7 @@ class _Run:
         self._lost.add(lane)
         if not self._others(lane, set()):
             raise self._first_failure
-        _clear_frames(error)
+        clear_frames(error)
         if late is None:  # a slow lane's evaluation waits for another lane already, or is at work there
             heapq.heappush(self._waiting, job)
         return LaneLost(lane, error)
@@ -313,12 +312,3 @@ def _choose_lane(idle: list[int], seconds: dict[int, float]) -> int:
     limit = _SLOW_FACTOR * min(seconds.values(), default=0.0)
     fast = [lane for lane in idle if seconds.get(lane, 0.0) <= limit]
     return fast[0] if fast else min(idle, key=lambda lane: seconds[lane])
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Free the local variables of the frames in which ``error`` was raised. They may hold much device memory."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -213,6 +214,15 @@ def check_pool(pool: object) -> None:
         raise InvalidInput("pool", f"must be a pool, such as ThreadPool, or None, not {shown(pool)}")
     if pool.lanes < 1:
         raise InvalidInput("pool", "has no lane")
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Free the local variables of the frames in which ``error`` was raised. They may hold much device memory."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _check_denoisers(denoisers: Sequence[Denoise]) -> None:

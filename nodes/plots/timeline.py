@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ...chords_core import AdaptivePlan
-from ..host.sampling.messages import in_percent
 from .drawing import (
     BACKGROUND,
     CARD,
@@ -186,9 +184,11 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
         duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
     calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
-    estimate = [KeyFigure(in_percent(run.estimate), "from KSampler's, estimated", GOLD)] if run.estimate else []
+    estimate = (
+        [KeyFigure(f"about {100 * run.estimate:.1g} %", "from KSampler's, estimated", GOLD)] if run.estimate else []
+    )
     if run.plan.cores == 1:
-        if isinstance(run.plan, AdaptivePlan):
+        if _windowed(run):
             calls = KeyFigure(f"{run.evaluations} of {steps}", "model calls")
         return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call"), *estimate]
     figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
@@ -228,8 +228,9 @@ def _title(run: ChordsRun) -> str:
 
 
 def _windowed(run: ChordsRun) -> bool:
-    """Whether each call or round gives a result of its own, so that there are too many for labels."""
-    return run.method == "secant" or isinstance(run.plan, AdaptivePlan)
+    """Whether each round gives a result of its own, so that there are too many for labels. On one core, too, each call
+    does if steps may be left out."""
+    return run.method == "secant" or (run.plan.cores == 1 and run.timeline is not None and len(run.timeline.hits) > 1)
 
 
 def _accepted(timeline: Timeline) -> HitMark | None:

@@ -15,10 +15,10 @@ OPTIONAL = 7  # the frontend's shape of an optional input
 SOCKETS = {"devices": "CHORDS_DEVICE_SET", "preview_vae": "VAE"}
 """The sockets that our nodes have in addition to the stock node's, and their types."""
 WIDGETS = {
+    "fidelity": ("COMBO", "auto"),
     "cores": ("INT", 0),
-    "accept": ("COMBO", "auto"),
-    "calls": ("COMBO", "every step"),
     "method": ("COMBO", "auto"),
+    "accept": ("COMBO", "auto"),
 }
 """The widgets that our nodes have in addition, with their types and defaults."""
 RUN = "CHORDS_RUN"

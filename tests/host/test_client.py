@@ -145,7 +145,7 @@ def _runs_the_next(client: ComfyClient, workflow: Path) -> bool:
 @pytest.mark.parametrize(("socket", "said"), [(True, BY_SOCKET), (False, BY_POLLING)], ids=["socket", "polling"])
 def test_every_hit_is_saved_in_order(call: CallClient, tmp_path: Path, socket: bool, said: str) -> None:
     folder = tmp_path / "pictures"
-    done = call(*_settings(accept="exact"), "--save", str(folder), "--json", socket=socket)
+    done = call(*_settings(fidelity="exact"), "--save", str(folder), "--json", socket=socket)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(said) == 1
     report = json.loads(done.stdout)
@@ -163,7 +163,7 @@ def test_every_hit_is_saved_in_order(call: CallClient, tmp_path: Path, socket: b
 
 
 def test_pictures_are_there_while_it_runs(start: StartClient, tmp_path: Path) -> None:
-    process = start(*_settings(accept="exact", steps=LONG), "--save", str(tmp_path / "pictures"))
+    process = start(*_settings(fidelity="exact", steps=LONG), "--save", str(tmp_path / "pictures"))
     said = _read_until(process, "saved ")
     assert f"{SAMPLER}: hit 0 (draft): depth " in said
     assert Image.open(tmp_path / "pictures" / "hit_0_draft.jpg").size > (1, 1)
@@ -172,7 +172,7 @@ def test_pictures_are_there_while_it_runs(start: StartClient, tmp_path: Path) ->
 
 @pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
 def test_accept_at_a_hit(call: CallClient, socket: bool) -> None:
-    done = call(*_settings(accept="exact"), "--accept-hit", "1", socket=socket)
+    done = call(*_settings(fidelity="exact"), "--accept-hit", "1", socket=socket)
     assert done.returncode == 0, done.stderr
     taken = next(line for line in done.stdout.splitlines() if line.startswith("taken: "))
     assert "hit 1 (core 4)" in taken or "hit 2 (core 3)" in taken  # the next may come while we ask
@@ -182,7 +182,7 @@ def test_accept_at_a_hit(call: CallClient, socket: bool) -> None:
 
 @pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
 def test_accept_after_seconds(call: CallClient, socket: bool) -> None:
-    done = call(*_settings(accept="exact", steps=LONG), "--accept-after", "1", "--json", socket=socket)
+    done = call(*_settings(fidelity="exact", steps=LONG), "--accept-after", "1", "--json", socket=socket)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [taken["by"] for taken in report["accepted"]] == ["request"]
@@ -196,7 +196,7 @@ def test_bad_overrides_name_what_there_is(call: CallClient, client: ComfyClient)
     assert "no node has the id or title 'Sampler'; there are 1 (CHORDS Demo Model), 2 (Prompt)" in done.stderr
     done = call("--set", "6.step=3")
     assert done.returncode == 2
-    assert "node 6 (KSampler (CHORDS)) has no input 'step'; it has accept, calls, cfg" in done.stderr
+    assert "node 6 (KSampler (CHORDS)) has no input 'step'; it has accept, cfg, cores" in done.stderr
     done = call(*_settings(steps=0))
     assert done.returncode == 2
     assert "node 6 (ChordsKSampler): " in done.stderr and "steps" in done.stderr
@@ -239,7 +239,7 @@ def test_a_node_that_fails(call: CallClient, socket: bool) -> None:
 @posix_only
 @pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
 def test_ctrl_c_while_it_runs(start: StartClient, client: ComfyClient, workflow: Path, socket: bool) -> None:
-    process = start(*_settings(accept="exact", steps=LONG), "--json", socket=socket)
+    process = start(*_settings(fidelity="exact", steps=LONG), "--json", socket=socket)
     _read_until(process, "hit 0")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
@@ -254,7 +254,7 @@ def test_ctrl_c_while_it_runs(start: StartClient, client: ComfyClient, workflow:
 @posix_only
 def test_ctrl_c_while_it_waits(start: StartClient, client: ComfyClient, workflow: Path) -> None:
     graph = json.loads(workflow.read_text(encoding="utf-8"))
-    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": LONG, "cores": 4, "accept": "exact"}
+    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": LONG, "cores": 4, "fidelity": "exact"}
     first = client.queue(graph)
     process = start(*_settings(), "--json")
     _read_until(process, BY_SOCKET)
@@ -269,7 +269,7 @@ def test_ctrl_c_while_it_waits(start: StartClient, client: ComfyClient, workflow
 
 
 def test_a_timeout_cancels(call: CallClient, client: ComfyClient, workflow: Path) -> None:
-    done = call(*_settings(accept="exact", steps=LONG), "--timeout", "1.5", "--json")
+    done = call(*_settings(fidelity="exact", steps=LONG), "--timeout", "1.5", "--json")
     assert done.returncode == 4, done.stderr
     assert _gone(client, json.loads(done.stdout)["prompt_id"])
     assert _runs_the_next(client, workflow)
@@ -277,7 +277,7 @@ def test_a_timeout_cancels(call: CallClient, client: ComfyClient, workflow: Path
 
 @pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
 def test_interrupted_by_somebody_else(start: StartClient, client: ComfyClient, socket: bool) -> None:
-    process = start(*_settings(accept="exact", steps=LONG), socket=socket)
+    process = start(*_settings(fidelity="exact", steps=LONG), socket=socket)
     _read_until(process, "hit 0")
     client.interrupt()
     _, err = process.communicate(timeout=30)
@@ -287,7 +287,7 @@ def test_interrupted_by_somebody_else(start: StartClient, client: ComfyClient, s
 
 def test_a_stream_that_breaks_off_is_followed_by_polling(client: ComfyClient, workflow: Path) -> None:
     graph = json.loads(workflow.read_text(encoding="utf-8"))
-    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": STEPS, "cores": 4, "accept": "exact"}
+    graph["6"]["inputs"] |= {"seed": next(seeds), "steps": STEPS, "cores": 4, "fidelity": "exact"}
     another = ComfyClient(client.url)
     notes: list[str] = []
     with another.socket() as stream:

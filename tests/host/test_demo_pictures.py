@@ -28,13 +28,13 @@ ENOUGH = 8
 
 
 @pytest.mark.parametrize(
-    ("kind", "accept"),
-    [("KSampler", None), ("ChordsKSampler", "first")],
+    ("kind", "fidelity"),
+    [("KSampler", None), ("ChordsKSampler", "fast")],
     ids=["stock", "four cores"],
 )
-def test_pictures_show_their_prompts(client, kind: str, accept: str | None) -> None:
+def test_pictures_show_their_prompts(client, kind: str, fidelity: str | None) -> None:
     graph = Graph()
-    chords = {} if accept is None else {"cores": 4, "accept": accept, "devices": lanes(graph, 2)}
+    chords = {} if fidelity is None else {"cores": 4, "fidelity": fidelity, "devices": lanes(graph, 2)}
     saved = {}
     for seed, prompt in enumerate(PROMPTS):
         inputs = demo(graph, prompt)

@@ -18,7 +18,7 @@ from client import ClientError, ComfyClient, Run
 from PIL import Image
 from swap import KINDS, SOCKETS, WIDGETS
 
-from chords_core import Plan, choose_calls, plan
+from chords_core import AdaptivePlan, Plan, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -32,6 +32,7 @@ STEPS = {  # of the samplers of each, one after the other, and whether they are 
     "qwen_image": ([20], True),
     "z_image": ([25], True),
 }
+NEAR, FAST = 0.01, 0.03  # the tolerances of these fidelities
 LARGEST = 60_000  # bytes of a thumbnail
 Json = dict[str, Any]
 
@@ -171,29 +172,30 @@ def test_the_note_tells_what_to_download_and_what_to_expect(name: str) -> None:
         assert re.search(rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)", text)
     steps, guided = STEPS[name]
     solver = _samplers(name)[0]["sampler_name"]
-    table = "\n".join(["| GPUs | calls: every step | calls: auto |", "|---|---|---|", *_rows(steps, guided, solver)])
+    table = "\n".join(["| GPUs | fidelity: auto | near | fast |", "|---|---|---|---|", *_rows(steps, guided, solver)])
     assert table in text, f"what the planner says now:\n{table}"
     assert "not yet measured on this model" in text
 
 
 def _rows(steps: list[int], guided: bool, solver: str) -> list[str]:
-    """Model calls in a row by number of GPUs; under guidance they work in pairs."""
+    """Model calls in a row by number of GPUs; under guidance they work in pairs. ``auto`` is KSampler on one GPU, and
+    ``near`` on several."""
     rows = []
     for gpus in (1, 2, 4, 8):
         lanes = max(1, gpus // 2) if guided else gpus
         shared = ", shared" if guided and gpus > 1 else ""
-        cells = [_calls_in_a_row(_plans(steps, lanes, fewer, solver)) for fewer in (False, True)]
-        rows.append(f"| {gpus} | {cells[0]}{shared} | {cells[1]}{shared} |")
+        near, fast = (_calls_in_a_row(_plans(steps, lanes, off, solver)) + shared for off in (NEAR, FAST))
+        rows.append(f"| {gpus} | {sum(steps) if gpus == 1 else near} | {near} | {fast} |")
     return rows
 
 
-def _plans(steps: list[int], lanes: int, fewer: bool, solver: str) -> list[Plan]:
-    return [plan(count, lanes, calls=choose_calls(count) if fewer else None, solver=solver) for count in steps]
+def _plans(steps: list[int], lanes: int, tolerance: float, solver: str) -> list[Plan]:
+    return [plan(count, lanes, tolerance=tolerance, solver=solver) for count in steps]
 
 
 def _calls_in_a_row(plans: list[Plan]) -> str:
-    """Of plans one after the other; those of windows are only about right."""
-    about = "about " if any(chosen.cores > 1 for chosen in plans) else ""
+    """Of plans one after the other; about so many, where the picture decides."""
+    about = "about " if any(isinstance(chosen, AdaptivePlan) for chosen in plans) else ""
     return f"{about}{sum(chosen.depth for chosen in plans)}"
 
 
@@ -234,5 +236,5 @@ def test_a_workflow_starts_from_what_the_node_chooses_by_itself(name: str) -> No
     for inputs in _samplers(name):
         watched = name in ("chords_streaming", "sdo_to_chords")
         exact = name == "sdo_to_chords"  # it draws the very picture that was found
-        assert (inputs["cores"], inputs["accept"]) == (4 if watched else 0, "exact" if exact else "auto")
-        assert (inputs["method"], inputs["calls"]) == ("auto", "every step")
+        assert (inputs["fidelity"], inputs["cores"]) == ("exact" if exact else "auto", 4 if watched else 0)
+        assert (inputs["method"], inputs["accept"]) == ("auto", "auto")

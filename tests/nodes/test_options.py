@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 from pack_modules import module
@@ -10,48 +11,58 @@ from pack_modules import module
 core = module("chords_core")
 options = module("nodes.host.sampling.options")
 
-CHOICES = list(product(options.ACCEPTS, options.CALLS, options.METHODS))
+CHOICES = list(product(options.FIDELITIES, options.METHODS, options.ACCEPTS))
 
 
-@pytest.mark.parametrize(("accept", "calls", "method"), CHOICES)
-def test_options_are_those_that_the_inputs_give_again(accept: str, calls: str, method: str) -> None:
-    inputs = {"cores": 4, "accept": accept, "calls": calls, "method": method}
+@pytest.mark.parametrize(("fidelity", "method", "accept"), CHOICES)
+def test_options_are_those_that_the_inputs_give_again(fidelity: str, method: str, accept: str) -> None:
+    inputs = {"fidelity": fidelity, "cores": 4, "method": method, "accept": accept}
     assert options.parse_options(**inputs).inputs() == inputs
 
 
 def test_every_choice_means_something_else() -> None:
-    parsed = {options.parse_options(4, *choice) for choice in CHOICES}
+    parsed = {options.parse_options(choice[0], 4, *choice[1:]) for choice in CHOICES}
     assert len(parsed) == len(CHOICES)
 
 
 def test_the_first_choices_are_the_defaults() -> None:
-    assert (
-        options.parse_options(0, options.ACCEPTS[0], options.CALLS[0], options.METHODS[0]) == options.SamplerOptions()
-    )
+    first = options.parse_options(options.FIDELITIES[0], 0, options.METHODS[0], options.ACCEPTS[0])
+    assert first == options.SamplerOptions()
 
 
-@pytest.mark.parametrize(("calls", "made"), [("every step", None), ("1/2", 10), ("1/3", 7)])
-def test_calls_are_a_share_of_the_steps(calls: str, made: int | None) -> None:
-    assert options.parse_options(0, "auto", calls, "auto").calls(20) == made
+@pytest.mark.parametrize(
+    ("asked", "tolerance", "accepted"),
+    [
+        ({}, 0.01, None),
+        ({"fidelity": "near"}, 0.01, None),
+        ({"fidelity": "fast"}, 0.03, None),
+        ({"fidelity": "fast", "method": "secant"}, 0.03, None),
+        ({"fidelity": "exact"}, None, "exact"),
+        ({"fidelity": "exact", "method": "chords"}, None, "exact"),
+        ({"fidelity": "exact", "accept": 1}, None, 1),
+        ({"fidelity": "near", "accept": "exact"}, None, "exact"),
+        ({"fidelity": "near", "accept": 2}, None, 2),
+        ({"fidelity": "near", "method": "chords"}, None, None),
+    ],
+)
+def test_a_method_and_a_result_that_are_named_override_the_fidelity(
+    asked: dict[str, Any], tolerance: float | None, accepted: Any
+) -> None:
+    wanted = options.SamplerOptions(**asked)
+    assert wanted.tolerance == tolerance
+    if tolerance is None:
+        assert wanted.accepted == accepted
 
 
-def test_automatic_calls_are_fewer_and_never_more_than_the_steps() -> None:
-    automatic = options.parse_options(0, "auto", "auto", "auto")
-    for steps in range(1, 101):
-        made = automatic.calls(steps)
-        assert made is None or 2 <= made < steps
-    assert automatic.calls(50) is not None
-
-
-@pytest.mark.parametrize("name", ["accept", "calls", "method"])
+@pytest.mark.parametrize("name", ["accept", "fidelity", "method"])
 def test_an_unknown_choice_is_refused_by_the_name_of_its_input(name: str) -> None:
-    inputs = {"cores": 0, "accept": "auto", "calls": "auto", "method": "auto", name: "fastest"}
+    inputs = {"fidelity": "auto", "cores": 0, "method": "auto", "accept": "auto", name: "fastest"}
     with pytest.raises(core.InvalidInput, match=f"^{name}: .*fastest"):
         options.parse_options(**inputs)
 
 
-@pytest.mark.parametrize(("accept", "calls", "method"), CHOICES)
-def test_the_planner_takes_every_choice(accept: str, calls: str, method: str) -> None:
-    wanted = options.parse_options(4, accept, calls, method)
-    plan = core.plan(20, 4, wanted.cores, accept=wanted.accept, calls=wanted.calls(20), method=wanted.method)
-    assert plan.steps == 20
+@pytest.mark.parametrize(("fidelity", "method", "accept"), CHOICES)
+def test_the_planner_takes_every_choice(fidelity: str, method: str, accept: str) -> None:
+    wanted = options.parse_options(fidelity, 4, method, accept)
+    ends = {"accept": wanted.accepted} if wanted.tolerance is None else {"tolerance": wanted.tolerance}
+    assert core.plan(20, 4, wanted.cores, method=wanted.method, **ends).steps == 20

@@ -40,14 +40,14 @@ def test_the_stock_one_has_the_stock_inputs_and_no_other(script: ModuleType, wor
 def test_the_others_say_what_they_set_whatever_the_workflow_has(script: ModuleType, workflow: dict[str, Any]) -> None:
     graphs = script.variants(workflow)
     found = {
-        name: tuple(graph[SAMPLER]["inputs"][key] for key in ("cores", "accept", "calls", "method"))
+        name: tuple(graph[SAMPLER]["inputs"][key] for key in ("fidelity", "cores", "method", "accept"))
         for name, graph in graphs.items()
         if name != script.STOCK
     }
     assert found == {
-        script.WINDOW: (4, "auto", "every step", "auto"),
-        script.EXACT: (4, "exact", "every step", "auto"),
-        script.FEWER: (1, "auto", "auto", "auto"),
+        script.WINDOW: ("auto", 4, "auto", "auto"),
+        script.EXACT: ("exact", 4, "auto", "auto"),
+        script.NEAR: ("near", 1, "auto", "auto"),
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks import scale
-from benchmarks._scale_mixtures import CALLS, STATES, Case, Run, best, mixtures, pick, runs
+from benchmarks._scale_mixtures import FIDELITIES, STATES, Case, Run, best, mixtures, pick, runs
 from benchmarks._scale_mixtures_figures import behind, kind_of
 from benchmarks._token_split_costs import Exchange, ModelCosts, Way, load_costs
+from chords_core import plan
 
 FLUX = "Flux dev 12B, 1024x1024"
 COSTS = ModelCosts(
@@ -76,8 +77,9 @@ def test_runs_are_as_many_rounds_as_their_plans_have() -> None:
     assert by_name["one device"].seconds == pytest.approx(20 * 1.0)
     assert by_name["tokens 2"].seconds == pytest.approx(20 * 0.85) and by_name["tokens 2"].exact
     assert by_name["2 cores"].seconds < 20 * 1.0 and not by_name["2 cores"].exact
-    assert not by_name["13 calls x tokens 2"].every_step
-    assert by_name["13 calls x tokens 2"].seconds == pytest.approx(13 * 0.85)
+    near = plan(20, 1, tolerance=0.01).depth
+    assert by_name["calls left out x tokens 2"].seconds == pytest.approx(near * 0.85) and near < 20
+    assert not by_name["calls left out x tokens 2"].exact
 
 
 def test_no_run_has_more_devices_than_there_are_nor_sides_without_guidance() -> None:
@@ -87,18 +89,19 @@ def test_no_run_has_more_devices_than_there_are_nor_sides_without_guidance() -> 
     assert {kind_of(run.name) for run in runs(case(steps=20, devices=4, guided=True))} >= {
         "cores x guidance",
         "guidance x tokens",
-        "fewer calls x cores x tokens",
+        "cores x tokens",
+        "calls left out x guidance x tokens",
     }
 
 
 def test_of_equally_fast_runs_the_exact_one_with_few_devices_is_the_fastest() -> None:
     exact, wide, windowed = (
-        Run("tokens 2", 1.0, 2, exact=True, every_step=True),
-        Run("tokens 4", 1.0, 4, exact=True, every_step=True),
-        Run("1 core", 1.0, 1, exact=False, every_step=True),
+        Run("tokens 2", 1.0, 2, exact=True),
+        Run("tokens 4", 1.0, 4, exact=True),
+        Run("1 core", 1.0, 1, exact=False),
     )
     assert best([windowed, wide, exact]) is exact
-    assert best([wide, exact, Run("2 cores", 0.9, 2, exact=False, every_step=True)]).name == "2 cores"
+    assert best([wide, exact, Run("2 cores", 0.9, 2, exact=False)]).name == "2 cores"
 
 
 # --- what the pack chooses
@@ -106,20 +109,21 @@ def test_of_equally_fast_runs_the_exact_one_with_few_devices_is_the_fastest() ->
 
 def test_the_first_run_makes_the_calls_that_try_the_ways() -> None:
     """By tokens three times, and whole twice: once for the comparison, once in its own turn."""
-    assert pick(case(), CALLS[0], "first run").seconds == pytest.approx(3 * 0.85 + 2 * 1.0)
-    assert pick(case(), CALLS[0], "later runs").seconds == pytest.approx(4 * 0.85)
+    assert pick(case(), FIDELITIES[0], "first run").seconds == pytest.approx(3 * 0.85 + 2 * 1.0)
+    assert pick(case(), FIDELITIES[0], "later runs").seconds == pytest.approx(4 * 0.85)
 
 
 @pytest.mark.parametrize("state", ["later runs", "benchmark"])
 def test_a_way_that_gains_nothing_is_not_kept(state: str) -> None:
     slow = case(exchange=Exchange(1, False))
-    assert pick(slow, CALLS[0], state).name == "one device"
+    assert pick(slow, FIDELITIES[0], state).name == "one device"
 
 
 def test_after_a_benchmark_the_same_picture_comes_first_where_it_is_nearly_as_fast() -> None:
-    quick = case(steps=20, exchange=Exchange(1e3, True))
-    assert pick(quick, CALLS[0], "benchmark").name == "tokens 2"
-    assert "cores" in pick(case(steps=20, exchange=Exchange(6, False)), CALLS[0], "benchmark").name
+    quick = case(steps=8, exchange=Exchange(1e3, True))
+    assert pick(quick, "auto", "benchmark").name == "calls left out x tokens 2"
+    assert "cores" in pick(case(steps=20, exchange=Exchange(6, False)), "auto", "benchmark").name
+    assert pick(case(steps=20, exchange=Exchange(6, False)), "exact", "benchmark").name == "one device"
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +133,10 @@ def rows() -> list[dict[str, Any]]:
 
 def test_no_choice_is_faster_than_the_fastest_way(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert row["exact"][1] <= row["fastest"][CALLS[0]][1] <= row["fastest"][CALLS[1]][1]
-        for calls in CALLS:
+        assert row["fastest"]["exact"][1] <= row["fastest"]["auto"][1]
+        for fidelity in FIDELITIES:
             for state in STATES:
-                assert behind(row, calls, state) >= 1 - 1e-3, (row, calls, state)
+                assert behind(row, fidelity, state) >= 1 - 1e-3, (row, fidelity, state)
 
 
 def test_the_file_has_the_rows(rows: list[dict[str, Any]]) -> None:

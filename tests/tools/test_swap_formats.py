@@ -30,7 +30,7 @@ def test_the_api_format_changes_in_the_class_type_only() -> None:
 
 def test_back_leaves_what_needs_ours() -> None:
     workflow = swap(api_workflow()).workflow
-    workflow["3"]["inputs"] |= {"cores": 4, "accept": "exact", "calls": "auto", "method": "CHORDS"}
+    workflow["3"]["inputs"] |= {"fidelity": "near", "cores": 4, "method": "CHORDS", "accept": "exact"}
     workflow["10"] = {"class_type": "ChordsDevices", "inputs": {}}
     workflow["5"]["inputs"]["devices"] = ["10", 0]
     workflow["11"] = {"class_type": "ChordsReport", "inputs": {"run": ["9:4", 1]}}

@@ -15,7 +15,7 @@ from swap import back, is_saved, summary, swap
 
 from tests.tools.workflow_samples import OURS, Json, graphs_of
 
-NEW_WIDGETS = {"cores": 0, "accept": "auto", "calls": "every step", "method": "auto"}
+NEW_WIDGETS = {"fidelity": "auto", "cores": 0, "method": "auto", "accept": "auto"}
 NEW_INPUTS = ["devices", "preview_vae", *NEW_WIDGETS]
 PACKAGE = "comfyui_workflow_templates_json"
 

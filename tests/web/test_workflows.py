@@ -240,13 +240,12 @@ def test_what_a_subgraph_shows_outside_reaches_our_sampler(
 
 
 @pytest.mark.parametrize("name", ["flux_dev", "qwen_image", "z_image"])
-def test_calls_and_cores_can_be_set_from_outside_the_subgraph(frontend: Frontend, name: str) -> None:
+def test_fidelity_can_be_set_from_outside_the_subgraph(frontend: Frontend, name: str) -> None:
     frontend.load_file(FOLDER / f"{name}.json")
     (outer,) = frontend.evaluate("return graph.nodes.filter((n) => n.isSubgraphNode?.()).map((n) => n.id)")
-    frontend.set_widget(outer, "calls", "auto")
-    frontend.set_widget(outer, "cores", 3)
+    frontend.set_widget(outer, "fidelity", "near")
     (sampler,) = [n for n in _prompt(frontend).values() if n["class_type"] == "ChordsKSampler"]
-    assert (sampler["inputs"]["calls"], sampler["inputs"]["cores"]) == ("auto", 3)
+    assert sampler["inputs"]["fidelity"] == "near"
 
 
 @pytest.mark.parametrize("name", ["chords_demo", "chords_few_steps", "chords_img2img", "chords_inpaint"])

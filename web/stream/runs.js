@@ -130,7 +130,9 @@ export class Runs {
 }
 
 /** Whether the accepted result was one of several, or the user accepted it. */
-const isChosen = (run) => run.accepted !== null && (run.plan?.cores > 1 || run.accepted.by === "request");
+const isChosen = (run) => run.accepted !== null && (hasSeveral(run) || run.accepted.by === "request");
+/** Whether a run has several results: one a core, or one a round where the measured error decides the calls. */
+const hasSeveral = (run) => run.plan?.cores > 1 || Number.isFinite(run.plan?.tolerance);
 const keyOf = (event) => JSON.stringify([event.prompt_id, event.node_id]);
 const isRequested = (run) => run.request !== null && run.request.error === undefined;
 
@@ -139,9 +141,8 @@ const isRequested = (run) => run.request !== null && run.request.error === undef
 /** "draft", "result 2 of 4" ("result 2" with a window), or "result" if there is only one. */
 export function nameOf(hit, run, isBrief = false) {
   if (hit.index === 0) return t("draft");
-  const cores = run.plan?.cores;
-  if (cores === 1 || run.plan?.method === "stock") return t("result");
-  const count = run.plan?.method === "secant" ? null : cores; // the number of results of a window is not known before
+  if (!hasSeveral(run)) return t("result");
+  const count = run.plan?.method === "chords" ? run.plan.cores : null; // with other methods it is not known before
   const { index } = hit;
   return count && !isBrief ? t("result {index} of {count}", { index, count }) : t("result {index}", { index });
 }
@@ -178,13 +179,14 @@ function stateText(run) {
 }
 
 function endText(run) {
-  const { status, seconds, depth, evaluations, error } = run.done;
+  const { status, seconds, depth, evaluations, estimate, error } = run.done;
   const costs = [];
   if (depth) {
     const calls = callsText(depth);
     costs.push(evaluations > depth ? t("{calls} in a row, {evaluations} in all", { calls, evaluations }) : calls);
   }
   if (seconds) costs.push(secondsText(seconds));
+  if (estimate > 0) costs.push(distanceText(estimate));
   const outcomes = {
     success: isChosen(run) ? acceptedText(run) : t("done"),
     interrupted: t("cancelled"),
@@ -200,6 +202,13 @@ function acceptedText(run) {
 
 const callsText = (count) => (count === 1 ? t("1 call") : t("{count} calls", { count }));
 const secondsText = (seconds) => t("{time} s", { time: seconds.toFixed(seconds < 1 ? 2 : seconds < 10 ? 1 : 0) });
+
+/** About how far the picture is from KSampler's. The estimate is only good for one digit. */
+function distanceText(estimate) {
+  const percent = 100 * estimate;
+  if (percent < 0.1) return t("less than 0.1 % from KSampler's");
+  return t("about {percent} % from KSampler's", { percent: Number(percent.toPrecision(1)) });
+}
 
 function changeText(change) {
   const percent = 100 * change;

@@ -22,7 +22,13 @@ def timings_of(runs: Iterable[ChordsRun], step: float) -> Timings:
     calls: dict[str, float] = {}
     splits: dict[Split, float] = {}
     for run in sorted(runs, key=lambda run: run.method == "secant"):
-        if run.timeline is None or run.depth == 0 or run.lost_lanes or len(run.devices) < run.plan.cores:
+        if (
+            run.timeline is None
+            or run.depth == 0
+            or run.lost_lanes
+            or len(run.devices) < run.plan.cores
+            or run.rows > 1
+        ):
             continue
         windowed = run.method == "secant"
         seconds = _seconds_a_round(run.timeline) if windowed else run.timeline.seconds / run.depth
@@ -39,7 +45,7 @@ def timings_of(runs: Iterable[ChordsRun], step: float) -> Timings:
         if len(lanes) >= len(calls):
             calls = {run.devices[lane]: pace for lane, pace in lanes.items()}
     when = datetime.now(timezone.utc).isoformat("T", "seconds")
-    return Timings(step, rounds, calls, splits, when)
+    return Timings(step, rounds, calls, splits, when=when)
 
 
 def _seconds_a_round(timeline: Timeline) -> float:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,7 @@ from ....chords_core import InvalidInput
 from ..devices.available import lane_devices
 from ..devices.request import DeviceRequest
 from ..devices.timings import TimingsKey
-from ..devices.timings_file import keep_timings, timings_key
+from ..devices.timings_file import keep_timings, recall_timings, timings_key
 from ..node_text import show_text
 from ..ray.cluster import cluster_lanes
 from ..sampling.ksampler import KSamplerInputs
@@ -52,7 +53,8 @@ def run_benchmark(
     progress.end()
     rows = compare(runs, runner.steps, vae)
     step = median(rows[0].seconds) / runner.steps
-    keep_timings(runner.key, timings_of((row.run for row in rows if row.run is not None), step))
+    known, timings = recall_timings(runner.key), timings_of((row.run for row in rows if row.run is not None), step)
+    keep_timings(runner.key, replace(timings, rows=known.rows if known is not None else {}))
     return BenchmarkResult(rows, runner.key, len(warming) + len(timed), time.perf_counter() - began)
 
 

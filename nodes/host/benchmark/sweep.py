@@ -17,7 +17,11 @@ def sweep(counts: Sequence[int]) -> list[SamplerOptions]:
     - ``near`` on one core and on each number, and ``fast`` on one core and on the largest number;
     - CHORDS on the largest number: to its first result, to the one that it ends with by itself, and to the exact one,
       which is no faster but shows results before.
+
+    Without a number, there is one device: ``near`` and ``fast`` may then evaluate several steps in one model call.
     """
+    if not counts:
+        return [AUTOMATIC, _on(0, "near"), _on(0, "fast")]
     largest = max(counts, default=1)
     settings = [AUTOMATIC, *(_on(cores, "near") for cores in sorted({1, *counts}))]
     settings += [_on(cores, "fast") for cores in sorted({1, largest})]
@@ -27,8 +31,8 @@ def sweep(counts: Sequence[int]) -> list[SamplerOptions]:
 
 
 def to_warm_up(settings: Sequence[SamplerOptions]) -> list[SamplerOptions | None]:
-    """One run of each number of cores, which loads and copies models; None: the host's own sampler."""
-    windows = (each for each in settings if each.cores > 1 and each.fidelity == "near")
+    """One run of each number of cores, which loads and copies models, and tries rows; None: the host's own sampler."""
+    windows = (each for each in settings if each.cores != 1 and each.fidelity == "near")
     return [None, AUTOMATIC, *windows]
 
 
@@ -43,7 +47,7 @@ def name_of(options: SamplerOptions | None) -> str:
     if options is None:
         return "KSampler"
     if options.cores == 0:
-        return "automatic"
+        return "automatic" if options.fidelity == "auto" else options.fidelity
     cores = "1 core" if options.cores == 1 else f"{options.cores} cores"
     if options.method == "chords":
         return f"{cores}, CHORDS{_RESULTS.get(options.accept or 0, '')}"
@@ -54,5 +58,5 @@ _RESULTS = {1: ", first result", "exact": ", exact"}
 
 
 def _on(cores: int, fidelity: Fidelity) -> SamplerOptions:
-    """A window of so many cores, or one core alone."""
+    """A window of so many cores, or one core alone; 0: what is faster on one device."""
     return SamplerOptions(cores, fidelity=fidelity)

@@ -85,8 +85,10 @@ def inline_denoiser(model: Any, extra_args: dict[str, Any], sharing: Sharing | N
     shared = model if sharing is None else SharedModel(model, sharing)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
+        home = x.device  # the trajectory of a large latent is kept in the machine's memory
+        x = x.to(model.noise.device)
         denoised: Tensor = shared(x, _sigmas(model, x, sigma), **extra_args)
-        return denoised
+        return denoised.to(home)
 
     return denoise
 

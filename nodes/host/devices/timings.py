@@ -41,6 +41,7 @@ class Timings:
         rounds: a round of model calls side by side, by the number of cores, with one device a core.
         calls: a call on each lane, by the name of its device, while the others work too.
         splits: a call by each way of sharing it among devices that was tried, `WHOLE` among them.
+        rows: a call of several states at once on one device, by their number, 1 among them; empty if not tried.
         when: the time of the measurement, ISO 8601, UTC.
     """
 
@@ -48,6 +49,7 @@ class Timings:
     rounds: Mapping[int, float] = field(default_factory=dict)
     calls: Mapping[str, float] = field(default_factory=dict)
     splits: Mapping[Split, float] = field(default_factory=dict)
+    rows: Mapping[int, float] = field(default_factory=dict)
     when: str = ""
 
     def gains(self, split: Split) -> bool:

@@ -24,6 +24,7 @@ _log = logging.getLogger("chords")
 _MAX_ENTRIES = 200  # the oldest goes first
 _MAX_BYTES = 2**23  # of the file
 _MAX_CORES = 1000
+_MAX_ROWS = 64  # of a model call
 _MAX_SIDE = 2**31  # of a latent
 _MAX_SECONDS = 86_400.0  # of a call or a step
 _LOCK_SECONDS = 3.0  # to wait for another server, which needs milliseconds for this
@@ -72,10 +73,19 @@ def keep_timings(key: TimingsKey, timings: Timings) -> None:
 
 def keep_splits(key: TimingsKey, seconds: Mapping[Split, float]) -> None:
     """Add the times of ways to share a call, as the first calls of a run have shown them, to what is known."""
-    known = recall_timings(key)
-    if known is None:
-        known = Timings(seconds[WHOLE], when=datetime.now(timezone.utc).isoformat("T", "seconds"))
+    known = _known(key, seconds[WHOLE])
     keep_timings(key, replace(known, splits={**known.splits, **seconds}))
+
+
+def keep_rows(key: TimingsKey, seconds: Mapping[int, float]) -> None:
+    """Put the times of calls of several rows, as a trial has shown them, in place of those that are known."""
+    keep_timings(key, replace(_known(key, seconds[1]), rows=seconds))
+
+
+def _known(key: TimingsKey, alone: float) -> Timings:
+    """The timings for this key; if there are none, those of a model that takes ``alone`` seconds a call."""
+    known = recall_timings(key)
+    return known or Timings(alone, when=datetime.now(timezone.utc).isoformat("T", "seconds"))
 
 
 def timings_path() -> Path:
@@ -150,6 +160,7 @@ def _entry(entry: Any) -> Entry | None:
                 {_count(int(cores), _MAX_CORES): _seconds(time) for cores, time in timings["rounds"].items()},
                 {device: _seconds(time) for device, time in timings["calls"].items()},
                 {split_named(name): _seconds(time) for name, time in timings["splits"].items()},
+                {_count(int(rows), _MAX_ROWS): _seconds(time) for rows, time in timings["rows"].items()},
                 _text(timings["when"]),
             ),
         )

@@ -162,6 +162,8 @@ def send_success(stream: RunStream, run: ChordsRun) -> None:
     figures["estimate"] = run.estimate
     if run.shared is not None:
         figures["split"] = run.shared.split
+    if run.rows > 1:
+        figures["rows"] = run.rows
     stream.send("done", status="success", **figures, error=None)
 
 

@@ -9,7 +9,9 @@ from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Re
 from ..devices.groups import WHOLE, Split
 
 
-def describe(chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None) -> str:
+def describe(
+    chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None, rows: int = 1
+) -> str:
     """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
 
     Args:
@@ -17,7 +19,11 @@ def describe(chosen: Plan, devices: Sequence[str], took: int | None = None, esti
         devices: one name a lane.
         took: after the run: the number of model calls in a row that it took.
         estimate: of the relative RMS difference from KSampler's latent, if the run has one.
+        rows: how many evaluations are one model call.
     """
+    if isinstance(chosen, AdaptivePlan) and rows > 1:
+        calls = f"{_calls(chosen, took)}{_distance(took, estimate)}"
+        return f"{rows} rows in one call on {devices[0]}: {calls} ({reasons_of(chosen)})"
     if isinstance(chosen, WindowPlan | AdaptivePlan) and chosen.cores > 1:
         return _describe_window(chosen, devices, took, estimate)
     if isinstance(chosen, ChordsPlan) and chosen.cores > 1:
@@ -147,9 +153,7 @@ _SENTENCES = {
     Cause.MORE_CORES_USELESS: "more than {used} are no faster",
     Cause.CORES_NOT_FASTER: "{cores} cores would be no faster",
     Cause.FASTEST: "the fewest calls in a row on {lanes} devices, with a result close to that of one core",
-    Cause.FASTEST_WITH_FEWER_CALLS: "the fewest calls in a row on {lanes} devices",
     Cause.WITHIN_TOLERANCE: "the fewest calls in a row on {lanes} devices that the measured error allows",
-    Cause.INTERPOLATED: "at the other steps its answers are interpolated",
     Cause.ONE_LANE: "with one device, nothing can run in parallel",
     Cause.EXACT: "the exact result takes every step in turn",
     Cause.TOO_FEW_STEPS: "at {steps} steps there is little to gain and each step matters",
@@ -157,6 +161,7 @@ _SENTENCES = {
     Cause.LITTLE_GAIN: "on {lanes} devices a result close to that of one core would hardly be faster",
     Cause.SLOW_TOGETHER: "as measured, {lanes} devices at once take too long for a call to gain anything",
     Cause.WINDOW_NOT_CLOSE: "on several cores {solver} is not close enough to one core; name a method to run it so",
+    Cause.NEARLY_EVERY_STEP: "at {steps} steps {solver} needs nearly every call to come as near as fidelity says",
     Cause.NO_SUCH_HIT: "{used} cores give fewer results than asked for, so the last one is taken",
 }
 

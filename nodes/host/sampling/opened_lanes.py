@@ -22,8 +22,10 @@ from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
 from .announcer import Announcer
 from .call import SamplerCall
 from .messages import describe
+from .opened_rows import placed_in_rows
 from .options import SamplerOptions
 from .placement import Facts, Placement, place_alone, place_on_cluster
+from .row_placement import may_use_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +37,14 @@ class OpenedLanes:
         names: one name a lane, for the user.
         pool: makes the model calls.
         sharings: how the devices of each lane share its calls; empty: each lane has one device.
+        rows: how many evaluations are one model call; the lanes are then its rows.
     """
 
     plan: Plan
     names: tuple[str, ...]
     pool: Pool
     sharings: tuple[Sharing, ...] = ()
+    rows: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,7 @@ class LaneOpener:
         timeouts: how long a lane may take to answer.
         timings: of this model on the devices of the request, if they were measured.
         keep_splits: gets the times of all ways to share a call, when one core has measured them.
+        keep_rows: gets the times of calls of several rows, when a trial has measured them.
     """
 
     def __init__(
@@ -83,19 +88,27 @@ class LaneOpener:
         timeouts: LaneTimeouts,
         timings: Timings | None,
         keep_splits: Callable[[Mapping[Split, float]], object],
+        keep_rows: Callable[[Mapping[int, float]], object],
     ) -> None:
         self._stack, self._call = stack, call
         self._options, self._request, self._facts = options, request, facts
         self._announcer, self._timeouts = announcer, timeouts
-        self._timings, self._keep_splits = timings, keep_splits
+        self._timings, self._keep_splits, self._keep_rows = timings, keep_splits, keep_rows
 
     def local(self, placement: Placement, keep_cores: bool = False) -> OpenedLanes:
         """Lanes on this machine. ``keep_cores``: whatever happens to the devices, the number of cores stays, because it
         decides the picture; they then take turns."""
-        self._announcer.note(placement.notes)
+        call = self._call
+        if may_use_rows(placement, self._options, self._facts):
+            placement, calls = placed_in_rows(
+                placement, call, self._facts, self._timings, self._announcer, self._keep_rows
+            )
+            if calls is not None:
+                self._say(placement)
+                names = names_of(placement.groups) * placement.rows
+                return OpenedLanes(placement.plan, names, calls.pool(placement.rows), rows=placement.rows)
         self._say(placement)
         placement, copies = self._copied(placement, keep_cores)
-        call = self._call
         sharings = self._sharings(placement, copies)
         pool, reason = open_tried_pool(
             self._stack,
@@ -219,4 +232,4 @@ class LaneOpener:
 
     def _say(self, placement: Placement) -> None:
         self._announcer.note(placement.notes)
-        self._announcer.say(describe(placement.plan, names_of(placement.groups)))
+        self._announcer.say(describe(placement.plan, names_of(placement.groups), rows=placement.rows))

@@ -83,12 +83,14 @@ class Placement:
         groups: the devices of each lane; none for lanes on a cluster, which has its own.
         notes: what the user asked for and does not get, each in a sentence.
         splits: how the devices of a lane may share its calls. Several: the fastest is found by trying them.
+        rows: how many evaluations are one model call, where one device makes those of all cores; else 1.
     """
 
     plan: Plan
     groups: tuple[Group, ...] = ()
     notes: tuple[str, ...] = ()
     splits: tuple[Split, ...] = (WHOLE,)
+    rows: int = 1
 
 
 def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings: Timings | None) -> Placement:
@@ -324,7 +326,7 @@ def _planned(
 ) -> Placement:
     """The plan for so many lanes; one core at every step if this model must see its steps in order. ``several``:
     whether there are several devices."""
-    alone = cores == 1 or not several
+    alone = cores == 1 or (cores == 0 and not several)
     tolerance = None if options.fidelity == "auto" and alone else options.tolerance
     chosen = plan(
         facts.steps,

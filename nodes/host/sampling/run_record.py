@@ -60,6 +60,7 @@ class ChordsRun:
         estimate: about the relative RMS difference of the result from KSampler's latent, right within a factor of 3 in
             most runs; 0 where it is KSampler's, apart from rounding. None if it is not known.
         shared: how the devices of the first lane shared calls; None if each lane had one device.
+        rows: how many evaluations were one model call at most, on one device; 1: each was a call of its own.
     """
 
     message: str = ""
@@ -77,6 +78,7 @@ class ChordsRun:
     by_request: bool = False
     estimate: float | None = None
     shared: SharedCalls | None = None
+    rows: int = 1
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""
@@ -92,6 +94,7 @@ class ChordsRun:
             "estimate": self.estimate,
             "depth": self.depth,
             "evaluations": self.evaluations,
+            "rows": self.rows,
             "seconds": self.seconds,
             "hits": [{"core": hit.core, "depth": hit.depth} for hit in self.hits],
             "change": self.timeline.accuracy_estimate if self.timeline else None,

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ....chords_core import (
     SOLVERS,
     AdaptivePlan,
+    BatchPool,
     Event,
     InvalidInput,
     LaneTimeouts,
@@ -39,7 +40,7 @@ from ..devices.lanes import hung_devices
 from ..devices.request import DeviceRequest
 from ..devices.sharing import Sharing, measured_splits
 from ..devices.timings import Timings, TimingsKey
-from ..devices.timings_file import keep_splits, recall_timings, timings_key
+from ..devices.timings_file import keep_rows, keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts
 from ..streaming.stream import RUNS, RunStream
@@ -190,9 +191,26 @@ class _SamplerFunction:
         self, call: SamplerCall, stack: ExitStack, announcer: Announcer, facts: Facts, timings: Timings | None
     ) -> LaneOpener:
         def keep(seconds: Mapping[Split, float]) -> None:
-            keep_splits(self._timings_key(call, replace(self.request, ray_address="")), seconds)
+            keep_splits(key(), seconds)
 
-        return LaneOpener(stack, call, self.options, self.request, facts, announcer, LANE_TIMEOUTS, timings, keep)
+        def keep_times_of_rows(seconds: Mapping[int, float]) -> None:
+            keep_rows(key(), seconds)
+
+        def key() -> TimingsKey:
+            return self._timings_key(call, replace(self.request, ray_address=""))
+
+        return LaneOpener(
+            stack,
+            call,
+            self.options,
+            self.request,
+            facts,
+            announcer,
+            LANE_TIMEOUTS,
+            timings,
+            keep,
+            keep_times_of_rows,
+        )
 
     def _sample_parallel(
         self, call: SamplerCall, stream: RunStream, previews: Previews, announcer: Announcer
@@ -289,6 +307,7 @@ class _SamplerFunction:
             by_request=relay.by_request,
             estimate=_estimate(result),
             shared=_shared_calls(lanes.sharings),
+            rows=lanes.rows,
         )
         return result.x.to(call.x.device), run
 
@@ -296,7 +315,10 @@ class _SamplerFunction:
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
         if ends_by_measurement(lanes.plan):
-            announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate))
+            announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate, lanes.rows))
+        if isinstance(lanes.pool, BatchPool) and lanes.pool.fallback is not None:
+            failed = f"a call of {lanes.rows} rows failed: {lanes.pool.fallback}"
+            announcer.say(f"{announcer.message}; it took longer, because {failed}")
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")

@@ -209,7 +209,7 @@ def test_patches_of_other_packs_that_need_their_steps_in_order(
 
 
 def test_a_harmless_patch_runs_in_parallel_by_default(run_graph) -> None:
-    summary, _ = _with_patch(run_graph, "scaled", lanes=4, calls="every step")
+    summary, _ = _with_patch(run_graph, "scaled", lanes=4)
     assert summary["cores"] > 1, summary["message"]
 
 
@@ -240,7 +240,7 @@ def test_a_trial_costs_two_calls_once(run_graph, stock_latent) -> None:
 def test_patches_are_tried_where_two_devices_share_a_call(run_graph, stock_latent, kind: str) -> None:
     """The patch "scaled" draws for all items of a call at once, so that a shared call gives another result."""
     reasons = PATCHES | {"scaled": "the lanes gave another result than the model on its own device"}
-    summary, ours = _with_patch(run_graph, kind, pair=True, calls="every step")
+    summary, ours = _with_patch(run_graph, kind, pair=True, fidelity="exact")
     stock = stock_latent(kind)
     if kind == "skimmed":
         assert summary["devices"] == ["cpu+cpu:1"], summary["message"]

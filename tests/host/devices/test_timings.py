@@ -18,7 +18,14 @@ def _content(**changes: Any) -> str:
     """A file of one entry, of which ``key__NAME`` and ``measured__NAME`` are changed."""
     entry: dict[str, dict[str, Any]] = {
         "key": {"model": "model", "dtype": "float32", "latent": [1, 4], "devices": ["cpu"], "guided": True},
-        "measured": {"step": 1.0, "rounds": {"1": 1.0, "2": 1.2}, "calls": {"cpu": 1}, "splits": {}, "when": ""},
+        "measured": {
+            "step": 1.0,
+            "rounds": {"1": 1.0, "2": 1.2},
+            "calls": {"cpu": 1},
+            "splits": {},
+            "rows": {},
+            "when": "",
+        },
     }
     for name, value in changes.items():
         part, field = name.split("__")
@@ -29,6 +36,7 @@ def _content(**changes: Any) -> str:
 GOOD = {
     "as it is written": _content(),
     "splits": _content(measured__splits={"off": 1.0, "tokens 4": 0.5, "guidance x tokens 2": 1}),
+    "rows": _content(measured__rows={"1": 1.0, "8": 1.1}),
     "a whole number of seconds": _content(measured__rounds={"1": 1}),
     "of a later version": _content(measured__more=[1], key__more="x"),
     "another entry that cannot be understood": _content()[:-2] + ', 7, null, [], {"key": 1}]}',
@@ -74,6 +82,10 @@ BAD = {
     "NaN calls": _content(measured__calls={"cpu": NAN}),
     "calls a list": _content(measured__calls=["cpu"]),
     "calls of lists": _content(measured__calls={"cpu": [1.0]}),
+    "rows a list": _content(measured__rows=[1.0]),
+    "rows with NaN": _content(measured__rows={"1": NAN}),
+    "no rows": _content(measured__rows={"0": 1.0}),
+    "thousands of rows": _content(measured__rows={"5000": 1.0}),
     "splits a list": _content(measured__splits=[1]),
     "splits with NaN": _content(measured__splits={"off": NAN}),
     "splits of an unknown name": _content(measured__splits={"on": 1.0}),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from client import ExecutionError
 from graphs import Graph, Node, demo, empty_latent, lanes, settings
+from torch import Tensor
 
 _SALTS = count(6000)
 
@@ -26,10 +27,15 @@ def _message(run, sampler: Node) -> str:
     return run.outputs[sampler.name]["chords"][0]["message"]
 
 
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
 @pytest.mark.parametrize("item", [0, 2])
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "res_multistep", "uni_pc"])
 def test_an_item_that_is_nan_is_as_in_ksampler(run_graph, solver: str, item: int) -> None:
-    """On one core the batch has KSampler's bits; on several the other items have those they have without NaN."""
+    """On one core the batch has KSampler's bits; with CHORDS the other items have those that they have without NaN.
+    In a window the most demanding item decides what is evaluated, so that they are as near as the fidelity says."""
     graph = Graph()
     shared = demo(graph) | settings(solver, denoise=0.7)
     broken, latent = (
@@ -46,8 +52,9 @@ def test_an_item_that_is_nan_is_as_in_ksampler(run_graph, solver: str, item: int
     finite = [bool(torch.isfinite(one).all()) for one in latents["stock"]]
     assert finite == [number != item for number in range(BATCH)]
     others = [number for number in range(BATCH) if number != item]
+    assert torch.equal(latents["several"][others], latents["several, sound"][others])
     for name in ("several", "window"):
-        assert torch.equal(latents[name][others], latents[f"{name}, sound"][others])
+        assert _distance(latents[name][others], latents["stock"][others]) < 0.05 or name == "several"
         assert not torch.isfinite(latents[name][item]).all()
 
 
@@ -62,7 +69,10 @@ def test_a_model_that_breaks_one_item(run_graph, given: dict[str, Any]) -> None:
     graph.save("broken", sampler)
     graph.save("sound", graph.add("ChordsKSampler", **shared, **given, **on))
     run, latents = run_graph(graph)
-    assert torch.equal(latents["broken"][[0, 2]], latents["sound"][[0, 2]])
+    if given is WINDOW:  # the most demanding item decides what is evaluated
+        assert _distance(latents["broken"][[0, 2]], latents["sound"][[0, 2]]) < 0.05
+    else:
+        assert torch.equal(latents["broken"][[0, 2]], latents["sound"][[0, 2]])
     assert not torch.isfinite(latents["broken"][1]).all()
     assert not run.outputs[sampler.name]["chords"][0]["lost_lanes"]
 

@@ -18,6 +18,7 @@ from graphs import Graph, demo, empty_latent, lanes, settings
 from PIL import Image, ImageChops, ImageDraw
 
 from chords_core import (
+    AdaptivePlan,
     ChordsPlan,
     OnDemand,
     Plan,
@@ -25,7 +26,6 @@ from chords_core import (
     Result,
     SequentialPlan,
     ThreadPool,
-    WindowPlan,
     lattice_starts,
     sample,
 )
@@ -91,7 +91,7 @@ def _check_timeline(figures: dict[str, Any]) -> None:
     assert figures["speedup"] == pytest.approx(figures["steps"] * pace / figures["sampling_seconds"])
     assert figures["accuracy_estimate"] == figures["hits"][-1]["change"]
     assert 0 < figures["sampling_seconds"] <= figures["seconds"]
-    if figures["method"] != "secant":
+    if figures["method"] != "secant" and figures["tolerance"] is None:
         starts = figures["starts"]
         assert all(each["depth"] == each["index"] - starts[each["core"] - 1] + each["core"] for each in evaluations)
 
@@ -109,14 +109,15 @@ def test_of_four_lanes(run_graph, client, accept: str, hits: list[int]) -> None:
     assert {mark["core"] for mark in figures["rectifications"]} == {2, 3, 4}
 
 
-@pytest.mark.parametrize("calls", ["every step", "1/2"])
-def test_of_a_window_of_four_lanes(run_graph, client, calls: str) -> None:
+@pytest.mark.parametrize(("cores", "method"), [(1, "sequential"), (4, "secant")])
+def test_of_a_run_within_a_tolerance(run_graph, client, cores: int, method: str) -> None:
     """A result a round; nodes are numbered by step, whether or not the model is called at each."""
-    reported = _reported(run_graph, client, cores=4, steps=20, calls=calls)
+    reported = _reported(run_graph, client, cores=cores, steps=20, fidelity="near")
     figures = reported.figures
     _check(reported)
     _check_timeline(figures)
-    assert figures["method"] == "secant" and figures["rectifications"] == []
+    assert figures["method"] == method and figures["rectifications"] == []
+    assert figures["tolerance"] == 0.01 and 0 < figures["estimate"] < 0.1
     assert [hit["depth"] for hit in figures["hits"]] == list(range(1, figures["depth"] + 1))
     assert {evaluation["depth"] for evaluation in figures["timeline"]} == set(range(1, figures["depth"] + 1))
     assert max(evaluation["index"] for evaluation in figures["timeline"]) == 19
@@ -192,15 +193,14 @@ def _run(steps: int, cores: int, accept: int = 1, lanes: int | None = None, *, l
     return _record(recorder, result, plan, "chords" if cores > 1 else "sequential", lanes, len(recorder.hits) > end_at)
 
 
-def _window(steps: int, cores: int, calls: int | None = None) -> SimpleNamespace:
-    """The same of a window."""
+def _within(steps: int, cores: int) -> SimpleNamespace:
+    """The same within a tolerance."""
     recorder = Recorder()
     with ThreadPool([Slow(lane) for lane in range(cores)]) as pool:
         x, sigmas = noise(6, scale=10.0), geometric(steps)
-        given = {"method": "secant", "cores": cores, "calls": calls, "pool": pool, "on_event": recorder}
-        result = sample(nonlinear, x, sigmas, **given)
-    plan = WindowPlan(steps, ("so many were asked for",), cores, 8, calls=calls)
-    return _record(recorder, result, plan, "secant", cores)
+        plan = AdaptivePlan(steps, ("so many were asked for",), cores, 8, 0.01)
+        result = sample(nonlinear, x, sigmas, pool=pool, on_event=recorder, **plan.sample_options())
+    return _record(recorder, result, plan, plan.method, cores)
 
 
 def _record(
@@ -217,6 +217,7 @@ def _record(
         seconds=2 * recorder.timeline().seconds,
         timeline=recorder.timeline(),
         by_request=by_request,
+        estimate=result.estimate,
     )
 
 
@@ -232,6 +233,7 @@ def _stock(**changes: Any) -> SimpleNamespace:
         "seconds": 4.2,
         "timeline": None,
         "by_request": False,
+        "estimate": 0.0,
     }
     return SimpleNamespace(**{**record, **changes})
 
@@ -250,8 +252,9 @@ PICTURES: dict[str, Callable[[], SimpleNamespace]] = {
     "ended early": lambda: _run(20, 4, accept=4, end_at=1),
     "ended with the draft": lambda: _run(50, 8, accept=8, end_at=0),
     "a lost lane": lambda: _run(20, 4, accept=4, lose=True),
-    "a window of 4 cores": lambda: _window(20, 4),
-    "a window of 8 cores, fewer calls": lambda: _window(50, 8, 18),
+    "one core, fewer calls": lambda: _within(20, 1),
+    "a window of 4 cores": lambda: _within(20, 4),
+    "a window of 8 cores": lambda: _within(50, 8),
     "stock": _stock,
     "nothing sampled": lambda: _stock(message="", method="", solver="", plan=SequentialPlan(0, ()), seconds=0.0),
     "other letters": lambda: SimpleNamespace(
@@ -298,7 +301,7 @@ def test_the_picture_tells_what_was_lost(timeline: ModuleType) -> None:
     ("name", "told"),
     [
         ("4 cores", "numbered by step"),
-        ("a window of 8 cores, fewer calls", "numbered by step"),
+        ("a window of 8 cores", "numbered by step"),
         ("ended early", "ended early, by request"),
     ],
 )

@@ -40,10 +40,10 @@ def test_nearly_the_stock_picture_whatever_devices_compute_it(run_graph: RunGrap
     assert torch.equal(latents["four"], latents["turns"]) and torch.equal(latents["four"], latents["three"])
     assert 0 < _distance(latents["four"], latents["stock"]) < 0.05
     summary = run.outputs[nodes["four"].name]["chords"][0]
-    assert (summary["method"], summary["cores"], summary["calls"]) == ("secant", 4, STEPS)
+    assert (summary["method"], summary["cores"], summary["tolerance"]) == ("secant", 4, 0.01)
     assert summary["depth"] == len(summary["hits"]) < STEPS  # a result a round
     assert summary["evaluations"] == 4 * summary["depth"]
-    assert f"4 cores in a window: a result after {summary['depth']} model calls in a row" in summary["message"]
+    assert f"4 cores in a window: {summary['depth']} of {STEPS} calls in a row" in summary["message"]
 
 
 def test_later_results_are_closer(run_graph: RunGraph) -> None:
@@ -79,7 +79,7 @@ def test_several_devices_take_it_by_themselves(run_graph: RunGraph) -> None:
     node = graph.add("ChordsKSampler", **_inputs(graph), devices=lanes(graph, 4))
     graph.save("ours", node)
     summary = run_graph(graph)[0].outputs[node.name]["chords"][0]
-    chosen = plan(STEPS, min(4, os.cpu_count() or 1))
+    chosen = plan(STEPS, min(4, os.cpu_count() or 1), tolerance=0.01)
     assert (summary["method"], summary["cores"]) == ("secant", chosen.cores)
     assert summary["depth"] < STEPS
 
@@ -93,27 +93,6 @@ def test_a_number_of_cores_is_a_window_whether_or_not_the_method_is_named(
     graph.save("ours", node)
     summary = run_graph(graph)[0].outputs[node.name]["chords"][0]
     assert (summary["method"], summary["cores"]) == ("secant", 4)
-
-
-@pytest.mark.parametrize("solver", ["uni_pc", "uni_pc_bh2"])
-@pytest.mark.parametrize("cores", [0, 4])
-def test_where_the_window_is_not_close_enough_one_core_does_it_unless_a_method_is_named(
-    run_graph: RunGraph, solver: str, cores: int
-) -> None:
-    """The exact stock picture, and the message says why and what to do."""
-    graph = Graph()
-    inputs = _inputs(graph, solver)
-    ours = graph.add("ChordsKSampler", **inputs, cores=cores, devices=lanes(graph, 4))
-    named = graph.add("ChordsKSampler", **inputs, **WINDOW, devices=lanes(graph, 4))
-    for key, node in {"ours": ours, "named": named, "stock": graph.add("KSampler", **inputs)}.items():
-        graph.save(key, node)
-    run, latents = run_graph(graph)
-    assert torch.equal(latents["ours"], latents["stock"])
-    summary = run.outputs[ours.name]["chords"][0]
-    assert (summary["cores"], summary["depth"]) == (1, STEPS)
-    if cores or (os.cpu_count() or 1) > 1:  # else there is one lane, which is reason enough
-        assert f"{solver} is not close enough" in summary["message"] and "name a method" in summary["message"]
-    assert run.outputs[named.name]["chords"][0]["cores"] == 4
 
 
 def test_with_guidance_shared_by_pairs_it_is_the_same_apart_from_rounding(run_graph: RunGraph) -> None:

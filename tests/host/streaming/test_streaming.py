@@ -167,6 +167,29 @@ def test_accept_ends_the_run_with_the_hit_shown(client, server, complete: Comple
     assert steps[-1] <= accepted["depth"] + 3  # calls that had begun before the request came
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"cores": cores, "fidelity": fidelity} for cores in (1, CORES) for fidelity in ("near", "fast")],
+    ids=lambda changes: f"{changes['fidelity']}, {changes['cores']}",
+)
+def test_within_a_tolerance_accept_takes_the_newest_result(client, server, changes: dict[str, Any]) -> None:
+    """Also on one core, where each call gives one. How far it is from KSampler's picture is not known then."""
+    seed = next(SEEDS)
+    given = {"seed": seed, "accept": "auto", **changes}
+    whole, _ = _graph(**given)
+    complete = client.run(whole.nodes)
+    graph, sampler = _graph(salt=next(SALTS), **given)
+    run = client.run(graph.nodes, on_event=_on_hit(2, lambda prompt: _accept(client, prompt)))
+    (accepted,), (done,), (plan,) = (_chords(run, kind) for kind in ("accepted", "done", "plan"))
+    assert accepted["by"] == "request" and 2 <= accepted["index"] < len(_chords(complete, "hit")) - 1
+    hits = _saved(server, complete, whole, "hits")
+    assert torch.equal(_saved(server, run, graph, "latent"), hits[accepted["index"]][None])
+    assert plan["tolerance"] == {"near": 0.01, "fast": 0.03}[changes["fidelity"]]
+    assert done["estimate"] is None
+    assert "picture" not in run.outputs[sampler.name]["chords"][0]["message"]
+    assert 0 < _chords(complete, "done")[0]["estimate"] < 0.2
+
+
 def test_accept_before_any_hit_takes_the_first_hit(client) -> None:
     graph, _ = _graph()
 

@@ -199,8 +199,8 @@ def test_several_cores_of_several_devices_each(runs: Runs) -> None:
 
 def test_fewer_calls_on_a_split_are_those_of_one_device(runs: Runs) -> None:
     given = runs.demo(steps=20, cfg=3.5)
-    alone, _ = runs.ours(given, 1, split="off", one_call_in=2)
-    together, run = runs.ours(given, 2, one_call_in=2)
+    alone, _ = runs.ours(given, 1, split="off", fidelity="near")
+    together, run = runs.ours(given, 2, fidelity="near")
     assert torch.equal(alone, together) and run.evaluations < 20 and run.shared.split == "tokens 2"
 
 

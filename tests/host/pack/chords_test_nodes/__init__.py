@@ -6,7 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, lanes, memory, models, networks, patches, previews, schedules, sdo, tiny_clip
+from . import compat, gpu, lanes, memory, models, networks, patches, previews, rows, schedules, sdo, tiny_clip
 
 
 class TestObjective(io.ComfyNode):
@@ -67,6 +67,7 @@ class TestNodes(ComfyExtension):
             *networks.NODES,
             *patches.NODES,
             *previews.NODES,
+            *rows.NODES,
             *schedules.NODES,
             *sdo.NODES,
             *tiny_clip.NODES,

@@ -1,0 +1,90 @@
+"""The reasons why the rows of one model call must not have different sigmas.
+
+The host gives a call one sigma for each item of its batch. But where it decides by the sigma, as for prompts of a part
+of the steps, it takes the first one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.conds
+from torch import Tensor
+
+from ..tree import mapped
+from .hooks import hooks_around_call, hooks_in_options
+from .reading.one_sigma import takes_one_sigma
+from .reasons import reason_for_one_core, subject_of_trial
+
+_CONDS = (
+    comfy.conds.CONDRegular,
+    comfy.conds.CONDNoiseShape,
+    comfy.conds.CONDCrossAttn,
+    comfy.conds.CONDList,
+    comfy.conds.CONDConstant,
+)
+
+_OF_THE_LATENT = {
+    "latent_shapes": "the latent has several parts",
+    "num_video_frames": "the items of the latent are the frames of one video",
+}
+"""Conditions that describe the latent as a whole, so that rows cannot be put into one."""
+
+
+def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) -> str | None:
+    """Why this guider cannot evaluate states of several sigmas in one call; None if it can.
+
+    Args:
+        guider: the host's, in a run.
+        model_options: of the run.
+        batch: the items of a latent.
+    """
+    reason = next(_reasons_in_conds(guider, batch), None)
+    if reason is not None:
+        return reason
+    if model_options.get("denoise_mask_function") is not None:
+        return "the mask changes from step to step"
+    if model_options.get("model_function_wrapper") is not None:
+        return "a patch around the network takes its calls one by one"
+    reason = reason_for_one_core(guider, model_options)
+    if reason is not None:
+        return reason
+    subject = subject_of_trial(guider, model_options)
+    if subject is not None:
+        return f"a patch of {', '.join(subject.packs)} may take one sigma for all rows of a call"
+    for hook in (*hooks_in_options(model_options), *hooks_around_call(guider)):
+        if takes_one_sigma(hook.call):
+            return f"{hook.name} takes one sigma for all rows of a call"
+    return None
+
+
+def _reasons_in_conds(guider: Any, batch: int) -> Iterator[str]:
+    for cond in (cond for conds in guider.conds.values() for cond in conds or ()):
+        if cond.get("timestep_start") is not None or cond.get("timestep_end") is not None:
+            yield "a prompt applies to a part of the steps only"
+        for name, value in cond.get("model_conds", {}).items():
+            if name in _OF_THE_LATENT:
+                yield _OF_THE_LATENT[name]
+            if type(value) not in _CONDS:
+                yield f"the condition {name} is of an unknown kind"
+            elif isinstance(value, comfy.conds.CONDConstant):
+                if any(tensor.numel() > 1 for tensor in _tensors(value.cond)):
+                    yield f"the condition {name} belongs to the latent as a whole"
+            elif any(tensor.shape[:1] not in ((1,), (batch,)) for tensor in _tensors(value.cond)):
+                yield f"the condition {name} has another number of items than the latent"
+        mask = cond.get("mask")
+        if mask is not None and mask.shape[:1] not in ((1,), (batch,)):
+            yield "a mask has another number of items than the latent"
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors within a condition's value."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(value, keep)
+    return found

@@ -1,0 +1,120 @@
+"""When the rounds of a window become calls of several rows on one device: where that is asked for and gains a tenth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pack_modules import module
+from test_placement import CPUS, GPUS, Options, facts, place
+
+core = module("chords_core")
+row_placement = module("nodes.host.sampling.row_placement")
+messages = module("nodes.host.sampling.messages")
+
+NEAR, FAST = Options(fidelity="near"), Options(fidelity="fast")
+FREE = {1: 0.05, 2: 0.05, 4: 0.05, 8: 0.05}
+
+# Milliseconds a call on an H100, unguided and guided, from benchmarks/results/gpu.md.
+SD15 = {1: 45.3, 2: 44.8, 4: 44.0, 8: 45.9}
+SD15_GUIDED = {1: 44.8, 2: 44.0, 4: 45.9, 8: 57.8}
+SDXL_LARGE = {1: 62.9, 2: 70.4, 4: 83.4, 8: 157.2}
+FLUX = {1: 170.8, 2: 328.3}
+
+
+def one_core(known: Any = None, options: Any = NEAR) -> Any:
+    return place(known or facts(GPUS[:1]), options)
+
+
+def in_rows(seconds: dict[int, float], steps: int = 20, options: Any = NEAR, **changes: Any) -> Any:
+    known = facts(GPUS[:1], steps=steps, **changes)
+    return row_placement.place_rows(one_core(known, options), known, seconds)
+
+
+@pytest.mark.parametrize("options", [NEAR, FAST])
+@pytest.mark.parametrize("steps", [20, 30, 50])
+def test_free_rows_are_a_window_of_as_many_cores(steps: int, options: Any) -> None:
+    placed = in_rows(FREE, steps, options)
+    assert placed.rows == placed.plan.cores == 8
+    assert placed.plan.tolerance == options.tolerance
+    assert placed.plan.depth == core.plan(steps, 8, 8, tolerance=options.tolerance).depth
+    assert placed.groups == ((GPUS[0],),)
+
+
+def test_measured_models() -> None:
+    """SD 1.5 gains, with guidance too, which needs twice the rows; a large model makes one call after another."""
+    assert in_rows(SD15).rows == in_rows(SD15, 50).rows == 8
+    assert in_rows(SD15_GUIDED).rows == in_rows(SD15_GUIDED, 50).rows == 4
+    assert in_rows(SDXL_LARGE).rows == in_rows(FLUX).rows == 1
+    assert in_rows(FLUX) == one_core(facts(GPUS[:1]))
+
+
+@given(
+    steps=st.integers(12, 100),
+    ratios=st.lists(st.floats(0.5, 4.0), min_size=3, max_size=3),
+    solving=st.floats(0.0, 2.0),
+)
+def test_it_is_the_fastest_and_gains_a_tenth(steps: int, ratios: list[float], solving: float) -> None:
+    seconds = {1: 1.0, **dict(zip((2, 4, 8), ratios, strict=True))}
+    known = facts(GPUS[:1], steps=steps, solving_seconds=solving)
+    alone = one_core(known)
+
+    def takes(rows: int) -> float:
+        plan = alone.plan if rows == 1 else core.plan(steps, rows, rows, tolerance=0.01)
+        return float(plan.depth * (seconds[rows] + solving))
+
+    placed = row_placement.place_rows(alone, known, seconds)
+    if placed.rows == 1:
+        assert placed == alone and min(map(takes, seconds)) >= 0.9 * takes(1) * (1 - 1e-9)
+    else:
+        assert takes(placed.rows) == min(map(takes, seconds)) <= 0.9 * takes(1)
+
+
+def test_rows_that_were_not_measured_are_not_used() -> None:
+    assert in_rows({1: 0.05, 2: 0.05, 4: 0.05}).rows == 4
+    assert in_rows({1: 0.05}).rows == in_rows({}).rows == 1
+
+
+@pytest.mark.parametrize("options", [NEAR, FAST])
+def test_near_and_fast_on_one_device_may_use_rows(options: Any) -> None:
+    for devices in (GPUS[:1], CPUS[:1]):
+        assert row_placement.may_use_rows(one_core(facts(devices), options), options, facts(devices))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(fidelity="exact"),
+        Options(1, fidelity="near"),
+        Options(4, fidelity="near"),
+        Options(fidelity="near", method="secant"),
+        Options(fidelity="near", accept=1),
+    ],
+)
+def test_ksamplers_picture_and_what_is_asked_for_by_name_may_not(options: Any) -> None:
+    known = facts(GPUS[:1])
+    assert not row_placement.may_use_rows(place(known, options), options, known)
+
+
+def test_several_devices_and_too_few_steps_may_not() -> None:
+    for known in (facts(GPUS[:2]), facts(GPUS[:1], steps=6), facts((torch.device("cuda:1"),), primary=GPUS[0])):
+        assert not row_placement.may_use_rows(place(known, NEAR), NEAR, known)
+
+
+def test_a_model_that_needs_its_steps_in_order_may_not() -> None:
+    known = facts(GPUS[:1])
+    in_order = replace(one_core(known), plan=core.SequentialPlan(20, ("a ControlNet keeps state between calls",)))
+    assert not row_placement.may_use_rows(in_order, NEAR, known)
+
+
+def test_the_message_says_it() -> None:
+    placed = in_rows({1: 0.05, 2: 0.055, 4: 0.055})
+    said = messages.describe(placed.plan, ["cuda:0"] * 4, rows=4)
+    assert said.startswith("4 rows in one call on cuda:0: about 11 of 20 calls (4 rows take 1.10 times as long as one")
+    after = messages.describe(placed.plan, ["cuda:0"] * 4, 10, 0.004, rows=4)
+    assert after.startswith("4 rows in one call on cuda:0: 10 of 20 calls, about 0.4 % from KSampler's picture (")

@@ -119,10 +119,64 @@ def tiled() -> bool:
     return all(torch.equal(row, one) for row, one in zip(denoise(xs, sigmas), alone, strict=True))
 
 
+class Network:
+    """As much of the host's model, its guider and its patcher as a trial of rows needs, on ``device``."""
+
+    manual_cast_dtype = None
+    patches_uuid = "patches"
+    conds: dict[str, list[dict[str, Any]]] = {}
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self.load_device = torch.device(device)
+        self.inner_model = self.model = self.model_patcher = self
+        self.noise = self.latent_image = torch.zeros(1)
+
+    def get_dtype(self) -> Any:
+        return self.noise.dtype
+
+    def get_free_memory(self, device: Any) -> float:
+        return 1e12
+
+    def __call__(self, x: Any, sigma: Any, **arguments: Any) -> Any:
+        return x / (1 + sigma.view(-1, 1, 1, 1))
+
+
+def trial_where_the_device_cannot_wait() -> str:
+    """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
+    import torch
+
+    batched_rows = module("devices.batched_rows")
+
+    def fails(device: Any) -> None:
+        raise TypeError("synchronize() takes 0 positional arguments but 1 was given")
+
+    batched_rows._synchronize = fails
+    calls = batched_rows.RowCalls(Network("cpu"), {}, torch.ones(1, 1, 2, 2), torch.linspace(10, 0, 21), True)
+    assert not calls.measure()
+    return str(calls.problem)
+
+
+def untried() -> list[str]:
+    """The types of devices on which nothing is tried: without a look at the model."""
+    placed_in_rows = module("sampling.opened_rows").placed_in_rows
+    found = []
+    for kind in ("cpu", "mps", "privateuseone", "cuda", "xpu"):
+        call = types.SimpleNamespace(primary=types.SimpleNamespace(type=kind))
+        try:
+            assert placed_in_rows("placed", call, None, None, None, None) == ("placed", None)
+            found.append(kind)
+        except AttributeError:  # it looked at the model
+            pass
+    return found
+
+
 def main() -> None:
     start(sys.argv[1])
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
+    answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 
 

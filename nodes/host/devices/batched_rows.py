@@ -14,7 +14,8 @@ import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
-from ....chords_core import BatchPool, DenoiseRows, RowTrial
+from ....chords_core import BatchPool, DenoiseRows, RowTimes, RowTrial
+from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
 from .lanes import inline_denoiser
 
@@ -88,7 +89,11 @@ class RowCalls:
 
     def measure(self) -> Mapping[int, float]:
         """Time calls of several rows. Seconds of a call by its number of rows, for those that can be used."""
-        times = self._trial().measure(fits=self._fits)
+        try:
+            times = self._trial().measure(fits=self._fits)
+        except Exception as error:
+            clear_frames(error)
+            times = RowTimes(problem=f"a trial of rows failed: {str(error) or type(error).__name__}")
         check_interrupt()  # of which the trial may have made a failed call
         known = self._known
         known.seconds, known.problem = dict(times.seconds), times.problem
@@ -204,7 +209,6 @@ def _tiled(model: Any, extra_args: Mapping[str, Any], rows: int, batch: int) -> 
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "mps":  # which has a single device
-        torch.mps.synchronize()
-    elif device.type != "cpu":
+    """Wait until the device has done its work. A CPU always has."""
+    if device.type != "cpu":
         torch.get_device_module(device.type).synchronize(device)

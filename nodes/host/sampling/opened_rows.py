@@ -14,8 +14,9 @@ from .call import SamplerCall
 from .placement import Facts, Placement
 from .row_placement import place_rows
 
-WITHOUT_GAIN = frozenset(("cpu",))
-"""Types of devices that are not tried: there a call takes about as long as its rows one after another."""
+TRIED = frozenset(("cuda", "xpu"))
+"""Types of devices that are tried. On a CPU a call takes about as long as its rows one after another. What the others
+gain is not known, and not all of them tell when a call is done."""
 
 
 def placed_in_rows(
@@ -39,7 +40,8 @@ def placed_in_rows(
         keep: gets the seconds of a call by its number of rows, if they were measured.
     """
     kept = timings.rows if timings is not None else {}
-    if not kept and call.primary.type in WITHOUT_GAIN:
+    usable = TRIED | {"cpu"} if kept else TRIED
+    if call.primary.type not in usable:
         return placed, None
     if kept and place_rows(placed, facts, kept).rows == 1:
         return placed, None

@@ -40,3 +40,11 @@ def test_patches_that_take_one_sigma_are_found(answers: dict[str, Any]) -> None:
 
 def test_each_row_gets_the_noise_the_mask_and_the_condition_of_each_item(answers: dict[str, Any]) -> None:
     assert answers["tiled"]
+
+
+def test_only_devices_that_tell_when_a_call_is_done_are_tried(answers: dict[str, Any]) -> None:
+    assert answers["untried"] == ["cpu", "mps", "privateuseone"]
+
+
+def test_a_trial_that_fails_is_a_reason_and_no_error(answers: dict[str, Any]) -> None:
+    assert answers["cannot_wait"].startswith("a trial of rows failed: synchronize() takes 0")

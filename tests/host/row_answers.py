@@ -172,10 +172,72 @@ def untried() -> list[str]:
     return found
 
 
+class Patched:
+    """A MODEL that only keeps what a node of the host sets around guidance."""
+
+    def __init__(self) -> None:
+        self.model_options: dict[str, Any] = {}
+        self.model = self
+
+    def clone(self) -> Patched:
+        return self
+
+    def get_model_object(self, name: str) -> Any:
+        return self
+
+    def set_model_sampler_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_cfg_function"] = function
+
+    def set_model_sampler_post_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_post_cfg_function"] = [function]
+
+    def set_model_sampler_pre_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_pre_cfg_function"] = [function]
+
+
+def around_guidance() -> dict[str, list[str]]:
+    """The reasons against what nodes of the host set around guidance, against their guiders, and against patches that
+    are not known; by name."""
+    from comfy.samplers import CFGGuider
+    from comfy_extras import (
+        nodes_cfg,
+        nodes_custom_sampler,
+        nodes_mahiro,
+        nodes_model_advanced,
+        nodes_perpneg,
+        nodes_tcfg,
+        nodes_video_model,
+    )
+
+    found: dict[str, list[str]] = {}
+    usual = CFGGuider.__new__(CFGGuider)
+    against = module("compatibility.rows")._reasons_around_guidance
+    for kind in (CFGGuider, nodes_custom_sampler.Guider_Basic, nodes_custom_sampler.Guider_DualCFG):
+        found[kind.__name__] = list(against(kind.__new__(kind), {}))
+    found["Guider_PerpNeg"] = list(against(nodes_perpneg.Guider_PerpNeg.__new__(nodes_perpneg.Guider_PerpNeg), {}))
+    patched = {
+        "RescaleCFG": lambda model: nodes_model_advanced.RescaleCFG().patch(model, 0.7),
+        "CFGNorm": lambda model: nodes_cfg.CFGNorm.execute(model, 1.0),
+        "CFGZeroStar": lambda model: nodes_cfg.CFGZeroStar.execute(model),
+        "TCFG": lambda model: nodes_tcfg.TCFG.execute(model),
+        "Mahiro": lambda model: nodes_mahiro.Mahiro.execute(model),
+        "VideoLinearCFGGuidance": lambda model: nodes_video_model.VideoLinearCFGGuidance().patch(model, 1.0),
+        "unknown": lambda model: model.set_model_sampler_post_cfg_function(lambda args: args["denoised"]),
+    }
+    for name, patch in patched.items():
+        model = Patched()
+        patch(model)
+        assert model.model_options, name
+        found[name] = list(against(usual, model.model_options))
+    found["of the prompts"] = list(against(usual, {"sampler_calc_cond_batch_function": of_each}))
+    return found
+
+
 def main() -> None:
     start(sys.argv[1])
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
+    answers["around_guidance"] = around_guidance()
     answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 

@@ -48,3 +48,13 @@ def test_only_devices_that_tell_when_a_call_is_done_are_tried(answers: dict[str,
 
 def test_a_trial_that_fails_is_a_reason_and_no_error(answers: dict[str, Any]) -> None:
     assert answers["cannot_wait"].startswith("a trial of rows failed: synchronize() takes 0")
+
+
+def test_around_guidance_only_what_is_known_to_keep_rows_apart_may_be(answers: dict[str, Any]) -> None:
+    """The host's PerpNeg and Mahiro take a norm or a mean over the whole batch, and VideoLinearCFGGuidance the place of
+    an item in it."""
+    found = answers["around_guidance"]
+    apart = {"CFGGuider", "Guider_Basic", "RescaleCFG", "CFGNorm", "CFGZeroStar", "TCFG"}
+    assert {name for name, reasons in found.items() if not reasons} == apart
+    assert found["Guider_PerpNeg"] == ["the guider Guider_PerpNeg combines the model's answers in its own way"]
+    assert "may mix the rows of a call" in found["Mahiro"][0]

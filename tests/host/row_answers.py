@@ -126,9 +126,10 @@ class Network:
     patches_uuid = "patches"
     conds: dict[str, list[dict[str, Any]]] = {}
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, coupled: float = 0.0) -> None:
         import torch
 
+        self._coupled, self.cfg = coupled, 8.0
         self.load_device = torch.device(device)
         self.inner_model = self.model = self.model_patcher = self
         self.noise = self.latent_image = torch.zeros(1)
@@ -140,21 +141,68 @@ class Network:
         return 1e12
 
     def __call__(self, x: Any, sigma: Any, **arguments: Any) -> Any:
-        return x / (1 + sigma.view(-1, 1, 1, 1))
+        return x / (1 + sigma.view(-1, 1, 1, 1)) * (1 + self._coupled * (x.shape[0] > 1))
+
+
+def row_calls(coupled: float) -> Any:
+    """Calls of rows of a guided model that differ by about this share from calls of one row."""
+    import torch
+
+    x = torch.ones(1, 1, 2, 2)
+    return module("devices.batched_rows").RowCalls(Network("cpu", coupled), {}, x, torch.linspace(10, 0, 21), True)
+
+
+def coupled() -> dict[str, str]:
+    """What a trial and a check say of rows that differ by 5 % or more of what the network removes, and of rows
+    that do not differ."""
+    import torch
+
+    found = {}
+    for name, share in (("coupled", 0.5), ("apart", 0.0)):
+        calls = row_calls(share)
+        calls._patcher.manual_cast_dtype = torch.bfloat16
+        calls.use({1: 1.0, 8: 1.0})
+        usable = calls.check(8)
+        found[f"{name}, checked"] = calls.problem
+        assert usable == (8 in calls.seconds)
+        calls = row_calls(share)
+        calls._patcher.manual_cast_dtype = torch.bfloat16
+        calls.measure(lambda rows, seconds: True)
+        found[f"{name}, tried"] = calls.problem
+    return found
+
+
+def corrected() -> list[dict[Any, Any]]:
+    """The kept seconds after a run, and whether they have changed: of those that were far too large, and of those that
+    the run did not measure."""
+    import torch
+
+    found: list[dict[Any, Any]] = []
+    for kept in ({1: 1.0, 2: 100.0}, {1: 1.0}):
+        calls = row_calls(0.0)
+        calls.use(kept)
+        pool = calls.pool(2)
+        evaluation = types.SimpleNamespace(x=torch.ones(1, 1, 2, 2), sigma=1.0)
+        for _ in range(3):
+            for lane in (0, 1):
+                pool.submit(lane, evaluation)
+            assert pool.next(1.0) is not None and pool.next(1.0) is not None
+        found.append({"changed": calls.correct(), **calls.seconds})
+    return found
 
 
 def trial_where_the_device_cannot_wait() -> str:
     """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
-    import torch
-
     batched_rows = module("devices.batched_rows")
+    usual = batched_rows._synchronize
 
     def fails(device: Any) -> None:
         raise TypeError("synchronize() takes 0 positional arguments but 1 was given")
 
     batched_rows._synchronize = fails
-    calls = batched_rows.RowCalls(Network("cpu"), {}, torch.ones(1, 1, 2, 2), torch.linspace(10, 0, 21), True)
-    assert not calls.measure()
+    calls = row_calls(0.0)
+    assert not calls.measure(lambda rows, seconds: True)
+    batched_rows._synchronize = usual
     return str(calls.problem)
 
 
@@ -238,6 +286,7 @@ def main() -> None:
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
     answers["around_guidance"] = around_guidance()
+    answers |= {"coupled": coupled(), "corrected": corrected()}
     answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 

@@ -58,3 +58,17 @@ def test_around_guidance_only_what_is_known_to_keep_rows_apart_may_be(answers: d
     assert {name for name, reasons in found.items() if not reasons} == apart
     assert found["Guider_PerpNeg"] == ["the guider Guider_PerpNeg combines the model's answers in its own way"]
     assert "may mix the rows of a call" in found["Mahiro"][0]
+
+
+def test_rows_of_a_guided_model_that_differ_by_more_than_rounding_are_found(answers: dict[str, Any]) -> None:
+    """In low precision and with strong guidance, too; in a trial, and in a check of times that are known."""
+    found = answers["coupled"]
+    assert found.pop("apart, checked") == found.pop("apart, tried") == ""
+    assert set(found) == {"coupled, checked", "coupled, tried"}
+    assert all(problem.startswith("the rows of a call differ by") for problem in found.values())
+
+
+def test_kept_times_that_a_run_shows_to_be_wrong_are_corrected(answers: dict[str, Any]) -> None:
+    wrong, right = answers["corrected"]
+    assert wrong["changed"] and wrong["1"] == 1.0 and wrong["2"] < 1.0
+    assert right == {"changed": False, "1": 1.0}

@@ -59,7 +59,8 @@ def placed_in_rows(
     usable = TRIED | {"cpu"} if kept else TRIED
     if call.primary.type not in usable:
         return placed, None
-    if place_rows(placed, facts, kept).rows == 1 if kept else not worth_a_trial(placed, facts):
+    hopeful = place_rows(placed, facts, kept).rows > 1 if kept else worth_a_trial(placed, facts)
+    if not hopeful:
         return placed, None
     reason = reason_against_rows(call.guider, call.model_options, call.x.shape[0])
     if reason is not None:

@@ -281,8 +281,12 @@ def test_rows_that_fail_in_the_check_are_not_used(run_graph: RunGraph, server: C
 
 
 def test_a_report_shows_the_rows(run_graph: RunGraph) -> None:
+    """A call of several rows is one call, and nothing is made up of how long a call of one row takes."""
     graph = Graph()
     ours = graph.add("ChordsKSampler", **sampling(graph, plain, FREE), fidelity="fast")
-    graph.add("ChordsReport", run=ours[1])
+    text = graph.add("PreviewAny", source=graph.add("ChordsReport", run=ours[1])[1])
     run, _ = run_graph(graph)
-    assert summary(run, ours)["devices"] == ["cpu"] and summary(run, ours)["rows"] == 4
+    found, figures = summary(run, ours), json.loads(run.outputs[text.name]["text"][0])
+    assert found["devices"] == figures["devices"] == ["cpu"] and found["rows"] == 4
+    assert figures["evaluations"] == figures["depth"] < STEPS and figures["speedup"] is None
+    assert [lane["device"] for lane in figures["lanes"]] == ["cpu"] * 4

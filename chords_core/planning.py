@@ -179,6 +179,8 @@ def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | Non
         depth = expected_calls(request.steps, cores, request.solver, tolerance)
         return AdaptivePlan(request.steps, (reason,), cores, depth, tolerance)
 
+    if request.cores > 1 and request.steps == 1:
+        return request.sequential(Cause.NO_ROOM)
     if request.cores > 1:
         return within(min(request.cores, request.steps), request.reason(Cause.CORES_REQUESTED))
     if request.steps < _MIN_TOLERANCE_STEPS:

@@ -490,10 +490,20 @@ def test_nothing_is_asked_that_makes_no_difference() -> None:
 @pytest.mark.parametrize("fidelity", options.FIDELITIES)
 def test_one_core_after_a_problem_makes_as_many_calls_as_without_the_other_devices(fidelity: Any) -> None:
     wanted = Options(fidelity=fidelity)
-    placed = placement.place_alone(wanted, facts(GPUS[:4]), "no room")
+    placed = placement.place_alone(place(facts(GPUS[:4]), wanted), wanted, facts(GPUS[:4]), "no room")
     assert placed.plan.depth == place(facts(GPUS[:1]), wanted).plan.depth
     assert placed.plan.cores == 1 and placed.groups == ((GPUS[0],),)
     assert placed.plan.reasons[-1] == "no room"
+
+
+@pytest.mark.parametrize("solver", ["euler", ""])
+@pytest.mark.parametrize("fidelity", options.FIDELITIES)
+def test_a_sampler_of_the_host_makes_every_call_after_a_problem_too(fidelity: Any, solver: str) -> None:
+    """Its solver may be none that the core knows."""
+    known = transformer(GPUS[:2], solver=solver)
+    stock = placement.place_stock(Request(split="tokens"), known, "it is lcm", None)
+    alone = placement.place_alone(stock, Options(fidelity=fidelity), known, "no room")
+    assert alone.plan == core.SequentialPlan(20, ("no room",)) and alone.groups == ((GPUS[0],),)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 8])

@@ -13,6 +13,7 @@ from torch import Tensor
 import demo.flow
 from benchmarks._demo import LATENT, decoder, describe_scenes, differences, load_autoencoder, load_flow
 from demo import SHIFT
+from demo.flow import Flow
 from demo.prompts import encode_prompt
 
 FLOW_GRIDS = {"standard": 1.0, "p=1.5": 1.5, "p=2": 2.0, "p=2.5": 2.5}
@@ -154,15 +155,22 @@ def _demo(prompts: Sequence[str], cfg: float, device: torch.device) -> tuple[Ten
 def guided_demo(
     prompts: Sequence[str], cfg: float, device: torch.device | None = None
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """``denoise(x, sigma, which)``: the guided prediction of the demo model, [m, 16, 16, 16].
+    """``denoise(x, sigma, which)`` of `guided_flow` with the demo model."""
+    return guided_flow(load_flow(), prompts, cfg, device)
 
-    ``x`` [m, 16, 16, 16]: states; ``sigma`` [m]; ``which`` [m]: the index of each state's prompt.
+
+def guided_flow(
+    flow: Flow, prompts: Sequence[str], cfg: float, device: torch.device | None = None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``denoise(x, sigma, which)``: the guided prediction of a flow model, [m, 16, h, w].
+
+    ``x`` [m, 16, h, w]: states; ``sigma`` [m]; ``which`` [m]: the index of each state's prompt.
     """
     device = device or torch.device("cpu")
     # The values do not change: they are computed and copied to the device once, not at every call.
     if not hasattr(demo.flow._rotation, "cache_info"):
         demo.flow._rotation = functools.cache(demo.flow._rotation)
-    flow = load_flow().to(device)
+    flow = flow.to(device)
     context = torch.cat([encode_prompt(prompt) for prompt in prompts]).to(device)
     nothing = encode_prompt("").to(device)
 

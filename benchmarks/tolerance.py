@@ -2,13 +2,15 @@
 
     .venv/bin/python benchmarks/tolerance.py                      the held-out pictures, all cells
     .venv/bin/python benchmarks/tolerance.py --pictures 16 --only "eps " --cores 1 4
+    .venv/bin/python benchmarks/tolerance.py --model emoji --cores 1 4
     .venv/bin/python benchmarks/tolerance.py --small              two pictures, two cells: only whether it works
 
-The demo model on 1, 2, 4 and 8 cores: as a flow model with CFG 1, 3.5 and 8, and by an exact change of variables as an
-eps model on SDXL's sigmas. Half of the prompts name every place and size, half leave them open. The rules were made
-with other prompts and seeds. For each cell: model calls in a row (mean), the relative RMS difference of the latent from
-that of the same sampler with every step on one core, and how often the run's own estimate is within a factor of 3.
-Calls are counted, not timed. Writes benchmarks/results/tolerance.md and tolerance.json.
+The cells of `_cells.py` on 1, 2, 4 and 8 cores: the demo model or the emoji model, as a flow model with CFG 1, 3.5
+and 8, and by an exact change of variables as an eps model on SDXL's sigmas. Half of the prompts name what is seen (of
+the demo model every place and size), half leave it open. The rules were made on the demo model, with other prompts.
+For each cell: model calls in a row (mean), the relative RMS difference of the latent from that of the same sampler with
+every step on one core, and how often the run's own estimate is within a factor of 3. Calls are counted, not timed.
+Writes benchmarks/results/tolerance.md and tolerance.json, or tolerance_emoji.md and tolerance_emoji.json.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ sys.path[:0] = [str(REPO)]
 import torch
 from torch import Tensor
 
+from benchmarks._cells import PROBLEMS, Cell, Pictures, problems_of, prompts
 from benchmarks._demo import differences
 from benchmarks._report import RESULTS, command, date, table, write
-from benchmarks.trust import Cell, Pictures, in_percent, prompts
+from benchmarks.trust import in_percent
 from chords_core import SOLVERS, Hit, Window, tolerance_window
 
 SEED = 60601  # of prompts and noise; no rule was made with them
@@ -50,16 +53,6 @@ FLOW_GOALS = {
 
 EPS_GOALS = {20: (16, math.inf, 11.5, math.inf), 30: (20, math.inf, 14, math.inf)}
 """The same for the steps of an eps model, as the mean over its cells."""
-
-FLOW_CELLS = tuple(Cell("flow", "simple", steps, cfg, "euler") for cfg, steps in FLOW_GOALS)
-EPS_CELLS = tuple(
-    Cell("eps", schedule, steps, cfg, solver)
-    for solver in ("euler", "dpmpp_2m")
-    for cfg in (4.0, 7.5)
-    for schedule in ("normal", "karras")
-    for steps in EPS_GOALS
-)
-OTHER_CELLS = tuple(Cell("flow", "simple", 20, 8.0, solver) for solver in ("dpmpp_2m", "res_multistep", "uni_pc"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class Found:
 def goal_of(cell: Cell, cores: int) -> float:
     """The mean of calls in a row that is to be kept, or infinity."""
     place = CORES.index(cores) if cores in CORES else -1
-    if cell.solver != "euler" or cell.prediction != "flow" or place < 0:
+    if cell not in PROBLEMS["demo flow"] or place < 0:
         return math.inf
     return FLOW_GOALS.get((cell.cfg, cell.steps), (math.inf,) * len(CORES))[place]
 
@@ -133,7 +126,7 @@ def eps_lines(results: Sequence[Found]) -> list[str]:
             of_cells = [
                 f.mean_calls
                 for f in results
-                if f.cell in {str(c) for c in EPS_CELLS if c.steps == steps} and f.cores == cores
+                if f.cell in {str(c) for c in PROBLEMS["demo eps"] if c.steps == steps} and f.cores == cores
             ]
             if of_cells and goal < math.inf:
                 mean = sum(of_cells) / len(of_cells)
@@ -160,7 +153,7 @@ def report(results: Sequence[Found]) -> list[str]:
     """All measurements, by cell."""
     lines = ["", summary(results), "", *eps_lines(results)]
     titles = ("cores", "calls in a row", "goal", "median / 90th / worst, %", "limits", "estimates right")
-    for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS):
+    for cell in (cell for cells in PROBLEMS.values() for cell in cells):
         of_cell = [found for found in results if found.cell == str(cell)]
         if of_cell:
             rows = [row_of(found, goal_of(cell, found.cores)) for found in of_cell]
@@ -180,22 +173,23 @@ def kept_results(path: Path, tolerance: float) -> list[Found]:
     return [each for each in found if each.tolerance == tolerance]
 
 
-def save(folder: Path, results: Sequence[Found], tolerance: float) -> None:
-    """Write the report and the figures behind it."""
+def save(path: Path, model: str, results: Sequence[Found], tolerance: float) -> None:
+    """Write the report to ``path``, and the figures behind it beside it."""
     head = [
         "# Within a tolerance: calls and errors",
-        f"{command()}, {date()}: demo model, tolerance {tolerance:g}. Error: relative RMS difference of the latent "
+        f"{command()}, {date()}: {model} model, tolerance {tolerance:g}. Error: relative RMS difference of the latent "
         "from that of every step on one core. Calls in a row: mean (least to most). Limits: 90th percentile at most "
         f"{MAX_90TH:.0%}, worst picture at most {MAX_WORST:.0%}. Estimates right: within a factor of {FACTOR:g} of "
         f"the error; both count as at least {NOTHING:.2%}.",
     ]
-    write(folder / "tolerance.md", [*head, *report(results)])
+    write(path, [*head, *report(results)])
     text = json.dumps([asdict(found) for found in results])
-    (folder / "tolerance.json").write_text(text + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("demo", "emoji"), default="demo", help="default demo")
     parser.add_argument("--pictures", type=int, default=32, help="a cell, half of them of open prompts (default 32)")
     parser.add_argument("--only", default="", help="cells whose name contains this; others stay in the results file")
     parser.add_argument("--cores", type=int, nargs="+", default=list(CORES), help="numbers of cores (default all)")
@@ -206,12 +200,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    cells = [cell for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS) if arguments.only in str(cell)]
+    cells = [cell for cell in problems_of(arguments.model) if arguments.only in str(cell)]
     count, cores = arguments.pictures, arguments.cores
     if arguments.small:
-        cells, cores, count = [FLOW_CELLS[0], EPS_CELLS[0]], [1, 4], 2
-    texts, began = prompts(count, arguments.seed), time.perf_counter()
-    results = kept_results(arguments.out / "tolerance.json", arguments.tolerance)
+        cells = [next(cell for cell in cells if cell.prediction == kind) for kind in ("flow", "eps")]
+        cores, count = [1, 4], 2
+    texts, began = prompts(count, arguments.seed, arguments.model), time.perf_counter()
+    path = arguments.out / ("tolerance.md" if arguments.model == "demo" else f"tolerance_{arguments.model}.md")
+    results = kept_results(path.with_suffix(".json"), arguments.tolerance)
     for cell in cells:
         pictures = Pictures(cell, texts, arguments.seed)
         exact = pictures.one_core(cell.steps)
@@ -220,7 +216,7 @@ def main() -> None:
             results = [each for each in results if (each.cell, each.cores) != (found.cell, number)]
             results.append(found)
             print(found.cell, *row_of(found, goal_of(cell, number)), f"{time.perf_counter() - began:.0f} s", flush=True)
-        save(arguments.out, results, arguments.tolerance)
+        save(path, arguments.model, results, arguments.tolerance)
 
 
 if __name__ == "__main__":

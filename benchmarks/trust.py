@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -28,35 +26,13 @@ sys.path[:0] = [str(REPO)]
 import torch
 from torch import Tensor
 
-from benchmarks._demo import LATENT, describe_scenes, differences, simple_sigmas
-from benchmarks._problems import eps_grid, guided_demo
+from benchmarks._cells import Cell, Pictures, prompts
+from benchmarks._demo import differences
 from benchmarks._report import RESULTS, command, date, table, write
-from chords_core import SOLVERS, Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, sample, solver_window
-from demo.scenes import COLOURS, SHAPES
+from chords_core import SOLVERS, Chords, ChordsPlan, Hit, Plan, Window, WindowPlan, plan, solver_window
 
 LANES = 4
 SEED = 90210  # of prompts and noise; no rule was made with them
-AT_ONCE = 48  # pictures in a call
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is sampled."""
-
-    prediction: str
-    schedule: str
-    steps: int
-    cfg: float
-    solver: str
-
-    def __str__(self) -> str:
-        return f"{self.prediction} {self.schedule}, {self.steps} steps, CFG {self.cfg:g}, {self.solver}"
-
-    def sigmas(self, steps: int) -> Tensor:
-        """``steps`` + 1 sigmas, for a flow model with shift 3."""
-        if self.prediction == "eps":
-            return torch.tensor(eps_grid(self.schedule, steps))
-        return simple_sigmas(steps, shift=3.0)
 
 
 CELLS = (
@@ -75,61 +51,6 @@ CELLS = (
     Cell("flow", "simple", 12, 8.0, "euler"),
     Cell("flow", "simple", 20, 8.0, "uni_pc"),
 )
-
-
-def prompts(count: int, seed: int) -> list[str]:
-    """Half of them name every place and size, half leave them open."""
-    rng = random.Random(seed)
-    named = describe_scenes(count // 2, rng)
-    return [*named, *(_open_prompt(rng) for _ in range(count - count // 2))]
-
-
-def _open_prompt(rng: random.Random) -> str:
-    colours = rng.sample(list(COLOURS), 3)
-    things = [f"a {colour} {rng.choice(SHAPES)}" for colour in colours[: rng.choice((1, 1, 1, 2))]]
-    background = f", {colours[2]} background" if rng.random() < 0.5 else ""
-    return " and ".join(things) + background
-
-
-class Pictures:
-    """The demo model with these prompts; each picture is sampled by itself."""
-
-    def __init__(self, cell: Cell, texts: Sequence[str], seed: int) -> None:
-        self.cell = cell
-        self._model = guided_demo(texts, cell.cfg)
-        self._noise = torch.randn(len(texts), *LATENT, generator=torch.Generator().manual_seed(seed))
-
-    def denoise(self, x: Tensor, sigma: Tensor, which: Tensor) -> Tensor:
-        """The model's predictions for states x [m, ...] at sigma [m] of the pictures ``which`` [m]."""
-        if self.cell.prediction == "eps":
-            x, sigma = x / (1 + sigma.view(-1, 1, 1, 1)), sigma / (1 + sigma)
-        parts = zip(x.split(AT_ONCE), sigma.split(AT_ONCE), which.split(AT_ONCE), strict=True)
-        return torch.cat([self._model(*part) for part in parts])
-
-    def one_core(self, steps: int) -> Tensor:
-        """All pictures by the sampler itself, on one core."""
-        sigmas, everyone = self.cell.sigmas(steps), torch.arange(len(self._noise))
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return self.denoise(x, torch.full((len(x),), sigma), everyone)
-
-        start = self._noise * sigmas[0]
-        return sample(denoise, start, sigmas, method="sequential", solver=self.cell.solver).x
-
-    def each(self, make: Callable[[Tensor], Window | Chords]) -> list[Window | Chords]:
-        """Run the method that ``make`` makes of a start for each picture by itself, with their calls in one batch."""
-        start = self._noise * self.cell.sigmas(self.cell.steps)[0]
-        runs = [make(start[k : k + 1]) for k in range(len(start))]
-        going = list(range(len(runs)))
-        while going:
-            tasks = [(k, task) for k in going for task in runs[k].ready()]
-            states = torch.cat([task.x for _, task in tasks])
-            sigmas = torch.tensor([task.sigma for _, task in tasks])
-            answers = self.denoise(states, sigmas, torch.tensor([k for k, _ in tasks]))
-            for (k, task), answer in zip(tasks, answers, strict=True):
-                runs[k].complete(task, answer[None])
-            going = [k for k in going if runs[k].accepted is None]
-        return runs
 
 
 def method_of(chosen: Plan, cell: Cell) -> Callable[[Tensor], Window | Chords]:

@@ -9,7 +9,6 @@ losses, times and how many held-out prompts the pictures show, and writes models
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import random
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))
+sys.path[:0] = [str(REPO), str(REPO / "scripts")]
+
+from _flow_training import Batch, FlowRun, autocast, since, train_flow, update
 
 from demo import SHIFT
 from demo.autoencoder import Autoencoder, latent_rgb, taesd_state
@@ -62,7 +63,7 @@ def main() -> None:
     save_file(taesd_state(autoencoder), arguments.out / "chords_demo_vae.safetensors", metadata)
     scenes = [random_scene(rng) for _ in range(arguments.scenes)]
     latents = encode(autoencoder, scenes, rng, device)
-    flow = train_flow(
+    flow = train_on_scenes(
         latents, scenes, arguments.flow_steps, rng, device, arguments.out / "chords_demo_flow.safetensors"
     )
     prompts = [describe(random_scene(rng)) for _ in range(20)]
@@ -89,15 +90,15 @@ def train_autoencoder(steps: int, rng: random.Random, device: torch.device) -> A
         pictures = _pictures(scenes, rng, PICTURE_SIZE if whole else CROP).to(device)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, step / 30) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-5
-        with _autocast(device):
+        with autocast(device):
             latents = standard(model.encode(pictures).float())
             latents = latents + 0.1 * torch.rand(len(scenes), 1, 1, 1, device=device) * torch.randn_like(latents)
             loss = _picture_loss(model.decode(latents).float(), pictures)
-        _update(loss, model, [optimizer])
+        update(loss, model, [optimizer])
         if step % 50 == 0 or step == steps:
             psnr = _psnr(model, standard, held)
             print(
-                f"autoencoder {step}/{steps}  loss {loss.item():.4f}  held-out {psnr:.1f} dB  {_since(began)}",
+                f"autoencoder {step}/{steps}  loss {loss.item():.4f}  held-out {psnr:.1f} dB  {since(began)}",
                 flush=True,
             )
     assert standard.running_mean is not None and standard.running_var is not None
@@ -112,58 +113,26 @@ def encode(model: Autoencoder, scenes: list[Scene], rng: random.Random, device: 
     """The latents of all scenes, [n, 16, 16, 16]."""
     began = time.perf_counter()
     batches = []
-    with torch.no_grad(), _autocast(device):
+    with torch.no_grad(), autocast(device):
         for first in range(0, len(scenes), 64):
             batches.append(model.encode(_pictures(scenes[first : first + 64], rng).to(device)).float().cpu())
     latents = torch.cat(batches)
-    print(f"latents of {len(scenes)} scenes: std {latents.std():.3f}  {_since(began)}", flush=True)
+    print(f"latents of {len(scenes)} scenes: std {latents.std():.3f}  {since(began)}", flush=True)
     return latents
 
 
-def train_flow(
+def train_on_scenes(
     latents: Tensor, scenes: list[Scene], steps: int, rng: random.Random, device: torch.device, path: Path
 ) -> Flow:
-    """The flow model (an average over training): velocity at times that favour the noisy half.
+    """The flow model of the scenes' latents."""
 
-    Muon on the blocks' matrices needs about a fifth fewer steps than AdamW on everything. The file is written every
-    500 steps, so that a run cut short leaves a usable model.
-    """
-    model = Flow().to(device)
-    average = copy.deepcopy(model).requires_grad_(False)
-    blocks = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and "_blocks." in name and "mod" not in name
-    }
-    others = [parameter for name, parameter in model.named_parameters() if name not in blocks]
-    rates = (2e-3, 1.5e-3)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(blocks.values(), momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-    held = latents[:HELD_OUT].to(device), torch.cat([encode_prompt(describe(s)) for s in scenes[:HELD_OUT]]).to(device)
-    began = time.perf_counter()
-    for step in range(1, steps + 1):
-        tail = max(0.0, (step / steps - 0.4) / 0.6)
-        rate = min(1.0, step / 100) * 0.5 * (1 + math.cos(math.pi * tail)) + 1e-3
-        for optimizer, base in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * base
+    def draw() -> Batch:
         chosen = [rng.randrange(HELD_OUT, len(scenes)) for _ in range(64)]
         texts = ["" if rng.random() < UNCONDITIONAL else describe(scenes[i], rng) for i in chosen]
-        context = torch.cat([encode_prompt(text) for text in texts]).to(device)
-        loss = _flow_loss(model, latents[chosen].to(device), context, device)
-        _update(loss, model, optimizers)
-        decay = min(0.999, 1 - 1 / (step / 10 + 2))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        if step % 100 == 0 or step == steps:
-            with torch.no_grad():
-                held_loss = _flow_loss(average, *held, device, torch.Generator().manual_seed(1)).item()
-            print(f"flow {step}/{steps}  loss {loss.item():.4f}  held-out {held_loss:.4f}  {_since(began)}", flush=True)
-        if step % 500 == 0 or step == steps:
-            save_file({name: value.half().cpu().contiguous() for name, value in average.state_dict().items()}, path)
-    return average.eval()
+        return latents[chosen].to(device), torch.cat([encode_prompt(text) for text in texts]).to(device)
+
+    held = latents[:HELD_OUT].to(device), torch.cat([encode_prompt(describe(s)) for s in scenes[:HELD_OUT]]).to(device)
+    return train_flow(Flow(), FlowRun(steps, path), draw, held, device)
 
 
 @torch.no_grad()
@@ -181,26 +150,6 @@ def paint(flow: Flow, autoencoder: Autoencoder, prompts: list[str], seed: int = 
         unguided = flow(x, times, empty)
         x = x + (sigma_next - sigma) * (unguided + CFG * (flow(x, times, context) - unguided))
     return list(autoencoder.decode(x).clamp(0, 1).cpu())
-
-
-def _flow_loss(
-    model: Flow, latents: Tensor, context: Tensor, device: torch.device, generator: torch.Generator | None = None
-) -> Tensor:
-    t = torch.sigmoid(torch.randn(len(latents), generator=generator) + 0.5).to(device)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
-    weight = t[:, None, None, None]
-    with _autocast(device):
-        velocity = model((1 - weight) * latents + weight * noise, t, context)
-    return F.mse_loss(velocity.float(), noise - latents)
-
-
-def _update(loss: Tensor, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def _picture_loss(seen: Tensor, wanted: Tensor) -> Tensor:
@@ -225,14 +174,6 @@ def _pictures(scenes: list[Scene], rng: random.Random, size: int = PICTURE_SIZE)
         top, left = rng.randint(0, PICTURE_SIZE - size), rng.randint(0, PICTURE_SIZE - size)
         pictures.append(draw(scene, rng)[:, top : top + size, left : left + size])
     return torch.stack(pictures).contiguous(memory_format=torch.channels_last)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def _since(began: float) -> str:
-    return f"{time.perf_counter() - began:.0f} s"
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def interpolation_nodes(steps: int, calls: int) -> tuple[int, ...]:
 def default_calls(steps: int) -> int:
     """A good number of evaluations for ``steps``: 13 of 20, 15 of 30, 18 of 50.
 
-    On the guided demo model the result is within about 2 % of that of every step where the prompt leaves places and
-    sizes open, and within 0.2 % where it names them (benchmarks/results/prompts.md).
+    With the demo model at CFG 4 the result is usually within about 2 % of that of every step where the prompt leaves
+    places and sizes open, and within 0.2 % where it names them. Single pictures are up to 10 % off.
     """
     return min(steps, round(4.5 + 1.9 * math.sqrt(steps)))
 

@@ -14,6 +14,10 @@ SMALL = {
     "driver_overhead.py": (["--repeats", "1", "--output", "OUT/driver_overhead.md"], ["driver_overhead.md"]),
     # Its time is up before the first case, which would take too long: it loads ComfyUI and reports what is missing.
     "frontier.py": (["--small", "--limit", "1", "--no-picture", "--out", "OUT"], ["frontier.md", "frontier.json"]),
+    "peers.py": (
+        ["--small", "--ways", "ours", "LazyCache", "--no-picture", "--out", "OUT"],
+        ["peers.md", "peers.json"],
+    ),
     "scale.py": (["--small", "--no-picture", "--out", "OUT"], ["scale.md", "scale.json"]),
     "tolerance.py": (["--small", "--out", "OUT"], ["tolerance.md", "tolerance.json"]),
     "sdo.py": (

@@ -6,6 +6,7 @@ import threading
 import time
 
 import comfy.model_management
+import comfy.patcher_extension
 import torch
 from comfy_api.latest import io
 
@@ -44,6 +45,34 @@ class TestSleepingModel(ModelNode):
             return 0.5 * args["input"]
 
         model.set_model_unet_function_wrapper(asleep)
+        return io.NodeOutput(model)
+
+
+class TestSlowModel(ModelNode):
+    """Every call computes, and takes so much longer: on lanes of a CPU it is like a model on devices of their own.
+
+    ``inside``: the network is slow, so that a patch of the network can spare the time.
+    """
+
+    INPUTS = [io.Float.Input("milliseconds", default=100.0), io.Boolean.Input("inside", default=False)]
+
+    @classmethod
+    def execute(cls, model, milliseconds, inside):
+        model = model.clone()
+
+        def slow(apply_model, args):
+            time.sleep(milliseconds / 1000)
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        def slow_network(executor, *args, **kwargs):
+            time.sleep(milliseconds / 1000)
+            return executor(*args, **kwargs)
+
+        if inside:
+            kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+            model.add_wrapper_with_key(kind, "slow", slow_network)
+        else:
+            model.set_model_unet_function_wrapper(slow)
         return io.NodeOutput(model)
 
 
@@ -139,4 +168,12 @@ class TestThreads(SaltedOutputNode):
         return io.NodeOutput(ui={"threads": names, "intra_op": [torch.get_num_threads()], "current_patchers": [in_use]})
 
 
-NODES = [TestRandomDelay, TestSleepingModel, TestFailingLane, TestHangingLane, TestHangIsOver, TestThreads]
+NODES = [
+    TestRandomDelay,
+    TestSleepingModel,
+    TestSlowModel,
+    TestFailingLane,
+    TestHangingLane,
+    TestHangIsOver,
+    TestThreads,
+]

@@ -408,7 +408,7 @@ def test_few_steps_are_all_taken_within_a_tolerance_too(lanes: int, cores: int) 
 
 
 @pytest.mark.parametrize("tolerance", [0.003, 0.01, 0.1])
-@pytest.mark.parametrize("steps", [12, 20, 50, 1000])
+@pytest.mark.parametrize("steps", [20, 50, 1000])
 def test_a_tolerance_takes_the_cores_that_are_fastest(steps: int, tolerance: float) -> None:
     depths = [plan(steps, lanes, tolerance=tolerance).depth for lanes in (0, 1, 2, 4, 8, 32)]
     assert depths == sorted(depths, reverse=True) and 2 <= depths[-1] <= depths[0] <= steps

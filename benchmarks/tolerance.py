@@ -8,7 +8,8 @@ The demo model on 1, 2, 4 and 8 cores: as a flow model with CFG 1, 3.5 and 8, an
 eps model on SDXL's sigmas. Half of the prompts name every place and size, half leave them open. The rules were made
 with other prompts and seeds. For each cell: model calls in a row (mean), the relative RMS difference of the latent from
 that of the same sampler with every step on one core, and how often the run's own estimate is within a factor of 3.
-Calls are counted, not timed. Writes benchmarks/results/tolerance.md and tolerance.json.
+Jumps of the prediction: another prompt from half of the steps on, and guidance in a part of the steps only. Calls are
+counted, not timed. Writes benchmarks/results/tolerance.md and tolerance.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._demo import differences
+from benchmarks._problems import guided_demo
 from benchmarks._report import RESULTS, command, date, table, write
 from benchmarks.trust import Cell, Pictures, in_percent, prompts
 from chords_core import SOLVERS, Hit, Window, tolerance_window
@@ -59,7 +61,35 @@ EPS_CELLS = tuple(
     for schedule in ("normal", "karras")
     for steps in EPS_GOALS
 )
+
+
+@dataclass(frozen=True)
+class JumpCell(Cell):
+    """A flow model whose prediction jumps: ``other`` acts from the step ``first`` up to ``last``.
+
+    ``other`` is "prompt", that of the next picture, or "unguided".
+    """
+
+    other: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, {_JUMPS[self.other]} from step {self.first} to {self.last}"
+
+
+_JUMPS = {"prompt": "another prompt", "unguided": "no guidance"}
+
+JUMP_CELLS = tuple(
+    JumpCell("flow", "simple", steps, cfg, "euler", other, first, last)
+    for steps in (20, 50)
+    for cfg in (3.5, 8.0)
+    for other, first, last in (("prompt", steps // 2, steps), ("unguided", 7 * steps // 10, steps))
+)
+
 OTHER_CELLS = tuple(Cell("flow", "simple", 20, 8.0, solver) for solver in ("dpmpp_2m", "res_multistep", "uni_pc"))
+
+ALL_CELLS: tuple[Cell, ...] = (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS, *JUMP_CELLS)
 
 
 @dataclass(frozen=True)
@@ -95,10 +125,30 @@ class Found:
         return sum(error / FACTOR <= estimate <= FACTOR * error for estimate, error in pairs) / len(pairs)
 
 
+class JumpPictures(Pictures):
+    """Pictures whose prediction jumps at the steps of the cell."""
+
+    def __init__(self, cell: JumpCell, texts: Sequence[str], seed: int) -> None:
+        super().__init__(cell, texts, seed)
+        usual, sigmas = self._model, cell.sigmas(cell.steps)
+        rolled = [*texts[1:], texts[0]]
+        other = guided_demo(rolled, cell.cfg) if cell.other == "prompt" else guided_demo(texts, 1.0)
+
+        def switching(x: Tensor, sigma: Tensor, which: Tensor) -> Tensor:
+            others = (sigma <= sigmas[cell.first]) & (sigma > sigmas[cell.last])
+            predicted = torch.empty_like(x)
+            for model, rows in ((usual, ~others), (other, others)):
+                if rows.any():
+                    predicted[rows] = model(x[rows], sigma[rows], which[rows])
+            return predicted
+
+        self._model = switching
+
+
 def goal_of(cell: Cell, cores: int) -> float:
     """The mean of calls in a row that is to be kept, or infinity."""
     place = CORES.index(cores) if cores in CORES else -1
-    if cell.solver != "euler" or cell.prediction != "flow" or place < 0:
+    if isinstance(cell, JumpCell) or cell.solver != "euler" or cell.prediction != "flow" or place < 0:
         return math.inf
     return FLOW_GOALS.get((cell.cfg, cell.steps), (math.inf,) * len(CORES))[place]
 
@@ -160,7 +210,7 @@ def report(results: Sequence[Found]) -> list[str]:
     """All measurements, by cell."""
     lines = ["", summary(results), "", *eps_lines(results)]
     titles = ("cores", "calls in a row", "goal", "median / 90th / worst, %", "limits", "estimates right")
-    for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS):
+    for cell in ALL_CELLS:
         of_cell = [found for found in results if found.cell == str(cell)]
         if of_cell:
             rows = [row_of(found, goal_of(cell, found.cores)) for found in of_cell]
@@ -206,14 +256,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    cells = [cell for cell in (*FLOW_CELLS, *EPS_CELLS, *OTHER_CELLS) if arguments.only in str(cell)]
+    cells = [cell for cell in ALL_CELLS if arguments.only in str(cell)]
     count, cores = arguments.pictures, arguments.cores
     if arguments.small:
         cells, cores, count = [FLOW_CELLS[0], EPS_CELLS[0]], [1, 4], 2
     texts, began = prompts(count, arguments.seed), time.perf_counter()
     results = kept_results(arguments.out / "tolerance.json", arguments.tolerance)
     for cell in cells:
-        pictures = Pictures(cell, texts, arguments.seed)
+        make = JumpPictures if isinstance(cell, JumpCell) else Pictures
+        pictures = make(cell, texts, arguments.seed)
         exact = pictures.one_core(cell.steps)
         for number in cores:
             found = measure(pictures, exact, number, arguments.tolerance)

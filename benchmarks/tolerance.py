@@ -9,7 +9,8 @@ The cells of `_cells.py` on 1, 2, 4 and 8 cores: the demo model or the emoji mod
 and 8, and by an exact change of variables as an eps model on SDXL's sigmas. Half of the prompts name what is seen (of
 the demo model every place and size), half leave it open. The rules were made on the demo model, with other prompts.
 For each cell: model calls in a row (mean), the relative RMS difference of the latent from that of the same sampler with
-every step on one core, and how often the run's own estimate is within a factor of 3. Calls are counted, not timed.
+every step on one core, and how often the run's own estimate is within a factor of 3. Of the demo model also cells whose
+prediction jumps at a step (`_jumps.py`). Calls are counted, not timed.
 Writes benchmarks/results/tolerance.md and tolerance.json, or tolerance_emoji.md and tolerance_emoji.json.
 """
 
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from benchmarks._cells import PROBLEMS, Cell, Pictures, problems_of, prompts
 from benchmarks._demo import differences
+from benchmarks._jumps import JUMPS, JumpCell, JumpPictures
 from benchmarks._report import RESULTS, command, date, table, write
 from benchmarks.trust import in_percent
 from chords_core import SOLVERS, Hit, Window, tolerance_window
@@ -153,7 +155,7 @@ def report(results: Sequence[Found]) -> list[str]:
     """All measurements, by cell."""
     lines = ["", summary(results), "", *eps_lines(results)]
     titles = ("cores", "calls in a row", "goal", "median / 90th / worst, %", "limits", "estimates right")
-    for cell in (cell for cells in PROBLEMS.values() for cell in cells):
+    for cell in (*(cell for cells in PROBLEMS.values() for cell in cells), *JUMPS):
         of_cell = [found for found in results if found.cell == str(cell)]
         if of_cell:
             rows = [row_of(found, goal_of(cell, found.cores)) for found in of_cell]
@@ -200,7 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    cells = [cell for cell in problems_of(arguments.model) if arguments.only in str(cell)]
+    all_cells = (*problems_of(arguments.model), *(cell for cell in JUMPS if cell.model == arguments.model))
+    cells = [cell for cell in all_cells if arguments.only in str(cell)]
     count, cores = arguments.pictures, arguments.cores
     if arguments.small:
         cells = [next(cell for cell in cells if cell.prediction == kind) for kind in ("flow", "eps")]
@@ -209,7 +212,8 @@ def main() -> None:
     path = arguments.out / ("tolerance.md" if arguments.model == "demo" else f"tolerance_{arguments.model}.md")
     results = kept_results(path.with_suffix(".json"), arguments.tolerance)
     for cell in cells:
-        pictures = Pictures(cell, texts, arguments.seed)
+        jumps = isinstance(cell, JumpCell)
+        pictures = JumpPictures(cell, texts, arguments.seed) if jumps else Pictures(cell, texts, arguments.seed)
         exact = pictures.one_core(cell.steps)
         for number in cores:
             found = measure(pictures, exact, number, arguments.tolerance)

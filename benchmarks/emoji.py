@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/emoji.py
 
-Needs the emoji model: scripts/train_emoji.py makes it. The prompts are the first ones of benchmarks/tolerance.py, half
-of them names, half kinds of emoji. Writes benchmarks/results/emoji.jpg.
+Needs the emoji model: scripts/train_emoji.py makes it. Half of the prompts are names with a background, half are kinds
+of emoji. Writes benchmarks/results/emoji.jpg.
 """
 
 from __future__ import annotations

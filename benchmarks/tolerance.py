@@ -43,8 +43,8 @@ MAX_90TH, MAX_WORST = 0.02, 0.05  # goals for tolerance 0.01
 
 MODELS = {
     "demo": "demo model",
-    "emoji": "emoji model, on which no rule was made ([its pictures](emoji.jpg): colours, backgrounds and outlines are "
-    "mostly right, faces and flags can be recognised, details and letters cannot)",
+    "emoji": "emoji model, on which no rule was made ([its pictures](emoji.jpg): colours and backgrounds are mostly "
+    "right, outlines rough; many faces and flags can be recognised, other things often cannot)",
 }
 
 FLOW_GOALS = {

@@ -32,7 +32,7 @@ from ....chords_core import (
     sample,
     solve_seconds,
 )
-from ..compatibility.reasons import reason_against_tokens, reason_for_one_core
+from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
 from ..devices.groups import SHARE, WHOLE, Split, names_of
@@ -350,6 +350,10 @@ class _Reasons:
     @property
     def for_one_core(self) -> str | None:
         return reason_for_one_core(self.call.guider, self.call.model_options)
+
+    @property
+    def for_every_step(self) -> str | None:
+        return reason_for_every_step(self.call.guider)
 
     @property
     def against_tokens(self) -> str | None:

@@ -40,6 +40,10 @@ class Reasons(Protocol):
         """Why the model has to see its steps in order, on one device."""
 
     @property
+    def for_every_step(self) -> str | None:
+        """Why a result near that of every step cannot be promised with fewer calls or in a window."""
+
+    @property
     def against_tokens(self) -> str | None:
         """Why calls of the model cannot be shared by tokens."""
 
@@ -154,12 +158,15 @@ def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings:
     return _planned(options, facts, lanes, options.cores, costs, several=lanes > 1)
 
 
-def place_alone(options: SamplerOptions, facts: Facts, problem: str) -> Placement:
+def place_alone(placed: Placement, options: SamplerOptions, facts: Facts, problem: str) -> Placement:
     """One core on the model's own device, because of a ``problem`` with the others. It makes as many model calls as if
-    the others did not exist."""
+    the others did not exist, and every call where ``placed`` has every call."""
+    alone = ((facts.primary,),)
+    if isinstance(placed.plan, SequentialPlan):
+        return Placement(SequentialPlan(facts.steps, (problem,)), alone)
     chosen = _planned(options, facts, 1, 1, several=False).plan
     chosen = replace(chosen, reasons=(problem,)) if isinstance(chosen, SequentialPlan) else chosen.because(problem)
-    return Placement(chosen, ((facts.primary,),))
+    return Placement(chosen, alone)
 
 
 class _Choice:
@@ -341,6 +348,8 @@ def _planned(
     )
     if chosen.cores > 1 or isinstance(chosen, AdaptivePlan):
         reason = facts.reasons.for_one_core
+        if reason is None and isinstance(chosen, AdaptivePlan):
+            reason = facts.reasons.for_every_step
         if reason is not None:
             chosen = SequentialPlan(facts.steps, (reason,))
     return Placement(chosen)
@@ -353,7 +362,7 @@ def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placem
         return placed
     near = plan(facts.steps, 1, 1, tolerance=NEAR, solver=facts.solver)
     saved = 1 - near.depth / facts.steps
-    if saved < _MIN_ADVISED or facts.reasons.for_one_core is not None:
+    if saved < _MIN_ADVISED or facts.reasons.for_one_core is not None or facts.reasons.for_every_step is not None:
         return placed
     share = _SHARES[min(_SHARES, key=lambda known: abs(known - saved))]
     return replace(placed, plan=placed.plan.because(f"fidelity near: about {share} less time"))

@@ -34,7 +34,7 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.execution.pools import clear_frames
-from ..compatibility.reasons import reason_against_tokens, reason_for_one_core
+from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
 from ..devices.groups import SHARE, WHOLE, Split, names_of
@@ -49,7 +49,7 @@ from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
 from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
-from .messages import describe, describe_sharing, ends_by_measurement, reasons_of
+from .messages import Outcome, describe, describe_sharing, ends_by_measurement, reasons_of
 from .names import PARALLEL
 from .opened_lanes import KeptTimings, LaneOpener, OpenedLanes, OpenedStock, RunContext
 from .options import SamplerOptions
@@ -332,7 +332,9 @@ class _SamplerFunction:
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
         if ends_by_measurement(lanes.plan):
-            announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate, lanes.rows))
+            announcer.say(
+                describe(lanes.plan, lanes.names, Outcome(result.depth, result.estimate, relay.by_request), lanes.rows)
+            )
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
@@ -362,6 +364,10 @@ class _Reasons:
     @property
     def for_one_core(self) -> str | None:
         return reason_for_one_core(self.call.guider, self.call.model_options)
+
+    @property
+    def for_every_step(self) -> str | None:
+        return reason_for_every_step(self.call.guider)
 
     @property
     def against_tokens(self) -> str | None:

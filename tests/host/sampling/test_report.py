@@ -19,6 +19,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from chords_core import (
     AdaptivePlan,
+    BatchPool,
     ChordsPlan,
     OnDemand,
     Plan,
@@ -203,15 +204,32 @@ def _within(steps: int, cores: int) -> SimpleNamespace:
     return _record(recorder, result, plan, plan.method, cores)
 
 
+def _in_rows(steps: int, rows: int) -> SimpleNamespace:
+    """The same with the cores as rows of one call."""
+    recorder, slow = Recorder(), Slow(0)
+    pool = BatchPool(lambda xs, sigmas: [slow(x, sigma) for x, sigma in zip(xs, sigmas, strict=True)], rows)
+    plan = AdaptivePlan(steps, ("so many were asked for",), rows, 8, 0.01)
+    sigmas = geometric(steps)
+    result = sample(None, noise(6, scale=10.0), sigmas, pool=pool, on_event=recorder, **plan.sample_options())
+    return _record(recorder, result, plan, plan.method, rows, rows=rows)
+
+
 def _record(
-    recorder: Recorder, result: Result, plan: Plan, method: str, lanes: int, by_request: bool = False
+    recorder: Recorder,
+    result: Result,
+    plan: Plan,
+    method: str,
+    lanes: int,
+    by_request: bool = False,
+    rows: int = 1,
 ) -> SimpleNamespace:
     return SimpleNamespace(
         message=f"{plan.cores} cores ({method}): a result after {result.depth} model calls",
         method=method,
         solver="euler",
         plan=plan,
-        devices=tuple(f"cuda:{lane}" for lane in range(lanes)),
+        lanes=("cuda:0",) * lanes if rows > 1 else tuple(f"cuda:{lane}" for lane in range(lanes)),
+        rows=rows,
         depth=result.depth,
         evaluations=result.evaluations,
         seconds=2 * recorder.timeline().seconds,
@@ -227,7 +245,8 @@ def _stock(**changes: Any) -> SimpleNamespace:
         "method": "stock",
         "solver": "euler_ancestral",
         "plan": SequentialPlan(20, ()),
-        "devices": ("cpu",),
+        "lanes": ("cpu",),
+        "rows": 1,
         "depth": 20,
         "evaluations": 0,
         "seconds": 4.2,
@@ -255,10 +274,12 @@ PICTURES: dict[str, Callable[[], SimpleNamespace]] = {
     "one core, fewer calls": lambda: _within(20, 1),
     "a window of 4 cores": lambda: _within(20, 4),
     "a window of 8 cores": lambda: _within(50, 8),
+    "4 rows in one call": lambda: _in_rows(20, 4),
+    "8 rows in one call": lambda: _in_rows(50, 8),
     "stock": _stock,
     "nothing sampled": lambda: _stock(message="", method="", solver="", plan=SequentialPlan(0, ()), seconds=0.0),
     "other letters": lambda: SimpleNamespace(
-        **{**vars(_run(20, 2)), "devices": ("ray://a-host-with-a-long-name:10001/0", "Gerät 1 \N{HIGH VOLTAGE SIGN}")}
+        **{**vars(_run(20, 2)), "lanes": ("ray://a-host-with-a-long-name:10001/0", "Gerät 1 \N{HIGH VOLTAGE SIGN}")}
     ),
 }
 

@@ -258,7 +258,7 @@ def picture(results: Results, model: str, path: Path) -> None:
             "In brackets: model calls in a row, in place of 20. On one device the others make at least as many as ours."
         )
         sheet.text(0.012, 0.9, told, fontsize=9, color=DIM, va="center")
-        sheet.subplots_adjust(left=0.14, right=0.985, top=0.81, bottom=0.05, wspace=0.68, hspace=0.28)
+        sheet.subplots_adjust(left=0.155, right=0.985, top=0.81, bottom=0.05, wspace=0.72, hspace=0.28)
         sheet.savefig(path)
 
 

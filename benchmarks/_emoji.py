@@ -1,7 +1,9 @@
 """The emoji model: a second test bed for benchmarks, with finer detail and a richer world than the demo's shapes.
 
 It has learned the 3,786 pictures of an emoji set, each with its name, on coloured backgrounds, 32 x 32 pixels. It is a
-model of the demo's class, and its prompts are encoded as the demo's are. `scripts/train_emoji.py` makes its file.
+model of the demo's class with 2.2 million weights, and its prompts are encoded as the demo's are. It is not shipped:
+`scripts/train_emoji.py` makes its file. After 3,700 steps the colours and backgrounds of its pictures are mostly right,
+outlines rough; many faces and flags can be recognised, other things often cannot.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/emoji.py
 
-Needs the emoji model: scripts/train_emoji.py makes it. The prompts are the first ones of benchmarks/tolerance.py, half
-of them names, half kinds of emoji. Writes benchmarks/results/emoji.jpg.
+Needs the emoji model: scripts/train_emoji.py makes it. Half of the prompts are names with a background, half are kinds
+of emoji. Writes benchmarks/results/emoji.jpg.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chords_core import SOLVERS, Hit, Window, tolerance_window
 
 GUIDANCE = (1.0, 3.5, 8.0)
 STEPS, CORES, TOLERANCE = 20, 4, 0.01
-TILE, GAP, LABEL, CAPTION = 96, 4, 150, 34
+TILE, GAP, LABEL, CAPTION = 80, 4, 150, 34
 
 
 def columns_of(cfg: float, texts: list[str]) -> list[tuple[str, Tensor]]:
@@ -62,7 +62,7 @@ def sheet(texts: list[str], columns: list[tuple[str, Tensor]]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=12, help="rows, half of them of open prompts (default 12)")
+    parser.add_argument("--pictures", type=int, default=10, help="rows, half of them of open prompts (default 10)")
     parser.add_argument("--out", type=Path, default=RESULTS / "emoji.jpg", help="file of the sheet")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,7 +70,7 @@ def main() -> None:
     texts = prompts(arguments.pictures, SEED, "emoji")
     columns = [column for cfg in GUIDANCE for column in columns_of(cfg, texts)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(texts, columns).save(arguments.out, quality=88)
+    sheet(texts, columns).save(arguments.out, quality=80)
 
 
 if __name__ == "__main__":

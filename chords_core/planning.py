@@ -44,9 +44,6 @@ the demo model such first hits are up to 26 % off the result of one core, others
 _RECTIFICATIONS = (2, 3, 4)
 """How often the fastest core of CHORDS may be rectified."""
 
-_MIN_TOLERANCE_STEPS = 8
-"""With fewer steps each one matters so much that none can be left out, and a window gains too little."""
-
 _MAX_WINDOW_CORES = 8
 """Further cores of a window hardly save a round."""
 
@@ -179,9 +176,11 @@ def _plan_within_tolerance(request: _Request, tolerance: float, calls: int | Non
         depth = expected_calls(request.steps, cores, request.solver, tolerance)
         return AdaptivePlan(request.steps, (reason,), cores, depth, tolerance)
 
+    if request.cores > 1 and request.steps == 1:
+        return request.sequential(Cause.NO_ROOM)
     if request.cores > 1:
         return within(min(request.cores, request.steps), request.reason(Cause.CORES_REQUESTED))
-    if request.steps < _MIN_TOLERANCE_STEPS:
+    if request.steps < _MIN_STEPS:
         return request.sequential(Cause.TOO_FEW_STEPS)
     lanes = 1 if request.cores else max(request.lanes, 1)
     counts = range(1, min(lanes, request.steps, _MAX_WINDOW_CORES) + 1)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .window_rule import Measured
+
 _PROPORTION = 0.06
 """The error over the geometric mean and the root of N. Fitted (benchmarks/tolerance.py)."""
 
@@ -30,3 +32,18 @@ def estimated_error(moves: Sequence[float], amplification: Sequence[float], chan
     """
     squares = sum((factor * move) ** 2 for factor, move in zip(amplification, moves, strict=True))
     return _PROPORTION * math.sqrt(steps * math.sqrt(squares) * change)
+
+
+def estimates(measured: Measured, amplification: Sequence[float], changes: Sequence[float]) -> tuple[float, ...]:
+    """The estimate of each sample; infinite where a sample is not finite.
+
+    Args:
+        measured: what the last round has shown.
+        amplification: of each step.
+        changes: of each sample, from the hit before the last to the last.
+    """
+    weights, steps = [amplification[node] for node in measured.known], len(amplification)
+    return tuple(
+        estimated_error(moves, weights, change, steps) if change < math.inf else math.inf
+        for moves, change in zip(zip(*measured.moves, strict=True), changes, strict=True)
+    )

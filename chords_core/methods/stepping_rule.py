@@ -28,6 +28,10 @@ shrink. It is 4.7 for 20 steps and 2.5 for 50: the more steps there are, the mor
 _MAX_SURPRISE_STEPS = 200
 """More steps than this allow the surprise of so many, because what finer steps add is interpolated."""
 
+_STRICTER = 0.5
+"""A surprise is weighted by this power of the amplification once more. A single step left out can spoil a picture with
+a solver of higher order: it takes differences of evaluations."""
+
 JUMP = 4.0
 """From so many times the allowed surprise on the prediction is taken to jump."""
 
@@ -41,7 +45,7 @@ Faster growth is blind to what comes."""
 _MIN_GROWTH = 0.4
 """And it shrinks at most by this."""
 
-_SAFETY, _EXPONENT = 0.9, 1 / 2
+_SAFETY, _EXPONENT = 0.85, 1 / 2
 """The gap is multiplied by safety * (allowed / measured)^exponent: a surprise grows with about its square."""
 
 _FIRST_GAP = 3
@@ -93,7 +97,8 @@ class SteppingRule:
     def _surprise(self, measured: Measured) -> float:
         """The weighted surprise of the newest node, in tolerances; 0 if it was not called for the first time."""
         newest = measured.known[-1]
-        return self._weighted(measured.surprises.get(newest, ()), newest)
+        stricter: float = self.amplification[newest] ** _STRICTER
+        return stricter * self._weighted(measured.surprises.get(newest, ()), newest)
 
     def _weighted(self, by_sample: Sequence[float], node: int) -> float:
         """The largest of the samples, weighted, in tolerances."""

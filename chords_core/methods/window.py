@@ -28,17 +28,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..solvers.linear_form import LinearUpdate
 from .accept import AcceptRule, Agreement, Residual
-from .estimate import estimated_error
+from .estimate import estimates
 from .events import Accepted, Evaluation, Event, Hit, RoundDone
 from .path import Path, trend
 from .secant_model import SecantModel
+from .sensitivity import effects
 from .stepping_rule import SteppingRule
 from .window_rule import Measured, MovingRule, Progress, ScheduledRule
 
@@ -92,6 +93,18 @@ class _Node:
         self.value = model.value
         self.move: Tensor | None = None  # [B, 1], as `MovingRule` measures it; None: it has not moved
         self.drift: Tensor | None = None  # the same relative to the state
+        self.rates: tuple[Tensor, Tensor] | None = None  # see `compare`; None: not evaluated again
+
+    def compare(self, at: Tensor, value: Tensor) -> None:
+        """Measure the defect of the model and the response of the prediction to the move since the last evaluation,
+        [B, 1] each; see `methods.sensitivity`."""
+        distance = _norm(at - self.model.at)
+        moved = distance > 16 * torch.finfo(at.dtype).eps * _norm(at)
+        distance = distance.clamp_min(torch.finfo(at.dtype).tiny)
+        found = _norm(value - self.value) / distance, _norm(value - self.model.value) / distance
+        before = (torch.ones_like(distance),) * 2 if self.rates is None else self.rates
+        defect, response = (torch.where(moved, new, old) for new, old in zip(found, before, strict=True))
+        self.rates = defect, response
 
 
 class Window:
@@ -156,13 +169,14 @@ class Window:
             return []
         self._round += 1
         self._solve(self._learn())
-        measured = self._latest = self._measured()
+        measured = self._measured()
         complete = len(self._known) == self._path.steps and not self._path.noncausal(self._known)
         exact = complete and not any(measured.changed)
         end = self._state_at(self._path.steps) * self._size(self._path.steps)
         hit = Hit(1 if exact else 0, self._round, end.reshape(self._shape).to(self._dtype))
         before = self.hits[-1] if self.hits else None
         self.hits.append(hit)
+        measured = self._latest = self._judged(measured)
         following = None
         if not self._enough(hit, before, exact):
             self._progress, following = self._spec.rule.following(
@@ -192,21 +206,21 @@ class Window:
         None as long as no hit is accepted, if the run ended before the last step was called, if it has a single hit,
         and for rules that measure no moves.
         """
-        rule, measured = self._spec.rule, self._latest
-        if self.accepted is None or measured is None or isinstance(rule, ScheduledRule):
+        if self.accepted is None or self._latest is None or isinstance(self._spec.rule, ScheduledRule):
             return None
-        if measured.known[-1] < self.steps - 1:
-            return None
-        if len(self.hits) < 2:
-            return 0.0 if self.steps == 1 else None
+        if self.steps == 1:
+            return 0.0
+        return max((each for each in self._latest.estimates if each < math.inf), default=None)
+
+    def _judged(self, measured: Measured) -> Measured:
+        """What was measured, with effects and estimates once the last step was called and there are two hits."""
+        rule = self._spec.rule
+        if isinstance(rule, ScheduledRule) or measured.known[-1] < self.steps - 1 or len(self.hits) < 2:
+            return measured
         after, before = (hit.x.reshape(self._start.shape).double() for hit in reversed(self.hits[-2:]))
-        changes = (_norm(after - before) / _norm(after)).flatten().tolist()
-        weights = [rule.amplification[node] for node in measured.known]
-        items = zip(zip(*measured.moves, strict=True), changes, strict=True)
-        return max(
-            (estimated_error(moves, weights, change, self.steps) for moves, change in items if change < math.inf),
-            default=None,
-        )
+        changes = (_norm(after - before) / _norm(after)).flatten().nan_to_num(math.inf).tolist()
+        found = effects(measured, self._spec.times, rule.amplification)
+        return replace(measured, effects=found, estimates=estimates(measured, rule.amplification, changes))
 
     def _size(self, node: int) -> float:
         """A state as the model takes it, divided by the state in flow coordinates."""
@@ -246,6 +260,7 @@ class Window:
                 self._nodes[node] = _Node(SecantModel(state, value), self._highest[node])
                 insort(self._known, node)
             elif self._spec.slopes:
+                self._nodes[node].compare(state, value)
                 self._nodes[node].model.learn(state, value, self._highest[node])
             else:
                 self._nodes[node].model = SecantModel(state, value)
@@ -329,18 +344,22 @@ class Window:
         new = [node for node in self._new if node != self._known[0]]
         found = [zero if value is None else value for node in nodes for value in (node.move, node.drift)]
         found += [self._surprise(node) for node in new]
+        rated = [node.rates for node in nodes if node.rates is not None]
+        found += [rate for rates in rated for rate in rates]
         by_value = torch.cat(found, dim=1).nan_to_num(0.0, 0.0, 0.0).T.tolist()
-        tolerance, count = 8 * torch.finfo(self._start.dtype).eps, 2 * len(nodes)
+        tolerance, count, end = 8 * torch.finfo(self._start.dtype).eps, 2 * len(nodes), 2 * len(nodes) + len(new)
         drifts = by_value[1:count:2]
         moves = [  # rounding is no move, however little of the picture there is
             tuple(move if drift > tolerance else 0.0 for move, drift in zip(*of_node, strict=True))
             for of_node in zip(by_value[:count:2], drifts, strict=True)
         ]
+        rates = iter(zip(by_value[end::2], by_value[end + 1 :: 2], strict=True))
         return Measured(
             known=tuple(self._known),
             moves=tuple(moves),
             changed=tuple(any(drift > tolerance for drift in of_node) for of_node in drifts),
-            surprises={node: tuple(found) for node, found in zip(new, by_value[count:], strict=True)},
+            surprises={node: tuple(found) for node, found in zip(new, by_value[count:end], strict=True)},
+            rates=tuple(None if node.rates is None else tuple(zip(*next(rates), strict=True)) for node in nodes),
         )
 
     def _enough(self, hit: Hit, before: Hit | None, exact: bool) -> bool:

@@ -34,6 +34,9 @@ MOVE_PER_SURPRISE = 0.35
 """With a tolerance: the move of the newest nodes that leaves their gap as it is, over the allowed surprise and the
 number of cores. With larger moves every second round would only evaluate the nodes of the round before again."""
 
+MAX_EFFECT_PER_TOLERANCE = 3.0
+"""What all moves together may change the end by, as estimated, over the tolerance of the result."""
+
 _MAX_BUDGET_STEPS = 64
 """More steps than this have the budget of so many, because what finer steps add is interpolated."""
 
@@ -62,12 +65,21 @@ class Measured:
         changed: for each known node whether it has moved by more than rounding.
         surprises: for each node except 0 that was evaluated for the first time, how far the evaluation is from the
             trend of the nodes before it, as a move, one for each sample.
+        rates: for each known node its defect and response, one pair for each sample, or None if it was evaluated once;
+            see `chords_core.methods.sensitivity`.
+        effects: once the last step is known, for each known node about how far its move changes the end, one for each
+            sample; see `chords_core.methods.sensitivity`.
+        estimates: then also about how far the end is from the solver's own, one for each sample; see
+            `chords_core.methods.estimate`.
     """
 
     known: tuple[int, ...]
     moves: tuple[tuple[float, ...], ...]
     changed: tuple[bool, ...]
     surprises: Mapping[int, tuple[float, ...]]
+    rates: tuple[tuple[tuple[float, float], ...] | None, ...] = ()
+    effects: tuple[tuple[float, ...], ...] = ()
+    estimates: tuple[float, ...] = ()
 
     @property
     def first_changed(self) -> int | None:
@@ -125,6 +137,8 @@ class MovingRule:
         gaps: how far apart new nodes are.
         required: steps that are not left out; see `uneven_steps`.
         max_move: a node with a larger weighted move is evaluated again in any case.
+        max_effect: the run does not end while all moves together may change the end by more; see
+            `chords_core.methods.sensitivity`.
     """
 
     steps: int
@@ -136,6 +150,7 @@ class MovingRule:
     gaps: GapControl = GapControl()
     required: frozenset[int] = frozenset()
     max_move: float = MAX_MOVE
+    max_effect: float = math.inf
 
     def first(self, cores: int) -> tuple[int, ...]:
         """The nodes of the first round."""
@@ -161,7 +176,7 @@ class MovingRule:
         if start is None and self.pace:
             start = 0
         if start is None:
-            return progress, None
+            return progress, self._largest_effects(measured, cores)
         if self.pace:
             start = max(start, self.nodes[self.pace[min(rounds, len(self.pace) - 1)]])
         available = sorted({*measured.known, *progress.skipped})
@@ -173,6 +188,14 @@ class MovingRule:
         chosen += self._new(measured.known[-1], distance, cores - len(chosen))
         spare = min(cores - len(chosen), place)  # the nearest to the left
         return progress, (*available[place - spare : place], *chosen)
+
+    def _largest_effects(self, measured: Measured, cores: int) -> tuple[int, ...] | None:
+        """The nodes whose moves may change the end most, if all together may change it too much."""
+        together = max(map(sum, zip(*measured.effects, strict=True)), default=0.0)
+        if together <= self.max_effect:
+            return None
+        largest = sorted(zip(map(max, measured.effects), measured.known, strict=True), reverse=True)
+        return tuple(sorted(node for effect, node in largest[:cores] if effect > 0))
 
     def _start(self, progress: Progress, measured: Measured) -> int | None:
         """The first node to evaluate, or None to end."""

@@ -21,6 +21,7 @@ from .window import WindowSpec
 from .window_rule import (
     BUDGET,
     BUDGET_PER_TOLERANCE,
+    MAX_EFFECT_PER_TOLERANCE,
     MAX_MOVE_PER_TOLERANCE,
     MOVE_PER_SURPRISE,
     GapControl,
@@ -142,6 +143,7 @@ def tolerance_window(
             dense_nodes=4,
         ),
         required=uneven_steps(spec.times),
+        max_effect=MAX_EFFECT_PER_TOLERANCE * tolerance,
     )
     return replace(spec, rule=moving, expected_rounds=expected)
 
@@ -216,7 +218,7 @@ def expected_calls(steps: int, cores: int, solver: Solver, tolerance: float) -> 
     Fitted to guided pictures of the demo model with CFG 3.5 to 8 and 20 to 50 steps (benchmarks/results/tolerance.md).
     """
     at_twenty = 14 / math.pow(cores, 0.18) + solver.extra_rounds * min(steps, _MAX_COUNTED_STEPS)
-    calls = (at_twenty + 9.3 / math.sqrt(cores) * math.log(steps / 20)) * math.pow(0.01 / tolerance, 0.13)
+    calls = (at_twenty + 9.3 / math.sqrt(cores) * math.log(steps / 20)) * math.pow(0.01 / tolerance, 0.18)
     return min(steps, max(2, math.ceil(steps / (10 * cores)) + 2, round(calls)))
 
 

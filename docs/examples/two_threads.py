@@ -42,7 +42,7 @@ def main() -> None:
 
     with ThreadPool([denoise, denoise]) as pool:
         began = time.perf_counter()
-        two = sample(None, x, sigmas, method="secant", cores=2, pool=pool, on_event=show)
+        two = sample(None, x, sigmas, method="secant", cores=2, tolerance=0.01, pool=pool, on_event=show)
         seconds = time.perf_counter() - began
     difference = float((two.x - one.x).norm() / one.x.norm())
     print(f"two threads: {two.depth} calls in a row, {seconds:.2f} s, {difference:.2%} from the result of one thread")

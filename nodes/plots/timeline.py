@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..host.sampling.percent import in_percent
 from .drawing import (
     BACKGROUND,
     CARD,
@@ -184,9 +185,7 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
         duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
     )
     calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
-    estimate = (
-        [KeyFigure(f"about {100 * run.estimate:.1g} %", "from KSampler's, estimated", GOLD)] if run.estimate else []
-    )
+    estimate = [KeyFigure(in_percent(run.estimate), "from KSampler's, estimated", GOLD)] if run.estimate else []
     if run.plan.cores == 1:
         if _windowed(run):
             calls = KeyFigure(f"{run.evaluations} of {steps}", "model calls")

@@ -398,8 +398,17 @@ def test_a_run_of_every_step_calls_the_model_at_every_step() -> None:
 # --- within a tolerance
 
 
+@pytest.mark.parametrize(("lanes", "cores"), [(1, 0), (8, 0), (8, 1)])
+def test_few_steps_are_all_taken_within_a_tolerance_too(lanes: int, cores: int) -> None:
+    for steps in (1, 4, 11):
+        chosen = plan(steps, lanes, cores, tolerance=0.01)
+        assert isinstance(chosen, SequentialPlan) and chosen.reasons[0].cause is Cause.TOO_FEW_STEPS
+    assert plan(1, 8, 4, tolerance=0.01).reasons[0].cause is Cause.NO_ROOM
+    assert plan(4, 8, 3, tolerance=0.01).cores == 3  # a number of cores decides the picture
+
+
 @pytest.mark.parametrize("tolerance", [0.003, 0.01, 0.1])
-@pytest.mark.parametrize("steps", [8, 20, 50, 1000])
+@pytest.mark.parametrize("steps", [20, 50, 1000])
 def test_a_tolerance_takes_the_cores_that_are_fastest(steps: int, tolerance: float) -> None:
     depths = [plan(steps, lanes, tolerance=tolerance).depth for lanes in (0, 1, 2, 4, 8, 32)]
     assert depths == sorted(depths, reverse=True) and 2 <= depths[-1] <= depths[0] <= steps

@@ -15,10 +15,10 @@ def _devices(count: int) -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(count))
 
 
-def _told(count: int, took: int | None = None, devices: int | None = None, steps: int = 20, **wanted: Any) -> str:
+def _told(count: int, devices: int | None = None, steps: int = 20, **wanted: Any) -> str:
     """What is said of the plan for ``count`` lanes."""
     chosen = core.plan(steps, count, **wanted)
-    return messages.describe(chosen, _devices(chosen.cores if devices is None else devices), took)
+    return messages.describe(chosen, _devices(chosen.cores if devices is None else devices))
 
 
 @pytest.mark.parametrize("wanted", [{}, {"cores": 1}, {"tolerance": 0.01}, {"accept": "exact"}, {"method": "chords"}])
@@ -29,15 +29,25 @@ def test_one_core_is_named_first(wanted: dict[str, Any]) -> None:
 def test_calls_are_about_so_many_before_the_run_and_then_exact() -> None:
     for cores, row in ((1, ""), (4, " in a row")):
         chosen = core.plan(20, 4, cores, tolerance=0.01)
-        before, after = (messages.describe(chosen, _devices(cores), took, 0.004) for took in (None, 7))
+        before, after = (
+            messages.describe(chosen, _devices(cores), took) for took in (None, messages.Outcome(7, 0.004))
+        )
         assert f"about {chosen.depth} of 20 calls{row}" in before and "picture" not in before
         assert f"7 of 20 calls{row}, about 0.4 % from KSampler's picture" in after and "about 7" not in after
-        assert "KSampler" not in messages.describe(chosen, _devices(cores), 7, None)  # ended early: not known
+        early = messages.describe(chosen, _devices(cores), messages.Outcome(7, by_request=True))
+        assert f"7 of 20 calls{row}, ended early by request" in early and "KSampler" not in early
 
 
 @pytest.mark.parametrize(
     ("estimate", "told"),
-    [(0.0, "less than 0.1 %"), (0.0009, "less than 0.1 %"), (0.00449, "about 0.4 %"), (0.01, "about 1 %")],
+    [
+        (0, "less than 0.1 %"),
+        (0.0009, "less than 0.1 %"),
+        (0.00449, "about 0.4 %"),
+        (0.01, "about 1 %"),
+        (0.12, "about 10 %"),
+        (1.5, "about 200 %"),
+    ],
 )
 def test_an_estimate_has_the_one_digit_that_it_is_good_for(estimate: float, told: str) -> None:
     assert messages.in_percent(estimate) == told
@@ -52,7 +62,7 @@ def test_cores_without_devices_take_turns(method: str) -> None:
 def test_turns_of_a_window_are_counted_and_called_slower_only_if_they_are() -> None:
     """Seven rounds of four cores on two devices are 14 calls in a row, and on one device 28."""
     chosen = core.plan(20, 4, cores=4)
-    two, one = (messages.describe(chosen, _devices(count), 7) for count in (2, 1))
+    two, one = (messages.describe(chosen, _devices(count), messages.Outcome(7)) for count in (2, 1))
     assert "14 calls in a row" in two and "slower" not in two
     assert "28 calls in a row, slower than one core" in one
 

@@ -185,7 +185,7 @@ def test_the_exact_picture_comes_earlier_by_shared_calls(wanted: dict[str, Any],
 # --- fidelity
 
 
-@pytest.mark.parametrize("steps", [4, 7, 20, 50])
+@pytest.mark.parametrize("steps", [4, 11, 20, 50])
 def test_on_one_device_auto_is_ksampler_and_advises_what_would_gain(steps: int) -> None:
     placed = place(facts(GPUS[:1], steps=steps))
     assert isinstance(placed.plan, core.SequentialPlan)
@@ -314,11 +314,11 @@ def test_one_core_shares_its_calls_by_tokens_although_its_model_keeps_state() ->
 def test_why_there_is_one_core_is_said_also_where_calls_are_shared(guided: bool) -> None:
     """With one device there is nothing else to say."""
     for count in (4, 8):
-        placed = place(transformer(GPUS[:count], guided=guided, steps=7))
+        placed = place(transformer(GPUS[:count], guided=guided, steps=11))
         first, *others = placed.plan.reasons
-        assert first == near(count, steps=7).reasons[0]
+        assert first == near(count, steps=11).reasons[0]
         assert len(others) == 1 and "make each call together" in others[0]
-    assert len(place(transformer(GPUS[:1], steps=7)).plan.reasons) == 1
+    assert len(place(transformer(GPUS[:1], steps=11)).plan.reasons) == 1
 
 
 def test_what_is_known_to_be_fastest_is_not_measured_again() -> None:
@@ -339,7 +339,7 @@ def test_shared_calls_are_taken_wherever_they_are_at_least_about_as_fast(seconds
 
 
 def test_of_ways_that_are_about_as_fast_the_one_with_every_step_is_taken() -> None:
-    """At 8 steps hardly any can be left out."""
+    """With few steps hardly any can be left out."""
     known = {FOUR: 0.4, TOKENS: 0.95, WHOLE: 1.0}
     for steps in range(8, 30):
         placed = place(transformer(GPUS[:4], steps=steps, split_seconds=lambda group: known), timings=measured())
@@ -490,10 +490,20 @@ def test_nothing_is_asked_that_makes_no_difference() -> None:
 @pytest.mark.parametrize("fidelity", options.FIDELITIES)
 def test_one_core_after_a_problem_makes_as_many_calls_as_without_the_other_devices(fidelity: Any) -> None:
     wanted = Options(fidelity=fidelity)
-    placed = placement.place_alone(wanted, facts(GPUS[:4]), "no room")
+    placed = placement.place_alone(place(facts(GPUS[:4]), wanted), wanted, facts(GPUS[:4]), "no room")
     assert placed.plan.depth == place(facts(GPUS[:1]), wanted).plan.depth
     assert placed.plan.cores == 1 and placed.groups == ((GPUS[0],),)
     assert placed.plan.reasons[-1] == "no room"
+
+
+@pytest.mark.parametrize("solver", ["euler", ""])
+@pytest.mark.parametrize("fidelity", options.FIDELITIES)
+def test_a_sampler_of_the_host_makes_every_call_after_a_problem_too(fidelity: Any, solver: str) -> None:
+    """Its solver may be none that the core knows."""
+    known = transformer(GPUS[:2], solver=solver)
+    stock = placement.place_stock(Request(split="tokens"), known, "it is lcm", None)
+    alone = placement.place_alone(stock, Options(fidelity=fidelity), known, "no room")
+    assert alone.plan == core.SequentialPlan(20, ("no room",)) and alone.groups == ((GPUS[0],),)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 8])

@@ -116,5 +116,5 @@ def test_the_message_says_it() -> None:
     placed = in_rows({1: 0.05, 2: 0.055, 4: 0.055})
     said = messages.describe(placed.plan, ["cuda:0"] * 4, rows=4)
     assert said.startswith("4 rows in one call on cuda:0: about 11 of 20 calls (4 rows take 1.10 times as long as one")
-    after = messages.describe(placed.plan, ["cuda:0"] * 4, 10, 0.004, rows=4)
+    after = messages.describe(placed.plan, ["cuda:0"] * 4, messages.Outcome(10, 0.004), rows=4)
     assert after.startswith("4 rows in one call on cuda:0: 10 of 20 calls, about 0.4 % from KSampler's picture (")

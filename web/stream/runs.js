@@ -167,9 +167,9 @@ export function describeRun(run) {
   return parts.join(" · ");
 }
 
-/** Why the run is not parallel: one text, or none if it is. */
+/** Why the run makes every call, one after the other: one text, or none if it does not. */
 export const reasonOf = (run) =>
-  run.plan && !["chords", "secant"].includes(run.plan.method) ? [run.plan.message] : [];
+  run.plan && !hasSeveral(run) && !["chords", "secant"].includes(run.plan.method) ? [run.plan.message] : [];
 
 function stateText(run) {
   if (run.done) return endText(run);

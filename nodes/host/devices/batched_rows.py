@@ -204,5 +204,7 @@ def _tiled(model: Any, extra_args: Mapping[str, Any], rows: int, batch: int) -> 
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
+    if device.type == "mps":  # which has a single device
+        torch.mps.synchronize()
+    elif device.type != "cpu":
         torch.get_device_module(device.type).synchronize(device)

@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
 from ..devices.groups import WHOLE, Split
+from .percent import in_percent
 
 
-def describe(
-    chosen: Plan, devices: Sequence[str], took: int | None = None, estimate: float | None = None, rows: int = 1
-) -> str:
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a run at its end.
+
+    Attributes:
+        depth: the number of model calls in a row that it took.
+        estimate: of the relative RMS difference from KSampler's latent; None if there is none.
+        by_request: a user ended it.
+    """
+
+    depth: int
+    estimate: float | None = None
+    by_request: bool = False
+
+
+def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = None, rows: int = 1) -> str:
     """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
 
     Args:
         chosen: the plan.
         devices: one name a lane.
-        took: after the run: the number of model calls in a row that it took.
-        estimate: of the relative RMS difference from KSampler's latent, if the run has one.
+        outcome: None before the end of the run.
         rows: how many evaluations are one model call.
     """
     if isinstance(chosen, AdaptivePlan) and rows > 1:
-        calls = f"{_calls(chosen, took)}{_distance(took, estimate)}"
+        calls = f"{_calls(chosen, outcome)}{_distance(outcome)}"
         return f"{rows} rows in one call on {devices[0]}: {calls} ({reasons_of(chosen)})"
     if isinstance(chosen, WindowPlan | AdaptivePlan) and chosen.cores > 1:
-        return _describe_window(chosen, devices, took, estimate)
+        return _describe_window(chosen, devices, outcome)
     if isinstance(chosen, ChordsPlan) and chosen.cores > 1:
-        return _describe_chords(chosen, devices, took)
+        return _describe_chords(chosen, devices, outcome)
     if isinstance(chosen, AdaptivePlan):
-        return f"one core, {_calls(chosen, took)}{_distance(took, estimate)}: {reasons_of(chosen)}"
+        return f"one core, {_calls(chosen, outcome)}{_distance(outcome)}: {reasons_of(chosen)}"
     return f"one core: {reasons_of(chosen)}"
 
 
@@ -75,28 +89,23 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _calls(chosen: WindowPlan | AdaptivePlan, took: int | None) -> str:
+def _calls(chosen: WindowPlan | AdaptivePlan, outcome: Outcome | None) -> str:
     """As in "about 13 of 20 calls"."""
-    return f"{'' if took else 'about '}{took or chosen.depth} of {chosen.steps} calls"
+    made = f"about {chosen.depth}" if outcome is None else f"{outcome.depth}"
+    return f"{made} of {chosen.steps} calls"
 
 
-def _distance(took: int | None, estimate: float | None) -> str:
-    """As in ", about 0.4 % from KSampler's picture"; empty before the run, and if the distance is not known. The
-    estimate is only right within a factor of 3, so that one digit says it all."""
-    if not took or estimate is None:
+def _distance(outcome: Outcome | None) -> str:
+    """As in ", about 0.4 % from KSampler's picture"; empty before the run, and if the distance is not known."""
+    if outcome is None:
         return ""
-    return f", {in_percent(estimate)} from KSampler's picture"
+    if outcome.by_request:
+        return ", ended early by request"
+    return "" if outcome.estimate is None else f", {in_percent(outcome.estimate)} from KSampler's picture"
 
 
-def in_percent(estimate: float) -> str:
-    """An estimated relative difference, as in "about 0.4 %"."""
-    return f"about {100 * estimate:.1g} %" if estimate >= _SMALLEST else f"less than {100 * _SMALLEST:g} %"
-
-
-def _describe_window(
-    chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], took: int | None, estimate: float | None
-) -> str:
-    depth = took or chosen.depth
+def _describe_window(chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], outcome: Outcome | None) -> str:
+    depth = chosen.depth if outcome is None else outcome.depth
     names = ", ".join(devices)
     if len(devices) < chosen.cores:
         turns = depth * math.ceil(chosen.cores / len(devices))
@@ -106,24 +115,25 @@ def _describe_window(
         pace = f"no faster than one core, on {names}"
     else:
         pace = f"{chosen.steps / depth:.1f}x fewer on {names}"
-    about = f"{chosen.cores} cores in a window: {_calls(chosen, took)} in a row{_distance(took, estimate)}"
+    about = f"{chosen.cores} cores in a window: {_calls(chosen, outcome)} in a row{_distance(outcome)}"
     return f"{about}; {pace} ({reasons_of(chosen)})"
 
 
-def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], took: int | None) -> str:
-    which, pace = _which_result(chosen, took), _pace_of_chords(chosen, devices)
+def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> str:
+    which, pace = _which_result(chosen, outcome), _pace_of_chords(chosen, devices)
     return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({reasons_of(chosen)})"
 
 
-def _which_result(chosen: ChordsPlan, took: int | None) -> str:
+def _which_result(chosen: ChordsPlan, outcome: Outcome | None) -> str:
     """The result that ends the run, and when."""
     if not isinstance(chosen.accept, Agreement):
         which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
         instead = f" instead of {chosen.steps}" if chosen.depth < chosen.steps else ""
         return f"{which} after {chosen.depth} model calls{instead}"
     share = f"{chosen.accept.threshold:.0%}"
-    if took:
-        return f"a result that is at most {share} off, or exact, after {took} model calls"
+    if outcome is not None:
+        ended = "the newest result" if outcome.by_request else f"a result that is at most {share} off, or exact,"
+        return f"{ended} after {outcome.depth} model calls{', by request' * outcome.by_request}"
     if chosen.depth == chosen.steps:
         return f"the exact result after {chosen.steps} model calls"
     between = f"{chosen.depth} to {chosen.steps}"
@@ -143,9 +153,6 @@ def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str]) -> str:
 
 
 _WITHIN_ALONE = "the other steps are interpolated, as far as the measured error allows"
-
-_SMALLEST = 0.001
-"""Nobody sees a smaller relative difference, and its estimate is rough."""
 
 _SENTENCES = {
     Cause.ONE_CORE_REQUESTED: "one core was asked for",

@@ -138,7 +138,7 @@ class LaneOpener:
         problem = reason_against_copies(call.guider.model_patcher, copies)
         if problem is not None:
             forget_copies(call.guider.model_patcher)
-            placement = place_alone(SamplerOptions(cores=1), self._facts, problem)
+            placement = place_alone(placement, self._options, self._facts, problem)
         sharings = self._sharings(placement, copies)
         return OpenedStock(placement, SharedModel(call.model, sharings[0]) if sharings else call.model, sharings)
 
@@ -212,13 +212,14 @@ class LaneOpener:
         copies, problem = copies_on(call.guider, devices, call.x)
         if problem is not None:
             if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
-                placement = place_alone(self._options, self._facts, problem)
+                placement = place_alone(placement, self._options, self._facts, problem)
             else:
                 placement = Placement(placement.plan, ((call.primary,),))
             self._say(placement)
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
-            placement = place_alone(self._options, self._facts, "a further device has too little memory for the model")
+            problem = "a further device has too little memory for the model"
+            placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
         for replica in copies.values():

@@ -14,6 +14,9 @@ from .call import SamplerCall
 from .placement import Facts, Placement
 from .row_placement import place_rows
 
+WITHOUT_GAIN = frozenset(("cpu",))
+"""Types of devices that are not tried: there a call takes about as long as its rows one after another."""
+
 
 def placed_in_rows(
     placed: Placement,
@@ -25,8 +28,7 @@ def placed_in_rows(
 ) -> tuple[Placement, RowCalls | None]:
     """The placement of a window in rows and its model calls; or the given one and None, if rows gain nothing.
 
-    The first run of a model and shape tries rows, if no run of an earlier server has. A CPU is not tried: there rows
-    never gain.
+    The first run of a model and shape tries rows, if no run of an earlier server has.
 
     Args:
         placed: adaptive steps on one core, on one device.
@@ -37,7 +39,7 @@ def placed_in_rows(
         keep: gets the seconds of a call by its number of rows, if they were measured.
     """
     kept = timings.rows if timings is not None else {}
-    if not kept and call.primary.type == "cpu":
+    if not kept and call.primary.type in WITHOUT_GAIN:
         return placed, None
     if kept and place_rows(placed, facts, kept).rows == 1:
         return placed, None

@@ -154,12 +154,15 @@ def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings:
     return _planned(options, facts, lanes, options.cores, costs, several=lanes > 1)
 
 
-def place_alone(options: SamplerOptions, facts: Facts, problem: str) -> Placement:
+def place_alone(placed: Placement, options: SamplerOptions, facts: Facts, problem: str) -> Placement:
     """One core on the model's own device, because of a ``problem`` with the others. It makes as many model calls as if
-    the others did not exist."""
+    the others did not exist, and every call where ``placed`` has every call."""
+    alone = ((facts.primary,),)
+    if isinstance(placed.plan, SequentialPlan):
+        return Placement(SequentialPlan(facts.steps, (problem,)), alone)
     chosen = _planned(options, facts, 1, 1, several=False).plan
     chosen = replace(chosen, reasons=(problem,)) if isinstance(chosen, SequentialPlan) else chosen.because(problem)
-    return Placement(chosen, ((facts.primary,),))
+    return Placement(chosen, alone)
 
 
 class _Choice:

@@ -47,7 +47,7 @@ from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
 from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
-from .messages import describe, describe_sharing, ends_by_measurement, reasons_of
+from .messages import Outcome, describe, describe_sharing, ends_by_measurement, reasons_of
 from .names import PARALLEL
 from .opened_lanes import LaneOpener, OpenedLanes, OpenedStock
 from .options import SamplerOptions
@@ -315,7 +315,9 @@ class _SamplerFunction:
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
         if ends_by_measurement(lanes.plan):
-            announcer.say(describe(lanes.plan, lanes.names, result.depth, result.estimate, lanes.rows))
+            announcer.say(
+                describe(lanes.plan, lanes.names, Outcome(result.depth, result.estimate, relay.by_request), lanes.rows)
+            )
         if isinstance(lanes.pool, BatchPool) and lanes.pool.fallback is not None:
             failed = f"a call of {lanes.rows} rows failed: {lanes.pool.fallback}"
             announcer.say(f"{announcer.message}; it took longer, because {failed}")

@@ -106,6 +106,17 @@ def test_a_node_that_moved_far_is_called_again_after_the_steps_before_it() -> No
     assert no_calls_left is not None and no_calls_left[0] > 9
 
 
+def test_with_a_solver_of_higher_order_fewer_steps_are_left_out() -> None:
+    """By more than in proportion to the amplification: one step left out can spoil the picture."""
+    seen = measured([0, 6, 12, 18], allowed_surprise(100, TOLERANCE))
+    twice = measured([0, 6, 12, 18], 2 * allowed_surprise(100, TOLERANCE))
+    higher, lower = (
+        rule(100, 2.0).following(Progress(6.0), seen, 1, 4, 96),
+        rule(100).following(Progress(6.0), twice, 1, 4, 96),
+    )
+    assert higher[0].gap < lower[0].gap
+
+
 @pytest.mark.parametrize("steps", [8, 20, 50, 1000])
 def test_the_tolerance_is_in_proportion(steps: int) -> None:
     assert allowed_surprise(steps, 0.02) == pytest.approx(2 * allowed_surprise(steps, 0.01))

@@ -172,12 +172,12 @@ def test_chords_ends_by_evidence_if_nothing_else_is_asked_for(run_graph) -> None
     assert f"at most 5% off, or exact, after {summary['depth']} model calls" in summary["message"]
 
 
-def test_fewer_than_eight_steps_are_one_core_unless_a_number_is_given(run_graph) -> None:
-    summary, ours, stock = _run_one(run_graph, steps=7)
+def test_fewer_than_twelve_steps_are_one_core_unless_a_number_is_given(run_graph) -> None:
+    summary, ours, stock = _run_one(run_graph, steps=11)
     assert summary["cores"] == 1 and torch.equal(ours, stock)
     if (os.cpu_count() or 1) > 1:
-        assert "at 7 steps there is little to gain" in summary["message"]
-    assert _run_one(run_graph, steps=7, cores=4)[0]["cores"] == 4
+        assert "at 11 steps there is little to gain" in summary["message"]
+    assert _run_one(run_graph, steps=11, cores=4)[0]["cores"] == 4
 
 
 def test_auto_uses_the_lanes_there_are(run_graph) -> None:

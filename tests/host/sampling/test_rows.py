@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from _server import ComfyServer
 from client import Run
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
@@ -27,15 +28,19 @@ Change = Callable[[Graph, dict[str, Any]], None]
 
 
 def sampling(
-    graph: Graph, change: Change, seconds: dict[int, float], sampler: str = "euler", fails_from: int = 0
+    graph: Graph,
+    change: Change,
+    seconds: dict[int, float],
+    sampler: str = "euler",
+    fails_from: int = 0,
+    trial: bool = False,
 ) -> dict[str, Any]:
     """The inputs of a KSampler with the demo model, of which calls of several rows are known to take so long."""
     inputs = demo(graph) | settings(sampler, steps=STEPS) | {"latent_image": empty_latent(graph)}
     change(graph, inputs)
-    told = {"seconds": json.dumps(seconds), "shape": json.dumps([BATCHES.get(change, 1), 16, 16, 16])}
-    inputs["model"] = graph.add(
-        "TestRowTimes", model=inputs["model"], cfg=inputs["cfg"], fails_from=fails_from, salt=next(SALTS), **told
-    )
+    told: dict[str, Any] = {"seconds": json.dumps(seconds), "shape": json.dumps([BATCHES.get(change, 1), 16, 16, 16])}
+    told |= {"cfg": inputs["cfg"], "fails_from": fails_from, "trial": trial, "salt": next(SALTS)}
+    inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
     return inputs
 
 
@@ -177,6 +182,21 @@ def test_without_a_gain_one_core_makes_each_call_and_nothing_is_said_of_rows(
     found, ours, stock = ours_and_stock(run_graph, plain, seconds, fidelity="near")
     assert (found["rows"], found["cores"]) == (1, 1) and "row" not in found["message"].replace("in a row", "")
     assert difference(ours, stock) < NEAR
+
+
+def test_a_trial_is_kept_and_not_repeated(run_graph: RunGraph, server: ComfyServer) -> None:
+    """On a CPU it shows that rows take as long as calls, so that one core makes each call."""
+    graph = Graph()
+    inputs = sampling(graph, plain, {}, trial=True)
+    both = [graph.add("ChordsKSampler", **{**inputs, "seed": seed}, fidelity="near") for seed in (1, 2)]
+    for name, each in zip(("one", "two"), both, strict=True):
+        graph.save(name, each)
+    before = len(server.log())
+    run, _ = run_graph(graph)
+    assert {summary(run, each)["rows"] for each in both} <= {1, 2, 4, 8}
+    assert server.log()[before:].count("a call takes by its rows 1:") == 1
+    (entry,) = json.loads((server.folder / "user" / "chords" / "measured.json").read_text(encoding="utf-8"))["entries"]
+    assert {"1", "2"} <= set(entry["measured"]["rows"])
 
 
 def a_part_of_the_steps(graph: Graph, inputs: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from .base import ModelNode
 class TestRowTimes(ModelNode):
     """Keeps the seconds of a call by its number of rows, for a latent of this shape on one device.
 
+    ``trial``: measure it also on a CPU, in a trial as on a GPU, if ``seconds`` has nothing.
     ``fails_from``: calls of several rows raise from this one on, as if there were too little memory; 0: none does.
     """
 
@@ -19,15 +20,17 @@ class TestRowTimes(ModelNode):
         io.String.Input("shape", default="[1, 16, 16, 16]"),
         io.Float.Input("cfg", default=3.5),
         io.Int.Input("fails_from", default=0),
+        io.Boolean.Input("trial", default=False),
         io.Int.Input("salt", default=0),
     ]
 
     @classmethod
-    def execute(cls, model, seconds, shape, cfg, fails_from, salt):
+    def execute(cls, model, seconds, shape, cfg, fails_from, trial, salt):
         rows = cls._module("devices.batched_rows")
         usual = getattr(rows.rows_denoiser, "usual", rows.rows_denoiser)
         rows.rows_denoiser = failing(usual, fails_from) if fails_from else usual
         rows._known.clear()
+        cls._module("sampling.opened_rows").WITHOUT_GAIN = frozenset() if trial else frozenset(("cpu",))
         file, request = cls._module("devices.timings_file"), cls._module("devices.request").DeviceRequest()
         file.timings_path().unlink(missing_ok=True)
         times = {int(count): value for count, value in json.loads(seconds).items()}

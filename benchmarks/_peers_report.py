@@ -143,7 +143,8 @@ def live_lines(live: Sequence[dict[str, Any]]) -> list[str]:
         "that made the other tables (relative RMS difference; fewer steps are off because the host's `simple` rounds "
         f"its sigmas). Each call computes and takes {LIVE_MILLISECONDS:g} ms longer, like that of a large model on a "
         "device of its own. Time: wall time of the node as a share of KSampler's in the same run, median. The machine "
-        "was busy and has 2 processor cores for up to 8 lanes: take the times as rough.",
+        "has 2 processor cores: lanes that compute at the same time share them, so times of several devices are too "
+        "long.",
         "",
         *table(titles, rows),
         "",
@@ -258,7 +259,7 @@ def picture(results: Results, model: str, path: Path) -> None:
             "In brackets: model calls in a row, in place of 20. On one device the others make at least as many as ours."
         )
         sheet.text(0.012, 0.9, told, fontsize=9, color=DIM, va="center")
-        sheet.subplots_adjust(left=0.14, right=0.985, top=0.81, bottom=0.05, wspace=0.68, hspace=0.28)
+        sheet.subplots_adjust(left=0.155, right=0.985, top=0.81, bottom=0.05, wspace=0.72, hspace=0.28)
         sheet.savefig(path)
 
 

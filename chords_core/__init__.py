@@ -6,7 +6,7 @@ steps and lanes. `optimize_latent` searches for the initial noise whose sample m
 """
 
 from ._types import Denoise, Method, Objective, Pool
-from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, WorkersUnavailable
+from .errors import Cancelled, InvalidInput, LaneFaulty, LaneStuck, NonFiniteDenoised, RowsFailed, WorkersUnavailable
 from .execution.autotune import Autotuner, fastest_way
 from .execution.batch_pool import BatchPool, DenoiseRows
 from .execution.lane_timeout import LaneTimeouts
@@ -145,6 +145,7 @@ __all__ = [
     "Result",
     "RowTimes",
     "RowTrial",
+    "RowsFailed",
     "RolledBack",
     "RoundDone",
     "SampleOptions",

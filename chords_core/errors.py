@@ -67,3 +67,16 @@ class Cancelled(Exception):
 
 class WorkersUnavailable(RuntimeError):
     """No worker on another machine is available, or one was lost. The message says which and why."""
+
+
+class RowsFailed(RuntimeError):
+    """A model call of several rows raised, for example because they do not fit in memory. Calls of fewer rows may work.
+    The error itself is its ``__cause__``.
+
+    Attributes:
+        rows: how many the call had.
+    """
+
+    def __init__(self, rows: int, error: Exception) -> None:
+        super().__init__(f"a call of {rows} rows failed: {str(error) or type(error).__name__}")
+        self.rows = rows

@@ -46,7 +46,7 @@ def report(run: ChordsRun) -> dict[str, Any]:
 
     - ``sampling_seconds``: from the first evaluation to the last;
     - ``speedup``: how many times longer one core would have taken, at the pace of this run's model calls. Lanes on one
-      processor slow each other down, so that one of them alone may be faster than that;
+      processor slow each other down, so that one of them alone may be faster than that. Null for calls of several rows;
     - ``accuracy_estimate``: the change of the last hit from the one before, relative to its RMS;
     - ``lanes``: for each lane its ``device``, the number of ``evaluations``, the mean ``seconds_per_evaluation``, the
       share of the run in which it was ``busy``, and its error if it was ``lost``;
@@ -58,9 +58,9 @@ def report(run: ChordsRun) -> dict[str, Any]:
     return {
         **summary,
         "sampling_seconds": run.timeline.seconds if run.timeline else None,
-        "speedup": timeline.speedup(run.plan.steps),
+        "speedup": timeline.speedup(run.plan.steps) if run.rows == 1 else None,
         "accuracy_estimate": timeline.accuracy_estimate,
-        "lanes": _lanes(run.devices, timeline),
+        "lanes": _lanes(run.lanes, timeline),
         "hits": [asdict(hit) for hit in timeline.hits] or summary["hits"],
         "rectifications": [asdict(mark) for mark in timeline.rectified],
         "timeline": [asdict(evaluation) for evaluation in timeline.evaluations],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..checks import check_callable, check_whole, shown
-from ..errors import InvalidInput
+from ..errors import InvalidInput, RowsFailed
 from ..methods.events import Evaluation
 from .pools import EvaluationResult, clear_frames
 
@@ -25,35 +25,24 @@ class BatchPool:
     """As many lanes as rows, in the thread of the caller. All evaluations that are submitted before a result is asked
     for are one call.
 
-    If a call of several rows raises an Exception, for example because they do not fit in memory, its evaluations are
-    made again in calls of one row, and so are all later ones. If a call of one row raises, every lane answers with that
-    error from then on, without a call: all lanes are the same device.
+    What a call raises, `next` raises: all lanes are the same device, so that no other one can do it. If the call has
+    several rows, an Exception becomes `RowsFailed`. The tensors of the failed call are freed by then. The pool is as
+    good as new for another run.
 
     Args:
         denoise_rows: makes the calls.
         lanes: how many rows a call has at most, 1 or more.
-        on_fallback: called with the error after which calls have one row. The tensors of the failed call are freed by
-            then.
 
     Attributes:
         calls: how many calls of each number of rows came back, by that number.
-        fallback: why calls have one row, the error of a call of several; None: they have more.
     """
 
-    def __init__(
-        self,
-        denoise_rows: DenoiseRows,
-        lanes: int,
-        on_fallback: Callable[[Exception], object] = lambda error: None,
-    ) -> None:
+    def __init__(self, denoise_rows: DenoiseRows, lanes: int) -> None:
         check_callable("denoise_rows", denoise_rows, "states and their sigmas")
-        check_callable("on_fallback", on_fallback, "an error")
-        self._denoise_rows, self._on_fallback = denoise_rows, on_fallback
+        self._denoise_rows = denoise_rows
         self._lanes = check_whole("lanes", lanes)
         self._waiting: list[tuple[int, Evaluation]] = []
         self._results: deque[EvaluationResult] = deque()
-        self._broken: Exception | None = None
-        self.fallback: Exception | None = None
         self.calls: dict[int, int] = {}
 
     @property
@@ -64,56 +53,33 @@ class BatchPool:
         self._waiting.append((lane, evaluation))
 
     def next(self, timeout: float) -> EvaluationResult | None:
-        if not self._results:
+        if not self._results and self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._evaluate(waiting)
+            self._call(waiting)
         return self._results.popleft() if self._results else None
 
     def settle(self, within: float | None = None) -> list[EvaluationResult]:
         self._waiting = []  # they were submitted, but have not begun
         came = list(self._results)
         self._results.clear()
-        self._broken = None  # another run may use the pool
         return came
 
-    def _evaluate(self, waiting: Sequence[tuple[int, Evaluation]]) -> None:
-        """Make these evaluations, and queue a result for each."""
-        if len(waiting) > 1 and self.fallback is None:
-            error = self._call(waiting)
-            if not isinstance(error, Exception):
-                return
-            clear_frames(error)
-            self.fallback = error
-            self._on_fallback(error)
-        for each in waiting:
-            self._call([each])
-
-    def _call(self, waiting: Sequence[tuple[int, Evaluation]]) -> BaseException | None:
-        """Make one call and queue its results; or return what it raised, which is queued too if there is no other way
-        to make these evaluations."""
+    def _call(self, waiting: Sequence[tuple[int, Evaluation]]) -> None:
+        """Make these evaluations in one call, and queue a result for each."""
+        evaluations = [evaluation for _, evaluation in waiting]
         began = time.perf_counter()
-        rows: Sequence[Tensor] = ()
-        error: BaseException | None = self._broken
-        if error is None:
-            try:
-                evaluations = [evaluation for _, evaluation in waiting]
-                rows = self._denoise_rows([each.x for each in evaluations], [each.sigma for each in evaluations])
-                _check_rows(rows, evaluations)
-            except BaseException as raised:  # a host's interrupt may be no Exception; the driver tells them apart
-                error = raised
+        try:
+            rows = self._denoise_rows([each.x for each in evaluations], [each.sigma for each in evaluations])
+        except Exception as error:
+            if len(waiting) == 1:
+                raise
+            clear_frames(error)
+            raise RowsFailed(len(waiting), error) from error
         seconds = time.perf_counter() - began
-        if error is None:
-            self.calls[len(waiting)] = self.calls.get(len(waiting), 0) + 1
-            for (lane, evaluation), row in zip(waiting, rows, strict=True):
-                self._results.append(EvaluationResult(lane, evaluation, seconds, row))
-            return None
-        if len(waiting) > 1 and isinstance(error, Exception):
-            return error
-        if isinstance(error, Exception):
-            self._broken = error
-        for lane, evaluation in waiting:
-            self._results.append(EvaluationResult(lane, evaluation, seconds, error=error))
-        return error
+        _check_rows(rows, evaluations)
+        self.calls[len(waiting)] = self.calls.get(len(waiting), 0) + 1
+        for (lane, evaluation), row in zip(waiting, rows, strict=True):
+            self._results.append(EvaluationResult(lane, evaluation, seconds, row))
 
 
 def _check_rows(rows: object, evaluations: Sequence[Evaluation]) -> None:

@@ -57,7 +57,7 @@ class Agreement:
 
     def accepts(self, before: Tensor, after: Tensor) -> bool:
         """Whether ``after`` is close enough to ``before`` (same shape). An item that is not finite does not count."""
-        before, after = (x.double().flatten(1) if x.ndim > 1 else x.double()[None] for x in (before, after))
+        before, after = (x.cpu().double().flatten(1) if x.ndim > 1 else x.cpu().double()[None] for x in (before, after))
         change = (after - before).norm(dim=1)
         finite = change.isfinite()
         close = change <= self.threshold * after.norm(dim=1)

@@ -84,9 +84,10 @@ class SteppingRule:
             if jumps:  # nor can what lies just before a jump be interpolated across it
                 skipped |= frozenset(range(known[max(0, len(known) - 3)] + 1, newest)).difference(known)
         progress = Progress(gap, skipped)
-        if skipped:
+        spare = left > last - newest  # no more calls than steps, and always enough to reach the last one
+        if skipped and spare:
             return progress, (min(skipped),)
-        again = self._far(measured) if left > last - newest else None  # no more calls than steps
+        again = self._far(measured) if spare else None
         if again is None and newest == last:
             return progress, None
         if again is not None:

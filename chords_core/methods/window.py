@@ -217,7 +217,7 @@ class Window:
         rule = self._spec.rule
         if isinstance(rule, ScheduledRule) or measured.known[-1] < self.steps - 1 or len(self.hits) < 2:
             return measured
-        after, before = (hit.x.reshape(self._start.shape).double() for hit in reversed(self.hits[-2:]))
+        after, before = (hit.x.reshape(self._start.shape).to(self._start.dtype) for hit in reversed(self.hits[-2:]))
         changes = (_norm(after - before) / _norm(after)).flatten().nan_to_num(math.inf).tolist()
         found = effects(measured, self._spec.times, rule.amplification)
         return replace(measured, effects=found, estimates=estimates(measured, rule.amplification, changes))

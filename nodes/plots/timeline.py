@@ -80,7 +80,7 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
         sheet.text((EDGE, row.middle), f"core {core}", row.font, TEXT)
         if cores > 1 and core in (1, cores) and not windowed:
             sheet.text((_LEFT - 18, row.middle), "exact" if core == 1 else "fastest", row.font, DIM, "rm")
-    _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.devices)))
+    _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.lanes)))
     if not windowed:
         _draw_jumps(sheet, plot, rows, timeline)
     _draw_rectifications(sheet, plot, rows, timeline.rectified)
@@ -92,9 +92,9 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
 
 def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
     """One row per lane along the seconds: when it is at work, when it is idle, when it is lost."""
-    lanes = len(run.devices)
+    lanes = len(run.lanes)
     rows = _rows(lanes, height=min(34.0, max(12.0, 420 / lanes)))
-    sequential = timeline.sequential_seconds(run.plan.steps) if run.plan.cores > 1 else None
+    sequential = timeline.sequential_seconds(run.plan.steps) if run.plan.cores > 1 and run.rows == 1 else None
     plot = _plot(rows, limit=max(timeline.seconds, sequential or 0.0))
     sheet = Sheet(plot.bottom + 56)
     sheet.card("Lanes", "the same calls by the clock")
@@ -104,7 +104,7 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
         gain = f"{sequential / timeline.seconds:.1f}x", f"one lane at this pace: {duration(sequential)}"
         _draw_gain(sheet, plot, timeline.seconds, rows, *gain)
     busy, pace = timeline.busy(), timeline.seconds_per_evaluation()
-    for lane, (row, device) in enumerate(zip(rows, run.devices, strict=True)):
+    for lane, (row, device) in enumerate(zip(rows, run.lanes, strict=True)):
         share = f"{100 * busy.get(lane, 0.0):.0f} % busy"
         figures = f"{duration(pace[lane])} a call  ·  {share}" if lane in pace else share
         sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, TEXT)
@@ -127,7 +127,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
     """The lanes that were lost, then the meaning of the signs."""
     sheet = Sheet(48 + 24 * len(timeline.lost))
     for line, mark in enumerate(timeline.lost):
-        text = f"{run.devices[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
+        text = f"{run.lanes[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
         (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line
         sheet.cross((MARGIN + 8, y), 5, RED)
@@ -139,7 +139,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
 
 def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
     """The signs in this picture with their meaning."""
-    colour = distinct_colours(len(run.devices))[0]
+    colour = distinct_colours(len(run.lanes))[0]
     several = run.plan.cores > 1
     signs: list[tuple[bool, Callable[[Sheet, Point], None], str]] = [
         (
@@ -192,6 +192,8 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
         return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call"), *estimate]
     figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
     speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
+    if run.rows > 1:  # what a call of one row takes is not in the record
+        figures[1], speedup = KeyFigure(f"{run.rows}", "rows in one call"), None
     if speedup is not None:
         figures.append(KeyFigure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
     if accepted is not None and accepted.core == 1:

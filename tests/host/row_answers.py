@@ -119,10 +119,175 @@ def tiled() -> bool:
     return all(torch.equal(row, one) for row, one in zip(denoise(xs, sigmas), alone, strict=True))
 
 
+class Network:
+    """As much of the host's model, its guider and its patcher as a trial of rows needs, on ``device``."""
+
+    manual_cast_dtype = None
+    patches_uuid = "patches"
+    conds: dict[str, list[dict[str, Any]]] = {}
+
+    def __init__(self, device: str, coupled: float = 0.0) -> None:
+        import torch
+
+        self._coupled, self.cfg = coupled, 8.0
+        self.load_device = torch.device(device)
+        self.inner_model = self.model = self.model_patcher = self
+        self.noise = self.latent_image = torch.zeros(1)
+
+    def get_dtype(self) -> Any:
+        return self.noise.dtype
+
+    def get_free_memory(self, device: Any) -> float:
+        return 1e12
+
+    def __call__(self, x: Any, sigma: Any, **arguments: Any) -> Any:
+        return x / (1 + sigma.view(-1, 1, 1, 1)) * (1 + self._coupled * (x.shape[0] > 1))
+
+
+def row_calls(coupled: float) -> Any:
+    """Calls of rows of a guided model that differ by about this share from calls of one row."""
+    import torch
+
+    x = torch.ones(1, 1, 2, 2)
+    return module("devices.batched_rows").RowCalls(Network("cpu", coupled), {}, x, torch.linspace(10, 0, 21), True)
+
+
+def coupled() -> dict[str, str]:
+    """What a trial and a check say of rows that differ by 5 % or more of what the network removes, and of rows
+    that do not differ."""
+    import torch
+
+    found = {}
+    for name, share in (("coupled", 0.5), ("apart", 0.0)):
+        calls = row_calls(share)
+        calls._patcher.manual_cast_dtype = torch.bfloat16
+        calls.use({1: 1.0, 8: 1.0})
+        usable = calls.check(8)
+        found[f"{name}, checked"] = calls.problem
+        assert usable == (8 in calls.seconds)
+        calls = row_calls(share)
+        calls._patcher.manual_cast_dtype = torch.bfloat16
+        calls.measure(lambda rows, seconds: True)
+        found[f"{name}, tried"] = calls.problem
+    return found
+
+
+def corrected() -> list[dict[Any, Any]]:
+    """The kept seconds after a run, and whether they have changed: of those that were far too large, and of those that
+    the run did not measure."""
+    import torch
+
+    found: list[dict[Any, Any]] = []
+    for kept in ({1: 1.0, 2: 100.0}, {1: 1.0}):
+        calls = row_calls(0.0)
+        calls.use(kept)
+        pool = calls.pool(2)
+        evaluation = types.SimpleNamespace(x=torch.ones(1, 1, 2, 2), sigma=1.0)
+        for _ in range(3):
+            for lane in (0, 1):
+                pool.submit(lane, evaluation)
+            assert pool.next(1.0) is not None and pool.next(1.0) is not None
+        found.append({"changed": calls.correct(), **calls.seconds})
+    return found
+
+
+def trial_where_the_device_cannot_wait() -> str:
+    """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
+    batched_rows = module("devices.batched_rows")
+    usual = batched_rows._synchronize
+
+    def fails(device: Any) -> None:
+        raise TypeError("synchronize() takes 0 positional arguments but 1 was given")
+
+    batched_rows._synchronize = fails
+    calls = row_calls(0.0)
+    assert not calls.measure(lambda rows, seconds: True)
+    batched_rows._synchronize = usual
+    return str(calls.problem)
+
+
+def untried() -> list[str]:
+    """The types of devices on which nothing is tried: without a look at the model."""
+    placed_in_rows = module("sampling.opened_rows").placed_in_rows
+    found = []
+    for kind in ("cpu", "mps", "privateuseone", "cuda", "xpu"):
+        call = types.SimpleNamespace(primary=types.SimpleNamespace(type=kind))
+        try:
+            assert placed_in_rows("placed", call, None, None, None, None) == ("placed", None)
+            found.append(kind)
+        except AttributeError:  # it looked at the model
+            pass
+    return found
+
+
+class Patched:
+    """A MODEL that only keeps what a node of the host sets around guidance."""
+
+    def __init__(self) -> None:
+        self.model_options: dict[str, Any] = {}
+        self.model = self
+
+    def clone(self) -> Patched:
+        return self
+
+    def get_model_object(self, name: str) -> Any:
+        return self
+
+    def set_model_sampler_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_cfg_function"] = function
+
+    def set_model_sampler_post_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_post_cfg_function"] = [function]
+
+    def set_model_sampler_pre_cfg_function(self, function: Any, **options: Any) -> None:
+        self.model_options["sampler_pre_cfg_function"] = [function]
+
+
+def around_guidance() -> dict[str, list[str]]:
+    """The reasons against what nodes of the host set around guidance, against their guiders, and against patches that
+    are not known; by name."""
+    from comfy.samplers import CFGGuider
+    from comfy_extras import (
+        nodes_cfg,
+        nodes_custom_sampler,
+        nodes_mahiro,
+        nodes_model_advanced,
+        nodes_perpneg,
+        nodes_tcfg,
+        nodes_video_model,
+    )
+
+    found: dict[str, list[str]] = {}
+    usual = CFGGuider.__new__(CFGGuider)
+    against = module("compatibility.rows")._reasons_around_guidance
+    for kind in (CFGGuider, nodes_custom_sampler.Guider_Basic, nodes_custom_sampler.Guider_DualCFG):
+        found[kind.__name__] = list(against(kind.__new__(kind), {}))
+    found["Guider_PerpNeg"] = list(against(nodes_perpneg.Guider_PerpNeg.__new__(nodes_perpneg.Guider_PerpNeg), {}))
+    patched = {
+        "RescaleCFG": lambda model: nodes_model_advanced.RescaleCFG().patch(model, 0.7),
+        "CFGNorm": lambda model: nodes_cfg.CFGNorm.execute(model, 1.0),
+        "CFGZeroStar": lambda model: nodes_cfg.CFGZeroStar.execute(model),
+        "TCFG": lambda model: nodes_tcfg.TCFG.execute(model),
+        "Mahiro": lambda model: nodes_mahiro.Mahiro.execute(model),
+        "VideoLinearCFGGuidance": lambda model: nodes_video_model.VideoLinearCFGGuidance().patch(model, 1.0),
+        "unknown": lambda model: model.set_model_sampler_post_cfg_function(lambda args: args["denoised"]),
+    }
+    for name, patch in patched.items():
+        model = Patched()
+        patch(model)
+        assert model.model_options, name
+        found[name] = list(against(usual, model.model_options))
+    found["of the prompts"] = list(against(usual, {"sampler_calc_cond_batch_function": of_each}))
+    return found
+
+
 def main() -> None:
     start(sys.argv[1])
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
+    answers["around_guidance"] = around_guidance()
+    answers |= {"coupled": coupled(), "corrected": corrected()}
+    answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 
 

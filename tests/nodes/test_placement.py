@@ -32,6 +32,7 @@ class Reasons:
     """Reasons that are known, and how often each was asked for."""
 
     one_core: str | None = None
+    every_step: str | None = None
     tokens: str | None = "UNetModel is not a network that can be shared by tokens"
     asked: list[str] = field(default_factory=list)
 
@@ -39,6 +40,11 @@ class Reasons:
     def for_one_core(self) -> str | None:
         self.asked.append("one core")
         return self.one_core
+
+    @property
+    def for_every_step(self) -> str | None:
+        self.asked.append("every step")
+        return self.every_step
 
     @property
     def against_tokens(self) -> str | None:
@@ -227,6 +233,22 @@ def test_few_steps_are_all_taken(fidelity: Any, count: int) -> None:
 def test_what_needs_its_steps_in_order_gets_them_whatever_the_fidelity(fidelity: Any, count: int) -> None:
     known = facts(GPUS[:count], reasons=Reasons("keeps state"))
     assert isinstance(place(known, Options(fidelity=fidelity)).plan, core.SequentialPlan)
+
+
+@pytest.mark.parametrize("fidelity", options.FIDELITIES)
+@pytest.mark.parametrize(("count", "cores"), [(1, 0), (2, 0), (8, 0), (8, 4)])
+def test_where_nothing_near_can_be_promised_every_step_is_taken(fidelity: Any, count: int, cores: int) -> None:
+    known = facts(GPUS[:count], reasons=Reasons(every_step="a prompt ends"))
+    placed = place(known, Options(cores, fidelity=fidelity))
+    if fidelity == "exact" and cores:
+        assert placed.plan.accept == 4  # CHORDS to its exact result
+    else:
+        assert isinstance(placed.plan, core.SequentialPlan)
+        told = messages.reasons_of(placed.plan)
+        assert ("a prompt ends" in told) == (fidelity in ("near", "fast") or (fidelity == "auto" and count > 1))
+        assert "fidelity near" not in told
+    shared = place(transformer(GPUS[:4], reasons=Reasons(every_step="a prompt ends", tokens=None)))
+    assert isinstance(shared.plan, core.SequentialPlan) and len(shared.groups[0]) == 4
 
 
 @pytest.mark.parametrize("wanted", [{"method": "chords"}, {"accept": 1}, {"accept": 2, "method": "secant"}])

@@ -79,6 +79,24 @@ def test_rows_that_were_not_measured_are_not_used() -> None:
     assert in_rows({1: 0.05}).rows == in_rows({}).rows == 1
 
 
+@pytest.mark.parametrize(("steps", "worth"), [(12, False), (16, True), (20, True), (50, True)])
+def test_a_trial_has_to_pay_within_two_runs(steps: int, worth: bool) -> None:
+    """It makes up to six calls; a window of 8 rows saves one of 12 steps and four of 20."""
+    known = facts(GPUS[:1], steps=steps)
+    assert row_placement.worth_a_trial(one_core(known), known) is worth
+
+
+def test_more_rows_are_tried_as_long_as_they_can_be_the_fastest() -> None:
+    """Even if they take no longer than fewer rows."""
+    known = facts(GPUS[:1], steps=20)
+
+    def may_gain(rows: int, seconds: dict[int, float]) -> bool:
+        return bool(row_placement.may_gain(one_core(known), known, rows, seconds))
+
+    assert may_gain(2, {1: 1.0}) and may_gain(4, {1: 1.0, 2: 1.1}) and may_gain(8, {1: 1.0, 2: 1.1, 4: 1.2})
+    assert not may_gain(4, {1: 1.0, 2: 1.4}) and not may_gain(8, {1: 1.0, 2: 1.1, 4: 1.33})
+
+
 @pytest.mark.parametrize("options", [NEAR, FAST])
 def test_near_and_fast_on_one_device_may_use_rows(options: Any) -> None:
     for devices in (GPUS[:1], CPUS[:1]):

@@ -6,14 +6,17 @@ of the steps, it takes the first one for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import comfy.conds
+from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ..tree import mapped
 from .hooks import hooks_around_call, hooks_in_options
+from .origins import Origin, origin_of
 from .reading.one_sigma import takes_one_sigma
 from .reasons import reason_for_one_core, subject_of_trial
 
@@ -31,6 +34,24 @@ _OF_THE_LATENT = {
 }
 """Conditions that describe the latent as a whole, so that rows cannot be put into one."""
 
+_AROUND_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+
+_ROW_BY_ROW = frozenset(
+    (
+        ("nodes_cfg", "cfg_norm"),
+        ("nodes_cfg", "cfg_norm_pre"),
+        ("nodes_cfg", "cfg_zero_star"),
+        ("nodes_fresca", "custom_cfg_function"),
+        ("nodes_eps", "epsilon_scaling_function"),
+        ("nodes_model_advanced", "rescale_cfg"),
+        ("nodes_pag", "post_cfg_function"),
+        ("nodes_tcfg", "tangential_damping_cfg"),
+    )
+)
+"""The host's functions around guidance that compute each item of a batch for itself, by file and name. Others take a
+norm or a mean over all items, or the place of an item in the batch. A trial may not find that, for its error is small
+while two rows are much alike."""
+
 
 def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) -> str | None:
     """Why this guider cannot evaluate states of several sigmas in one call; None if it can.
@@ -47,6 +68,9 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
         return "the mask changes from step to step"
     if model_options.get("model_function_wrapper") is not None:
         return "a patch around the network takes its calls one by one"
+    reason = next(_reasons_around_guidance(guider, model_options), None)
+    if reason is not None:
+        return reason
     reason = reason_for_one_core(guider, model_options)
     if reason is not None:
         return reason
@@ -57,6 +81,28 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
         if takes_one_sigma(hook.call):
             return f"{hook.name} takes one sigma for all rows of a call"
     return None
+
+
+def _reasons_around_guidance(guider: Any, model_options: dict[str, Any]) -> Iterator[str]:
+    """Guiders and patches that may make one thing of all items of a batch."""
+    if getattr(guider.predict_noise, "__func__", None) is not CFGGuider.predict_noise:
+        yield f"the guider {type(guider).__name__} combines the model's answers in its own way"
+    if model_options.get("sampler_calc_cond_batch_function") is not None:
+        yield "a patch evaluates the prompts in its own way"
+    for name in _AROUND_GUIDANCE:
+        found = model_options.get(name) or ()
+        for function in found if isinstance(found, list | tuple) else (found,):
+            if not _is_row_by_row(function):
+                kind = getattr(function, "__qualname__", type(function).__name__)
+                yield f"the model patch {kind} ({name}) may mix the rows of a call"
+
+
+def _is_row_by_row(function: Callable[..., Any]) -> bool:
+    """Whether a function around guidance is known to compute each item of a batch for itself."""
+    code = getattr(function, "__code__", None)
+    if code is None or origin_of(function) is not Origin.HOST:
+        return False
+    return (Path(code.co_filename).stem, code.co_name) in _ROW_BY_ROW
 
 
 def _reasons_in_conds(guider: Any, batch: int) -> Iterator[str]:

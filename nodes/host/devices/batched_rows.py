@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,9 +15,11 @@ import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
-from ....chords_core import BatchPool, DenoiseRows, RowTrial
+from ....chords_core import ROW_COUNTS, BatchPool, DenoiseRows, RowTimes, RowTrial
+from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
 from .lanes import inline_denoiser
+from .timings import corrected
 
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 4e-3}
 """How far a row may differ from a call of its own, by the type that the network computes in; relative to what the
@@ -26,8 +29,10 @@ A row with the sigma or the prompt of another one differs by more than 0.1."""
 _LOW_PRECISION = 1.5e-2
 """The same for bfloat16, and for types of fewer bits."""
 
-_MAX_GUIDANCE = 8.0
-"""Guidance makes the difference of two sides larger, and its rounding too. No more than this times as far."""
+_GUIDED = {torch.float32: 4e-3}
+_GUIDED_LOW_PRECISION = 2e-2
+"""The same with guidance, which makes the rounding of two sides larger. However strong it is: a row that differs by
+more is not near."""
 
 _SPARE_MEMORY = 1.5
 """Times the host's estimate of the memory of a call, as the host itself counts."""
@@ -37,11 +42,12 @@ _log = logging.getLogger("chords")
 
 @dataclass(eq=False)
 class _Known:
-    """What trials and runs have shown for one model, shape and prompt structure since the server started."""
+    """What trials and runs have shown for one model and shape since the server started."""
 
     seconds: dict[int, float] = field(default_factory=dict)
     problem: str = ""
-    agree: set[int] = field(default_factory=set)  # numbers of rows that were compared with calls of one row
+    differences: dict[Hashable, str] = field(default_factory=dict)
+    """From calls of one row, in words, by patches, prompt structure and number of rows; empty: there is none."""
 
 
 _known: WeakKeyDictionary[Any, dict[Hashable, _Known]] = WeakKeyDictionary()  # by model
@@ -69,30 +75,37 @@ class RowCalls:
             for side, conds in self._guider.conds.items()
             for cond in conds or ()
         )
-        key = self._patcher.patches_uuid, tuple(x.shape), guided, structure
-        self._known = _known.setdefault(self._patcher.model, {}).setdefault(key, _Known())
+        self._subject = self._patcher.patches_uuid, structure
+        self._known = _known.setdefault(self._patcher.model, {}).setdefault((tuple(x.shape), guided), _Known())
+        self._fewer_than, self._problem = max(ROW_COUNTS) + 1, ""  # rows of this run, and why not more
+        self._took: dict[int, list[float]] = {}
 
     @property
     def seconds(self) -> Mapping[int, float]:
-        """Of a call by its number of rows, as a trial has shown since the server started; empty if there was none."""
-        return dict(self._known.seconds)
+        """Of a call by its number of rows, for those that this run can use; empty if nothing is known."""
+        return {rows: seconds for rows, seconds in self._known.seconds.items() if rows < self._fewer_than}
 
     @property
     def problem(self) -> str:
-        """Why no more rows can be used, as a trial or a run has shown."""
-        return self._known.problem
+        """Why this run can use no more rows, as a trial or a run has shown."""
+        return self._problem or self._known.problem
 
     def use(self, seconds: Mapping[int, float]) -> None:
         """Take these times, which were measured before the server started."""
         self._known.seconds = dict(seconds)
 
-    def measure(self) -> Mapping[int, float]:
-        """Time calls of several rows. Seconds of a call by its number of rows, for those that can be used."""
-        times = self._trial().measure(fits=self._fits)
+    def measure(self, worth: Callable[[int, Mapping[int, float]], bool]) -> Mapping[int, float]:
+        """Time calls of several rows. Seconds of a call by its number of rows, for those that can be used; empty if the
+        trial fails. ``worth``: see `RowTrial.measure`."""
+        try:
+            times = self._trial().measure(worth, self._fits)
+        except Exception as error:
+            clear_frames(error)
+            times = RowTimes(problem=f"a trial of rows failed: {str(error) or type(error).__name__}")
         check_interrupt()  # of which the trial may have made a failed call
         known = self._known
         known.seconds, known.problem = dict(times.seconds), times.problem
-        known.agree = {rows for rows in times.seconds if rows > 1}
+        known.differences |= {(self._subject, rows): "" for rows in times.seconds}
         if times.problem:
             comfy.model_management.soft_empty_cache()
         figures = ", ".join(f"{rows}: {seconds:.4g} s" for rows, seconds in times.seconds.items())
@@ -100,55 +113,60 @@ class RowCalls:
         return times.seconds
 
     def check(self, rows: int) -> bool:
-        """Whether a call of so many rows can be used. If not, `seconds` has no time for it any more. Asks the model
-        once since the server started."""
-        if rows in self._known.agree:
-            return True
-        if not self._fits(rows):
-            self._forbid(rows, f"{rows} rows do not fit in memory")
-            return False
-        try:
-            problem, forbidden = self._trial().check(rows), 2
-        except Exception as error:
-            problem, forbidden = str(error) or type(error).__name__, rows
-        check_interrupt()
-        if problem:
-            self._forbid(forbidden, problem)
-        else:
-            self._known.agree.add(rows)
-        return not problem
+        """Whether this run can use calls of so many rows. If not, `seconds` has no time for it any more. Asks the model
+        once since the server started.
+
+        Raises:
+            RowsFailed: if a call of so many rows raises.
+        """
+        found = self._known.differences.get((self._subject, rows))
+        if found is None:
+            if not self._fits(rows):
+                self._limit(rows, f"{rows} rows do not fit in memory")
+                return False
+            found = self._known.differences[self._subject, rows] = self._trial().check(rows)
+        if found:
+            self._limit(2, found)
+        return not found
+
+    def forbid(self, rows: int, problem: str) -> None:
+        """Make no calls of so many rows of this model and shape any more, in any run. The memory of a failed one is
+        given back."""
+        check_interrupt()  # of which a failed call may have been made
+        comfy.model_management.soft_empty_cache()
+        self._known.problem = problem
+        self._known.seconds = {count: seconds for count, seconds in self._known.seconds.items() if count < rows}
+        self._limit(rows, problem)
 
     def pool(self, rows: int) -> BatchPool:
-        """A pool that makes calls of so many rows. If one fails, the next runs of this model and shape make calls of
-        fewer rows."""
+        """A pool that makes calls of so many rows, and measures them."""
+        device = self._patcher.load_device
 
-        def failed(error: Exception) -> None:
-            check_interrupt()
-            self._forbid(rows, str(error) or type(error).__name__)
+        def timed(xs: Sequence[Tensor], sigmas: Sequence[float]) -> Sequence[Tensor]:
+            began = time.perf_counter()
+            answers = self.denoise(xs, sigmas)
+            _synchronize(device)
+            self._took.setdefault(len(xs), []).append(time.perf_counter() - began)
+            return answers
 
-        return BatchPool(self.denoise, rows, failed)
+        return BatchPool(timed, rows)
 
-    def _forbid(self, rows: int, problem: str) -> None:
-        """Make no calls of so many rows or more. The memory of a failed one is given back."""
-        comfy.model_management.soft_empty_cache()
-        known = self._known
-        known.problem = problem
-        known.seconds = {count: seconds for count, seconds in known.seconds.items() if count < rows}
-        known.agree = {count for count in known.agree if count < rows}
+    def correct(self) -> bool:
+        """Put what the calls of `pool` took in place of the seconds that were wrong. Whether any were."""
+        known, self._known.seconds = self._known.seconds, corrected(self._known.seconds, self._took)
+        return known != self._known.seconds
+
+    def _limit(self, rows: int, problem: str) -> None:
+        """Use no calls of so many rows in this run."""
+        self._fewer_than, self._problem = min(rows, self._fewer_than), problem
         _log.warning("CHORDS: no calls of %d rows of this model: %s", rows, problem)
 
     def _trial(self) -> RowTrial:
-        device = self._patcher.load_device
-        guidance = min(max(1.0, float(getattr(self._guider, "cfg", 1.0))), _MAX_GUIDANCE) if self._guided else 1.0
-        network = self._guider.inner_model
-        rounding = _ROUNDING.get(network.manual_cast_dtype or network.get_dtype(), _LOW_PRECISION)
-        return RowTrial(
-            self.denoise,
-            self._x,
-            self._sigmas[:-1].tolist(),
-            guidance * rounding,
-            synchronize=lambda: _synchronize(device),
-        )
+        device, network = self._patcher.load_device, self._guider.inner_model
+        limits, low = (_GUIDED, _GUIDED_LOW_PRECISION) if self._guided else (_ROUNDING, _LOW_PRECISION)
+        limit = limits.get(network.manual_cast_dtype or network.get_dtype(), low)
+        sigmas = self._sigmas[:-1].tolist()
+        return RowTrial(self.denoise, self._x, sigmas, limit, synchronize=lambda: _synchronize(device))
 
     def _fits(self, rows: int) -> bool:
         """Whether the host's estimate leaves room for so many rows. The host evaluates the sides of guidance one after
@@ -204,7 +222,6 @@ def _tiled(model: Any, extra_args: Mapping[str, Any], rows: int, batch: int) -> 
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "mps":  # which has a single device
-        torch.mps.synchronize()
-    elif device.type != "cpu":
+    """Wait until the device has done its work. A CPU always has."""
+    if device.type != "cpu":
         torch.get_device_module(device.type).synchronize(device)

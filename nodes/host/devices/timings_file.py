@@ -160,7 +160,7 @@ def _entry(entry: Any) -> Entry | None:
                 {_count(int(cores), _MAX_CORES): _seconds(time) for cores, time in timings["rounds"].items()},
                 {device: _seconds(time) for device, time in timings["calls"].items()},
                 {split_named(name): _seconds(time) for name, time in timings["splits"].items()},
-                {_count(int(rows), _MAX_ROWS): _seconds(time) for rows, time in timings["rows"].items()},
+                _times_of_rows(timings["rows"]),
                 _text(timings["when"]),
             ),
         )
@@ -185,6 +185,14 @@ def _count(value: Any, largest: int) -> int:
     if type(value) is not int or not 1 <= value <= largest:
         raise ValueError(value)
     return value
+
+
+def _times_of_rows(value: Any) -> dict[int, float]:
+    """The seconds of a call by its number of rows. All are compared with those of one row."""
+    times = {_count(int(rows), _MAX_ROWS): _seconds(seconds) for rows, seconds in value.items()}
+    if times and 1 not in times:
+        raise ValueError(value)
+    return times
 
 
 def _seconds(value: Any) -> float:

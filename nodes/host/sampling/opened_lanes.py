@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ....chords_core import LaneTimeouts, Plan, Pool, SequentialPlan
+from ....chords_core import LaneTimeouts, Plan, Pool, RowsFailed, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.network_structure import reason_against_copies
 from ..compatibility.reasons import reason_against_repeats, subject_of_trial
@@ -22,7 +22,7 @@ from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
 from .announcer import Announcer
 from .call import SamplerCall
 from .messages import describe
-from .opened_rows import placed_in_rows
+from .opened_rows import OpenedRows, placed_in_rows
 from .options import SamplerOptions
 from .placement import Facts, Placement, place_alone, place_on_cluster
 from .row_placement import may_use_rows
@@ -37,14 +37,24 @@ class OpenedLanes:
         names: one name a lane, for the user.
         pool: makes the model calls.
         sharings: how the devices of each lane share its calls; empty: each lane has one device.
-        rows: how many evaluations are one model call; the lanes are then its rows.
+        in_rows: the model calls whose rows the lanes are; None: each evaluation is a call.
     """
 
     plan: Plan
     names: tuple[str, ...]
     pool: Pool
     sharings: tuple[Sharing, ...] = ()
-    rows: int = 1
+    in_rows: OpenedRows | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many evaluations are one model call."""
+        return 1 if self.in_rows is None else len(self.names)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """One name a lane; one in all where the lanes are the rows of a call."""
+        return self.names if self.in_rows is None else self.names[:1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,51 +72,77 @@ class OpenedStock:
     sharings: tuple[Sharing, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """The run that lanes are opened for.
+
+    Attributes:
+        call: the host's.
+        options, request: what the user asks for.
+        facts: what placements depend on.
+        announcer: tells the user what is done.
+    """
+
+    call: SamplerCall
+    options: SamplerOptions
+    request: DeviceRequest
+    facts: Facts
+    announcer: Announcer
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTimings:
+    """What is known of the model's speed, and where to put what a run measures.
+
+    Attributes:
+        timings: of this model on the devices of the request, if they were measured.
+        keep_splits: gets the times of all ways to share a call, when one core has measured them.
+        keep_rows: gets the times of calls of several rows, when they were measured.
+    """
+
+    timings: Timings | None
+    keep_splits: Callable[[Mapping[Split, float]], object]
+    keep_rows: Callable[[Mapping[int, float]], object]
+
+
 class LaneOpener:
     """Opens lanes for one run and says so.
 
     Args:
         stack: closes the lanes when the run ends.
-        call: the run.
-        options, request: what the user asks for.
-        facts: what placements depend on.
-        announcer: tells the user what is done.
+        context: the run.
+        kept: what is known of the model's speed.
         timeouts: how long a lane may take to answer.
-        timings: of this model on the devices of the request, if they were measured.
-        keep_splits: gets the times of all ways to share a call, when one core has measured them.
-        keep_rows: gets the times of calls of several rows, when a trial has measured them.
     """
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        call: SamplerCall,
-        options: SamplerOptions,
-        request: DeviceRequest,
-        facts: Facts,
-        announcer: Announcer,
-        timeouts: LaneTimeouts,
-        timings: Timings | None,
-        keep_splits: Callable[[Mapping[Split, float]], object],
-        keep_rows: Callable[[Mapping[int, float]], object],
-    ) -> None:
-        self._stack, self._call = stack, call
-        self._options, self._request, self._facts = options, request, facts
-        self._announcer, self._timeouts = announcer, timeouts
-        self._timings, self._keep_splits, self._keep_rows = timings, keep_splits, keep_rows
+    def __init__(self, stack: ExitStack, context: RunContext, kept: KeptTimings, timeouts: LaneTimeouts) -> None:
+        self._stack, self._call = stack, context.call
+        self._options, self._request, self._facts = context.options, context.request, context.facts
+        self._announcer, self._timeouts = context.announcer, timeouts
+        self._timings, self._keep_splits, self._keep_rows = kept.timings, kept.keep_splits, kept.keep_rows
 
     def local(self, placement: Placement, keep_cores: bool = False) -> OpenedLanes:
         """Lanes on this machine. ``keep_cores``: whatever happens to the devices, the number of cores stays, because it
         decides the picture; they then take turns."""
-        call = self._call
         if may_use_rows(placement, self._options, self._facts):
-            placement, calls = placed_in_rows(
-                placement, call, self._facts, self._timings, self._announcer, self._keep_rows
+            placement, in_rows = placed_in_rows(
+                placement, self._call, self._facts, self._timings, self._announcer, self._keep_rows
             )
-            if calls is not None:
+            if in_rows is not None:
                 self._say(placement)
                 names = names_of(placement.groups) * placement.rows
-                return OpenedLanes(placement.plan, names, calls.pool(placement.rows), rows=placement.rows)
+                return OpenedLanes(placement.plan, names, in_rows.calls.pool(placement.rows), in_rows=in_rows)
+        return self._on_devices(placement, keep_cores)
+
+    def after_failed_rows(self, failed: OpenedRows, placement: Placement, error: RowsFailed) -> OpenedLanes:
+        """Lanes of the placement without rows, for a run that begins again."""
+        failed.failed(error)
+        self._announcer.note([f"it took longer, because {error}; it began again with one row in each call"])
+        return self._on_devices(placement, keep_cores=False)
+
+    def _on_devices(self, placement: Placement, keep_cores: bool) -> OpenedLanes:
+        """Lanes of devices, each of which makes its own calls."""
+        call = self._call
         self._say(placement)
         placement, copies = self._copied(placement, keep_cores)
         sharings = self._sharings(placement, copies)

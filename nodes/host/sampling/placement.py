@@ -40,6 +40,10 @@ class Reasons(Protocol):
         """Why the model has to see its steps in order, on one device."""
 
     @property
+    def for_every_step(self) -> str | None:
+        """Why a result near that of every step cannot be promised with fewer calls or in a window."""
+
+    @property
     def against_tokens(self) -> str | None:
         """Why calls of the model cannot be shared by tokens."""
 
@@ -344,6 +348,8 @@ def _planned(
     )
     if chosen.cores > 1 or isinstance(chosen, AdaptivePlan):
         reason = facts.reasons.for_one_core
+        if reason is None and isinstance(chosen, AdaptivePlan):
+            reason = facts.reasons.for_every_step
         if reason is not None:
             chosen = SequentialPlan(facts.steps, (reason,))
     return Placement(chosen)
@@ -356,7 +362,7 @@ def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placem
         return placed
     near = plan(facts.steps, 1, 1, tolerance=NEAR, solver=facts.solver)
     saved = 1 - near.depth / facts.steps
-    if saved < _MIN_ADVISED or facts.reasons.for_one_core is not None:
+    if saved < _MIN_ADVISED or facts.reasons.for_one_core is not None or facts.reasons.for_every_step is not None:
         return placed
     share = _SHARES[min(_SHARES, key=lambda known: abs(known - saved))]
     return replace(placed, plan=placed.plan.because(f"fidelity near: about {share} less time"))

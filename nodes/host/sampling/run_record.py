@@ -48,9 +48,9 @@ class ChordsRun:
         method: "sequential", "chords", "secant", or "stock" for the host's own sampler; empty if nothing was sampled.
         solver: the solver, or the name of the host's sampler.
         plan: what was to be done.
-        devices: one name a lane.
+        devices: one name a lane; one in all where the lanes are the rows of a call.
         depth: sequential model calls.
-        evaluations: all model calls.
+        evaluations: all model calls. One of several rows counts once.
         seconds: duration of the run.
         lost_lanes: devices that were lost or are late, each with its error.
         hits: the results in the order they came; the last is the run's own.
@@ -79,6 +79,11 @@ class ChordsRun:
     estimate: float | None = None
     shared: SharedCalls | None = None
     rows: int = 1
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The device of each lane, by its name."""
+        return self.devices * self.rows if self.rows > 1 else self.devices
 
     def summary(self) -> dict[str, Any]:
         """The record without the pictures, as JSON."""

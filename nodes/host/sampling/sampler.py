@@ -25,6 +25,7 @@ from ....chords_core import (
     LaneTimeouts,
     Recorder,
     Result,
+    RowsFailed,
     SequentialPlan,
     WindowPlan,
     WorkersUnavailable,
@@ -32,7 +33,8 @@ from ....chords_core import (
     sample,
     solve_seconds,
 )
-from ..compatibility.reasons import reason_against_tokens, reason_for_one_core
+from ....chords_core.execution.pools import clear_frames
+from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
 from ..devices.groups import SHARE, WHOLE, Split, names_of
@@ -49,7 +51,7 @@ from .call import SamplerCall
 from .event_relay import EventRelay, failure_sent, send_plan, send_success
 from .messages import Outcome, describe, describe_sharing, ends_by_measurement, reasons_of
 from .names import PARALLEL
-from .opened_lanes import LaneOpener, OpenedLanes, OpenedStock
+from .opened_lanes import KeptTimings, LaneOpener, OpenedLanes, OpenedStock, RunContext
 from .options import SamplerOptions
 from .placement import Facts, Placement, place, place_stock
 from .precision import as_in_the_host
@@ -199,18 +201,8 @@ class _SamplerFunction:
         def key() -> TimingsKey:
             return self._timings_key(call, replace(self.request, ray_address=""))
 
-        return LaneOpener(
-            stack,
-            call,
-            self.options,
-            self.request,
-            facts,
-            announcer,
-            LANE_TIMEOUTS,
-            timings,
-            keep,
-            keep_times_of_rows,
-        )
+        context = RunContext(call, self.options, self.request, facts, announcer)
+        return LaneOpener(stack, context, KeptTimings(timings, keep, keep_times_of_rows), LANE_TIMEOUTS)
 
     def _sample_parallel(
         self, call: SamplerCall, stream: RunStream, previews: Previews, announcer: Announcer
@@ -226,8 +218,8 @@ class _SamplerFunction:
             if self.request.ray_address and self.options.cores != 1:
                 lanes = opener.on_cluster(self._timings(call, self.request))
             if lanes is None:
-                lanes = opener.local(place(self.options, self.request, facts, timings))
-                return self._driven(call, lanes, stream, previews, announcer)
+                placement = place(self.options, self.request, facts, timings)
+                return self._driven_here(call, opener, placement, stream, previews, announcer)
             try:
                 return self._driven(call, lanes, stream, previews, announcer)
             except WorkersUnavailable as error:  # the last one is lost: the same plan gives the same picture here
@@ -235,6 +227,31 @@ class _SamplerFunction:
                 devices = lane_devices(self.request, call.primary)[: lanes.plan.cores]
                 placement = Placement(lanes.plan, tuple((device,) for device in devices))
                 return self._driven(call, opener.local(placement, keep_cores=True), stream, previews, announcer)
+
+    def _driven_here(
+        self,
+        call: SamplerCall,
+        opener: LaneOpener,
+        placement: Placement,
+        stream: RunStream,
+        previews: Previews,
+        announcer: Announcer,
+    ) -> tuple[Tensor, ChordsRun]:
+        """The result of a placement on this machine. If a call of several rows fails, the run begins again without: as
+        many calls of one row as a window has would take longer than every step in turn."""
+        lanes = opener.local(placement)
+        in_rows = lanes.in_rows
+        if in_rows is None:
+            return self._driven(call, lanes, stream, previews, announcer)
+        try:
+            found = self._driven(call, lanes, stream, previews, announcer)
+        except RowsFailed as error:
+            clear_frames(error)
+            lanes = opener.after_failed_rows(in_rows, placement, error)
+        else:
+            in_rows.ended()
+            return found
+        return self._driven(call, lanes, stream, previews, announcer)
 
     def _facts(self, call: SamplerCall) -> Facts:
         """What the placement depends on, from the host."""
@@ -268,7 +285,7 @@ class _SamplerFunction:
     ) -> tuple[Tensor, ChordsRun]:
         """The result of the plan on these lanes, and its record."""
         chosen, solver, recorder = lanes.plan, PARALLEL[self.sampler_name], Recorder()
-        send_plan(stream, chosen, chosen.method, solver, lanes.names, announcer.message)
+        send_plan(stream, chosen, chosen.method, solver, lanes.devices, announcer.message)
         # By size alone: where the trajectory is kept makes a difference in rounding.
         many = isinstance(chosen, WindowPlan | AdaptivePlan)
         kept = _LATENTS_A_NODE * chosen.called_steps * call.x.nbytes if many else 0
@@ -298,9 +315,9 @@ class _SamplerFunction:
             chosen.method,
             solver,
             chosen,
-            lanes.names,
+            lanes.devices,
             result.depth,
-            result.evaluations,
+            _model_calls(lanes, result),
             lost_lanes=(*relay.lost_lanes, *_lost_members(lanes.sharings)),
             hits=tuple(RunHit(hit.core, hit.depth, call.to_latent(hit.x)) for hit in result.hits),
             timeline=recorder.timeline(),
@@ -318,9 +335,6 @@ class _SamplerFunction:
             announcer.say(
                 describe(lanes.plan, lanes.names, Outcome(result.depth, result.estimate, relay.by_request), lanes.rows)
             )
-        if isinstance(lanes.pool, BatchPool) and lanes.pool.fallback is not None:
-            failed = f"a call of {lanes.rows} rows failed: {lanes.pool.fallback}"
-            announcer.say(f"{announcer.message}; it took longer, because {failed}")
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
             announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
@@ -352,6 +366,10 @@ class _Reasons:
         return reason_for_one_core(self.call.guider, self.call.model_options)
 
     @property
+    def for_every_step(self) -> str | None:
+        return reason_for_every_step(self.call.guider)
+
+    @property
     def against_tokens(self) -> str | None:
         return reason_against_tokens(self.call.guider, self.call.model_options)
 
@@ -359,6 +377,11 @@ class _Reasons:
 def _estimate(result: Result) -> float | None:
     """Of the distance from KSampler's latent: core 1 has every step, so that its result is KSampler's."""
     return 0.0 if result.hits[-1].core == 1 else result.estimate
+
+
+def _model_calls(lanes: OpenedLanes, result: Result) -> int:
+    """All calls of the run; one of several rows counts once."""
+    return sum(lanes.pool.calls.values()) if isinstance(lanes.pool, BatchPool) else result.evaluations
 
 
 def _shared_calls(sharings: Sequence[Sharing]) -> SharedCalls | None:

@@ -1,4 +1,4 @@
-"""The pool that makes a whole round in one call: what other pools give, few calls, and one row where several fail."""
+"""The pool that makes a whole round in one call: what other pools give, few calls, and an end where a call fails."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from chords_core import (
     LaneLost,
     NonFiniteDenoised,
     Recorder,
+    RowsFailed,
     ThreadPool,
     sample,
 )
@@ -68,11 +69,6 @@ def assert_reported_once(events: list[Event]) -> None:
     assert len(evaluated) == len(set(evaluated)) and isinstance(events[-1], Accepted)
 
 
-def no_memory(call: int) -> Callable[[int, int], BaseException | None]:
-    """From this call on, several rows do not fit."""
-    return lambda number, size: RuntimeError("out of memory") if number >= call and size > 1 else None
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     steps=st.integers(8, 40),
@@ -98,49 +94,46 @@ def test_a_round_of_a_window_is_one_call(cores: int) -> None:
     assert len(watched.sizes) == result.depth and max(watched.sizes) == cores
     assert sum(watched.sizes) == result.evaluations
     sample(None, X, SIGMAS, pool=pool, **{**WINDOW, "cores": cores})
-    assert pool.fallback is None and sum(pool.calls.values()) == result.depth
+    assert sum(pool.calls.values()) == result.depth
 
 
 ONE_ROW = sample(MODEL, X, SIGMAS, **WINDOW)
+ONCE = Watched()
+sample(None, X, SIGMAS, pool=BatchPool(ONCE, 4), **WINDOW)
 
 
-@pytest.mark.parametrize("call", range(1, ONE_ROW.depth + 1))
-def test_out_of_memory_in_any_round(call: int) -> None:
-    """The rest of the run has calls of one row, and the result is the same."""
-    watched, told = Watched(no_memory(call)), list[Exception]()
-    pool, events = BatchPool(watched, 4, told.append), list[Event]()
-    result = sample(None, X, SIGMAS, pool=pool, on_event=events.append, **WINDOW)
-    assert_reported_once(events)
-    assert not any(isinstance(event, LaneLost) for event in events)
-    assert result.depth == ONE_ROW.depth and result.evaluations == ONE_ROW.evaluations
-    assert float((result.x - ONE_ROW.x).norm() / ONE_ROW.x.norm()) < 1e-6
-    failed = [size for size in watched.sizes[call - 1 :] if size > 1][:1]
-    assert watched.sizes[call - 1 :].count(1) == len(watched.sizes[call - 1 :]) - len(failed)
-    assert told == [pool.fallback] if failed else (told == [] and pool.fallback is None)
+@pytest.mark.parametrize("call", [i + 1 for i, size in enumerate(ONCE.sizes) if size > 1])
+def test_rows_that_fail_in_any_round_end_the_run_at_once(call: int) -> None:
+    """No further call is made, and the pool is as good as new."""
+    watched = Watched(lambda number, size: RuntimeError("out of memory") if number == call else None)
+    pool, events = BatchPool(watched, 4), list[Event]()
+    with pytest.raises(RowsFailed, match="rows failed: out of memory") as failed:
+        sample(None, X, SIGMAS, pool=pool, on_event=events.append, **WINDOW)
+    assert failed.value.rows == watched.sizes[-1] and len(watched.sizes) == call
+    assert not any(isinstance(event, Accepted | LaneLost) for event in events)
+    again = sample(None, X, SIGMAS, pool=pool, **WINDOW)
+    assert torch.equal(again.x, sample(None, X, SIGMAS, pool=BatchPool(rows, 4), **WINDOW).x)
 
 
-def test_the_memory_of_the_failed_call_is_free_before_the_next_one() -> None:
+def test_the_memory_of_the_failed_call_is_free_when_it_is_told() -> None:
     held: list[weakref.ref[Tensor]] = []
 
     def denoise_rows(xs: Sequence[Tensor], sigmas: Sequence[float]) -> list[Tensor]:
-        if len(xs) > 1:
-            large = torch.zeros(10)
-            held.append(weakref.ref(large))
-            raise MemoryError("no room")
-        assert held[0]() is None
-        return rows(xs, sigmas)
+        large = torch.zeros(10)
+        held.append(weakref.ref(large))
+        raise MemoryError("no room")
 
-    freed: list[bool] = []
-    sample(None, X, SIGMAS, pool=BatchPool(denoise_rows, 4, lambda error: freed.append(held[0]() is None)), **WINDOW)
-    assert freed == [True] and len(held) == 1
+    with pytest.raises(RowsFailed) as failed:
+        sample(None, X, SIGMAS, pool=BatchPool(denoise_rows, 4), **WINDOW)
+    assert isinstance(failed.value.__cause__, MemoryError) and len(held) == 1 and held[0]() is None
 
 
-def test_a_broken_model_is_not_called_once_for_each_row() -> None:
-    """One call of several rows, and one of one: then it is clear that it is not the rows. The first error counts."""
-    watched = Watched(lambda call, size: RuntimeError(f"call {call}"))
-    with pytest.raises(RuntimeError, match="call 2"):
-        sample(None, X, SIGMAS, pool=BatchPool(watched, 4), **WINDOW)
-    assert len(watched.sizes) <= 2 and watched.sizes[-1] == 1
+def test_what_a_call_of_one_row_raises_is_raised() -> None:
+    def denoise_rows(xs: Sequence[Tensor], sigmas: Sequence[float]) -> list[Tensor]:
+        raise ArithmeticError("broken")
+
+    with pytest.raises(ArithmeticError, match="broken"):
+        sample(None, X, SIGMAS, pool=BatchPool(denoise_rows, 1))
 
 
 @pytest.mark.parametrize("call", [1, 2, 5])
@@ -153,7 +146,7 @@ def test_an_interrupt_ends_the_run_at_once(kind: type[BaseException], call: int)
         sample(None, X, SIGMAS, pool=pool, **WINDOW)
     assert len(watched.sizes) == call
     again = sample(None, X, SIGMAS, pool=pool, **WINDOW)
-    assert pool.fallback is None and again.depth == ONE_ROW.depth
+    assert again.depth == ONE_ROW.depth
     assert again.evaluations == ONE_ROW.evaluations
 
 
@@ -237,7 +230,7 @@ def test_what_are_no_rows_is_an_error(wrong: Rows) -> None:
         sample(None, X, SIGMAS, pool=BatchPool(wrong, 4), **WINDOW)
 
 
-@pytest.mark.parametrize("arguments", [(None, 4), (rows, 0), (rows, 2.5), (rows, 4, "x")])
+@pytest.mark.parametrize("arguments", [(None, 4), (rows, 0), (rows, 2.5)])
 def test_arguments_are_checked(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidInput):
         BatchPool(*arguments)

@@ -40,3 +40,35 @@ def test_patches_that_take_one_sigma_are_found(answers: dict[str, Any]) -> None:
 
 def test_each_row_gets_the_noise_the_mask_and_the_condition_of_each_item(answers: dict[str, Any]) -> None:
     assert answers["tiled"]
+
+
+def test_only_devices_that_tell_when_a_call_is_done_are_tried(answers: dict[str, Any]) -> None:
+    assert answers["untried"] == ["cpu", "mps", "privateuseone"]
+
+
+def test_a_trial_that_fails_is_a_reason_and_no_error(answers: dict[str, Any]) -> None:
+    assert answers["cannot_wait"].startswith("a trial of rows failed: synchronize() takes 0")
+
+
+def test_around_guidance_only_what_is_known_to_keep_rows_apart_may_be(answers: dict[str, Any]) -> None:
+    """The host's PerpNeg and Mahiro take a norm or a mean over the whole batch, and VideoLinearCFGGuidance the place of
+    an item in it."""
+    found = answers["around_guidance"]
+    apart = {"CFGGuider", "Guider_Basic", "RescaleCFG", "CFGNorm", "CFGZeroStar", "TCFG"}
+    assert {name for name, reasons in found.items() if not reasons} == apart
+    assert found["Guider_PerpNeg"] == ["the guider Guider_PerpNeg combines the model's answers in its own way"]
+    assert "may mix the rows of a call" in found["Mahiro"][0]
+
+
+def test_rows_of_a_guided_model_that_differ_by_more_than_rounding_are_found(answers: dict[str, Any]) -> None:
+    """In low precision and with strong guidance, too; in a trial, and in a check of times that are known."""
+    found = answers["coupled"]
+    assert found.pop("apart, checked") == found.pop("apart, tried") == ""
+    assert set(found) == {"coupled, checked", "coupled, tried"}
+    assert all(problem.startswith("the rows of a call differ by") for problem in found.values())
+
+
+def test_kept_times_that_a_run_shows_to_be_wrong_are_corrected(answers: dict[str, Any]) -> None:
+    wrong, right = answers["corrected"]
+    assert wrong["changed"] and wrong["1"] == 1.0 and wrong["2"] < 1.0
+    assert right == {"changed": False, "1": 1.0}

@@ -84,6 +84,7 @@ BAD = {
     "calls of lists": _content(measured__calls={"cpu": [1.0]}),
     "rows a list": _content(measured__rows=[1.0]),
     "rows with NaN": _content(measured__rows={"1": NAN}),
+    "rows without one row": _content(measured__rows={"2": 1.0, "8": 1.1}),
     "no rows": _content(measured__rows={"0": 1.0}),
     "thousands of rows": _content(measured__rows={"5000": 1.0}),
     "splits a list": _content(measured__splits=[1]),

@@ -138,7 +138,7 @@ def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(
     found = summary(run, ours)
     assert found["rows"] == found["cores"] > 1, found["message"]
     assert f"{found['rows']} rows in one call on cpu" in found["message"]
-    assert found["depth"] < min(STEPS, found["evaluations"])
+    assert found["depth"] == found["evaluations"] < STEPS
     graph = Graph()
     inputs = sampling(graph, change, FREE, sampler)
     window = graph.add("ChordsKSampler", **inputs, fidelity="near", cores=found["cores"])
@@ -195,8 +195,14 @@ def test_a_trial_is_kept_and_not_repeated(run_graph: RunGraph, server: ComfyServ
     run, _ = run_graph(graph)
     assert {summary(run, each)["rows"] for each in both} <= {1, 2, 4, 8}
     assert server.log()[before:].count("a call takes by its rows 1:") == 1
+    assert {"1", "2"} <= set(_kept_rows(server))
+
+
+def _kept_rows(server: ComfyServer) -> dict[str, float]:
+    """The kept seconds of calls by their number of rows."""
     (entry,) = json.loads((server.folder / "user" / "chords" / "measured.json").read_text(encoding="utf-8"))["entries"]
-    assert {"1", "2"} <= set(entry["measured"]["rows"])
+    found: dict[str, float] = entry["measured"]["rows"]
+    return found
 
 
 def a_part_of_the_steps(graph: Graph, inputs: dict[str, Any]) -> None:
@@ -256,24 +262,31 @@ def test_a_controlnet_gets_its_steps_in_order(run_graph: RunGraph) -> None:
     assert torch.equal(ours, stock)
 
 
-def test_rows_that_fail_in_a_run_go_back_to_one(run_graph: RunGraph) -> None:
-    """The result is right in any case, and the message says it. The first call of several rows is that of the check,
-    which compares them with calls of one."""
+def test_after_rows_that_fail_in_a_run_it_begins_again_on_one_core(run_graph: RunGraph, server: ComfyServer) -> None:
+    """Which makes fewer calls than KSampler. The message says it, and no later run tries so many rows. The first call
+    of several rows is that of the check, which compares them with calls of one."""
     found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=4, fidelity="near")
-    assert "it took longer, because a call of 4 rows failed: too little memory" in found["message"]
+    assert "it took longer, because a call of" in found["message"] and "too little memory" in found["message"]
+    assert (found["rows"], found["cores"]) == (1, 1) and found["evaluations"] == found["depth"] < STEPS
     assert difference(ours, stock) < NEAR and not found["lost_lanes"]
+    assert "4" not in _kept_rows(server)
 
 
-def test_rows_that_fail_in_the_check_are_not_used(run_graph: RunGraph) -> None:
+def test_rows_that_fail_in_the_check_are_not_used(run_graph: RunGraph, server: ComfyServer) -> None:
     found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=1, fidelity="near")
     assert (found["rows"], found["cores"]) == (1, 1)
-    assert "one row in each model call: too little memory" in found["message"]
+    assert "one row in each model call: a call of" in found["message"] and "too little memory" in found["message"]
+    assert set(_kept_rows(server)) == {"1"}
     assert difference(ours, stock) < NEAR
 
 
 def test_a_report_shows_the_rows(run_graph: RunGraph) -> None:
+    """A call of several rows is one call, and nothing is made up of how long a call of one row takes."""
     graph = Graph()
     ours = graph.add("ChordsKSampler", **sampling(graph, plain, FREE), fidelity="fast")
-    graph.add("ChordsReport", run=ours[1])
+    text = graph.add("PreviewAny", source=graph.add("ChordsReport", run=ours[1])[1])
     run, _ = run_graph(graph)
-    assert summary(run, ours)["devices"] == ["cpu"] * summary(run, ours)["rows"] == ["cpu"] * 4
+    found, figures = summary(run, ours), json.loads(run.outputs[text.name]["text"][0])
+    assert found["devices"] == figures["devices"] == ["cpu"] and found["rows"] == 4
+    assert figures["evaluations"] == figures["depth"] < STEPS and figures["speedup"] is None
+    assert [lane["device"] for lane in figures["lanes"]] == ["cpu"] * 4

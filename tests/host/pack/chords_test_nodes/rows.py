@@ -30,7 +30,7 @@ class TestRowTimes(ModelNode):
         usual = getattr(rows.rows_denoiser, "usual", rows.rows_denoiser)
         rows.rows_denoiser = failing(usual, fails_from) if fails_from else usual
         rows._known.clear()
-        cls._module("sampling.opened_rows").WITHOUT_GAIN = frozenset() if trial else frozenset(("cpu",))
+        cls._module("sampling.opened_rows").TRIED = frozenset(("cpu",) if trial else ("cuda", "xpu"))
         file, request = cls._module("devices.timings_file"), cls._module("devices.request").DeviceRequest()
         file.timings_path().unlink(missing_ok=True)
         times = {int(count): value for count, value in json.loads(seconds).items()}

@@ -212,6 +212,8 @@ def page(results: Results, live: Sequence[dict[str, Any]], head: str, figure_nam
         "",
         f"![How far from KSampler's picture, with as many model calls]({figure_name})",
         "",
+        "Bars are cut at 40 %.",
+        "",
         "## One device, at equal calls",
         "",
         "Mean of calls in a row: median / 90th percentile / worst of the errors, in percent. Of the others it is the "

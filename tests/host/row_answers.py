@@ -172,25 +172,6 @@ def coupled() -> dict[str, str]:
     return found
 
 
-def corrected() -> list[dict[Any, Any]]:
-    """The kept seconds after a run, and whether they have changed: of those that were far too large, and of those that
-    the run did not measure."""
-    import torch
-
-    found: list[dict[Any, Any]] = []
-    for kept in ({1: 1.0, 2: 100.0}, {1: 1.0}):
-        calls = row_calls(0.0)
-        calls.use(kept)
-        pool = calls.pool(2)
-        evaluation = types.SimpleNamespace(x=torch.ones(1, 1, 2, 2), sigma=1.0)
-        for _ in range(3):
-            for lane in (0, 1):
-                pool.submit(lane, evaluation)
-            assert pool.next(1.0) is not None and pool.next(1.0) is not None
-        found.append({"changed": calls.correct(), **calls.seconds})
-    return found
-
-
 def trial_where_the_device_cannot_wait() -> str:
     """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
     batched_rows = module("devices.batched_rows")
@@ -286,7 +267,7 @@ def main() -> None:
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
     answers["around_guidance"] = around_guidance()
-    answers |= {"coupled": coupled(), "corrected": corrected()}
+    answers |= {"coupled": coupled()}
     answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 

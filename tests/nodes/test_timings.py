@@ -75,11 +75,3 @@ def test_the_name_of_a_split_says_all_of_it(name: str) -> None:
 def test_no_other_name_is_one_of_a_split(name: str) -> None:
     with pytest.raises(ValueError):
         groups.split_named(name)
-
-
-def test_times_of_rows_that_are_wrong_are_corrected() -> None:
-    """By the shortest call of a run but the first, if that is more than 1.3 times off."""
-    kept = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.3}
-    took = {1: [5.0, 1.2, 1.25], 2: [0.2], 4: [0.3, 2.4, 2.5], 8: [9.0, 0.9, 2.0], 3: [7.0, 7.0]}
-    assert timings.corrected(kept, took) == {1: 1.0, 2: 1.1, 4: 2.4, 8: 0.9}
-    assert timings.corrected(kept, {}) == kept and timings.corrected({}, took) == {}

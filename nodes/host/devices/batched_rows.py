@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,6 @@ from ....chords_core import ROW_COUNTS, BatchPool, DenoiseRows, RowTimes, RowTri
 from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
 from .lanes import inline_denoiser
-from .timings import corrected
 
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 4e-3}
 """How far a row may differ from a call of its own, by the type that the network computes in; relative to what the
@@ -78,7 +76,6 @@ class RowCalls:
         self._subject = self._patcher.patches_uuid, structure
         self._known = _known.setdefault(self._patcher.model, {}).setdefault((tuple(x.shape), guided), _Known())
         self._fewer_than, self._problem = max(ROW_COUNTS) + 1, ""  # rows of this run, and why not more
-        self._took: dict[int, list[float]] = {}
 
     @property
     def seconds(self) -> Mapping[int, float]:
@@ -139,22 +136,8 @@ class RowCalls:
         self._limit(rows, problem)
 
     def pool(self, rows: int) -> BatchPool:
-        """A pool that makes calls of so many rows, and measures them."""
-        device = self._patcher.load_device
-
-        def timed(xs: Sequence[Tensor], sigmas: Sequence[float]) -> Sequence[Tensor]:
-            began = time.perf_counter()
-            answers = self.denoise(xs, sigmas)
-            _synchronize(device)
-            self._took.setdefault(len(xs), []).append(time.perf_counter() - began)
-            return answers
-
-        return BatchPool(timed, rows)
-
-    def correct(self) -> bool:
-        """Put what the calls of `pool` took in place of the seconds that were wrong. Whether any were."""
-        known, self._known.seconds = self._known.seconds, corrected(self._known.seconds, self._took)
-        return known != self._known.seconds
+        """A pool that makes calls of so many rows."""
+        return BatchPool(self.denoise, rows)
 
     def _limit(self, rows: int, problem: str) -> None:
         """Use no calls of so many rows in this run."""

@@ -12,9 +12,6 @@ from .groups import MIN_GAIN, WHOLE, Split
 _SLOWER = 1.1
 """Times the seconds of the fastest device: smaller differences are chance."""
 
-_CHANGED = 1.3
-"""Times as long, or as short: then a kept time is wrong."""
-
 
 @dataclass(frozen=True)
 class TimingsKey:
@@ -79,16 +76,3 @@ class Timings:
         was not tried counts as the next larger one that was."""
         known = {1: self.alone, **{cores: seconds for cores, seconds in self.rounds.items() if cores > 1}}
         return tuple(known[min(k for k in known if k >= cores)] for cores in range(1, max(known) + 1))
-
-
-def corrected(kept: Mapping[int, float], took: Mapping[int, Sequence[float]]) -> dict[int, float]:
-    """The seconds of a call by its number of rows, with what the calls of a run took in place of what is wrong.
-
-    Args:
-        kept: the seconds so far.
-        took: the seconds of each call of the run, by its number of rows. The first of each number does not count,
-            because it may load or compile something. Of the others the shortest counts, for other work slows calls.
-    """
-    shortest = {rows: min(seconds[1:]) for rows, seconds in took.items() if rows in kept and len(seconds) > 1}
-    wrong = {rows: new for rows, new in shortest.items() if not 1 / _CHANGED <= new / kept[rows] <= _CHANGED}
-    return {**kept, **wrong}

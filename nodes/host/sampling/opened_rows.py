@@ -34,11 +34,6 @@ class OpenedRows:
         self.calls.forbid(error.rows, str(error))
         self.keep(self.calls.seconds)
 
-    def ended(self) -> None:
-        """Times that were wrong are corrected."""
-        if self.calls.correct():
-            self.keep(self.calls.seconds)
-
 
 def placed_in_rows(
     placed: Placement, call: SamplerCall, facts: Facts, timings: Timings | None, announcer: Announcer, keep: Keep

@@ -244,13 +244,10 @@ class _SamplerFunction:
         if in_rows is None:
             return self._driven(call, lanes, stream, previews, announcer)
         try:
-            found = self._driven(call, lanes, stream, previews, announcer)
+            return self._driven(call, lanes, stream, previews, announcer)
         except RowsFailed as error:
             clear_frames(error)
             lanes = opener.after_failed_rows(in_rows, placement, error)
-        else:
-            in_rows.ended()
-            return found
         return self._driven(call, lanes, stream, previews, announcer)
 
     def _facts(self, call: SamplerCall) -> Facts:

@@ -66,9 +66,3 @@ def test_rows_of_a_guided_model_that_differ_by_more_than_rounding_are_found(answ
     assert found.pop("apart, checked") == found.pop("apart, tried") == ""
     assert set(found) == {"coupled, checked", "coupled, tried"}
     assert all(problem.startswith("the rows of a call differ by") for problem in found.values())
-
-
-def test_kept_times_that_a_run_shows_to_be_wrong_are_corrected(answers: dict[str, Any]) -> None:
-    wrong, right = answers["corrected"]
-    assert wrong["changed"] and wrong["1"] == 1.0 and wrong["2"] < 1.0
-    assert right == {"changed": False, "1": 1.0}

@@ -17,13 +17,14 @@ row_placement = module("nodes.host.sampling.row_placement")
 messages = module("nodes.host.sampling.messages")
 
 NEAR, FAST = Options(fidelity="near"), Options(fidelity="fast")
-FREE = {1: 0.05, 2: 0.05, 4: 0.05, 8: 0.05}
+FREE = dict.fromkeys((1, 2, 4, 8), 1.0)
 
-# Milliseconds a call on an H100, unguided and guided, from benchmarks/results/gpu.md.
-SD15 = {1: 45.3, 2: 44.8, 4: 44.0, 8: 45.9}
-SD15_GUIDED = {1: 44.8, 2: 44.0, 4: 45.9, 8: 57.8}
-SDXL_LARGE = {1: 62.9, 2: 70.4, 4: 83.4, 8: 157.2}
-FLUX = {1: 170.8, 2: 328.3}
+# Seconds a call on an H100, unguided and guided, from benchmarks/results/gpu.md.
+SD15 = {1: 0.0453, 2: 0.0448, 4: 0.0440, 8: 0.0459}
+SD15_GUIDED = {1: 0.0448, 2: 0.0440, 4: 0.0459, 8: 0.0578}
+SDXL_LARGE = {1: 0.0629, 2: 0.0704, 4: 0.0834, 8: 0.1572}
+FLUX = {1: 0.1708, 2: 0.3283}
+DEMO = {1: 0.0095, 2: 0.0094, 4: 0.0102, 8: 0.0097}  # on an H200
 
 
 def one_core(known: Any = None, options: Any = NEAR) -> Any:
@@ -47,25 +48,25 @@ def test_free_rows_are_a_window_of_as_many_cores(steps: int, options: Any) -> No
 
 def test_measured_models() -> None:
     """SD 1.5 gains, with guidance too, which needs twice the rows; a large model makes one call after another."""
-    assert in_rows(SD15).rows == in_rows(SD15, 50).rows == 8
-    assert in_rows(SD15_GUIDED).rows == in_rows(SD15_GUIDED, 50).rows == 4
+    assert in_rows(SD15).rows == in_rows(SD15, 50).rows == 4
+    assert 2 <= in_rows(SD15_GUIDED).rows <= in_rows(SD15_GUIDED, 50).rows == 4
     assert in_rows(SDXL_LARGE).rows == in_rows(FLUX).rows == 1
+    assert in_rows(DEMO).rows == 1  # solving the window takes longer than the calls
     assert in_rows(FLUX) == one_core(facts(GPUS[:1]))
 
 
 @given(
     steps=st.integers(12, 100),
     ratios=st.lists(st.floats(0.5, 4.0), min_size=3, max_size=3),
-    solving=st.floats(0.0, 2.0),
 )
-def test_it_is_the_fastest_and_gains_a_tenth(steps: int, ratios: list[float], solving: float) -> None:
+def test_it_is_the_fastest_and_gains_a_tenth(steps: int, ratios: list[float]) -> None:
     seconds = {1: 1.0, **dict(zip((2, 4, 8), ratios, strict=True))}
-    known = facts(GPUS[:1], steps=steps, solving_seconds=solving)
+    known = facts(GPUS[:1], steps=steps)
     alone = one_core(known)
 
     def takes(rows: int) -> float:
         plan = alone.plan if rows == 1 else core.plan(steps, rows, rows, tolerance=0.01)
-        return float(plan.depth * (seconds[rows] + solving))
+        return float(plan.depth * (seconds[rows] + row_placement._SOLVING_A_ROW * rows))
 
     placed = row_placement.place_rows(alone, known, seconds)
     if placed.rows == 1:
@@ -75,8 +76,8 @@ def test_it_is_the_fastest_and_gains_a_tenth(steps: int, ratios: list[float], so
 
 
 def test_rows_that_were_not_measured_are_not_used() -> None:
-    assert in_rows({1: 0.05, 2: 0.05, 4: 0.05}).rows == 4
-    assert in_rows({1: 0.05}).rows == in_rows({}).rows == 1
+    assert in_rows({1: 1.0, 2: 1.0, 4: 1.0}).rows == 4
+    assert in_rows({1: 1.0}).rows == in_rows({}).rows == 1
 
 
 @pytest.mark.parametrize(("steps", "worth"), [(12, False), (16, True), (20, True), (50, True)])
@@ -131,7 +132,7 @@ def test_a_model_that_needs_its_steps_in_order_may_not() -> None:
 
 
 def test_the_message_says_it() -> None:
-    placed = in_rows({1: 0.05, 2: 0.055, 4: 0.055})
+    placed = in_rows({1: 1.0, 2: 1.1, 4: 1.1})
     said = messages.describe(placed.plan, ["cuda:0"] * 4, rows=4)
     assert said.startswith("4 rows in one call on cuda:0: about 11 of 20 calls (4 rows take 1.10 times as long as one")
     after = messages.describe(placed.plan, ["cuda:0"] * 4, messages.Outcome(10, 0.004), rows=4)

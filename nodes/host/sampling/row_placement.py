@@ -13,6 +13,11 @@ MIN_GAIN = 0.1
 """The share of the time on one core that rows have to save. The bits of a row depend on how many rows its call has, so
 that it is not worth less."""
 
+_SOLVING_A_ROW = 1.8e-3
+"""Seconds that solving a window takes a round for each of its rows, on a GPU: many small operations, however fast the
+GPU is (benchmarks/results/gpu_h200.md, section 6; on a slow processor). So a model whose calls take 10 ms gains nothing
+by rows."""
+
 _TRIAL_CALLS = 6
 """What a trial of all numbers of rows makes, two warming calls of one row among them."""
 
@@ -54,7 +59,7 @@ def place_rows(placed: Placement, facts: Facts, seconds: Mapping[int, float]) ->
     """
 
     def takes(rows: int) -> float:
-        return _window(placed, facts, rows).depth * (seconds[rows] + facts.solving_seconds)
+        return _window(placed, facts, rows).depth * (seconds[rows] + _SOLVING_A_ROW * rows)
 
     usable = [rows for rows in seconds if rows <= facts.steps]
     best = min(usable, key=lambda rows: (takes(rows), rows), default=1)

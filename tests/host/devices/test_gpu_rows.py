@@ -47,6 +47,10 @@ def _summary(run: Run, node: Node) -> dict[str, Any]:
     return found
 
 
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
 def _kept(server: ComfyServer) -> list[dict[str, Any]]:
     path = server.folder / "user" / "chords" / "measured.json"
     entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
@@ -55,8 +59,8 @@ def _kept(server: ComfyServer) -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="with several GPUs each core has its own")
 @pytest.mark.parametrize("cfg", [1.0, 3.5])
-def test_a_small_model_gains_by_rows_and_stays_near(run_graph: RunGraph, server: ComfyServer, cfg: float) -> None:
-    """The demo model needs as long for 8 rows as for one. The first run tries rows, the others know."""
+def test_a_small_model_stays_near_whatever_a_trial_finds(run_graph: RunGraph, server: ComfyServer, cfg: float) -> None:
+    """The demo model needs as long for 8 rows as for one, but solving the window takes longer than that."""
     stock_seconds, seconds, latents = [], [], {}
     for _ in range(4):
         graph = Graph()
@@ -69,14 +73,30 @@ def test_a_small_model_gains_by_rows_and_stays_near(run_graph: RunGraph, server:
         found = _summary(run, ours)
         stock_seconds.append(_summary(run, stock)["seconds"])
         seconds.append(found["seconds"])
-    assert found["rows"] == found["cores"] >= 4, found["message"]
-    assert f"{found['rows']} rows in one call on cuda:0" in found["message"]
+    assert found["rows"] == found["cores"]
     assert any(entry["measured"]["rows"] for entry in _kept(server))
     ratio = min(stock_seconds[1:]) / min(seconds[1:])
     print(f"cfg {cfg}: {STEPS} steps, {found['depth']} calls of {found['rows']} rows, {ratio:.2f} times as fast")
-    assert ratio > 1.3
-    stock_latent, our_latent = latents["stock"].float(), latents["ours"].float()
-    assert float((our_latent - stock_latent).norm() / stock_latent.norm()) < NEAR
+    assert _distance(latents["ours"], latents["stock"]) < NEAR
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="with several GPUs each core has its own")
+@pytest.mark.parametrize("cfg", [1.0, 3.5])
+@pytest.mark.parametrize("rows", [2, 4, 8])
+def test_rows_are_near(run_graph: RunGraph, cfg: float, rows: int) -> None:
+    """Of a model whose calls are told to take a second, and no longer for so many rows."""
+    graph = Graph()
+    inputs = _sampling(graph, cfg=cfg)
+    told = {"seconds": json.dumps({1: 1.0, rows: 1.0}), "cfg": cfg, "salt": next(SEEDS)}
+    inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
+    graph.save("stock", graph.add("KSampler", **inputs))
+    ours = graph.add("ChordsKSampler", **inputs, fidelity="near")
+    graph.save("ours", ours)
+    run, latents = run_graph(graph)
+    found = _summary(run, ours)
+    assert found["rows"] == found["cores"] == rows
+    assert f"{rows} rows in one call on cuda:0" in found["message"]
+    assert _distance(latents["ours"], latents["stock"]) < NEAR
 
 
 def test_a_batch_in_rows_is_near(run_graph: RunGraph) -> None:

@@ -152,6 +152,7 @@ class _NoReasons:
     """Everything is possible with the model."""
 
     for_one_core: None = None
+    for_every_step: None = None
     against_tokens: None = None
 
 

@@ -34,6 +34,7 @@ def open_tried_pool(
     sigmas: Tensor,
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
+    every_step: bool = True,
 ) -> tuple[Pool, str | None]:
     """Open the lanes of a run, if the checks pass.
 
@@ -43,6 +44,7 @@ def open_tried_pool(
         sigmas: [N + 1], its schedule.
         cancelled: whether the prompt was cancelled.
         timeouts: how long a lane may take.
+        every_step: whether each step is called, in order, if there is one core.
 
     Returns:
         The pool of `open_pool` and None. Or, if a check fails, a pool of one core that calls the model as the host
@@ -59,7 +61,8 @@ def open_tried_pool(
         forget_copies(patcher)
         return _open_one_core(stack, model, extra_args), reason
     # A token split keeps the order of the calls: what takes part in them was looked at by `reason_against_tokens`.
-    is_host_call = in_this_thread and all(sharing is None or not sharing.splits_guidance for sharing in sharings)
+    sides_apart = any(sharing is not None and sharing.splits_guidance for sharing in sharings)
+    is_host_call = in_this_thread and every_step and not sides_apart
     subject = None if is_host_call else subject_of_trial(guider, extra_args["model_options"])
     verdict = None if subject is None else known_verdict(subject, groups)
     if verdict is not None and verdict.reason is not None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ....chords_core import LaneTimeouts, Plan, Pool, RowsFailed, SequentialPlan
+from ....chords_core import AdaptivePlan, LaneTimeouts, Plan, Pool, RowsFailed, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.network_structure import reason_against_copies
 from ..compatibility.reasons import reason_against_repeats, subject_of_trial
@@ -158,6 +158,7 @@ class LaneOpener:
             sigmas=call.sigmas,
             cancelled=check_interrupt,
             timeouts=self._timeouts,
+            every_step=not isinstance(placement.plan, AdaptivePlan),
         )
         if reason is not None:
             placement, sharings = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),)), ()

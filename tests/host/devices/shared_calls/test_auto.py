@@ -114,7 +114,7 @@ def test_after_two_losses_a_way_is_not_tried_and_several_cores_are(as_on_gpus: R
 
 def test_too_few_tokens_are_found_once(as_on_gpus: Runs, given: Given) -> None:
     given = replace(given, cfg=1.0, sampler="euler", steps=30, latent=empty(size=16))  # one token
-    found, run = as_on_gpus.ours(given, 2, split="auto")
+    found, run = as_on_gpus.ours(given, 2, split="auto", fidelity="exact")
     assert torch.equal(found, as_on_gpus.stock(given)) and "cannot be shared by 2 devices" in run.message
     _, run = as_on_gpus.ours(given, 2, split="auto")
     assert run.plan.cores == 2

@@ -208,9 +208,19 @@ def test_patches_of_other_packs_that_need_their_steps_in_order(
     assert torch.equal(ours, stock_latent(kind))
 
 
-def test_a_harmless_patch_runs_in_parallel_by_default(run_graph) -> None:
-    summary, _ = _with_patch(run_graph, "scaled", lanes=4)
-    assert summary["cores"] > 1, summary["message"]
+@pytest.mark.parametrize(("cores", "lanes"), [(4, 4), (1, 1)])
+def test_a_harmless_patch_runs_in_parallel_and_steps_are_left_out(run_graph, cores: int, lanes: int) -> None:
+    """After a trial, on one core too."""
+    summary, _ = _with_patch(run_graph, "scaled", salt=next(_SALTS), lanes=lanes, cores=cores, fidelity="near")
+    assert summary["cores"] == cores and summary["tolerance"] == 0.01, summary["message"]
+
+
+@pytest.mark.parametrize("kind", ["hidden_state", "hidden_draw", "hidden_error", "hidden_option"])
+def test_no_step_is_left_out_where_a_patch_needs_all_of_them(run_graph, stock_latent, kind: str) -> None:
+    """Also on one core, where a trial finds what reading cannot."""
+    summary, ours = _with_patch(run_graph, kind, salt=next(_SALTS), lanes=1, cores=1, fidelity="near")
+    assert PATCHES[kind] in summary["message"] and summary["depth"] == STEPS
+    assert torch.equal(ours, stock_latent(kind))
 
 
 @pytest.mark.parametrize("kind", ["hidden_state", "hidden_option"])

@@ -197,7 +197,7 @@ def test_without_a_gain_one_core_makes_each_call_and_nothing_is_said_of_rows(
 
 
 def test_a_trial_is_kept_and_not_repeated(run_graph: RunGraph, server: ComfyServer) -> None:
-    """On a CPU it shows that rows take as long as calls, so that one core makes each call."""
+    """On a CPU one core makes each call: rows take as long as calls, or the calls are too short to gain anything."""
     graph = Graph()
     inputs = sampling(graph, plain, {}, trial=True)
     both = [graph.add("ChordsKSampler", **{**inputs, "seed": seed}, fidelity="near") for seed in (1, 2)]
@@ -207,7 +207,7 @@ def test_a_trial_is_kept_and_not_repeated(run_graph: RunGraph, server: ComfyServ
     run, _ = run_graph(graph)
     assert {summary(run, each)["rows"] for each in both} <= {1, 2, 4, 8}
     assert server.log()[before:].count("a call takes by its rows 1:") == 1
-    assert {"1", "2"} <= set(_kept_rows(server))
+    assert "1" in _kept_rows(server)
 
 
 def _kept_rows(server: ComfyServer) -> dict[str, float]:

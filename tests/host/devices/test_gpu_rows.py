@@ -87,7 +87,8 @@ def test_rows_are_near(run_graph: RunGraph, cfg: float, rows: int) -> None:
     """Of a model whose calls are told to take a second, and no longer for so many rows."""
     graph = Graph()
     inputs = _sampling(graph, cfg=cfg)
-    told = {"seconds": json.dumps({1: 1.0, rows: 1.0}), "cfg": cfg, "salt": next(SEEDS)}
+    told: dict[str, Any] = {"seconds": json.dumps({1: 1.0, rows: 1.0}), "shape": "[1, 16, 16, 16]", "cfg": cfg}
+    told |= {"fails_from": 0, "trial": False, "salt": next(SEEDS)}
     inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
     graph.save("stock", graph.add("KSampler", **inputs))
     ours = graph.add("ChordsKSampler", **inputs, fidelity="near")

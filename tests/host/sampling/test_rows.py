@@ -32,7 +32,7 @@ def nothing_is_kept(client: Any) -> Iterator[None]:
     """Other tests of this server find no times of these."""
     yield
     graph = Graph()
-    told = {"seconds": "{}", "fails_from": 0, "trial": False, "salt": next(SALTS)}
+    told = {"seconds": "{}", "shape": "[]", "cfg": 1.0, "fails_from": 0, "trial": False, "salt": next(SALTS)}
     inputs = demo(graph) | settings(steps=1) | {"latent_image": empty_latent(graph)}
     inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
     graph.save("ours", graph.add("ChordsKSampler", **inputs))

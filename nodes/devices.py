@@ -47,7 +47,7 @@ class ChordsDevices(io.ComfyNode):
                     "guidance: two devices evaluate the positive and the negative side. tokens: each device computes "
                     "its part of the picture's tokens; this works with diffusion transformers such as Flux and Wan, "
                     "with any sampler, few steps and CFG 1. auto: in the way that the first calls show to be the "
-                    "fastest (on a CPU by tokens only), but not with accept at exact. off: never.",
+                    "fastest (on a CPU by tokens only). off: never.",
                 ),
                 io.String.Input(
                     "ray_address",

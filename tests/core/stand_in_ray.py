@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,7 @@ class Handle:
     def die(self) -> None:
         self.dead = True
         for answer in self._under_way:
-            if not answer.done():
+            with suppress(InvalidStateError):  # it has just answered
                 answer.set_exception(RayError("the actor died\nand more"))
         for line in self._lines.values():
             line.shutdown(wait=False, cancel_futures=True)
@@ -157,11 +157,11 @@ class ThreadProcess:
     def end(self, code: int = -9) -> None:
         if self.returncode is None:
             self.returncode = code
+            with suppress(OSError):
+                self._sink.close()  # first: a killed process says nothing about its actors
             self._no_more()
             for handle in self._ray.handles:  # they end with the process that started them
                 handle.die()
-            with suppress(OSError):
-                self._sink.close()
             self._over.set()
 
     def wait(self, timeout: float | None = None) -> int | None:

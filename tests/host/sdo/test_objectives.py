@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,15 @@ def _aesthetic(graph: Graph, file: str = "tiny_aesthetic.safetensors", vision: i
     return graph.add("SDOObjectiveAesthetic", clip_vision=_vision(graph, vision), file=file, **options)
 
 
+def _preference(graph: Graph, file: str = "tiny_aesthetic.safetensors", vision: int = 16, **options: Any) -> Node:
+    return graph.add("SDOObjectivePreference", clip_vision=_vision(graph, vision), file=file, **options)
+
+
+def _preference_for(graph: Graph, text: str = "a red circle", **options: Any) -> Node:
+    """By a head that takes picture and text."""
+    return _preference(graph, "tiny_preference.safetensors", clip=_clip(graph), text=text, **options)
+
+
 def _combined(graph: Graph) -> Node:
     parts = {"objective_1": _contrast(graph), "weight_1": 2.0, "objective_3": _reference(graph), "weight_3": -0.5}
     return graph.add("SDOObjectiveCombine", **parts)
@@ -84,6 +94,9 @@ OBJECTIVES: dict[str, MakeObjective] = {
     "sharpness, least": _least("Sharpness"),
     "sharpness, given": _given("Sharpness", 0.5),
     "aesthetic": _aesthetic,
+    "preference": _preference,
+    "preference, text": _preference_for,
+    "preference, over": lambda graph: _preference_for(graph, preferred_over=_image(graph)),
     "combine": _combined,
 }
 
@@ -97,6 +110,7 @@ NODES = (
     "Contrast",
     "Sharpness",
     "Aesthetic",
+    "Preference",
     "Combine",
 )
 
@@ -201,7 +215,12 @@ def test_each_picture_is_compared_with_its_own_prompt(client: ComfyClient) -> No
 
 def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> None:
     """The optimizer's prompts are conditionings. It says so before any model call."""
-    for make in (lambda graph: _text(graph, "{prompt}"), lambda graph: _combined_with(graph, _text(graph, "{prompt}"))):
+    makes: list[MakeObjective] = [
+        lambda graph: _text(graph, "{prompt}"),
+        lambda graph: _preference_for(graph, "{prompt}"),
+        lambda graph: _combined_with(graph, _text(graph, "{prompt}")),
+    ]
+    for make in makes:
         with pytest.raises(ClientError, match=r"\btext: has \{prompt\}.*conditionings.*Write"):
             _optimised(client, make)
 
@@ -209,6 +228,32 @@ def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> N
 def test_a_head_is_read_from_either_format(client: ComfyClient) -> None:
     safetensors, pth = _slopes(client, [_aesthetic, lambda graph: _aesthetic(graph, "tiny_aesthetic.pth")])
     assert pth["values"] == safetensors["values"]
+
+
+def test_a_preference_is_the_difference_of_two_scores(client: ComfyClient) -> None:
+    """Alone, minus the head's score. Over a picture, log(1 + exp(r - score)) with the same score r of that picture."""
+
+    def over(graph: Graph) -> Node:
+        return _preference(graph, preferred_over=_image(graph), activation="none")
+
+    by_head, alone, preferred = (found["values"] for found in _slopes(client, [_aesthetic, _preference, over]))
+    assert alone == pytest.approx(by_head, rel=1e-5)
+    of_picture = [math.log(math.expm1(value)) - minus for value, minus in zip(preferred, alone, strict=True)]
+    assert of_picture[0] == pytest.approx(of_picture[1], abs=1e-4)
+    assert abs(alone[0] - alone[1]) > 2e-3
+
+
+def test_a_preference_is_for_the_text_or_each_picture_s_prompt(client: ComfyClient) -> None:
+    """The head is one layer, so another text adds the same to the score of every picture."""
+    circle, square = "a red circle", "a large blue square, at night"
+    makes: list[MakeObjective] = [
+        lambda graph, text=text: _preference_for(graph, text) for text in ("{prompt}", circle, square)
+    ]
+    own, of_circle, of_square = (found["values"] for found in _slopes(client, makes, circle, square))
+    assert own == pytest.approx([of_circle[0], of_square[1]], abs=1e-5)
+    added = [one - other for one, other in zip(of_circle, of_square, strict=True)]
+    assert added[0] == pytest.approx(added[1], abs=1e-4)
+    assert abs(added[0]) > 0.01
 
 
 def _refusal(client: ComfyClient, make: MakeObjective) -> str:
@@ -261,6 +306,23 @@ BAD: dict[str, tuple[MakeObjective, str, str]] = {
     "clip, no projection": (lambda graph: _text(graph, projection=0.0), "clip", "projection.*Load CLIP"),
     "file, no head": (lambda graph: _aesthetic(graph, "no_head.safetensors"), "file", "linear layers"),
     "head of another width": (lambda graph: _aesthetic(graph, vision=32), "clip_vision", "32 values.*takes 16"),
+    "preference, no head": (lambda graph: _preference(graph, "no_head.safetensors"), "file", "linear layers"),
+    "preference, another width": (
+        lambda graph: _preference(graph, "tiny_preference.safetensors", 24),
+        "clip_vision",
+        "24 values.*takes 32.*gives 32, or 16",
+    ),
+    "preference, no text encoder": (
+        lambda graph: _preference(graph, "tiny_preference.safetensors"),
+        "clip",
+        "32 values.*text encoder",
+    ),
+    "preference, no text": (lambda graph: _preference_for(graph, " "), "text", "empty"),
+    "preference, over NaN": (
+        lambda graph: _preference(graph, preferred_over=_image(graph, broken=True)),
+        "preferred_over",
+        "NaN",
+    ),
     "weight, all 0": (_alone(0.0), "weight_1", "0"),
 }
 

@@ -134,15 +134,18 @@ def test_heads_are_listed_whatever_their_extension(client: ComfyClient) -> None:
     assert {"tiny_aesthetic.safetensors", "tiny_aesthetic.pth"} <= set(files)
 
 
-def _slopes(client: ComfyClient, makes: list[MakeObjective], *prompts: str) -> list[dict[str, Any]]:
-    """Each objective at the same sample of the demo model; ``prompts``: of its two items, or none are known."""
+def _slopes(client: ComfyClient, makes: list[MakeObjective], *prompts: str, frames: int = 1) -> list[dict[str, Any]]:
+    """Each objective at the same sample of the demo model.
+
+    ``prompts``: of its two items, or none are known; ``frames``: of the video that each item is.
+    """
     graph = Graph()
     latent = small_latent(graph, batch=2)
     inputs = demo(graph)
     sampling = {"seed": 3, "steps": STEPS, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     sample = graph.add("KSampler", **inputs, **sampling, latent_image=latent)
     vae = [inputs["model"][0], 1]
-    inputs = {"vae": vae, "latent": sample, "prompts": "\n".join(prompts)}
+    inputs = {"vae": vae, "latent": sample, "prompts": "\n".join(prompts), "frames": frames}
     nodes = [graph.add("TestSlope", objective=make(graph), **inputs) for make in makes]
     outputs = client.run(graph.nodes).outputs
     return [outputs[node.name] for node in nodes]
@@ -211,6 +214,18 @@ def test_each_picture_is_compared_with_its_own_prompt(client: ComfyClient) -> No
     assert own == pytest.approx([of_circle[0], of_square[1]], abs=1e-5)
     assert combined == pytest.approx([2 * value for value in own], abs=1e-5)
     assert found[0]["measured"][0] == pytest.approx(found[0]["slope"][0], rel=0.1)
+
+
+def test_each_frame_of_a_video_has_the_prompt_of_its_item(client: ComfyClient) -> None:
+    """An item of three equal frames has the value of its picture."""
+    makes: list[MakeObjective] = [
+        lambda graph: _text(graph, "{prompt}"),
+        lambda graph: _preference_for(graph, "{prompt}"),
+    ]
+    prompts = "a red circle", "a large blue square, at night"
+    pictures, videos = _slopes(client, makes, *prompts), _slopes(client, makes, *prompts, frames=3)
+    for picture, video in zip(pictures, videos, strict=True):
+        assert video["values"] == pytest.approx(picture["values"], abs=1e-5)
 
 
 def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> None:

@@ -18,6 +18,7 @@ _SMOOTHING = 0.8  # weight of the earlier batches in the mean of the objective
 _MAX_NORM_RATIO = 3.0  # a gradient this many times the usual norm is shortened to that
 _EXPLOSION_RATIO = 10.0  # an objective this many times its range above its best has exploded
 _MAX_ROLLBACKS = 5  # in a row
+_FINAL_RATE = 0.1  # the step size falls to this part of itself, because batches differ in their noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +146,7 @@ class Training:
             else:
                 self._iterate(iteration, found, batch.same_as(last))
                 last = batch
+            self._set_rate(iteration + 1)
             if (stopped := self._reason_to_stop(iteration)) is not None:
                 self._on_event(Stopped(iteration, stopped))
                 return stopped
@@ -211,6 +213,12 @@ class Training:
         self._optimizer.step()
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _set_rate(self, done: int) -> None:
+        """The step size after ``done`` iterations: it falls in equal parts."""
+        part = 1 - (1 - _FINAL_RATE) * done / self._iterations
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * part
 
     def _roll_back(self, iteration: int, reason: str) -> None:
         """Continue from the best parameters, with half the step size."""

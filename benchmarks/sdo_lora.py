@@ -80,7 +80,9 @@ class TrainedModel:
     """The demo model with a LoRA, and what is needed to train and to judge it."""
 
     def __init__(self, batch: int, device: str = "cpu") -> None:
-        self.flow, self.decode = load_flow().to(device), decoder(load_autoencoder().to(device))
+        self.flow, autoencoder = load_flow().to(device), load_autoencoder().to(device)
+        self.decode = decoder(autoencoder)
+        self.frozen = [*self.flow.parameters(), *autoencoder.parameters()]
         self.lora = Lora(self.flow, RANK)
         self.batch, self.device = batch, device
         self._guided: dict[tuple[str, ...], Denoise] = {}
@@ -205,6 +207,8 @@ def _train_predicted(trained_model: TrainedModel, objective: Callable[..., Tenso
         )
         for parameter, gradient in zip(parameters, found.gradients, strict=True):
             parameter.grad = gradient
+        for group in optimizer.param_groups:  # as in the other trainings
+            group["lr"] = lr * (1 - 0.9 * iteration / iterations)
         optimizer.step()
         optimizer.zero_grad()
         evaluations += last + 3  # the prediction is the forward call of the three
@@ -223,7 +227,7 @@ def effect(arguments: argparse.Namespace) -> Iterator[list[str]]:
         f"{arguments.lr:g}, hold {arguments.hold:g} (not in ReFL). Trained on {len(TRAINED)} prompts; judged by the "
         f"mean objective of 16 held-out seeds on {len(HELD_OUT)} held-out prompts. Share: the improvement as a share "
         "of full backpropagation's. Evaluations are forward equivalents of the batch (full backpropagation is "
-        "checkpointed: 4 a step; without checkpoints it would be 3). Goals: share at least 90 %, evaluations at most "
+        "checkpointed: 4 a step; without checkpoints it would be 3; what holds the network costs it 12). Goals: share at least 90 %, evaluations at most "
         "half.",
     ]
     for task in arguments.tasks:
@@ -327,7 +331,7 @@ def cost() -> list[str]:
 
 def _peak(schedule: Tensor, options: dict[str, Any]) -> int:
     trained_model = TrainedModel(4)
-    with peak_saved(list(trained_model.flow.parameters())) as peak:
+    with peak_saved(trained_model.frozen) as peak:
         optimize_parameters(
             trained_model.denoise,
             trained_model.lora.parameters,

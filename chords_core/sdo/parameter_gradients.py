@@ -14,7 +14,7 @@ The functions are pure: no ``.grad`` of a parameter changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,10 +25,16 @@ from ..solvers.base import StepFunction
 from .batch import precise, rms
 from .gradients import KeptStep, integrate
 
+_NO_GRADIENT = (
+    "its result has no gradient with respect to the parameters: does it use them, and not copies of them? Does it run "
+    "under no_grad or inference_mode?"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Staying:
-    """What holds a network near the old one: ``weight`` times the mean over the kept steps of |D - D_old|^2.
+    """What holds a network near the old one: ``weight`` times the mean over the kept steps of |D - D_old|^2, which is
+    a sum over an item's elements, as the change of the objective by a slope is.
 
     ``old``: the old network without a graph.
     """
@@ -53,6 +59,10 @@ class ParameterGradient:
         """The gradient of the sum."""
         gradients = tuple(a + b for a, b in zip(self.gradients, other.gradients, strict=True))
         return ParameterGradient(gradients, self.moved + other.moved, self.size + other.size)
+
+    def times(self, factor: float) -> ParameterGradient:
+        """The gradient of ``factor`` times the function."""
+        return replace(self, gradients=tuple(factor * gradient for gradient in self.gradients))
 
     @staticmethod
     def zero(parameters: Sequence[Tensor]) -> ParameterGradient:
@@ -79,53 +89,39 @@ def shortcut_of_parameters(
         staying: None: nothing holds the network.
 
     Raises:
-        InvalidInput: if the model's answer has no gradient with respect to the parameters.
+        InvalidInput: if the model's answer has no gradient with respect to the parameters at any of these steps.
     """
-    total = ParameterGradient.zero(parameters)
-    for part in kept:
-        old = None
-        if staying is not None:
-            with torch.no_grad():
-                old = staying.old(part.x, float(part.sigma))
-        with torch.enable_grad():
-            denoised = differentiable_in_parameters(denoise(part.x, float(part.sigma)))
-            outputs, vectors = [], []
-            if slope is not None:
-                outputs.append(step(part.x, denoised, part.sigma, part.sigma_next, part.past))
-                vectors.append(slope.to(denoised.dtype))
-            moved = size = 0.0
-            if staying is not None and old is not None:
-                difference = precise(denoised.detach()) - precise(old)
-                outputs.append(denoised)
-                vectors.append((2 * staying.weight / len(kept) * difference).to(denoised.dtype))
-                moved, size = _mean_squares(difference), _mean_squares(old)
-            total = total + ParameterGradient(_gradients(outputs, parameters, vectors), moved, size)
-    return total
+    parts = [_through_step(denoise, parameters, part, step, slope, staying, len(kept)) for part in kept]
+    found = [part for part in parts if part is not None]
+    if not found:
+        raise InvalidInput("denoise", _NO_GRADIENT)
+    return sum(found, ParameterGradient.zero(parameters))
 
 
 def full_of_parameters(
-    denoise: Denoise,
-    parameters: Sequence[Tensor],
-    x: Tensor,
-    sigmas: Tensor,
-    step: StepFunction,
-    *,
-    checkpoint: bool = True,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, *, checkpoint: bool = True
 ) -> Tensor:
     """The sample x_N [B, ...] of ``x`` with the graph of every step; `gradient_of_full` ends the way back.
 
     ``checkpoint``: as in `chords_core.sdo.gradients.full`.
 
     Raises:
-        InvalidInput: as `shortcut_of_parameters`.
+        InvalidInput: if the model's answer has no gradient.
     """
     with torch.enable_grad():
-        return differentiable_in_parameters(integrate(denoise, x.detach(), sigmas, step, checkpoint))
+        return integrate(denoise, x.detach(), sigmas, step, checkpoint)
 
 
 def gradient_of_full(sample: Tensor, parameters: Sequence[Tensor], slope: Tensor) -> ParameterGradient:
-    """The gradient through every step, from ``sample`` of `full_of_parameters` and ``slope``, dJ/dx_N [B, ...]."""
-    return ParameterGradient(_gradients([sample], parameters, [slope.to(sample.dtype)]))
+    """The gradient through every step, from ``sample`` of `full_of_parameters` and ``slope``, dJ/dx_N [B, ...].
+
+    Raises:
+        InvalidInput: if the sample has no gradient with respect to the parameters.
+    """
+    found = _gradients([sample], parameters, [slope.to(sample.dtype)])
+    if found is None:
+        raise InvalidInput("denoise", _NO_GRADIENT)
+    return ParameterGradient(found)
 
 
 def slope_size(slopes: Sequence[Tensor]) -> float:
@@ -133,19 +129,39 @@ def slope_size(slopes: Sequence[Tensor]) -> float:
     return float(torch.cat([rms(slope) for slope in slopes]).mean())
 
 
-def differentiable_in_parameters(denoised: Tensor) -> Tensor:
-    """``denoised``, checked to have a graph.
+def _through_step(
+    denoise: Denoise,
+    parameters: Sequence[Tensor],
+    kept: KeptStep,
+    step: StepFunction,
+    slope: Tensor | None,
+    staying: Staying | None,
+    steps: int,
+) -> ParameterGradient | None:
+    """The gradient through one of so many ``steps``, or None if the model does not use the parameters there.
 
-    Raises:
-        InvalidInput: naming ``denoise``, if it has none.
+    A function of its own, so that nothing of this step's graph is alive when the next one is made.
     """
-    if not denoised.requires_grad:
-        raise InvalidInput(
-            "denoise",
-            "its result has no gradient with respect to the parameters: does it use them, and not copies of them? Does "
-            "it run under no_grad or inference_mode?",
-        )
-    return denoised
+    old = None
+    if staying is not None:
+        with torch.no_grad():
+            old = staying.old(kept.x, float(kept.sigma))
+    with torch.enable_grad():
+        denoised = denoise(kept.x, float(kept.sigma))
+        if not denoised.requires_grad:
+            return None
+        outputs, vectors = [], []
+        if slope is not None:
+            outputs.append(step(kept.x, denoised, kept.sigma, kept.sigma_next, kept.past))
+            vectors.append(slope.to(denoised.dtype))
+        moved = size = 0.0
+        if staying is not None and old is not None:
+            difference = precise(denoised.detach()) - precise(old)
+            outputs.append(denoised)
+            vectors.append((2 * staying.weight / steps * difference).to(denoised.dtype))
+            moved, size = _mean_squares(difference), _mean_squares(old)
+        found = _gradients(outputs, parameters, vectors)
+    return None if found is None else ParameterGradient(found, moved, size)
 
 
 def _mean_squares(x: Tensor) -> float:
@@ -155,8 +171,11 @@ def _mean_squares(x: Tensor) -> float:
 
 def _gradients(
     outputs: Sequence[Tensor], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, ...] | None:
+    """One gradient a parameter, or None if the outputs depend on none of them."""
     found = torch.autograd.grad(outputs, parameters, vectors, allow_unused=True)
+    if all(gradient is None for gradient in found):
+        return None
     return tuple(
         torch.zeros_like(precise(parameter)) if gradient is None else precise(gradient)
         for parameter, gradient in zip(parameters, found, strict=True)

@@ -101,7 +101,7 @@ def test_the_shortcut_by_finite_differences(solver: str) -> None:
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_full_is_autograd_through_the_loop(solver: str, checkpoint: bool) -> None:
     network, slope = _network(), noise(3, SIZE, seed=1)
-    end = full_of_parameters(network, network.parameters, starts(0), SIGMAS, find_step(solver), checkpoint=checkpoint)
+    end = full_of_parameters(network, starts(0), SIGMAS, find_step(solver), checkpoint=checkpoint)
     found = gradient_of_full(end, network.parameters, slope)
     truth = plain_loop(network, starts(0), SIGMAS, solver)
     assert torch.allclose(end, truth, rtol=1e-12)

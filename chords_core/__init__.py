@@ -2,7 +2,8 @@
 
 Methods are state machines that make no model call themselves (`methods`). A pool evaluates the model, and a driver
 connects the two (`execution`). `sample` puts them together. `plan` chooses the method and the number of cores for given
-steps and lanes. `optimize_latent` searches for the initial noise whose sample meets an objective (`sdo`).
+steps and lanes. `optimize_latent` searches for the initial noise whose sample meets an objective, and
+`optimize_parameters` trains parameters of the network towards it (`sdo`).
 """
 
 from ._types import Denoise, Method, Objective, Pool
@@ -56,7 +57,16 @@ from .plans import (
 from .sampling import Result, check_sigmas, sample
 from .sdo.best_of_n import ChosenNoise, choose_initial_noise
 from .sdo.descent import OptimizationCancelled, Optimized
-from .sdo.events import Improved, Iterated, OptimizationEvent, Refreshed, RolledBack, Stopped
+from .sdo.events import (
+    Improved,
+    Iterated,
+    OptimizationEvent,
+    Refreshed,
+    RolledBack,
+    Stopped,
+    TrainingEvent,
+    TrainingIterated,
+)
 from .sdo.objectives import (
     Aesthetic,
     Combine,
@@ -73,6 +83,8 @@ from .sdo.objectives import (
     like_picture,
 )
 from .sdo.optimize import optimize_latent
+from .sdo.optimize_parameters import optimize_parameters
+from .sdo.training import Trained, TrainingCancelled
 from .simulated_devices import Device, DeviceLost, Link
 from .simulation import Barrier, Simulated, expected_seconds, simulate, skeleton
 from .solvers import SOLVERS, Solver
@@ -159,6 +171,10 @@ __all__ = [
     "ThreadPool",
     "Through",
     "Timeline",
+    "Trained",
+    "TrainingCancelled",
+    "TrainingEvent",
+    "TrainingIterated",
     "Window",
     "WindowPlan",
     "WindowSpec",
@@ -180,6 +196,7 @@ __all__ = [
     "lattice_starts",
     "like_picture",
     "optimize_latent",
+    "optimize_parameters",
     "plan",
     "relative_change",
     "sample",

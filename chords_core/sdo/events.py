@@ -1,4 +1,4 @@
-"""What `optimize_latent` tells while it runs: one record for each thing that happens."""
+"""What `optimize_latent` and `optimize_parameters` tell while they run: one record for each thing that happens."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Refreshed:
 @dataclass(frozen=True)
 class RolledBack:
     """``items`` broke; ``reason``: NaN, infinity or an exploding objective. They continue from their best noise with
-    half the step size."""
+    half the step size. In a training the parameters do so, whatever the items are."""
 
     iteration: int
     items: tuple[int, ...]
@@ -71,4 +71,26 @@ class Stopped:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingIterated:
+    """An iteration of a training has its gradient.
+
+    ``iteration``: from 0; ``of``: how many are planned; ``objective`` [B]: at ``sample`` [B, ...]; ``mean``: of the
+    objective over the last iterations; ``best``: the lowest mean so far; ``drift``: how far the predictions at the kept
+    steps are from the old network's, relative RMS, or None where nothing holds the network; ``evaluations``:
+    forward-equivalent model calls so far.
+    """
+
+    iteration: int
+    of: int
+    objective: Tensor
+    mean: float
+    best: float
+    drift: float | None
+    sample: Tensor
+    evaluations: int
+
+
 OptimizationEvent = Iterated | Improved | Refreshed | RolledBack | Stopped
+
+TrainingEvent = TrainingIterated | RolledBack | Stopped

@@ -123,7 +123,7 @@ def full(
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        return _backward(objective, _integrate(denoise, leaf, sigmas, step, checkpoint), leaf)
+        return _backward(objective, integrate(denoise, leaf, sigmas, step, checkpoint), leaf)
 
 
 def full_of_condition(
@@ -143,7 +143,7 @@ def full_of_condition(
         def conditioned(state: Tensor, sigma: float) -> Tensor:
             return denoise(state, sigma, leaf)
 
-        return _backward(objective, _integrate(conditioned, x.detach(), sigmas, step, checkpoint), leaf)
+        return _backward(objective, integrate(conditioned, x.detach(), sigmas, step, checkpoint), leaf)
 
 
 def evaluate(objective: Objective, sample: Tensor) -> Tensor:
@@ -178,8 +178,12 @@ def differentiable(denoised: Tensor) -> Tensor:
     return denoised
 
 
-def _integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, checkpoint: bool) -> Tensor:
-    """x_N by the plain solver loop, with its graph."""
+def integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, checkpoint: bool) -> Tensor:
+    """x_N [B, ...] by the plain solver loop from ``x`` at sigmas[0], with its graph; ``checkpoint`` as for `full`.
+
+    Raises:
+        InvalidInput: naming ``denoise``, if its answer has no gradient.
+    """
     past: Past | None = None
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
         if checkpoint:
@@ -191,36 +195,40 @@ def _integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, 
     return x
 
 
-def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
-    """The gradient of ``objective`` at ``sample`` with respect to ``leaf``, of which ``sample`` is a function.
+def objective_gradient(values: Tensor, sample: Tensor) -> Tensor:
+    """dJ/dx_N [B, ...] in at least float32: the gradient of the sum of ``values`` [B] at ``sample`` [B, ...].
 
-    The chain rule is applied in two parts, and the second one starts from a gradient of RMS 1. The gradient of a mean
-    over a large picture, times a small step, is too small for half precision.
+    The objective's own networks see the gradient of an item's sum, not of its mean: the gradient of a mean over a
+    large picture is too small for half precision.
+
+    Raises:
+        InvalidInput: if the values have no gradient back to the sample.
     """
-    values = evaluate(objective, sample)
-    at_sample = _gradient_at_sample(values, sample) if values.requires_grad else None
-    gradient: Tensor | None = None
-    if at_sample is not None:
-        size = rms(at_sample)
-        size = torch.where(size > 0, size, 1)
-        unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
-        (gradient,) = torch.autograd.grad(sample, leaf, unit, allow_unused=True)
-    if gradient is None:
+    scale = sample.numel() // len(sample)
+    if values.dtype == torch.float16:
+        scale = min(scale, _MAX_HALF_SCALE)
+    found = None
+    if values.requires_grad:
+        (found,) = torch.autograd.grad(values, sample, torch.full_like(values, scale), allow_unused=True)
+    if found is None:
         raise InvalidInput(
             "objective",
             "is not differentiable: its values have no gradient back to the sample (is there a detach, a no_grad, "
             "a comparison or a rounding in it?)",
         )
-    return Gradient(values.detach(), precise(gradient) * per_item(size, gradient), sample.detach())
+    return precise(found) / scale
 
 
-def _gradient_at_sample(values: Tensor, sample: Tensor) -> Tensor | None:
-    """dJ/dx_N [B, ...], or None where the objective has no gradient.
+def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
+    """The gradient of ``objective`` at ``sample`` with respect to ``leaf``, of which ``sample`` is a function.
 
-    The objective's own networks see the gradient of an item's sum, not of its mean, for the reason in `_backward`.
+    The chain rule is applied in two parts, and the second one starts from a gradient of RMS 1, for the reason in
+    `objective_gradient`: a small step makes it smaller still.
     """
-    scale = sample.numel() // len(sample)
-    if values.dtype == torch.float16:
-        scale = min(scale, _MAX_HALF_SCALE)
-    (found,) = torch.autograd.grad(values, sample, torch.full_like(values, scale), allow_unused=True)
-    return None if found is None else precise(found) / scale
+    values = evaluate(objective, sample)
+    at_sample = objective_gradient(values, sample)
+    size = rms(at_sample)
+    size = torch.where(size > 0, size, 1)
+    unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
+    (gradient,) = torch.autograd.grad(sample, leaf, unit)
+    return Gradient(values.detach(), precise(gradient) * per_item(size, gradient), sample.detach())

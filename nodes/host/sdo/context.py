@@ -13,15 +13,25 @@ from torch.nn import functional as F
 
 from ....chords_core import InvalidInput
 from .autograd import plain, reason_against
+from .prompt_text import PromptText
 
 _VARIABLE_SIZE = "siglip2_vision_model"  # cuts pictures into patches by a size of its own
 
 
 class DecodedSample:
-    """A sample as objectives see it: ``latent`` [B, C, (T,) h, w], as a VAE takes it, and its ``pictures``."""
+    """A sample as objectives see it: ``latent`` [B, C, (T,) h, w], as a VAE takes it, and its ``pictures``.
 
-    def __init__(self, latent: Tensor, decode: Callable[[Tensor], Tensor]) -> None:
+    ``prompts`` [B]: the number of each item's prompt in the `ObjectiveContext`; if it is empty, all have number 0.
+
+    Raises:
+        ValueError: if the number of prompts is not that of the items.
+    """
+
+    def __init__(self, latent: Tensor, decode: Callable[[Tensor], Tensor], prompts: Sequence[int] = ()) -> None:
+        if len(prompts) not in (0, len(latent)):
+            raise ValueError(f"{len(prompts)} prompts for a sample of {len(latent)} items")
         self.latent = latent
+        self.prompts = tuple(prompts) or (0,) * len(latent)
         self._decode = decode
         self._pictures: Tensor | None = None
 
@@ -62,21 +72,28 @@ class ObjectiveContext:
     and makes them differentiable. The other methods work only after that.
 
     Args:
-        spec: the objective. Its fields called ``clip_vision``, and those of its terms, are the models it needs.
+        spec: the objective. Its fields called ``clip_vision``, and those of its terms, are the models it needs. Fields
+            called ``text`` are its texts (`PromptText`).
         vae: decodes samples; None where no objective needs pictures.
         latent_shape: of the samples, [B, C, (T,) h, w].
+        prompts: the texts of the prompts, for objectives that compare pictures with their own prompt; None where they
+            are not known. They are embedded here, so no text encoder is needed afterwards.
 
     Raises:
-        InvalidInput: naming ``vae`` or ``clip_vision``, for a model that has no gradient.
+        InvalidInput: naming ``vae`` or ``clip_vision``, for a model that has no gradient; naming ``text``, for an
+            objective that needs prompts where there are none.
     """
 
-    def __init__(self, spec: ObjectiveSpec, vae: Any, latent_shape: Sequence[int]) -> None:
+    def __init__(
+        self, spec: ObjectiveSpec, vae: Any, latent_shape: Sequence[int], *, prompts: Sequence[str] | None = None
+    ) -> None:
         self.latent_shape = tuple(latent_shape)
         self._vae = vae
         self._vae_patcher = None if vae is None else _differentiable_patcher("vae", vae.patcher)
         self._vision = {
-            id(model): _differentiable_patcher("clip_vision", model.patcher) for model in _vision_models(spec)
+            id(model): _differentiable_patcher("clip_vision", model.patcher) for model in _fields(spec, "clip_vision")
         }
+        self._texts = {id(text): text.embeddings(prompts) for text in _fields(spec, "text")}
 
     @property
     def patchers(self) -> list[ModelPatcher]:
@@ -127,6 +144,10 @@ class ObjectiveContext:
 
         return embed
 
+    def text_embeddings(self, text: PromptText) -> Tensor:
+        """The embeddings [P, D] of a text of the objective, one a prompt: `DecodedSample.prompts` are its rows."""
+        return self._texts[id(text)]
+
     def features(self, clip_vision: Any) -> Callable[[Tensor], Tensor]:
         """``features(pictures [B, H, W, 3]) -> [B, places, D]``: CLIP-Vision's last but one layer."""
 
@@ -156,8 +177,9 @@ class ObjectiveContext:
 
 
 class StateObjective:
-    """The objective of a state at the end of the schedule: ``objective(state [B, ...]) -> [B]``.
+    """The objective of a state at the end of the schedule: ``objective(state [B, ...], prompts=()) -> [B]``.
 
+    ``prompts`` [B]: the number of each item's prompt, see `DecodedSample`.
     ``seen``: the pictures of the last call, or None where the objective needs none.
 
     Args:
@@ -170,8 +192,8 @@ class StateObjective:
         self._bound, self._context, self._to_latent = bound, context, to_latent
         self.seen: Tensor | None = None
 
-    def __call__(self, state: Tensor) -> Tensor:
-        sample = DecodedSample(self._to_latent(state), self._context.decode)
+    def __call__(self, state: Tensor, prompts: Sequence[int] = ()) -> Tensor:
+        sample = DecodedSample(self._to_latent(state), self._context.decode, prompts)
         values = self._bound(sample)
         self.seen = sample.decoded
         return values
@@ -202,15 +224,15 @@ def _differentiable_patcher(name: str, patcher: ModelPatcher) -> ModelPatcher:
     return patcher
 
 
-def _vision_models(spec: Any) -> Iterator[Any]:
-    """The models in the fields called ``clip_vision``, of the objective and of its terms."""
+def _fields(spec: Any, name: str) -> Iterator[Any]:
+    """What is in the fields called ``name``, of the objective and of its terms, apart from None."""
     if isinstance(spec, tuple | list):
         for part in spec:
-            yield from _vision_models(part)
+            yield from _fields(part, name)
     elif dataclasses.is_dataclass(spec):
         for field in dataclasses.fields(spec):
             value = getattr(spec, field.name)
-            if field.name == "clip_vision" and value is not None:
+            if field.name != name:
+                yield from _fields(value, name)
+            elif value is not None:
                 yield value
-            else:
-                yield from _vision_models(value)

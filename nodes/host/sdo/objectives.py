@@ -30,10 +30,10 @@ from ....chords_core import (
 )
 from ....chords_core.sdo.gradients import evaluate
 from .aesthetic_heads import read_layers
-from .clip_text import PAIRS, text_embedding
 from .context import BoundObjective, DecodedSample, ObjectiveContext, ObjectiveSpec
 from .input_names import renamed_inputs
 from .objective_inputs import check_vision, checked_mask, checked_pictures, embedding_width
+from .prompt_text import PromptText, prompt_text
 from .reference_latent import encoded, latent_of
 
 DISTANCES = {"L2": 2, "L1": 1}
@@ -84,17 +84,19 @@ class SimilaritySpec:
 
 @dataclass(frozen=True, eq=False)
 class TextSpec:
-    """Similar to a text by CLIP's embeddings. ``target`` [1, D]: the text's embedding (`text_spec`)."""
+    """Similar to a text, or each picture to its prompt, by CLIP's embeddings."""
 
     clip_vision: Any
-    target: Tensor
+    text: PromptText
 
     def bind(self, context: ObjectiveContext) -> BoundObjective:
         """1 - the cosine of the angle between the embeddings of picture and text."""
-        names = {"target": "clip", "extract": "clip_vision"}
-        with renamed_inputs(**names):
-            objective = Similarity(context.embedder(self.clip_vision), self.target)
-        return of_pictures(objective, **names)
+        extract, targets = context.embedder(self.clip_vision), context.text_embeddings(self.text)
+
+        def objective(numbers: Tensor) -> Objective:
+            return Similarity(extract, targets[numbers])
+
+        return of_pictures_of_prompts(objective, target="clip", extract="clip_vision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,23 +258,12 @@ class CombineSpec:
 
 
 def text_spec(clip: Any, clip_vision: Any, text: str) -> TextSpec:
-    """The objective for a text. The text is embedded here: it needs no gradient, so its model is not needed again.
+    """The objective for a text, in which ``{prompt}`` stands for each picture's prompt.
 
     Raises:
         InvalidInput: for an empty text, or where text and picture have no common space.
     """
-    if not text.strip():
-        raise InvalidInput("text", "is empty; say what should be in the picture")
-    if clip is None:
-        raise InvalidInput("clip", "is empty: the checkpoint has no text encoder. Load one with Load CLIP")
-    check_vision(clip_vision)
-    width = embedding_width(clip_vision)
-    if width is None:
-        raise InvalidInput(
-            "clip_vision",
-            f"has no embedding in a space that it shares with texts; SigLIP and DINO models are not supported. {PAIRS}",
-        )
-    return TextSpec(clip_vision, text_embedding(clip, text, width))
+    return TextSpec(clip_vision, prompt_text(clip, clip_vision, text))
 
 
 def aesthetic_spec(clip_vision: Any, file: str, activation: str) -> AestheticSpec:
@@ -289,11 +280,20 @@ def of_pictures(objective: Objective, **names: str) -> BoundObjective:
 
     ``names``: arguments of the core, as inputs of the node.
     """
+    return of_pictures_of_prompts(lambda _: objective, **names)
+
+
+def of_pictures_of_prompts(objective: Callable[[Tensor], Objective], **names: str) -> BoundObjective:
+    """The same, of an objective that depends on the pictures' prompts.
+
+    ``objective(numbers)`` makes it; ``numbers`` [B * T] int64: of the prompt of each of B * T pictures.
+    """
 
     def bound(sample: DecodedSample) -> Tensor:
-        pictures = sample.pictures
+        pictures, items = sample.pictures, len(sample.latent)
+        numbers = torch.tensor(sample.prompts).repeat_interleave(len(pictures) // items)
         with renamed_inputs(**names):
-            return evaluate(objective, pictures).reshape(len(sample.latent), -1).mean(1)
+            return evaluate(objective(numbers), pictures).reshape(items, -1).mean(1)
 
     return bound
 

@@ -50,6 +50,10 @@ def _combined(graph: Graph) -> Node:
     return graph.add("SDOObjectiveCombine", **parts)
 
 
+def _combined_with(graph: Graph, objective: Node) -> Node:
+    return graph.add("SDOObjectiveCombine", objective_1=_contrast(graph), objective_2=objective)
+
+
 def _contrast(graph: Graph, **options: Any) -> Node:
     return graph.add("SDOObjectiveContrast", **options)
 
@@ -116,15 +120,16 @@ def test_heads_are_listed_whatever_their_extension(client: ComfyClient) -> None:
     assert {"tiny_aesthetic.safetensors", "tiny_aesthetic.pth"} <= set(files)
 
 
-def _slopes(client: ComfyClient, makes: list[MakeObjective]) -> list[dict[str, Any]]:
-    """Each objective at the same sample of the demo model."""
+def _slopes(client: ComfyClient, makes: list[MakeObjective], *prompts: str) -> list[dict[str, Any]]:
+    """Each objective at the same sample of the demo model; ``prompts``: of its two items, or none are known."""
     graph = Graph()
     latent = small_latent(graph, batch=2)
     inputs = demo(graph)
     sampling = {"seed": 3, "steps": STEPS, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     sample = graph.add("KSampler", **inputs, **sampling, latent_image=latent)
     vae = [inputs["model"][0], 1]
-    nodes = [graph.add("TestSlope", objective=make(graph), vae=vae, latent=sample) for make in makes]
+    inputs = {"vae": vae, "latent": sample, "prompts": "\n".join(prompts)}
+    nodes = [graph.add("TestSlope", objective=make(graph), **inputs) for make in makes]
     outputs = client.run(graph.nodes).outputs
     return [outputs[node.name] for node in nodes]
 
@@ -178,6 +183,27 @@ def test_text_is_taken_by_the_encoder_that_fits(client: ComfyClient) -> None:
     by_l, by_l_turned, by_g, by_g_too = (found["values"] for found in _slopes(client, makes))
     assert by_l_turned == pytest.approx([2 - value for value in by_l], abs=1e-4)
     assert by_g_too == by_g  # the reversed projection is that of clip_l
+
+
+def test_each_picture_is_compared_with_its_own_prompt(client: ComfyClient) -> None:
+    """Where the text has {prompt}; in a combination too. A text without it is the same for all."""
+    circle, square = "a red circle", "a large blue square, at night"
+    texts = ["a photo of {prompt}", f"a photo of {circle}", f"a photo of {square}"]
+    makes: list[MakeObjective] = [lambda graph, text=text: _text(graph, text) for text in texts]
+    makes.append(lambda graph: graph.add("SDOObjectiveCombine", objective_1=_text(graph, texts[0]), weight_1=2.0))
+    found = _slopes(client, makes, circle, square)
+    own, of_circle, of_square, combined = (part["values"] for part in found)
+    assert abs(of_circle[1] - of_square[1]) > 1e-3
+    assert own == pytest.approx([of_circle[0], of_square[1]], abs=1e-5)
+    assert combined == pytest.approx([2 * value for value in own], abs=1e-5)
+    assert found[0]["measured"][0] == pytest.approx(found[0]["slope"][0], rel=0.1)
+
+
+def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> None:
+    """The optimizer's prompts are conditionings. It says so before any model call."""
+    for make in (lambda graph: _text(graph, "{prompt}"), lambda graph: _combined_with(graph, _text(graph, "{prompt}"))):
+        with pytest.raises(ClientError, match=r"\btext: has \{prompt\}.*conditionings.*Write"):
+            _optimised(client, make)
 
 
 def test_a_head_is_read_from_either_format(client: ComfyClient) -> None:

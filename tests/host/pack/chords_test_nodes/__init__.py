@@ -23,25 +23,31 @@ class TestObjective(io.ComfyNode):
 
 
 class TestSlope(io.ComfyNode):
-    """An objective at a latent, and along its gradient there: the slope it should have, and the one measured."""
+    """An objective at a latent, and along its gradient there: the slope it should have, and the one measured.
+
+    ``prompts``: the texts of the items' prompts, one a line; without them they are not known.
+    """
 
     STEP = 0.02
 
     @classmethod
     def define_schema(cls):
         inputs = [io.Custom("SDO_OBJECTIVE").Input("objective"), io.Vae.Input("vae"), io.Latent.Input("latent")]
+        inputs.append(io.String.Input("prompts", default="", multiline=True))
         return io.Schema(node_id="TestSlope", category="tests", inputs=inputs, outputs=[], is_output_node=True)
 
     @classmethod
-    def execute(cls, objective, vae, latent):
+    def execute(cls, objective, vae, latent, prompts=""):
+        prompts = prompts.splitlines()
         pack = type(objective).__module__.rpartition(".")[0]  # its name is the path it was loaded from
         models = sys.modules[f"{pack}.context"]
-        context = models.ObjectiveContext(objective, vae, latent["samples"].shape)
+        context = models.ObjectiveContext(objective, vae, latent["samples"].shape, prompts=prompts or None)
         comfy.model_management.load_models_gpu(context.patchers)
         bound = objective.bind(context)
 
         def value(latent):
-            return bound(models.DecodedSample(latent, context.decode))
+            objective_of = models.StateObjective(bound, context, lambda state: state)
+            return objective_of(latent, prompts=range(len(prompts)))
 
         with sys.modules[f"{pack}.autograd"].differentiable([patcher.model for patcher in context.patchers]):
             here = latent["samples"].clone().requires_grad_()

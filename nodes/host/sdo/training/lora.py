@@ -172,7 +172,8 @@ def _read_layer(model: nn.Module, target: Any, name: str, adapter: Any) -> LoraL
     if [len(up), down.shape[1]] != size or up.shape[1] != len(down):
         raise InvalidInput(
             "lora",
-            f"is of another model: its update of {path} is of {len(up)} x {down.shape[1]}, and the model's layer of {size[0]} x {size[1]}",
+            f"is of another model: its update of {path} is of {len(up)} x {down.shape[1]}, and the layer of "
+            f"{size[0]} x {size[1]}",
         )
     with torch.inference_mode(False):
         up, down = (tensor.detach().to("cpu", torch.float32, copy=True) for tensor in (up, down))

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io
-from comfy_execution.graph import ExecutionBlocker
 
 from ..host.sdo.progress import numbers
 from ..host.sdo.training.options import TrainerOptions, parse_keep
@@ -95,7 +94,7 @@ class SDOTrainLoRA(io.ComfyNode):
             result.model,
             result.file,
             as_image(draw_curve(_curve(result, options))),
-            ExecutionBlocker("connect a VAE to see pictures") if result.pictures is None else result.pictures,
+            result.pictures,
             json.dumps(figures, indent=2, allow_nan=False),
             ui={"text": [figures["message"]], "sdo": [figures]},
         )

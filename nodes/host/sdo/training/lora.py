@@ -74,8 +74,8 @@ class Lora:
         layers = []
         with torch.inference_mode(False):
             for layer in self.layers:
-                device = network.get_submodule(layer.path).weight.device
-                down, up = (tensor.to(device, copy=True) for tensor in (layer.down, layer.up))
+                weight = network.get_submodule(layer.path).get_parameter("weight")
+                down, up = (tensor.to(weight.device, copy=True) for tensor in (layer.down, layer.up))
                 layers.append(replace(layer, down=down, up=up))
         return Lora(tuple(layers))
 

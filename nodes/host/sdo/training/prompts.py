@@ -69,6 +69,7 @@ class PromptsGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: ModelPatcher, prompts: TrainingPrompts, cfg: float) -> None:
         super().__init__(model)
         self.prompts: list[dict[str, Any]] = []
+        self.conds: dict[str, Any] = {}
         self.set_cfg(cfg)
         named = {f"{_PREFIX}{number}": positive for number, positive in enumerate(prompts.positives)}
         self.inner_set_conds({**named, "negative": prompts.negative})

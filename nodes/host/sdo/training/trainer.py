@@ -16,6 +16,7 @@ import comfy.sd
 import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
+from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
 
 from .....chords_core import InvalidInput
@@ -63,7 +64,7 @@ class TrainingResult:
 
     ``model``: the given one with the LoRA on; ``file``: the LoRA; ``layers``: how the layers with a LoRA are called;
     ``rank``: the largest; ``before``, ``after`` [pictures]: the objective of the fixed pictures; ``pictures``
-    [pictures, H, W, 3]: each of them before and after, side by side, or None where nothing can show them;
+    [pictures, H, W, 3]: each of them before and after, side by side, or what stands for an output that is not there;
     ``pair``: the first picture before and after [H, W, 3], or nothing; ``prompts``: the name of each picture's prompt;
     ``evaluations``: forward-equivalent model calls of the training, each of a whole batch; ``stopped``: why it ended
     early, or None.
@@ -76,7 +77,7 @@ class TrainingResult:
     history: TrainingHistory
     before: Tensor
     after: Tensor
-    pictures: Tensor | None
+    pictures: Any
     pair: tuple[Tensor, ...]
     prompts: tuple[str, ...]
     evaluations: int
@@ -222,10 +223,10 @@ def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> Tr
     return result
 
 
-def _pictures(inputs: TrainingInputs, before: Samples, after: Samples) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """All pictures in pairs, and the first pair [H, W, 3]; None and nothing where they cannot be shown."""
+def _pictures(inputs: TrainingInputs, before: Samples, after: Samples) -> tuple[Any, tuple[Tensor, ...]]:
+    """All pictures in pairs, and the first pair [H, W, 3]."""
     one = decoded(inputs.model, inputs.vae, before.samples)
     other = decoded(inputs.model, inputs.vae, after.samples)
     if one is None or other is None:
-        return None, ()
+        return ExecutionBlocker("connect a VAE to see pictures"), ()
     return side_by_side(one, other), (one[0], other[0])

@@ -45,7 +45,7 @@ class Graph:
 
     def link_list(self) -> list[list[str]]:
         """The links as [from, output, to, input]."""
-        return [[part for end in link.split(" > ") for part in end.split(".")] for link in self.links]
+        return [[part for end in link.split(" > ") for part in end.split(".", 1)] for link in self.links]
 
 
 def node(name: str, type: str, collapsed: bool = False, **widgets: Any) -> Node:
@@ -158,6 +158,24 @@ GRAPHS = {
             "model.VAE > optimizer.vae",
             "objective.objective > optimizer.objective",
             "optimizer.CURVE > preview.images",
+        ),
+        runs=True,
+    ),
+    "SDOTrainLoRA": Graph(
+        (
+            (*FOLDED, node("objective", "SDOObjectiveColour", colour="#0000ff")),
+            (node("trainer", "SDOTrainLoRA", iterations=30, batch=2, lr=0.002, **SEED),),
+            (node("preview", "PreviewImage"), node("save", "SaveLoRA", True)),
+        ),
+        (
+            "model.MODEL > trainer.model",
+            "model.VAE > trainer.vae",
+            "objective.objective > trainer.objective",
+            "positive.CONDITIONING > trainer.positive.positive0",
+            "negative.CONDITIONING > trainer.negative",
+            "latent.LATENT > trainer.latent",
+            "trainer.BEFORE AND AFTER > preview.images",
+            "trainer.LORA > save.lora",
         ),
         runs=True,
     ),

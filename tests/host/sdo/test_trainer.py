@@ -118,6 +118,16 @@ def test_the_layers_of_a_pattern_are_trained(client: ComfyClient) -> None:
     assert figures["drift"] == [None]
 
 
+def test_full_backpropagation_is_there_for_comparison(client: ComfyClient) -> None:
+    graph = Graph()
+    settings = {"iterations": 2, "steps": 4, "batch": 1, "pictures": 1, "hold": 0.0}
+    nodes = [trainer(graph, gradient=gradient, **settings) for gradient in ("full", "shortcut")]
+    run = client.run(graph.nodes)
+    full, shortcut = (figures_of(run, node) for node in nodes)
+    assert full["evaluations"] > 1.5 * shortcut["evaluations"]
+    assert len(full["history"]) == 2 and full["history"][0] != full["history"][1]
+
+
 def test_gradients_of_a_lora_are_those_of_the_network_with_it(client: ComfyClient) -> None:
     """Blocks are checkpointed; those before the first trained layer keep no graph."""
     graph = Graph()

@@ -31,8 +31,9 @@ class Content:
         shares = torch.softmax(-self.sharpness * distance, -1)
         index = torch.tensor([list(COLOURS).index(colour) for colour in self.colours])
         seen = shares[torch.arange(len(pictures)), :, :, index]
-        both = (seen * self.wanted).sum((1, 2))
-        return 1 - both / (seen + self.wanted - seen * self.wanted).sum((1, 2))
+        wanted = self.wanted.to(seen)
+        both = (seen * wanted).sum((1, 2))
+        return 1 - both / (seen + wanted - seen * wanted).sum((1, 2))
 
 
 def corners() -> Tensor:

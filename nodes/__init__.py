@@ -10,7 +10,7 @@ from .host.streaming import routes
 from .report import ChordsReport
 from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
 from .scheduler import ChordsScheduler
-from .sdo import objectives
+from .sdo import head_objectives, objectives
 from .sdo.optimizer import SDOLatentOptimizer
 from .sdo.trainer import SDOTrainLoRA
 from .stream_preview import ChordsStreamPreview
@@ -39,7 +39,8 @@ class ChordsExtension(ComfyExtension):
             objectives.SDOObjectiveBrightness,
             objectives.SDOObjectiveContrast,
             objectives.SDOObjectiveSharpness,
-            objectives.SDOObjectiveAesthetic,
+            head_objectives.SDOObjectiveAesthetic,
+            head_objectives.SDOObjectivePreference,
             objectives.SDOObjectiveCombine,
         ]
 

@@ -92,6 +92,7 @@ def _objective(type: str, *sources: tuple[str, str, str, str], **widgets: Any) -
 IMAGE = ("LoadImage", "IMAGE", "image", "image")
 MASK = ("LoadImage", "MASK", "mask", "mask")
 VISION = ("CLIPVisionLoader", "CLIP_VISION", "clip_vision", "vision")
+HEADS = ("sa_0_4_vit_l_14_linear.pth", "preference_vit_l_14.safetensors")  # files that can be chosen
 
 GRAPHS = {
     "ChordsKSampler": Graph(
@@ -189,7 +190,10 @@ GRAPHS = {
     "SDOObjectiveBrightness": _objective("SDOObjectiveBrightness", MASK, brightness=0.2),
     "SDOObjectiveContrast": _objective("SDOObjectiveContrast"),
     "SDOObjectiveSharpness": _objective("SDOObjectiveSharpness"),
-    "SDOObjectiveAesthetic": _objective("SDOObjectiveAesthetic", VISION),
+    "SDOObjectiveAesthetic": _objective("SDOObjectiveAesthetic", VISION, file=HEADS[0]),
+    "SDOObjectivePreference": _objective(
+        "SDOObjectivePreference", VISION, ("LoadImage", "IMAGE", "preferred_over", "image"), file=HEADS[1]
+    ),
     "SDOObjectiveCombine": Graph(
         (
             (

@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _env import REPO, SetupError, enter_venv, say
-from _screenshot_graphs import GRAPHS, Graph, node
+from _screenshot_graphs import GRAPHS, HEADS, Graph, node
 
 from locales import LANGUAGES, PAGES, read_texts
 
@@ -38,7 +38,6 @@ TALL = (1500, 4400)  # for whole help pages
 WIDE = (2600, 3200)  # for all nodes at once
 ORIGIN = (380, 160)  # the position of the graph on the screen, beside the frontend's own bars
 READY = "() => window.comfyAPI?.app?.app?.canvas?.graph && LiteGraph.registered_node_types.ChordsStreamPreview"
-AESTHETIC = "sa_0_4_vit_l_14_linear.pth"
 RUN_LIMIT_MS = 300_000
 
 BUILD = """([columns, links]) => {
@@ -162,9 +161,10 @@ class FrontendPage:
 
 
 def _models(folder: Path) -> Path:
-    """A paths file for ComfyUI, with an empty file that can be chosen and that nothing loads here."""
+    """A paths file for ComfyUI, with empty files that can be chosen and that nothing loads here."""
     (folder / "classifiers").mkdir()
-    (folder / "classifiers" / AESTHETIC).touch()
+    for head in HEADS:
+        (folder / "classifiers" / head).touch()
     paths = folder / "paths.yaml"
     text = json.dumps({"models": {"base_path": str(folder), "classifiers": "classifiers"}})  # JSON is YAML
     paths.write_text(text, encoding="utf-8")

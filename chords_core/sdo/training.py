@@ -18,6 +18,9 @@ _SMOOTHING = 0.8  # weight of the earlier batches in the mean of the objective
 _MAX_NORM_RATIO = 3.0  # a gradient this many times the usual norm is shortened to that
 _EXPLOSION_RATIO = 10.0  # an objective this many times its range above its best has exploded
 _MAX_ROLLBACKS = 5  # in a row
+_MIN_RELATIVE_GAIN = 1e-3  # relative to the gain so far: a smaller gain is no progress
+_ROUNDING = 1e-6  # relative to the objective, likewise
+_FINAL_RATE = 0.1  # the step size falls to this part of itself, because batches differ in their noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,8 @@ class Training:
         self._best_values = [parameter.detach().clone() for parameter in self._parameters]
         self._best, self._best_mean = 0, math.inf
         self._mean = SmoothedMean()
+        self._means: list[float] = []  # of the batches that did not break
+        self._last_gain = 0  # the last iteration that made progress
         self._values: list[Tensor] = []
         self._drift: list[float] = []
         self._norm: float | None = None  # the usual norm of the gradient
@@ -145,6 +150,7 @@ class Training:
             else:
                 self._iterate(iteration, found, batch.same_as(last))
                 last = batch
+            self._set_rate(iteration + 1)
             if (stopped := self._reason_to_stop(iteration)) is not None:
                 self._on_event(Stopped(iteration, stopped))
                 return stopped
@@ -186,7 +192,7 @@ class Training:
             return "the objective is NaN or infinite"
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found.gradient.gradients):
             return "its gradient is NaN or infinite"
-        means = [float(values.float().mean()) for values in self._values if bool(torch.isfinite(values).all())]
+        means = self._means
         if len(means) > 1:  # one value alone has no range
             span = max(abs(means[0]), max(means) - min(means))
             if float(found.values.float().mean()) - min(means) > _EXPLOSION_RATIO * span:
@@ -196,7 +202,11 @@ class Training:
     def _keep_better(self, iteration: int, value: float, same_noise: bool) -> None:
         """Take the mean of a batch into account, and keep the parameters if they are the best so far."""
         self._mean = self._mean.after(value, same_noise)
+        self._means.append(value)
         if self._mean.value < self._best_mean:
+            least = max(_MIN_RELATIVE_GAIN * (self._means[0] - self._mean.value), _ROUNDING * abs(self._mean.value))
+            if self._best_mean - self._mean.value > least:
+                self._last_gain = iteration
             self._best, self._best_mean = iteration, self._mean.value
             self._best_values = [parameter.detach().clone() for parameter in self._parameters]
 
@@ -212,6 +222,12 @@ class Training:
         for parameter in self._parameters:
             parameter.grad = None
 
+    def _set_rate(self, done: int) -> None:
+        """The step size after ``done`` iterations: it falls in equal parts."""
+        part = 1 - (1 - _FINAL_RATE) * done / self._iterations
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * part
+
     def _roll_back(self, iteration: int, reason: str) -> None:
         """Continue from the best parameters, with half the step size."""
         self._on_event(RolledBack(iteration, tuple(range(len(self._values[0]))), reason))
@@ -223,7 +239,7 @@ class Training:
     def _reason_to_stop(self, iteration: int) -> str | None:
         if self._rollbacks >= _MAX_ROLLBACKS:
             return f"the last {self._rollbacks} updates were rolled back"
-        idle = iteration - self._best
+        idle = iteration - self._last_gain
         if self._patience is not None and idle >= self._patience:
             return f"the mean objective has not improved for {idle} iterations"
         return None

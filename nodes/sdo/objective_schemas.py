@@ -26,7 +26,8 @@ def objective_schema(
         outputs=[
             Objective.Output(
                 display_name="objective",
-                tooltip="For an SDO Latent Optimizer, or for an SDO Objective: Combine with other objectives.",
+                tooltip="For an SDO Latent Optimizer or an SDO LoRA Trainer, or for an SDO Objective: Combine with "
+                "other objectives.",
             )
         ],
     )

@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.sdo.aesthetic_heads import aesthetic_files
 from ..host.sdo.objectives import (
     DISTANCES,
     SPACES,
@@ -18,9 +17,9 @@ from ..host.sdo.objectives import (
     SharpnessSpec,
     SimilaritySpec,
     StyleSpec,
-    aesthetic_spec,
     text_spec,
 )
+from ..host.sdo.prompt_text import PROMPT
 from ..inputs import Objective
 from .objective_schemas import (
     MAXIMISE,
@@ -98,8 +97,9 @@ class SDOObjectiveText(io.ComfyNode):
         return objective_schema(
             "SDOObjectiveText",
             "Text",
-            "Makes the result fit a text by CLIP similarity. The value is 1 minus the cosine similarity of text and "
-            "picture. Even a picture that fits well has about 0.65 to 0.75, one that does not fit 0.85 to 1.",
+            "Makes the result fit a text, or each picture its own prompt, by CLIP similarity. The value is 1 minus the "
+            "cosine similarity of text and picture. Even a picture that fits well has about 0.65 to 0.75, one that "
+            "does not fit 0.85 to 1.",
             ["clip score", "prompt", "text similarity", "clip"],
             [
                 io.Clip.Input(
@@ -110,10 +110,12 @@ class SDOObjectiveText(io.ComfyNode):
                 vision_input("The model that sees the picture, from Load CLIP Vision: ViT-L/14, ViT-H or ViT-bigG."),
                 io.String.Input(
                     "text",
-                    default="",
+                    default=PROMPT,
                     multiline=True,
                     tooltip="What should be in the result, in 75 tokens or fewer. The rest is not used, and weights in "
-                    "brackets have no effect.",
+                    "brackets have no effect. The word prompt in curly braces stands for the prompt of the picture, "
+                    "for an SDO LoRA Trainer whose prompts are given as text. For an SDO Latent Optimizer, write the "
+                    "text itself.",
                 ),
             ],
         )
@@ -229,39 +231,6 @@ class SDOObjectiveSharpness(io.ComfyNode):
     @classmethod
     def execute(cls, aim: str = MAXIMISE, value: float = 0.1) -> io.NodeOutput:
         return io.NodeOutput(SharpnessSpec(*target_and_sign(aim, value)))
-
-
-class SDOObjectiveAesthetic(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return objective_schema(
-            "SDOObjectiveAesthetic",
-            "Aesthetic",
-            "Raises the score of an aesthetic predictor: a small head on CLIP-Vision's embeddings that has learned "
-            "what people rate highly, such as LAION's. The objective is minus the score, mostly -4 to -7.",
-            ["aesthetic predictor", "laion", "quality", "beauty"],
-            [
-                vision_input("The model that the head was made for: CLIP ViT-L/14 for LAION's heads."),
-                io.Combo.Input(
-                    "file",
-                    options=aesthetic_files(),
-                    tooltip="The weights of the head, from the folder models/classifiers: a stack of linear layers, as "
-                    "sac+logos+ava1-l14-linearMSE or sa_0_4_vit_l_14_linear.",
-                ),
-                io.Combo.Input(
-                    "activation",
-                    optional=True,
-                    options=["none", "relu"],
-                    default="none",
-                    advanced=True,
-                    tooltip="What is between the layers: none for LAION's heads, relu for some others.",
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, clip_vision: Any, file: str, activation: str = "none") -> io.NodeOutput:
-        return io.NodeOutput(aesthetic_spec(clip_vision, file, activation))
 
 
 class SDOObjectiveCombine(io.ComfyNode):

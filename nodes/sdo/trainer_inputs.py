@@ -180,10 +180,10 @@ def advanced_inputs() -> list[io.Input]:
         io.Float.Input(
             "hold",
             optional=True,
-            default=0.1,
+            default=1.0,
             min=0.0,
             max=1000.0,
-            step=0.05,
+            step=0.1,
             round=0.001,
             advanced=True,
             tooltip="How strongly the model is held near what it was, so that the pictures keep their content. 0: not "

@@ -21,6 +21,7 @@ from chords_core import (
     LaneTimeouts,
     Link,
     NonFiniteDenoised,
+    Preference,
     Reference,
     RegionBrightness,
     RegionColour,
@@ -185,6 +186,13 @@ TAKES: list[tuple[Callable[..., Any], dict[str, Any], str, tuple[type, ...]]] = 
     (Aesthetic, {"layers": ((torch.ones(1, 3), None),)}, "extract", ()),
     *((Aesthetic, {"extract": features}, name, ()) for name in ("layers",)),
     (Aesthetic, {"extract": features, "layers": ((torch.ones(1, 3), None),)}, "activation", ()),
+    (Preference, {"layers": ((torch.ones(1, 3), None),)}, "extract", ()),
+    (Preference, {"extract": features}, "layers", ()),
+    (Preference, {"extract": features, "layers": ((torch.ones(1, 3), None),)}, "activation", ()),
+    *(
+        (Preference, {"extract": features, "layers": ((torch.ones(1, 3), None),)}, name, (type(None), Tensor))
+        for name in ("text", "over")
+    ),
     (Through, {"objective": features}, "transform", ()),
     (Through, {"transform": features}, "objective", ()),
 ]

@@ -50,6 +50,7 @@ def main(host: Path, folder: Path) -> None:
     _save(_lora(demo), folder / "loras" / "tiny_lora.safetensors", None)
     _save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.safetensors", None)
     torch.save(_aesthetic_head(), folder / "classifiers" / "tiny_aesthetic.pth")  # as LAION's come
+    _save(_preference_head(), folder / "classifiers" / "tiny_preference.safetensors", None)
     _save({"table": torch.ones(2, 2, 2)}, folder / "classifiers" / "no_head.safetensors", None)
 
 
@@ -98,6 +99,12 @@ def _aesthetic_head() -> dict[str, torch.Tensor]:
         "layers.2.weight": torch.randn(1, 8, generator=generator) / 3,
         "layers.2.bias": torch.full((1,), 5.0),
     }
+
+
+def _preference_head() -> dict[str, torch.Tensor]:
+    """One linear layer on the embeddings of picture and text, of 16 values each."""
+    generator = torch.Generator().manual_seed(7)
+    return {"weight": torch.randn(1, 32, generator=generator), "bias": torch.full((1,), 0.5)}
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:

@@ -4,9 +4,11 @@ Here belong: the mathematics of an objective, with its checks. A new one is a fi
 Not here: the models and decoders that an objective needs; they are passed in.
 """
 
-from .aesthetic import Aesthetic, aesthetic_layers
+from .aesthetic import Aesthetic
 from .base import Combine, Through
 from .clip import Similarity, like_picture
+from .heads import head_layers
+from .preference import Preference, preferred_over
 from .reference import Reference
 from .region import RegionBrightness, RegionColour
 from .style import Style, in_the_style_of
@@ -16,6 +18,7 @@ __all__ = [
     "Aesthetic",
     "Combine",
     "Contrast",
+    "Preference",
     "Reference",
     "RegionBrightness",
     "RegionColour",
@@ -23,7 +26,8 @@ __all__ = [
     "Similarity",
     "Style",
     "Through",
-    "aesthetic_layers",
+    "head_layers",
     "in_the_style_of",
     "like_picture",
+    "preferred_over",
 ]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ....chords_core import (
-    Aesthetic,
     Contrast,
     InvalidInput,
     Objective,
@@ -28,11 +27,10 @@ from ....chords_core import (
     in_the_style_of,
     like_picture,
 )
-from ....chords_core.sdo.gradients import evaluate
-from .aesthetic_heads import read_layers
+from .bound_objectives import of_latent, of_pictures, of_pictures_of_prompts
 from .context import BoundObjective, DecodedSample, ObjectiveContext, ObjectiveSpec
 from .input_names import renamed_inputs
-from .objective_inputs import check_vision, checked_mask, checked_pictures, embedding_width
+from .objective_inputs import check_vision, checked_mask, checked_pictures
 from .prompt_text import PromptText, prompt_text
 from .reference_latent import encoded, latent_of
 
@@ -201,34 +199,6 @@ class SharpnessSpec(MeasureSpec):
 
 
 @dataclass(frozen=True, eq=False)
-class AestheticSpec:
-    """A high score by a head on CLIP-Vision's embeddings; ``layers``: the head (`aesthetic_spec` reads a file)."""
-
-    clip_vision: Any
-    layers: tuple[tuple[Tensor, Tensor | None], ...]
-    activation: str = "none"
-
-    def __post_init__(self) -> None:
-        check_vision(self.clip_vision)
-        self._objective(_identity)
-        width, takes = embedding_width(self.clip_vision), self.layers[0][0].shape[1]
-        if width not in (None, takes):
-            raise InvalidInput(
-                "clip_vision",
-                f"gives embeddings of {width} values, the file's head takes {takes}; connect the CLIP-Vision the head "
-                "was made for (CLIP ViT-L/14 gives 768)",
-            )
-
-    def bind(self, context: ObjectiveContext) -> BoundObjective:
-        """Minus the score."""
-        return of_pictures(self._objective(context.embedder(self.clip_vision)), extract="clip_vision")
-
-    def _objective(self, extract: Callable[[Tensor], Tensor]) -> Aesthetic:
-        with renamed_inputs(layers="file"):
-            return Aesthetic(extract, self.layers, self.activation)
-
-
-@dataclass(frozen=True, eq=False)
 class CombineSpec:
     """The weighted sum of several objectives. A negative weight asks for the opposite of its objective.
 
@@ -264,48 +234,6 @@ def text_spec(clip: Any, clip_vision: Any, text: str) -> TextSpec:
         InvalidInput: for an empty text, or where text and picture have no common space.
     """
     return TextSpec(clip_vision, prompt_text(clip, clip_vision, text))
-
-
-def aesthetic_spec(clip_vision: Any, file: str, activation: str) -> AestheticSpec:
-    """The objective for a high score by the head in a file of `aesthetic_heads.aesthetic_files`.
-
-    Raises:
-        InvalidInput: if the file cannot be used, or is made for another model.
-    """
-    return AestheticSpec(clip_vision, read_layers(file), activation)
-
-
-def of_pictures(objective: Objective, **names: str) -> BoundObjective:
-    """``objective`` of the sample's pictures: of a video, the mean over an item's frames.
-
-    ``names``: arguments of the core, as inputs of the node.
-    """
-    return of_pictures_of_prompts(lambda _: objective, **names)
-
-
-def of_pictures_of_prompts(objective: Callable[[Tensor], Objective], **names: str) -> BoundObjective:
-    """The same, of an objective that depends on the pictures' prompts.
-
-    ``objective(numbers)`` makes it; ``numbers`` [B * T] int64: of the prompt of each of B * T pictures.
-    """
-
-    def bound(sample: DecodedSample) -> Tensor:
-        pictures, items = sample.pictures, len(sample.latent)
-        numbers = torch.tensor(sample.prompts).repeat_interleave(len(pictures) // items)
-        with renamed_inputs(**names):
-            return evaluate(objective(numbers), pictures).reshape(items, -1).mean(1)
-
-    return bound
-
-
-def of_latent(objective: Objective, **names: str) -> BoundObjective:
-    """``objective`` of the sample's latent; ``names`` as for `of_pictures`."""
-
-    def bound(sample: DecodedSample) -> Tensor:
-        with renamed_inputs(**names):
-            return evaluate(objective, sample.latent)
-
-    return bound
 
 
 def _identity(features: Tensor) -> Tensor:

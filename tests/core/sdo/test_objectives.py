@@ -17,6 +17,7 @@ from chords_core.sdo.objectives import (
     Aesthetic,
     Combine,
     Contrast,
+    Preference,
     Reference,
     RegionBrightness,
     RegionColour,
@@ -24,9 +25,10 @@ from chords_core.sdo.objectives import (
     Similarity,
     Style,
     Through,
-    aesthetic_layers,
+    head_layers,
     in_the_style_of,
     like_picture,
+    preferred_over,
 )
 from chords_core.sdo.objectives.pictures import luminance, resized
 from chords_core.sdo.objectives.style import gram
@@ -56,6 +58,7 @@ def maps(batch: Tensor) -> Tensor:
 
 HALF = torch.zeros(8, 10)
 HALF[:4] = 1
+WITH_TEXT = ((noise(6, 7, seed=1), noise(6, seed=2)), (noise(1, 6, seed=3), None))  # 4 of the picture, 3 of the text
 LAYERS = ((noise(6, 4, seed=1), noise(6, seed=2)), (noise(1, 6, seed=3), None))
 ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "reference L1": Reference(pictures(1, seed=5), p=1),
@@ -72,6 +75,10 @@ ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "sharpness wanted": Sharpness(0.1),
     "aesthetic": Aesthetic(extract, LAYERS),
     "aesthetic relu": Aesthetic(extract, LAYERS, "relu"),
+    "preference": Preference(extract, LAYERS),
+    "preference with a text": Preference(extract, WITH_TEXT, "relu", noise(3, seed=5)),
+    "preference over a picture": preferred_over(extract, LAYERS, pictures(1, 4, 4, seed=6)[0], "relu"),
+    "preference with both": preferred_over(extract, WITH_TEXT, pictures(1, 4, 4, seed=6), text=noise(1, 3, seed=5)),
     "combined": Combine(((Contrast(), 2.0), (RegionColour((1, 0, 0)), -0.5))),
     "decoded": Through(lambda x: x.sqrt(), Contrast()),
 }
@@ -126,6 +133,7 @@ def test_constants_of_inference_mode() -> None:
         RegionColour((0, 0, 1), mask),
         Similarity(extract, target),
         Aesthetic(extract, layers),
+        Preference(extract, layers, over=target),
         style,
     ):
         leaf = pictures().requires_grad_()
@@ -243,7 +251,7 @@ def test_aesthetic_head_of_a_file() -> None:
         "layers.0.weight": noise(6, 4, seed=1),
         "layers.2.weight": noise(3, 6, seed=5),
     }
-    layers = aesthetic_layers(state)
+    layers = head_layers(state)
     assert [tuple(weight.shape) for weight, _ in layers] == [(6, 4), (3, 6), (1, 3)]
     embedding = extract(pictures())
     embedding = embedding / embedding.norm(dim=1, keepdim=True)
@@ -251,9 +259,57 @@ def test_aesthetic_head_of_a_file() -> None:
     by_hand = by_hand @ state["layers.2.weight"].T @ state["layers.10.weight"].T
     assert torch.allclose(Aesthetic(extract, layers)(pictures()), -by_hand[:, 0])
     single = {"weight": noise(1, 4), "bias": noise(1)}
-    assert len(aesthetic_layers(single)) == 1
+    assert len(head_layers(single)) == 1
     with pytest.raises(InvalidInput, match="^extract: .*takes"):
-        Aesthetic(extract, aesthetic_layers({"weight": noise(1, 7)}))(pictures())
+        Aesthetic(extract, head_layers({"weight": noise(1, 7)}))(pictures())
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Embeddings [B, D] with length 1."""
+    return embeddings / embeddings.norm(dim=1, keepdim=True)
+
+
+def test_preference_is_the_model_of_bradley_and_terry() -> None:
+    """-r, and -log(1 / (1 + exp(r(other) - r(picture)))), written out for one head of one layer, with and without
+    texts."""
+    batch, other, texts = pictures(2), pictures(2, seed=5), noise(2, 3, seed=6)
+    weight, bias = noise(1, 7, seed=1), noise(1, seed=2)
+
+    def score(batch: Tensor) -> Tensor:
+        return (unit(extract(batch)) @ weight[:, :4].T + unit(texts) @ weight[:, 4:].T + bias)[:, 0]
+
+    assert torch.allclose(Preference(extract, ((weight, bias),), text=texts)(batch), -score(batch))
+    over = preferred_over(extract, ((weight, bias),), other, text=texts)
+    assert torch.allclose(over(batch), -(1 / (1 + (score(other) - score(batch)).exp())).log())
+    one = preferred_over(extract, ((weight[:, :4], None),), other[0])
+    by_hand = (unit(extract(batch)) - unit(extract(other[:1]))) @ weight[0, :4]
+    assert torch.allclose(one(batch), (1 + (-by_hand).exp()).log())
+    assert torch.allclose(over(other), torch.full((2,), math.log(2)).double())
+    for item in range(2):
+        alone = preferred_over(extract, ((weight, bias),), other[item], text=texts[item])
+        assert torch.allclose(alone(batch[item : item + 1]), over(batch)[item : item + 1])
+
+
+def test_one_of_two_pictures_is_preferred() -> None:
+    """P(A over B) + P(B over A) = 1. An order of pictures by the score is that by the preference over any of them."""
+    batch = pictures(4)
+    for text, layers in ((None, LAYERS), (noise(3, seed=5), WITH_TEXT)):
+        scores = -Preference(extract, layers, "relu", text)(batch)
+        chances = torch.stack([(-preferred_over(extract, layers, b, "relu", text)(batch)).exp() for b in batch])
+        assert torch.allclose(chances + chances.T, torch.ones(4, 4).double())
+        assert all(torch.equal(row.argsort(), scores.argsort()) for row in chances)
+
+
+def test_a_sure_preference_stays_finite() -> None:
+    """Scores that are far apart: the value is their distance, or 0, without overflow."""
+    layers = ((1e4 * torch.ones(1, 4).double(), None),)
+
+    def signed(batch: Tensor) -> Tensor:
+        return batch.mean((1, 2, 3))[:, None].expand(-1, 4)
+
+    dark, light = -torch.ones(1, 2, 2, 3).double(), torch.ones(1, 2, 2, 3).double()
+    assert float(preferred_over(signed, layers, dark)(light)) == 0
+    assert float(preferred_over(signed, layers, light)(dark)) == pytest.approx(4e4)
 
 
 def test_combine_adds_with_weights() -> None:
@@ -299,8 +355,20 @@ REFUSED: list[tuple[str, Callable[[], Any]]] = [
     ("layers", lambda: Aesthetic(extract, LAYERS[:1])),
     ("layers", lambda: Aesthetic(extract, LAYERS[::-1])),
     ("layers", lambda: Aesthetic(extract, ((torch.ones(1, 4), torch.ones(2)),))),
-    ("state", lambda: aesthetic_layers({})),
-    ("state", lambda: aesthetic_layers({"weight": torch.ones(1, 4), "logit_scale": torch.ones(())})),
+    ("activation", lambda: Preference(extract, LAYERS, "tanh")),
+    ("layers", lambda: Preference(extract, LAYERS[:1])),
+    ("extract", lambda: Preference(extract, WITH_TEXT)(pictures())),
+    ("extract", lambda: Preference(extract, LAYERS, text=noise(3))(pictures())),
+    ("extract", lambda: Preference(tokens, LAYERS, text=noise(3))(pictures())),
+    ("text", lambda: Preference(extract, WITH_TEXT, text=torch.zeros(3))),
+    ("text", lambda: Preference(extract, WITH_TEXT, text=noise(1, 1, 3))),
+    ("text", lambda: Preference(extract, WITH_TEXT, text=noise(2, 3))(pictures(3))),
+    ("over", lambda: Preference(extract, LAYERS, over=torch.full((4,), math.nan))),
+    ("over", lambda: Preference(extract, LAYERS, over=noise(2, 4))(pictures(3))),
+    ("over", lambda: Preference(extract, LAYERS, over=noise(5))(pictures())),
+    ("picture", lambda: preferred_over(extract, LAYERS, torch.rand(8, 8))),
+    ("state", lambda: head_layers({})),
+    ("state", lambda: head_layers({"weight": torch.ones(1, 4), "logit_scale": torch.ones(())})),
 ]
 
 

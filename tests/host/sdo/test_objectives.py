@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,15 @@ def _aesthetic(graph: Graph, file: str = "tiny_aesthetic.safetensors", vision: i
     return graph.add("SDOObjectiveAesthetic", clip_vision=_vision(graph, vision), file=file, **options)
 
 
+def _preference(graph: Graph, file: str = "tiny_aesthetic.safetensors", vision: int = 16, **options: Any) -> Node:
+    return graph.add("SDOObjectivePreference", clip_vision=_vision(graph, vision), file=file, **options)
+
+
+def _preference_for(graph: Graph, text: str = "a red circle", **options: Any) -> Node:
+    """By a head that takes picture and text."""
+    return _preference(graph, "tiny_preference.safetensors", clip=_clip(graph), text=text, **options)
+
+
 def _combined(graph: Graph) -> Node:
     parts = {"objective_1": _contrast(graph), "weight_1": 2.0, "objective_3": _reference(graph), "weight_3": -0.5}
     return graph.add("SDOObjectiveCombine", **parts)
@@ -84,6 +94,9 @@ OBJECTIVES: dict[str, MakeObjective] = {
     "sharpness, least": _least("Sharpness"),
     "sharpness, given": _given("Sharpness", 0.5),
     "aesthetic": _aesthetic,
+    "preference": _preference,
+    "preference, text": _preference_for,
+    "preference, over": lambda graph: _preference_for(graph, preferred_over=_image(graph)),
     "combine": _combined,
 }
 
@@ -97,6 +110,7 @@ NODES = (
     "Contrast",
     "Sharpness",
     "Aesthetic",
+    "Preference",
     "Combine",
 )
 
@@ -120,15 +134,18 @@ def test_heads_are_listed_whatever_their_extension(client: ComfyClient) -> None:
     assert {"tiny_aesthetic.safetensors", "tiny_aesthetic.pth"} <= set(files)
 
 
-def _slopes(client: ComfyClient, makes: list[MakeObjective], *prompts: str) -> list[dict[str, Any]]:
-    """Each objective at the same sample of the demo model; ``prompts``: of its two items, or none are known."""
+def _slopes(client: ComfyClient, makes: list[MakeObjective], *prompts: str, frames: int = 1) -> list[dict[str, Any]]:
+    """Each objective at the same sample of the demo model.
+
+    ``prompts``: of its two items, or none are known; ``frames``: of the video that each item is.
+    """
     graph = Graph()
     latent = small_latent(graph, batch=2)
     inputs = demo(graph)
     sampling = {"seed": 3, "steps": STEPS, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     sample = graph.add("KSampler", **inputs, **sampling, latent_image=latent)
     vae = [inputs["model"][0], 1]
-    inputs = {"vae": vae, "latent": sample, "prompts": "\n".join(prompts)}
+    inputs = {"vae": vae, "latent": sample, "prompts": "\n".join(prompts), "frames": frames}
     nodes = [graph.add("TestSlope", objective=make(graph), **inputs) for make in makes]
     outputs = client.run(graph.nodes).outputs
     return [outputs[node.name] for node in nodes]
@@ -199,9 +216,26 @@ def test_each_picture_is_compared_with_its_own_prompt(client: ComfyClient) -> No
     assert found[0]["measured"][0] == pytest.approx(found[0]["slope"][0], rel=0.1)
 
 
+def test_each_frame_of_a_video_has_the_prompt_of_its_item(client: ComfyClient) -> None:
+    """An item of three equal frames has the value of its picture."""
+    makes: list[MakeObjective] = [
+        lambda graph: _text(graph, "{prompt}"),
+        lambda graph: _preference_for(graph, "{prompt}"),
+    ]
+    prompts = "a red circle", "a large blue square, at night"
+    pictures, videos = _slopes(client, makes, *prompts), _slopes(client, makes, *prompts, frames=3)
+    for picture, video in zip(pictures, videos, strict=True):
+        assert video["values"] == pytest.approx(picture["values"], abs=1e-5)
+
+
 def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> None:
     """The optimizer's prompts are conditionings. It says so before any model call."""
-    for make in (lambda graph: _text(graph, "{prompt}"), lambda graph: _combined_with(graph, _text(graph, "{prompt}"))):
+    makes: list[MakeObjective] = [
+        lambda graph: _text(graph, "{prompt}"),
+        lambda graph: _preference_for(graph, "{prompt}"),
+        lambda graph: _combined_with(graph, _text(graph, "{prompt}")),
+    ]
+    for make in makes:
         with pytest.raises(ClientError, match=r"\btext: has \{prompt\}.*conditionings.*Write"):
             _optimised(client, make)
 
@@ -209,6 +243,32 @@ def test_a_prompt_that_is_not_known_as_text_is_refused(client: ComfyClient) -> N
 def test_a_head_is_read_from_either_format(client: ComfyClient) -> None:
     safetensors, pth = _slopes(client, [_aesthetic, lambda graph: _aesthetic(graph, "tiny_aesthetic.pth")])
     assert pth["values"] == safetensors["values"]
+
+
+def test_a_preference_is_the_difference_of_two_scores(client: ComfyClient) -> None:
+    """Alone, minus the head's score. Over a picture, log(1 + exp(r - score)) with the same score r of that picture."""
+
+    def over(graph: Graph) -> Node:
+        return _preference(graph, preferred_over=_image(graph), activation="none")
+
+    by_head, alone, preferred = (found["values"] for found in _slopes(client, [_aesthetic, _preference, over]))
+    assert alone == pytest.approx(by_head, rel=1e-5)
+    of_picture = [math.log(math.expm1(value)) - minus for value, minus in zip(preferred, alone, strict=True)]
+    assert of_picture[0] == pytest.approx(of_picture[1], abs=1e-4)
+    assert abs(alone[0] - alone[1]) > 2e-3
+
+
+def test_a_preference_is_for_the_text_or_each_picture_s_prompt(client: ComfyClient) -> None:
+    """The head is one layer, so another text adds the same to the score of every picture."""
+    circle, square = "a red circle", "a large blue square, at night"
+    makes: list[MakeObjective] = [
+        lambda graph, text=text: _preference_for(graph, text) for text in ("{prompt}", circle, square)
+    ]
+    own, of_circle, of_square = (found["values"] for found in _slopes(client, makes, circle, square))
+    assert own == pytest.approx([of_circle[0], of_square[1]], abs=1e-5)
+    added = [one - other for one, other in zip(of_circle, of_square, strict=True)]
+    assert added[0] == pytest.approx(added[1], abs=1e-4)
+    assert abs(added[0]) > 0.01
 
 
 def _refusal(client: ComfyClient, make: MakeObjective) -> str:
@@ -261,6 +321,23 @@ BAD: dict[str, tuple[MakeObjective, str, str]] = {
     "clip, no projection": (lambda graph: _text(graph, projection=0.0), "clip", "projection.*Load CLIP"),
     "file, no head": (lambda graph: _aesthetic(graph, "no_head.safetensors"), "file", "linear layers"),
     "head of another width": (lambda graph: _aesthetic(graph, vision=32), "clip_vision", "32 values.*takes 16"),
+    "preference, no head": (lambda graph: _preference(graph, "no_head.safetensors"), "file", "linear layers"),
+    "preference, another width": (
+        lambda graph: _preference(graph, "tiny_preference.safetensors", 24),
+        "clip_vision",
+        "24 values.*takes 32.*gives 32, or 16",
+    ),
+    "preference, no text encoder": (
+        lambda graph: _preference(graph, "tiny_preference.safetensors"),
+        "clip",
+        "32 values.*text encoder",
+    ),
+    "preference, no text": (lambda graph: _preference_for(graph, " "), "text", "empty"),
+    "preference, over NaN": (
+        lambda graph: _preference(graph, preferred_over=_image(graph, broken=True)),
+        "preferred_over",
+        "NaN",
+    ),
     "weight, all 0": (_alone(0.0), "weight_1", "0"),
 }
 

@@ -25,7 +25,8 @@ class TestObjective(io.ComfyNode):
 class TestSlope(io.ComfyNode):
     """An objective at a latent, and along its gradient there: the slope it should have, and the one measured.
 
-    ``prompts``: the texts of the items' prompts, one a line; without them they are not known.
+    ``prompts``: the texts of the items' prompts, one a line; without them they are not known. ``frames``: as if each
+    picture were a video of so many equal frames.
     """
 
     STEP = 0.02
@@ -33,17 +34,18 @@ class TestSlope(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         inputs = [io.Custom("SDO_OBJECTIVE").Input("objective"), io.Vae.Input("vae"), io.Latent.Input("latent")]
-        inputs.append(io.String.Input("prompts", default="", multiline=True))
+        inputs += [io.String.Input("prompts", default="", multiline=True), io.Int.Input("frames", default=1)]
         return io.Schema(node_id="TestSlope", category="tests", inputs=inputs, outputs=[], is_output_node=True)
 
     @classmethod
-    def execute(cls, objective, vae, latent, prompts=""):
+    def execute(cls, objective, vae, latent, prompts="", frames=1):
         prompts = prompts.splitlines()
         pack = type(objective).__module__.rpartition(".")[0]  # its name is the path it was loaded from
         models = sys.modules[f"{pack}.context"]
         context = models.ObjectiveContext(objective, vae, latent["samples"].shape, prompts=prompts or None)
         comfy.model_management.load_models_gpu(context.patchers)
-        bound = objective.bind(context)
+        bound, decode = objective.bind(context), context.decode
+        context.decode = lambda latent: decode(latent).repeat_interleave(frames, 0)
 
         def value(latent):
             objective_of = models.StateObjective(bound, context, lambda state: state)

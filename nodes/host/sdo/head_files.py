@@ -1,4 +1,4 @@
-"""Files of aesthetic heads, in the host's folder for small models that judge pictures."""
+"""Files of heads, in the host's folder for small models that judge pictures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import comfy.utils
 import folder_paths
 from torch import Tensor
 
-from ....chords_core import InvalidInput, aesthetic_layers
+from ....chords_core import InvalidInput, head_layers
+from ....chords_core.sdo.objectives.heads import Layers
 from .input_names import renamed_inputs
 
 _FOLDER = "classifiers"
 
 
-def aesthetic_files() -> list[str]:
-    """The files that may be aesthetic heads, as relative paths."""
+def head_files() -> list[str]:
+    """The files that may be heads, as relative paths."""
     # The host's own list of this folder leaves out every file with an extension.
     found: set[str] = set()
     for folder in folder_paths.get_folder_paths(_FOLDER):
@@ -27,8 +28,8 @@ def aesthetic_files() -> list[str]:
     return sorted(found)
 
 
-def read_layers(file: str) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    """The linear layers of the head in one of `aesthetic_files`: pairs of a weight [out, in] and a bias [out] or None.
+def read_layers(file: str) -> Layers:
+    """The linear layers of the head in one of `head_files`.
 
     Raises:
         InvalidInput: if the file is not there, cannot be read, or is no stack of linear layers.
@@ -43,4 +44,4 @@ def read_layers(file: str) -> tuple[tuple[Tensor, Tensor | None], ...]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InvalidInput("file", f"{file} is not a file of weights alone")
     with renamed_inputs(state="file"):
-        return aesthetic_layers(state)
+        return head_layers(state)

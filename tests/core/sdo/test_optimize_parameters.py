@@ -1,0 +1,374 @@
+"""`optimize_parameters`: it reaches the objective on noise it has not seen, keeps the best, and costs what it says."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chords_core import (
+    InlinePool,
+    InvalidInput,
+    NonFiniteDenoised,
+    ThreadPool,
+    TrainingCancelled,
+    TrainingIterated,
+    optimize_parameters,
+    sample,
+)
+from chords_core.sdo.events import RolledBack, Stopped
+from tests.core.problems import Counted, geometric, noise
+from tests.core.sdo.short_optimisation import distance
+from tests.core.sdo.short_training import MODEL, SIGMAS, SIZE, Network, same_starts, starts, train
+
+
+def _judged(network: Any) -> float:
+    """The mean objective of noise that is not trained on."""
+    x = noise(16, SIZE, seed=9, scale=10.0)
+    return float(distance(sample(network, x, SIGMAS, method="sequential").x).mean())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gradient": "full"},
+        {"gradient": "full", "checkpoint": False},
+        {"solver": "dpmpp_2m"},
+        {"tolerance": 0.02},
+        {"keep": 11},
+        {"keep": [3, 11]},
+        {"hold": 0},
+        {"micro_batch": 2},
+        {"cores": 3},
+    ],
+    ids=str,
+)
+def test_it_reaches_the_objective_on_other_noise(options: dict[str, Any]) -> None:
+    before = _judged(Network())
+    network, trained, _ = train(hold=0.01, iterations=40) if not options else train(**{"hold": 0.01, **options})
+    assert _judged(network) < 0.7 * before
+    assert trained.history.shape == (40 if not options else 20, 3)
+    assert trained.stopped is None
+
+
+def test_lanes_sample_and_the_result_is_the_same() -> None:
+    network = Network()
+    inline, _, _ = train(cores=3)
+    with ThreadPool([network, network, network]) as pool:
+        train(network, cores=3, pool=pool)
+    for found, expected in zip(network.parameters, inline.parameters, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-9)
+
+
+def test_micro_batches_give_the_same_parameters() -> None:
+    one, first, _ = train(micro_batch=1)
+    for size in (2, 3, 7):
+        other, found, _ = train(micro_batch=size)
+        assert torch.allclose(found.history, first.history, rtol=1e-7)
+        for parameter, expected in zip(other.parameters, one.parameters, strict=True):
+            assert torch.allclose(parameter, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_functions_of_whole_batches_are_taken_whole() -> None:
+    """A model that is made for three items fails at one; then the batch is not split."""
+    network, sizes = Network(), set()
+    shift = 0.1 * noise(3, SIZE, seed=2)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        sizes.add(len(x))
+        if len(x) != 3:
+            raise RuntimeError("The size of tensor a (1) must match the size of tensor b (3)")
+        return network(x, sigma) + shift
+
+    _, trained, _ = train(network, denoise=denoise)
+    assert sizes == {1, 3} and trained.history.shape == (20, 3)
+
+
+def test_an_error_of_the_model_is_raised_as_it_is() -> None:
+    def broken(x: Tensor, sigma: float) -> Tensor:
+        raise ZeroDivisionError("as it is")
+
+    network = Network()
+    with pytest.raises(ZeroDivisionError, match="as it is"):
+        train(network, denoise=broken)
+    assert not any(parameter.requires_grad for parameter in network.parameters)
+
+
+@pytest.mark.parametrize(("keep", "hold"), [(None, 0.1), (None, 0), ([11], 0.1), ([0, 5], 0)])
+def test_evaluations_are_counted(keep: Any, hold: float) -> None:
+    """A sampling costs the steps, a kept step three and one more where the network is held. The last update costs a
+    sampling."""
+    network = Network()
+    model, old = Counted(network), Counted(Network())
+    _, trained, _ = train(
+        network, denoise=model, reference=old, keep=keep, hold=hold, iterations=4, patience=None, micro_batch=3
+    )
+    steps = 3 if keep is None else len(keep)
+    assert trained.evaluations == 5 * 12 + 4 * steps * (3 + (hold > 0))
+    assert model.calls == 5 * 12 + 4 * steps and old.calls == 4 * steps * (hold > 0)
+
+
+@pytest.mark.parametrize(("checkpoint", "cost"), [(True, 4), (False, 3)])
+def test_evaluations_of_full_backpropagation(checkpoint: bool, cost: int) -> None:
+    """Each step costs three, four with checkpoints; the first and the last sampling are forward only."""
+    _, trained, _ = train(gradient="full", checkpoint=checkpoint, iterations=4, hold=0)
+    assert trained.evaluations == 2 * 12 + 4 * 12 * cost
+
+
+def test_what_is_kept_does_not_depend_on_steps_and_items() -> None:
+    """The most that the backward pass keeps at one time is the graph of one step for one item."""
+
+    def peak(steps: int, items: int, **options: Any) -> int:
+        now = most = 0
+
+        class Held:
+            def __init__(self, tensor: Tensor) -> None:
+                nonlocal now, most
+                self.tensor, self.bytes = tensor, tensor.nbytes
+                now += self.bytes
+                most = max(most, now)
+
+            def __del__(self) -> None:
+                nonlocal now
+                now -= self.bytes
+
+        with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+            train(
+                starts=lambda i: noise(items, SIZE, seed=i, scale=10.0),
+                sigmas=geometric(steps),
+                iterations=1,
+                **options,
+            )
+        return most
+
+    assert peak(12, 1) == peak(60, 1) == peak(12, 5)
+    assert peak(60, 1, gradient="full", checkpoint=False) > 30 * peak(60, 1)
+
+
+def test_the_best_is_kept() -> None:
+    """On the same noise, the parameters of the lowest objective: a far too large step makes it worse."""
+    network, trained, events = train(starts=same_starts, lr=3.0, iterations=15, hold=0)
+    means = trained.history.mean(1)
+    kept = float(distance(sample(network, starts(0), SIGMAS, method="sequential").x).mean())
+    assert kept <= float(means.min()) + 1e-9
+    if trained.best < 15:
+        assert kept == pytest.approx(float(means[trained.best]))
+    bests = [event.best for event in events if isinstance(event, TrainingIterated)]
+    assert bests == sorted(bests, reverse=True)
+
+
+def test_a_held_network_stays_nearer() -> None:
+    drifts = [train(hold=hold, iterations=30)[1].drift[-1] for hold in (0.01, 1.0, 100.0)]
+    assert drifts[0] > 1.5 * drifts[1] > 3 * drifts[2]
+    assert train(hold=0)[1].drift == ()
+
+
+def test_the_old_network_is_that_of_the_beginning() -> None:
+    """Without a reference, the parameters as they came; a reference is used as it is."""
+    ours, found, _ = train()
+    given, other, _ = train(reference=Network())
+    assert found.drift == pytest.approx(other.drift)
+    for parameter, expected in zip(ours.parameters, given.parameters, strict=True):
+        assert torch.allclose(parameter, expected)
+
+
+def test_a_larger_objective_changes_nothing() -> None:
+    """The weight of what holds the network is relative to the objective's slope."""
+    plain, _, _ = train()
+    scaled, _, _ = train(objective=lambda x: 1e6 * distance(x))
+    for parameter, expected in zip(scaled.parameters, plain.parameters, strict=True):
+        assert torch.allclose(parameter, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_each_item_has_its_condition() -> None:
+    """Model, old model and objective get the conditions of the items that they are called with."""
+    network, seen = Network(), set()
+    targets = {"a": torch.full((SIZE,), 1.0).double(), "b": torch.full((SIZE,), -1.0).double()}
+
+    def conditions(iteration: int) -> list[str]:
+        return ["a", "b", "ab"[iteration % 2]]
+
+    def denoise(x: Tensor, sigma: float, conditions: tuple[str, ...]) -> Tensor:
+        seen.add(conditions)
+        return network(x, sigma) + 0.1 * torch.stack([targets[name] for name in conditions])
+
+    def objective(x: Tensor, conditions: tuple[str, ...]) -> Tensor:
+        return (x - torch.stack([targets[name] for name in conditions])).square().mean(1)
+
+    _, trained, _ = train(
+        network, denoise=denoise, reference=denoise, objective=objective, conditions=conditions, micro_batch=2
+    )
+    assert seen == {("a", "b"), ("a",), ("b",)}
+    assert float(trained.history[-5:].mean()) < float(trained.history[:5].mean())
+
+
+def test_nan_is_rolled_back() -> None:
+    """A broken batch puts the best parameters back, and the training goes on with smaller steps."""
+    calls = 0
+
+    def objective(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return distance(x) * (float("nan") if calls == 8 else 1.0)
+
+    network, trained, events = train(objective=objective, micro_batch=3)
+    broken = [event for event in events if isinstance(event, RolledBack)]
+    assert [event.iteration for event in broken] == [7] and "NaN" in broken[0].reason
+    assert trained.history.isnan().any(1).nonzero().flatten().tolist() == [7]
+    assert _judged(network) < _judged(Network())
+
+
+def test_a_model_that_breaks_far_from_its_beginning_is_rolled_back() -> None:
+    network = Network()
+
+    def fragile(x: Tensor, sigma: float) -> Tensor:
+        return network(x, sigma) * (float("nan") if float(network.up.detach().abs().max()) > 0.2 else 1.0)
+
+    _, trained, events = train(network, denoise=fragile, lr=0.1, iterations=30)
+    assert any(isinstance(event, RolledBack) for event in events)
+    assert float(network.up.abs().max()) <= 0.2 and all(bool(p.isfinite().all()) for p in network.parameters)
+    assert trained.history.shape == (30, 3)
+
+
+def test_an_explosion_is_rolled_back_and_repeated_ones_end_it() -> None:
+    """An objective without a bottom that explodes wherever the network moves."""
+    network = Network()
+
+    def cliff(x: Tensor) -> Tensor:
+        return distance(x) * (1e9 if float(network.up.abs().max()) > 0 and len(seen) > 2 else 1.0)
+
+    seen: list[Any] = []
+    _, trained, _ = train(network, objective=cliff, on_event=seen.append, iterations=40)
+    assert isinstance(seen[-1], Stopped)
+    assert trained.stopped is not None and "rolled back" in trained.stopped
+    assert trained.history.shape == (40, 3)
+
+
+def test_it_ends_when_idle() -> None:
+    """An objective that the parameters cannot change any more."""
+    _, trained, events = train(objective=lambda x: 0 * distance(x) + 3.0, patience=4, hold=0, iterations=50)
+    assert trained.stopped is not None and "not improved for 4" in trained.stopped
+    assert isinstance(events[-1], Stopped) and events[-1].iteration == 4
+    assert trained.history.shape == (50, 3) and torch.allclose(trained.history, torch.tensor(3.0).double())
+
+
+def test_a_cancel_keeps_the_best() -> None:
+    network, cancel = Network(), threading.Event()
+
+    def listen(event: Any) -> None:
+        if isinstance(event, TrainingIterated) and event.iteration == 9:
+            cancel.set()
+
+    with pytest.raises(TrainingCancelled) as raised:
+        train(network, starts=same_starts, on_event=listen, cancel=cancel)
+    best = raised.value.best
+    assert best is not None and best.history.shape == (10, 3)
+    kept = float(distance(sample(network, starts(0), SIGMAS, method="sequential").x).mean())
+    assert kept == pytest.approx(float(best.history.mean(1).min()))
+    assert not any(parameter.requires_grad for parameter in network.parameters)
+
+
+def test_a_cancel_before_the_first_batch_changes_nothing() -> None:
+    network = Network()
+    with pytest.raises(TrainingCancelled) as raised:
+        train(network, cancel=lambda: True)
+    assert raised.value.best is None and not bool(network.up.any())
+
+
+def test_what_belongs_to_the_caller_is_put_back() -> None:
+    network = Network()
+    network.down.requires_grad_(True)
+    network.down.grad = torch.ones_like(network.down)
+    train(network)
+    assert network.down.requires_grad and not network.up.requires_grad
+    assert torch.equal(network.down.grad, torch.ones_like(network.down)) and network.up.grad is None
+
+
+def test_it_works_in_inference_mode() -> None:
+    network = Network()
+    with torch.inference_mode():
+        train(network)
+    assert _judged(network) < _judged(Network())
+
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("denoise", {"denoise": None}),
+    ("parameters", {"parameters": []}),
+    ("parameters", {"parameters": torch.zeros(3)}),
+    ("parameters[0]", {"parameters": [torch.arange(3)]}),
+    ("parameters[0]", {"parameters": [torch.full((2,), float("nan"))]}),
+    ("parameters[0]", {"parameters": [torch.zeros(2, requires_grad=True) * 2]}),
+    ("starts", {"starts": None}),
+    ("sigmas", {"sigmas": torch.tensor([1.0, 2.0])}),
+    ("objective", {"objective": 3}),
+    ("iterations", {"iterations": 0}),
+    ("lr", {"lr": float("nan")}),
+    ("gradient", {"gradient": "half"}),
+    ("keep", {"keep": 12}),
+    ("keep", {"keep": []}),
+    ("keep", {"keep": [1, 1]}),
+    ("keep", {"keep": "last"}),
+    ("keep", {"keep": [True]}),
+    ("solver", {"solver": "eular"}),
+    ("tolerance", {"tolerance": 2.0}),
+    ("tolerance", {"tolerance": 0.01, "gradient": "full"}),
+    ("hold", {"hold": -1}),
+    ("hold", {"hold": float("inf")}),
+    ("micro_batch", {"micro_batch": 0}),
+    ("patience", {"patience": 0}),
+    ("checkpoint", {"checkpoint": 1}),
+    ("cores", {"cores": 0}),
+    ("pool", {"pool": 3}),
+    ("conditions", {"conditions": 3}),
+    ("conditions", {"conditions": lambda i: [1, 2, 3], "pool": InlinePool(MODEL)}),
+    ("reference", {"reference": 3}),
+    ("cancel", {"cancel": 3}),
+    ("on_event", {"on_event": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_arguments_are_refused_before_any_call(name: str, options: dict[str, Any]) -> None:
+    model = Counted(Network())
+    with pytest.raises(InvalidInput) as raised:
+        train(Network(), **{"denoise": model, **options})
+    assert raised.value.name == name
+    assert model.calls == 0
+
+
+LATER: list[tuple[str, dict[str, Any]]] = [
+    ("starts", {"starts": lambda i: torch.arange(3)}),
+    ("starts", {"starts": lambda i: torch.zeros(0, SIZE)}),
+    ("starts", {"starts": lambda i: noise(3 + i, SIZE)}),
+    ("conditions", {"conditions": lambda i: [1]}),
+    ("denoise", {"denoise": MODEL}),
+    ("denoise", {"denoise": lambda x, sigma: x[:, :2]}),
+    ("objective", {"objective": lambda x: x.mean()}),
+    ("objective", {"objective": lambda x: distance(x).detach()}),
+    ("objective", {"objective": lambda x: distance(x) * float("nan")}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LATER, ids=lambda value: str(value)[:40])
+def test_what_cannot_be_trained_is_refused_by_name(name: str, options: dict[str, Any]) -> None:
+    network = Network()
+    with pytest.raises(InvalidInput) as raised:
+        train(network, hold=0, **options)
+    assert raised.value.name == name
+    assert not any(parameter.requires_grad for parameter in network.parameters)
+
+
+def test_a_model_that_is_broken_at_first_is_reported_with_its_step() -> None:
+    with pytest.raises(NonFiniteDenoised):
+        train(Network(), denoise=lambda x, sigma: x * float("nan"))
+
+
+def test_the_contract() -> None:
+    """The positional arguments and the fields of the result."""
+    network = Network()
+    trained = optimize_parameters(network, network.parameters, starts, SIGMAS, distance, iterations=2)
+    assert trained.history.shape == (2, 3) and trained.evaluations > 24 and trained.best in (0, 1, 2)

@@ -140,6 +140,15 @@ def test_gradients_of_a_lora_are_those_of_the_network_with_it(client: ComfyClien
     assert all(graphs[name][0] and graphs[name][1] == "_BlockBackward" for name in sorted(graphs)[1:])
 
 
+def test_checkpointed_blocks_give_the_gradients_of_a_lora(client: ComfyClient) -> None:
+    """In a U-Net and in transformers, with a small part of the graph kept."""
+    graph = Graph()
+    node = graph.add("TestCheckpointedLora")
+    (found,) = client.run(graph.nodes).outputs[node.name]["found"]
+    assert sorted(found) == ["lumina", "qwen", "sd"]
+    assert all(error < 1e-5 and kept < 0.3 for error, kept in found.values()), found
+
+
 def test_attention_is_found_in_every_family(client: ComfyClient) -> None:
     graph = Graph()
     node = graph.add("TestAttentionLayers")

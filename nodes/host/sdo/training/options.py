@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from .....chords_core import InvalidInput
 from .....chords_core.sdo.optimize_parameters import steps_to_train
+from ...sampling.options import FAST, NEAR
 
-FIDELITIES = {"near": 0.01, "exact": None, "fast": 0.03}
+FIDELITIES = {"near": NEAR, "exact": None, "fast": FAST}
 """How the trajectories are sampled: the tolerance of `chords_core.sample`. The first is the default."""
 
 

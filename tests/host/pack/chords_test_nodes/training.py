@@ -24,9 +24,9 @@ def _training(name):
     return _pack(f"nodes.host.sdo.training.{name}")
 
 
-def _families():
-    """A small network of each family, without weights."""
-    frame = {"device": "meta", "operations": comfy.ops.disable_weight_init}
+def _families(device="meta"):
+    """A small network of each family."""
+    frame = {"device": device, "dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
     embedder = {"target": "torch.nn.Linear", "params": {"in_features": 32, "out_features": 128}}
     unet = {"image_size": 8, "in_channels": 4, "model_channels": 32, "out_channels": 4, "num_res_blocks": 1}
     unet |= {"channel_mult": (1, 2), "num_heads": 2, "use_spatial_transformer": True, "transformer_depth": [1, 1]}
@@ -37,7 +37,7 @@ def _families():
         "sd3": MMDiT(depth=2, context_embedder_config=embedder, context_size=32, **frame),
         "wan": WanModel(dim=64, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, **frame),
         "qwen": QwenImageTransformer2DModel(
-            num_layers=2, attention_head_dim=32, num_attention_heads=2, joint_attention_dim=32, **frame
+            num_layers=2, attention_head_dim=128, num_attention_heads=2, joint_attention_dim=32, **frame
         ),
         "lumina": NextDiT(dim=64, n_layers=2, n_heads=2, axes_dims=(8, 12, 12), cap_feat_dim=32, **frame),
     }
@@ -148,6 +148,64 @@ def _by_the_network(positive, negative, lora, x, weight):
         return torch.autograd.grad((denoised * weight.clone()).sum(), parameters)
 
 
+class TestCheckpointedLora(io.ComfyNode):
+    """For some families: how far a LoRA's gradients through checkpointed blocks are from plain ones, and the share of
+    the graph's operations that is kept."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="TestCheckpointedLora", category="tests", inputs=[], outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls):
+        networks, found = _families("cpu"), {}
+        generator = torch.Generator().manual_seed(0)
+        context, times = torch.randn(2, 5, 32, generator=generator), torch.tensor([0.3, 0.7])
+        latents = {"sd": (4, 8, 8), "lumina": (4, 8, 8), "qwen": (16, 1, 8, 8)}
+        for name, shape in latents.items():
+            network = networks[name]
+            for weight in network.parameters():
+                scale = 0.5 / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.1
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale + (weight.ndim == 1))
+            lora = _training("lora").new_lora(_training("layers").choose_layers(network, "all linear"), 2, 0)
+            x, tokens = torch.randn(2, *shape, generator=generator), {"num_tokens": 5} if name == "lumina" else {}
+            with torch.inference_mode(False):
+                for layer in lora.layers:
+                    layer.up.copy_(0.05 * torch.randn(layer.up.shape, generator=generator))
+                arguments = [tensor.clone() for tensor in (x, times, context)]
+            kept, plain = (
+                _lora_gradient(network, lora, arguments, tokens, checkpointed) for checkpointed in (True, False)
+            )
+            found[name] = [float((kept[0] - plain[0]).norm() / plain[0].norm()), kept[1] / plain[1]]
+        return io.NodeOutput(ui={"found": [found]})
+
+
+def _lora_gradient(network, lora, arguments, tokens, checkpointed):
+    """The gradient of all the LoRA's tensors as one, and the number of operations in the graph."""
+    own = lora.beside(network)
+    if not checkpointed:  # a network whose blocks are never checkpointed
+        network.temporal_cache_state = None
+    try:
+        with _pack("nodes.host.sdo.autograd").differentiable([network], own.trained(network)), torch.enable_grad():
+            with _training("hooks").attached(network, own):
+                for parameter in own.parameters:
+                    parameter.requires_grad_(True)
+                answer = network(*(tensor.clone() for tensor in arguments), **tokens, transformer_options={})
+                seen, ahead = set(), [answer.grad_fn]
+                while ahead:
+                    node = ahead.pop()
+                    if node is not None and node not in seen:
+                        seen.add(node)
+                        ahead += [following for following, _ in node.next_functions]
+                value = (answer * answer.detach().roll(1)).sum()
+                gradients = torch.autograd.grad(value, own.parameters, allow_unused=True)
+    finally:
+        vars(network).pop("temporal_cache_state", None)
+    pairs = zip(gradients, own.parameters, strict=True)
+    parts = [torch.zeros_like(parameter) if part is None else part for part, parameter in pairs]
+    return torch.cat([part.flatten() for part in parts]), len(seen)
+
+
 class TestModelState(io.ComfyNode):
     """What a MODEL's network has that a training may leave behind, and a digest of its weights."""
 
@@ -241,4 +299,12 @@ class TestLoraNames(io.ComfyNode):
         return io.NodeOutput(found)
 
 
-NODES = [TestAttentionLayers, TestLoraGradient, TestModelState, TestFails, TestDemoLora, TestLoraNames]
+NODES = [
+    TestAttentionLayers,
+    TestLoraGradient,
+    TestCheckpointedLora,
+    TestModelState,
+    TestFails,
+    TestDemoLora,
+    TestLoraNames,
+]

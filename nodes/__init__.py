@@ -12,6 +12,7 @@ from .samplers import ChordsKSampler, ChordsKSamplerAdvanced, ChordsSampler
 from .scheduler import ChordsScheduler
 from .sdo import head_objectives, objectives
 from .sdo.optimizer import SDOLatentOptimizer
+from .sdo.trainer import SDOTrainLoRA
 from .stream_preview import ChordsStreamPreview
 
 
@@ -29,6 +30,7 @@ class ChordsExtension(ComfyExtension):
             ChordsDemoModel,
             ChordsDemoPrompt,
             SDOLatentOptimizer,
+            SDOTrainLoRA,
             objectives.SDOObjectiveReference,
             objectives.SDOObjectiveSimilarity,
             objectives.SDOObjectiveText,

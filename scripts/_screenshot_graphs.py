@@ -45,7 +45,7 @@ class Graph:
 
     def link_list(self) -> list[list[str]]:
         """The links as [from, output, to, input]."""
-        return [[part for end in link.split(" > ") for part in end.split(".")] for link in self.links]
+        return [[part for end in link.split(" > ") for part in end.split(".", 1)] for link in self.links]
 
 
 def node(name: str, type: str, collapsed: bool = False, **widgets: Any) -> Node:
@@ -159,6 +159,38 @@ GRAPHS = {
             "model.VAE > optimizer.vae",
             "objective.objective > optimizer.objective",
             "optimizer.CURVE > preview.images",
+        ),
+        runs=True,
+    ),
+    "SDOTrainLoRA": Graph(
+        (
+            (
+                node("model", "ChordsDemoModel", True),
+                node("star", "ChordsDemoPrompt", True, text="a big yellow star in the center"),
+                node("square", "ChordsDemoPrompt", True, text="a big red square in the center"),
+                node("negative", "ChordsDemoPrompt", True, text=""),
+                node("latent", "EmptySD3LatentImage", True, width=128, height=128),
+                node("all", "SolidMask", True, value=1.0, width=128, height=128),
+                node("middle", "SolidMask", True, value=1.0, width=80, height=80),
+                node("edge", "MaskComposite", True, x=24, y=24, operation="subtract"),
+                node("objective", "SDOObjectiveColour", colour="#1f45db"),
+            ),
+            (node("trainer", "SDOTrainLoRA", iterations=40, lr=0.002, pictures=2, **SEED),),
+            (node("preview", "PreviewImage"), node("save", "SaveLoRA", True)),
+        ),
+        (
+            "all.MASK > edge.destination",
+            "middle.MASK > edge.source",
+            "edge.MASK > objective.mask",
+            "model.MODEL > trainer.model",
+            "model.VAE > trainer.vae",
+            "objective.objective > trainer.objective",
+            "star.CONDITIONING > trainer.positive.positive0",
+            "square.CONDITIONING > trainer.positive.positive1",
+            "negative.CONDITIONING > trainer.negative",
+            "latent.LATENT > trainer.latent",
+            "trainer.BEFORE AND AFTER > preview.images",
+            "trainer.LORA > save.lora",
         ),
         runs=True,
     ),

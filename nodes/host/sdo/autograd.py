@@ -18,7 +18,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from .checkpointing import checkpointed_blocks, copies_saved, keeps_state
+from .checkpointing import Trained, checkpointed_blocks, copies_saved, keeps_state
 
 # Attributes that the host's streaming of weights leaves in a network and its modules.
 _STREAMING = (
@@ -101,20 +101,22 @@ def _weights(patcher: ModelPatcher) -> Iterator[Tensor]:
 
 
 @contextmanager
-def differentiable(networks: Iterable[nn.Module]) -> Iterator[None]:
+def differentiable(networks: Iterable[nn.Module], trained: Trained | None = None) -> Iterator[None]:
     """Within, gradients of ``networks`` with respect to their inputs can be taken, and inference mode is off.
 
     The networks must be loaded already. Their weights stay in the same memory and need no gradient; nothing may write
-    into them.
+    into them. ``trained``: parameters outside the networks that calls of their modules use, and whose gradients can be
+    taken too.
     """
+    trained = trained or {}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_training_arithmetic())
-        memory: set[int] = set()
+        memory = {tensor.untyped_storage().data_ptr() for tensors in trained.values() for tensor in tensors}
         for network in networks:
             stack.enter_context(_graph_weights(network, memory))
             if not keeps_state(network):
-                stack.enter_context(checkpointed_blocks(network, memory))
+                stack.enter_context(checkpointed_blocks(network, memory, trained))
         stack.enter_context(copies_saved(memory))
         yield
 

@@ -1,11 +1,12 @@
 """Blocks of the host's networks that keep only their inputs, and run a second time in the backward pass.
 
-The graph of one evaluation then takes the memory of one block, beside the states between the blocks.
+The graph of one evaluation then takes the memory of one block, beside the states between the blocks. Parameters that
+are trained within a block get their gradients too. Blocks before the first of them keep nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+Trained = Mapping[nn.Module, Sequence[Tensor]]
+"""The parameters that are trained, by the module whose calls use them."""
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
@@ -35,13 +39,17 @@ def keeps_state(network: nn.Module) -> bool:
 
 
 @contextmanager
-def checkpointed_blocks(network: nn.Module, memory: set[int]) -> Iterator[None]:
-    """Within, the blocks of ``network`` (the items of its lists of modules) are checkpointed."""
+def checkpointed_blocks(network: nn.Module, memory: set[int], trained: Trained) -> Iterator[None]:
+    """Within, the blocks of ``network`` (the items of its lists of modules) are checkpointed.
+
+    ``memory``: as in `copies_saved`.
+    """
     outermost = _Outermost()
     blocks = [block for block in _blocks(network) if "forward" not in vars(block)]
     try:
         for block in blocks:
-            block.forward = _checkpointed(block.forward, memory, outermost)
+            parameters = [parameter for module in block.modules() for parameter in trained.get(module, ())]
+            block.forward = _checkpointed(block.forward, memory, outermost, parameters)
         yield
     finally:
         for block in blocks:
@@ -70,12 +78,14 @@ class _Outermost:
             self.inside = False
 
 
-def _checkpointed(forward: Callable[..., Any], memory: set[int], outermost: _Outermost) -> Callable[..., Any]:
+def _checkpointed(
+    forward: Callable[..., Any], memory: set[int], outermost: _Outermost, parameters: Sequence[Tensor]
+) -> Callable[..., Any]:
     """``forward`` that keeps its arguments, and runs again on them in the backward pass.
 
     Only calls whose arguments can be told apart are checkpointed: tensors, and settings that go with them. ``forward``
     keeps its graph where lists are passed from block to block (the caches of a video's VAE), and where tensors that
-    take part in the graph are in containers, as arguments or as results.
+    take part in the graph are in containers, as arguments or as results. ``parameters``: that are trained within.
     """
     plain_calls = False
 
@@ -98,7 +108,7 @@ def _checkpointed(forward: Callable[..., Any], memory: set[int], outermost: _Out
                 return call(given)
 
         try:
-            return _Block.apply(run, memory, *(values[place] for place in places))
+            return _Block.apply(run, memory, len(places), *(values[place] for place in places), *parameters)
         except _NoTensors:
             plain_calls = True
             return call(list(_snapshot(before)))
@@ -135,13 +145,17 @@ class _NoTensors(TypeError):
 
 
 class _Block(torch.autograd.Function):
-    """``run(*tensors)`` without a graph; the backward pass makes the graph. It returns a tensor or a tuple of them."""
+    """``run(*tensors)`` without a graph; the backward pass makes the graph. It returns a tensor or a tuple of them.
+
+    ``values``: ``count`` tensors that are the arguments of ``run``, then the parameters that ``run`` uses. The
+    parameters must not change before the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, run: Callable[..., Any], memory: set[int], *tensors: Tensor) -> Any:
-        ctx.run, ctx.memory = run, memory
-        ctx.save_for_backward(*tensors)
-        found = run(*tensors, again=False)
+    def forward(ctx: Any, run: Callable[..., Any], memory: set[int], count: int, *values: Tensor) -> Any:
+        ctx.run, ctx.memory, ctx.parameters = run, memory, values[count:]
+        ctx.save_for_backward(*values[:count])
+        found = run(*values[:count], again=False)
         parts = found if type(found) is tuple else (found,)
         if not all(part is None or isinstance(part, Tensor) for part in parts):
             raise _NoTensors
@@ -149,10 +163,10 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[2:]
-        leaves = [t.detach().requires_grad_(needs) for t, needs in zip(ctx.saved_tensors, needed, strict=True)]
+        needed, tensors = ctx.needs_input_grad[3:], ctx.saved_tensors
+        copies = [t.detach().requires_grad_(needs) for t, needs in zip(tensors, needed, strict=False)]
         with torch.enable_grad(), copies_saved(ctx.memory):
-            found = ctx.run(*leaves, again=True)
+            found = ctx.run(*copies, again=True)
             outputs = found if isinstance(found, tuple) else (found,)
             # The outputs that have a graph and that the loss depends on.
             pairs = [
@@ -160,10 +174,10 @@ class _Block(torch.autograd.Function):
                 for output, gradient in zip(outputs, gradients, strict=True)
                 if gradient is not None and output is not None and output.requires_grad
             ]
-            inputs = [leaf for leaf in leaves if leaf.requires_grad]
+            leaves = [leaf for leaf, needs in zip((*copies, *ctx.parameters), needed, strict=True) if needs]
             found_gradients = iter(
-                torch.autograd.grad([o for o, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True)
+                torch.autograd.grad([o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
                 if pairs
-                else [None] * len(inputs)
+                else [None] * len(leaves)
             )
-        return (None, None, *(next(found_gradients) if leaf.requires_grad else None for leaf in leaves))
+        return (None, None, None, *(next(found_gradients) if needs else None for needs in needed))

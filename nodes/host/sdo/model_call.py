@@ -37,6 +37,12 @@ class DifferentiableModelCall:
         options["transformer_options"] = mapped(options["transformer_options"], normal)
         return DifferentiableModelCall(sampler_model, guider, {**extra_args, "model_options": options})
 
+    def with_conds(self, conds: dict[str, Any]) -> DifferentiableModelCall:
+        """The same call for other conditionings, as the host has processed them: "positive" and "negative"."""
+        guider, model = copy.copy(self.guider), copy.copy(self.model)
+        guider.conds, model.inner_model = mapped(conds, _usable), guider
+        return DifferentiableModelCall(model, guider, self.arguments)
+
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self.model(x, x.new_full((len(x),), sigma), **self.arguments)
 

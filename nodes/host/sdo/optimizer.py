@@ -26,13 +26,17 @@ from ..sampling.ksampler import schedule
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
 from ..streaming.stream import RUNS, RunStream
-from .autograd import plain, reason_against
+from .autograd import plain
 from .context import ObjectiveContext, ObjectiveSpec, StateObjective
+from .given_latent import check_latent
 from .initial_noise import first_state, taking_initial_noise, to_latent_samples
+from .networks import check_gradient
 from .options import OptimizerOptions
 from .progress import ObjectiveHistory
-from .resume import CANCELLED_SEARCHES, SearchInputs
+from .resume import CancelledRuns, RunInputs
 from .sampler_function import SearchFunction, SearchResult
+
+_CANCELLED: CancelledRuns[SearchResult] = CancelledRuns()
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +121,7 @@ def optimise(
         ValueError: after the first call, for a model or an objective that has no gradient.
     """
     setup = _set_up(model, positive, negative, vae, latent, spec, options)
-    inputs = SearchInputs.of((model, vae, spec), (positive, negative), setup.candidates[0], options)
+    inputs = RunInputs.of((model, vae, spec), (positive, negative), setup.candidates[0], options)
     stream = RUNS.begin()
     status, error = "error", None
     try:
@@ -144,7 +148,7 @@ def _set_up(
     options: OptimizerOptions,
 ) -> _SearchSetup:
     """The search of these inputs, which are checked here."""
-    _check_latent(latent)
+    check_latent(latent)
     if options.sampler_name not in STEP_SAMPLERS:
         raise InvalidInput(
             "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
@@ -152,8 +156,7 @@ def _set_up(
     if options.condition:
         _check_prompt(positive, options)
     model = plain(model)
-    if (reason := reason_against(model)) is not None:
-        raise InvalidInput("model", f"no gradient can be taken through it: {reason}")
+    check_gradient("model", model)
     model = taking_initial_noise(model)
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
@@ -169,9 +172,9 @@ def _set_up(
     return _SearchSetup(model, positive, negative, sigmas, candidates, spec, context, options)
 
 
-def _run(setup: _SearchSetup, inputs: SearchInputs, keep_when_cancelled: bool, stream: RunStream) -> OptimizationResult:
+def _run(setup: _SearchSetup, inputs: RunInputs, keep_when_cancelled: bool, stream: RunStream) -> OptimizationResult:
     """Search, or take the result of a cancelled search, and sample the best."""
-    best = CANCELLED_SEARCHES.get(inputs) if keep_when_cancelled else None
+    best = _CANCELLED.get(inputs) if keep_when_cancelled else None
     search = SearchFunction(
         setup.model, setup.spec, setup.context, setup.options, setup.positive, setup.candidates, stream
     )
@@ -183,9 +186,9 @@ def _run(setup: _SearchSetup, inputs: SearchInputs, keep_when_cancelled: bool, s
         result = _sampled_result(setup, best, stream)
     except InterruptProcessingException:
         if keep_when_cancelled and (best := best or search.so_far("cancelled")) is not None:
-            CANCELLED_SEARCHES.put(inputs, best)
+            _CANCELLED.put(inputs, best)
         raise
-    CANCELLED_SEARCHES.forget()
+    _CANCELLED.forget()
     return result
 
 
@@ -227,16 +230,6 @@ def _evaluated(setup: _SearchSetup, sample: Tensor) -> tuple[Tensor, Tensor | No
     objective = StateObjective(setup.spec.bind(setup.context), setup.context, lambda x: x)
     values = objective(sample)
     return values.cpu().clone(), None if objective.seen is None else objective.seen[0].clamp(0, 1).cpu()
-
-
-def _check_latent(latent: dict[str, Any]) -> None:
-    samples = latent["samples"]
-    if samples.is_nested:
-        raise InvalidInput("latent", "of several parts (video with sound) cannot be optimised")
-    if "noise_mask" in latent:
-        raise InvalidInput("latent", "has a noise mask, so a part of it would not change; remove the mask")
-    if not bool(torch.isfinite(samples).all()):
-        raise InvalidInput("latent", "has NaN or infinity: the node that made it has failed")
 
 
 def _check_prompt(positive: Any, options: OptimizerOptions) -> None:

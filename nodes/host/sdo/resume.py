@@ -1,47 +1,45 @@
-"""The results of cancelled searches, kept until the next run of their node takes them."""
+"""The results of cancelled runs, kept until the next run of their node takes them."""
 
 from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from .options import OptimizerOptions
-from .sampler_function import SearchResult
-
 _MAX_NODES = 4
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
-class SearchInputs:
-    """What a search depends on. The host gives a node the same objects again while nothing before it changes.
+class RunInputs:
+    """What a run depends on. The host gives a node the same objects again while nothing before it changes.
 
-    ``models``: weak references to the models and the objective; ``prompts``: conditionings; ``initial``: LATENT
-    samples; ``options``: the rest.
+    ``models``: weak references to the models and the objective; ``objects``: conditionings and other inputs that are
+    compared by identity; ``initial``: LATENT samples; ``options``: the rest, compared by value.
     """
 
     models: tuple[weakref.ref[Any] | None, ...]
-    prompts: tuple[Any, ...]
+    objects: tuple[Any, ...]
     initial: Tensor
-    options: OptimizerOptions
+    options: Any
 
     @staticmethod
-    def of(
-        models: tuple[Any, ...], prompts: tuple[Any, ...], initial: Tensor, options: OptimizerOptions
-    ) -> SearchInputs:
+    def of(models: tuple[Any, ...], objects: tuple[Any, ...], initial: Tensor, options: Any) -> RunInputs:
         """From the node's own inputs, as they came; a model may be None."""
-        return SearchInputs(tuple(m if m is None else weakref.ref(m) for m in models), prompts, initial, options)
+        return RunInputs(tuple(m if m is None else weakref.ref(m) for m in models), objects, initial, options)
 
-    def same_as(self, other: SearchInputs) -> bool:
-        """Whether a search of ``other`` would do the same."""
+    def same_as(self, other: RunInputs) -> bool:
+        """Whether a run of ``other`` would do the same."""
         return (
             self.options == other.options
+            and len(self.objects) == len(other.objects)
             and all(_same(a, b) for a, b in zip(self.models, other.models, strict=True))
-            and all(a is b for a, b in zip(self.prompts, other.prompts, strict=True))
+            and all(a is b for a, b in zip(self.objects, other.objects, strict=True))
             and torch.equal(self.initial, other.initial)
         )
 
@@ -50,31 +48,28 @@ def _same(a: weakref.ref[Any] | None, b: weakref.ref[Any] | None) -> bool:
     return a is b if a is None or b is None else a() is not None and a() is b()
 
 
-class CancelledSearches:
-    """The last cancelled search of each of the newest few nodes."""
+class CancelledRuns(Generic[_Result]):
+    """The last cancelled run of each of the newest few nodes of a kind."""
 
     def __init__(self) -> None:
-        self._by_node: dict[str, tuple[SearchInputs, SearchResult]] = {}
+        self._by_node: dict[str, tuple[RunInputs, _Result]] = {}
 
-    def put(self, inputs: SearchInputs, result: SearchResult) -> None:
-        """Keep the result of the executing node's cancelled search."""
+    def put(self, inputs: RunInputs, result: _Result) -> None:
+        """Keep the result of the executing node's cancelled run."""
         node = _executing_node()
         self._by_node.pop(node, None)
         self._by_node[node] = inputs, result
         while len(self._by_node) > _MAX_NODES:
             self._by_node.pop(next(iter(self._by_node)))
 
-    def get(self, inputs: SearchInputs) -> SearchResult | None:
-        """The result of the executing node's last cancelled search, if it had the same inputs."""
+    def get(self, inputs: RunInputs) -> _Result | None:
+        """The result of the executing node's last cancelled run, if it had the same inputs."""
         kept = self._by_node.get(_executing_node())
         return kept[1] if kept is not None and kept[0].same_as(inputs) else None
 
     def forget(self) -> None:
         """Drop the executing node's result."""
         self._by_node.pop(_executing_node(), None)
-
-
-CANCELLED_SEARCHES = CancelledSearches()
 
 
 def _executing_node() -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -23,15 +22,14 @@ from ....chords_core.sdo.gradients import evaluate
 from ..compatibility.reasons import reason_against_repeats
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.stream import RunStream
-from .autograd import differentiable, normal, reason_against, reason_against_loaded
+from .autograd import differentiable, normal
 from .context import BoundObjective, ObjectiveContext, ObjectiveSpec, StateObjective
 from .initial_noise import first_state
 from .input_names import renamed_inputs
 from .model_call import DifferentiableModelCall, conditioned_call
+from .networks import explained, load_networks, raise_if_interrupted
 from .options import OptimizerOptions
 from .progress import ObjectiveHistory, OptimizationProgress
-
-_GRAPH_MEMORY = 3.0  # the graph of one evaluation, relative to the evaluation's own memory: an estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,16 +89,18 @@ class SearchFunction:
             raise InvalidInput("model", f"its steps cannot be repeated out of order: {reason}")
         try:
             with renamed_inputs(denoise="model", x="latent", condition="positive"):
-                self._load(guider, x)
+                load_networks(guider, self._context, x, len(x))
                 bound = self._spec.bind(self._context)
-                networks = self._load(guider, x)  # again, because encoding a reference may have moved one
+                networks = load_networks(
+                    guider, self._context, x, len(x)
+                )  # again, because encoding a reference may have moved one
                 with differentiable(networks):
                     return self._search(model, normal(x).clone(), normal(sigmas).clone(), extra_args, bound)
         except (NonFiniteDenoised, RuntimeError, LookupError, TypeError) as error:
-            explained = _explained(error)
-            if explained is None:
+            known = explained(error)
+            if known is None:
                 raise
-            raise explained from error
+            raise known from error
 
     def _search(
         self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], bound: BoundObjective
@@ -177,49 +177,12 @@ class SearchFunction:
             objective,
             solver=STEP_SAMPLERS[self._options.sampler_name],
             on_sampled=lambda number, values: progress.candidate(number, len(seeds), values),
-            cancel=_raise_if_interrupted,
+            cancel=raise_if_interrupted,
         )
         progress.history.chosen = tuple(seeds[number] for number in found.choice.tolist())
         return found.x
 
     def _accepted(self) -> bool:
         """Whether the user accepts the best so far. A cancel of the prompt raises."""
-        _raise_if_interrupted()
+        raise_if_interrupted()
         return self._stream.accept.is_set() and self._progress is not None and self._progress.best is not None
-
-    def _load(self, guider: Any, x: Tensor) -> list[torch.nn.Module]:
-        """All networks of the search, loaded on their devices; the model's is the first."""
-        patcher, own = guider.model_patcher, self._context.patchers
-        needed = _GRAPH_MEMORY * (patcher.memory_required([2 * len(x), *x.shape[1:]]) + self._context.memory(x))
-        comfy.model_management.load_models_gpu([patcher, *own], memory_required=needed, force_full_load=True)
-        additional = [loaded for loaded in guider.loaded_models if loaded is not patcher]
-        for name, loaded in (
-            ("model", patcher),
-            *(("vae or clip_vision", other) for other in own),
-            *(("positive or negative", other) for other in additional),
-        ):
-            if (reason := reason_against(loaded) or reason_against_loaded(loaded)) is not None:
-                raise InvalidInput(name, f"no gradient can be taken through a model of it: {reason}")
-        networks = [guider.inner_model, *(other.model for other in (*additional, *own))]
-        return list({id(network): network for network in networks if isinstance(network, torch.nn.Module)}.values())
-
-
-def _raise_if_interrupted() -> bool:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    return False
-
-
-def _explained(error: Exception) -> Exception | None:
-    """An error of the host with a remedy, where one is known."""
-    text = str(error)
-    if isinstance(error, comfy.model_management.OOM_EXCEPTION):
-        return ValueError(
-            "out of memory: the models of the search and the graph of one evaluation must fit on the device "
-            f"together; use a smaller picture, batch or model ({text})"
-        )
-    if "nference tensor" in text or "does not require grad" in text or "autograd" in text or "inplace" in text:
-        return ValueError(
-            "no gradient can be taken through this model as it is patched: remove patches and attention "
-            f"replacements one by one to find which ({text})"
-        )
-    return None

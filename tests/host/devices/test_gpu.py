@@ -16,6 +16,8 @@ from _env import venv_python
 from _server import ComfyServer
 from client import ComfyClient, ExecutionError, Interrupted
 from graphs import Graph, Node, RunGraph, demo, empty_latent, runner, settings
+from trainings import figures_of as training_figures
+from trainings import trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED ON A GPU: torch sees no CUDA device")
 
@@ -279,6 +281,19 @@ def test_gradients_are_those_of_the_network(client: ComfyClient, sigma: float) -
     node = graph.add("TestGradient", **demo(graph), cfg=4.0, sigma=sigma)
     (error,) = client.run(graph.nodes).outputs[node.name]["error"]
     assert error < PRECISION
+
+
+def test_a_lora_is_trained_and_the_host_loads_it(run_graph: RunGraph) -> None:
+    graph = Graph()
+    node = trainer(graph, seed=next(SALTS), iterations=12)
+    loaded = graph.add("LoraModelLoader", model=["1", 0], lora=node[1], strength_model=1.0, bypass=False)
+    for name, model in (("trained", node[0]), ("loaded", loaded)):
+        inputs = {**demo(graph), "model": model, "latent_image": empty_latent(graph), **settings()}
+        graph.save(name, graph.add("KSampler", **inputs))
+    run, latents = run_graph(graph)
+    objective = training_figures(run, node)["objective"]
+    assert sum(objective["after"]) < sum(objective["before"])
+    assert float((latents["trained"] - latents["loaded"]).norm() / latents["loaded"].norm()) < 1e-3
 
 
 def test_searches_leave_model_and_memory_as_they_were(run_graph: RunGraph, client: ComfyClient) -> None:

@@ -6,7 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, lanes, memory, models, networks, patches, previews, rows, schedules, sdo, tiny_clip
+from . import compat, gpu, lanes, memory, models, networks, patches, previews, rows, schedules, sdo, tiny_clip, training
 
 
 class TestObjective(io.ComfyNode):
@@ -79,6 +79,7 @@ class TestNodes(ComfyExtension):
             *schedules.NODES,
             *sdo.NODES,
             *tiny_clip.NODES,
+            *training.NODES,
         ]
 
 

@@ -1,0 +1,232 @@
+"""SDO of the network inside the host: a LoRA with which any seed gives pictures that meet an objective.
+
+Everything runs where a sampler runs: the host's own sampling prepares the model and the prompts and calls a sampler
+function, which trains here (`training_function`). The LoRA that comes out is put on the model by the host's own
+loader, and the pictures of the result are the stock sampler's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.graph import ExecutionBlocker
+from torch import Tensor
+
+from .....chords_core import InvalidInput
+from ...node_text import show_text
+from ...sampling.ksampler import schedule
+from ...sampling.names import STEP_SAMPLERS
+from ...streaming.stream import RUNS, RunStream
+from ..autograd import plain
+from ..context import ObjectiveContext, ObjectiveSpec
+from ..given_latent import check_latent
+from ..networks import check_gradient
+from ..resume import CancelledRuns, RunInputs
+from .layers import choose_layers
+from .lora import Lora, LoraFile, new_lora, read_lora
+from .options import TrainerOptions
+from .pictures import FixedPictures, Samples, decoded, side_by_side
+from .progress import TrainingHistory
+from .prompts import PromptsGuider, TrainingPrompts
+from .training_function import TrainingFunction, TrainingOutcome
+
+_CANCELLED: CancelledRuns[TrainingOutcome] = CancelledRuns()
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """The inputs of a training, as the node has them.
+
+    ``lora``: the LoRA to begin with, or None; ``origins``: what the prompts were made from, by which a run with the
+    same inputs is known.
+    """
+
+    model: ModelPatcher
+    prompts: TrainingPrompts
+    vae: Any
+    latent: dict[str, Any]
+    spec: ObjectiveSpec
+    lora: LoraFile | None
+    origins: tuple[Any, ...]
+    options: TrainerOptions
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """The result of a training.
+
+    ``model``: the given one with the LoRA on; ``file``: the LoRA; ``layers``: how the layers with a LoRA are called;
+    ``rank``: the largest; ``before``, ``after`` [pictures]: the objective of the fixed pictures; ``pictures``
+    [pictures, H, W, 3]: each of them before and after, side by side, or what stands for an output that is not there;
+    ``pair``: the first picture before and after [H, W, 3], or nothing; ``prompts``: the name of each picture's prompt;
+    ``evaluations``: forward-equivalent model calls of the training, each of a whole batch; ``stopped``: why it ended
+    early, or None.
+    """
+
+    model: ModelPatcher
+    file: dict[str, Tensor]
+    layers: tuple[str, ...]
+    rank: int
+    history: TrainingHistory
+    before: Tensor
+    after: Tensor
+    pictures: Any
+    pair: tuple[Tensor, ...]
+    prompts: tuple[str, ...]
+    evaluations: int
+    seconds: float
+    stopped: str | None
+
+    @property
+    def message(self) -> str:
+        """The result in a line."""
+        before, after, done = float(self.before.mean()), float(self.after.mean()), len(self.history.values)
+        count = len(self.before)
+        told = f"objective {after:.4g}, from {before:.4g}, of {count} picture{'s' if count != 1 else ''} "
+        told += f"that it was not trained on, after {done} iteration{'s' if done != 1 else ''}"
+        if self.stopped is not None:
+            told += f"; {self.stopped}"
+        if not after < before:
+            told += "; the pictures have not improved: try more iterations, a smaller lr, or a larger batch"
+        return told
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """A training, ready to run. ``model``: with all weights in memory; ``empty``: LATENT samples of one picture."""
+
+    inputs: TrainingInputs
+    model: ModelPatcher
+    lora: Lora
+    sigmas: Tensor
+    empty: Tensor
+    context: ObjectiveContext
+
+    def train(self, function: TrainingFunction) -> None:
+        """The host's sampling, which calls ``function``."""
+        options = self.inputs.options
+        guider = PromptsGuider(self.model, self.inputs.prompts, options.cfg)
+        empty = self.empty.expand(options.batch, *self.empty.shape[1:]).clone()
+        noise = comfy.sample.prepare_noise(empty, options.seed)
+        sampler = comfy.samplers.KSAMPLER(function)
+        guider.sample(noise, empty, sampler, self.sigmas, disable_pbar=True, seed=options.seed)
+
+
+def train(inputs: TrainingInputs, keep_when_cancelled: bool) -> TrainingResult:
+    """Train a LoRA whose pictures meet the objective.
+
+    ``keep_when_cancelled``: the best of a cancelled training is the result of the next run with the same inputs.
+
+    Raises:
+        InvalidInput: before any model call, naming the input, where the training cannot be done.
+        ValueError: after the first call, for a model or an objective that has no gradient.
+    """
+    setup = _set_up(inputs)
+    known = RunInputs.of(
+        (inputs.model, inputs.vae, inputs.spec), (*inputs.origins, inputs.lora), setup.empty, inputs.options
+    )
+    stream = RUNS.begin()
+    status, error = "error", None
+    try:
+        result = _run(setup, known, keep_when_cancelled, stream)
+        status = "success"
+        return result
+    except InterruptProcessingException:
+        status = "interrupted"
+        raise
+    except Exception as failure:
+        error = str(failure)
+        raise
+    finally:
+        stream.send("done", status=status, seconds=stream.seconds, error=error)
+
+
+def _set_up(inputs: TrainingInputs) -> _Setup:
+    """The training of these inputs, which are checked here."""
+    options = inputs.options
+    check_latent(inputs.latent)
+    if options.sampler_name not in STEP_SAMPLERS:
+        raise InvalidInput(
+            "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
+        )
+    model = plain(inputs.model)
+    check_gradient("model", model)
+    if inputs.lora is not None:
+        lora = read_lora(model, inputs.lora)
+    else:
+        layers = choose_layers(model.model.diffusion_model, options.layers, options.pattern)
+        lora = new_lora(layers, options.rank, options.seed)
+    latent = inputs.latent
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+    empty = torch.zeros(samples[:1].shape)
+    texts = inputs.prompts.texts
+    context = ObjectiveContext(inputs.spec, inputs.vae, empty.shape, prompts=texts)
+    sigmas = schedule(model, options.steps, options.sampler_name, options.scheduler, 1.0, 0, None, True).cpu()
+    options.kept(len(sigmas) - 1)
+    return _Setup(inputs, model, lora, sigmas, empty, context)
+
+
+def _run(setup: _Setup, known: RunInputs, keep_when_cancelled: bool, stream: RunStream) -> TrainingResult:
+    """Train, or take the result of a cancelled training, and show what it does."""
+    inputs = setup.inputs
+    best = _CANCELLED.get(known) if keep_when_cancelled else None
+    function = TrainingFunction(setup.lora, inputs.spec, setup.context, inputs.options, stream)
+    try:
+        if best is None:
+            setup.train(function)
+            best = function.outcome
+        assert best is not None
+        result = _shown_result(setup, best, stream)
+    except InterruptProcessingException:
+        if keep_when_cancelled and (best := best or function.so_far("cancelled")) is not None:
+            _CANCELLED.put(known, best)
+        raise
+    _CANCELLED.forget()
+    return result
+
+
+def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> TrainingResult:
+    """The LoRA, the model with it, and pictures without and with it."""
+    inputs, options = setup.inputs, setup.inputs.options
+    show_text("sampling pictures without the LoRA and with it")
+    fixed = FixedPictures(inputs.prompts, setup.empty, setup.sigmas, inputs.spec, setup.context, options)
+    trained, _ = comfy.sd.load_lora_for_models(inputs.model, None, best.file, 1.0, 0.0)
+    before, after = fixed.of(inputs.model), fixed.of(trained)
+    pictures, pair = _pictures(inputs, before, after)
+    names = inputs.prompts.names()
+    result = TrainingResult(
+        model=trained,
+        file=best.file,
+        layers=tuple(dict.fromkeys(layer.path for layer in setup.lora.layers)),
+        rank=max(layer.rank for layer in setup.lora.layers),
+        history=best.history,
+        before=before.objective,
+        after=after.objective,
+        pictures=pictures,
+        pair=pair,
+        prompts=tuple(names[number] for number in fixed.numbers()),
+        # A gradient through checkpointed blocks needs one more forward call than the core counts.
+        evaluations=best.history.evaluations + len(best.history.values) * options.graphs(len(setup.sigmas) - 1),
+        seconds=stream.seconds,
+        stopped=best.stopped,
+    )
+    show_text(result.message)
+    return result
+
+
+def _pictures(inputs: TrainingInputs, before: Samples, after: Samples) -> tuple[Any, tuple[Tensor, ...]]:
+    """All pictures in pairs, and the first pair [H, W, 3]."""
+    one = decoded(inputs.model, inputs.vae, before.samples)
+    other = decoded(inputs.model, inputs.vae, after.samples)
+    if one is None or other is None:
+        return ExecutionBlocker("connect a VAE to see pictures"), ()
+    return side_by_side(one, other), (one[0], other[0])

@@ -227,8 +227,8 @@ def effect(arguments: argparse.Namespace) -> Iterator[list[str]]:
         f"{arguments.lr:g}, hold {arguments.hold:g} (not in ReFL). Trained on {len(TRAINED)} prompts; judged by the "
         f"mean objective of 16 held-out seeds on {len(HELD_OUT)} held-out prompts. Share: the improvement as a share "
         "of full backpropagation's. Evaluations are forward equivalents of the batch (full backpropagation is "
-        "checkpointed: 4 a step; without checkpoints it would be 3; what holds the network costs it 12). Goals: share at least 90 %, evaluations at most "
-        "half.",
+        "checkpointed: 4 a step; without checkpoints it would be 3; what holds the network costs it 12 more). Goals: "
+        "share at least 90 %, evaluations at most half.",
     ]
     for task in arguments.tasks:
         rows: list[tuple[object, ...]] = []

@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +96,40 @@ def checkpointed_decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]
 
 @dataclass
 class Saved:
-    """Bytes of the distinct storages saved for the backward pass while they were recorded."""
+    """Bytes of the distinct storages that graphs hold for the backward pass: now, and the most at one time."""
 
-    bytes: int = 0
+    holders: Counter[int] = field(default_factory=Counter)  # saved tensors, by the address of their storage
+    now: int = 0
+    peak: int = 0
+
+
+class _Held:
+    """A saved tensor, as long as a graph holds it."""
+
+    def __init__(self, saved: Saved, tensor: Tensor) -> None:
+        self.saved, self.tensor = saved, tensor
+        self._count(1)
+        saved.peak = max(saved.peak, saved.now)
+
+    def __del__(self) -> None:
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        storage, holders = self.tensor.untyped_storage(), self.saved.holders
+        # Frozen parameters exist anyway; everything else is an intermediate result.
+        if storage.data_ptr() in PARAMETERS:
+            return
+        before = holders[storage.data_ptr()]
+        holders[storage.data_ptr()] = after = before + change
+        if before == 0 or after == 0:  # a storage counts once
+            self.saved.now += change * storage.nbytes()
 
 
 @contextmanager
 def recording() -> Iterator[Saved]:
-    """Count what the operations inside save for the backward pass. A storage counts once; parameters do not count."""
-    saved, storages = Saved(), {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # Frozen parameters exist anyway; everything else is an intermediate result. It is held here: otherwise its
-        # address could be used again.
-        if storage.data_ptr() not in storages and storage.data_ptr() not in PARAMETERS:
-            storages[storage.data_ptr()] = tensor
-            saved.bytes += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    """Count what the operations inside save for the backward pass, as long as it is held."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(saved, tensor), lambda held: held.tensor):
         yield saved
 
 
@@ -139,12 +154,13 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
             for name, options in GRADIENTS.items():
                 with recording() as saved:
                     optimize_latent(denoise, x, simple_sigmas(steps), objective, iterations=1, **options)
-                bytes_of[name, steps, goal] = saved.bytes
-                print(steps, goal, name, saved.bytes, flush=True)
+                bytes_of[name, steps, goal] = saved.peak
+                print(steps, goal, name, saved.peak, flush=True)
     lines = [
         "## Cost",
-        f"CFG {CFG:g}, one picture, euler, float32. Bytes saved for the backward pass of one iteration "
-        "(`torch.autograd.graph.saved_tensors_hooks`, distinct storages, frozen parameters not counted). "
+        f"CFG {CFG:g}, one picture, euler, float32. The most bytes that graphs hold at one time for the backward pass of "
+        "one iteration (`torch.autograd.graph.saved_tensors_hooks`, distinct storages, frozen parameters not counted). "
+        "The shortcut holds the objective's graph or that of one evaluation, never both. "
         '"full" holds all graphs; "checkpointed" holds the states between steps (counted here), and besides, while it '
         "runs a step again, that step's graph, which is as large as the shortcut's.",
         "",
@@ -164,7 +180,7 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
             f"Objective of {goal}: over N the shortcut's bytes differ by {max(own) / min(own) - 1:.2%} (goal 1 %); at "
             f"N={most} they are {share:.2%} of full backpropagation's (goal under 4 %)."
         )
-    decoding = bytes_of["shortcut", most, "the decoded picture"] - bytes_of["shortcut", most, "a latent"]
+    decoding = bytes_of["full", most, "the decoded picture"] - bytes_of["full", most, "a latent"]
     lines.append(
         f"What the decoder saves, {decoding / 1e6:.1f} MB, is the same for every gradient and every N. The node in "
         "ComfyUI checkpoints the blocks of decoder and model alike; here only the decoder's are."

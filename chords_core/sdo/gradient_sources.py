@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -23,13 +23,15 @@ from .gradients import (
     SHORTCUT_COST,
     ConditionedDenoise,
     Gradient,
+    KeptStep,
     evaluate,
     full,
     full_of_condition,
+    moved,
     shortcut,
     shortcut_of_condition,
 )
-from .trajectory import Trajectory, next_interval, step_to_keep
+from .trajectory import Group, Trajectory, group_to_keep, next_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,18 +204,18 @@ class FullBackprop(GradientSource):
 class Refresh:
     """How `ShortcutGradient` samples trajectories.
 
-    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the indices of the steps whose graph is
-    kept in turn; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
+    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the groups of steps whose graphs are kept,
+    one group an iteration; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
     """
 
     interval: int | str
-    kept: Sequence[int]
+    kept: Sequence[Group]
     pool: Pool | None = None
     cores: int = 1
 
 
 class ShortcutGradient(GradientSource):
-    """The gradient through one step of a trajectory that is sampled now and then, and carried in between."""
+    """The gradient through a few steps of a trajectory that is sampled now and then, and carried in between."""
 
     def __init__(self, problem: Problem, refresh: Refresh) -> None:
         super().__init__(problem)
@@ -226,14 +228,16 @@ class ShortcutGradient(GradientSource):
         self._sampled_values: Tensor | None = None  # the objective [B] at the last sampling
 
     def gradient(self, iteration: int, variable: Tensor) -> TrajectoryGradient:
+        group = group_to_keep(iteration, self._refresh.kept)
         if iteration < self._due:
-            return TrajectoryGradient(self._shortcut(iteration, variable), False, interval=self._interval)
+            return TrajectoryGradient(
+                self._shortcut(variable, *self._carried(group, variable)), False, interval=self._interval
+            )
         before, predicted = self._sampled_values, None
         if self._adaptive and before is not None:
-            predicted = self._predict(iteration, variable)
-        self._trajectory = self._sampled_trajectory(iteration, variable)
-        # The same end is computed with a graph as well, but some kernels round differently then.
-        found = replace(self._shortcut(iteration, variable), sample=self._trajectory.end)
+            predicted = evaluate(self.problem.objective, self._carried(group, variable)[1])
+        trajectory = self._trajectory = self._sampled_trajectory(iteration, variable)
+        found = self._shortcut(variable, trajectory.kept[group], trajectory.end)
         if predicted is not None and before is not None:
             self._interval = next_interval(self._interval, before, predicted, found.values)
         self._sampled_values = found.values
@@ -250,27 +254,25 @@ class ShortcutGradient(GradientSource):
         self._due = 0
         self._sampled_values = None
 
-    def _shortcut(self, iteration: int, variable: Tensor) -> Gradient:
-        assert self._trajectory is not None
-        problem, kept = self.problem, self._trajectory.kept[step_to_keep(iteration, self._refresh.kept)]
-        self.evaluations += SHORTCUT_COST
+    def _shortcut(self, variable: Tensor, kept: Sequence[KeptStep], end: Tensor) -> Gradient:
+        problem = self.problem
+        self.evaluations += SHORTCUT_COST * len(kept)
         if problem.conditioned:
             denoise = cast(ConditionedDenoise, problem.denoise)
-            return shortcut_of_condition(denoise, variable, kept, problem.step, problem.objective)
-        return shortcut(cast(Denoise, problem.denoise), kept, problem.step, problem.objective)
+            return shortcut_of_condition(denoise, variable, kept, end, problem.objective)
+        return shortcut(cast(Denoise, problem.denoise), kept, end, problem.objective)
 
-    def _predict(self, iteration: int, variable: Tensor) -> Tensor:
-        """The objective [B] of ``variable`` by the carried trajectory."""
+    def _carried(self, group: Group, variable: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
+        """The kept steps of ``variable`` and its sample [B, ...], as the carried trajectory predicts them."""
         assert self._trajectory is not None
-        problem, kept = self.problem, self._trajectory.kept[step_to_keep(iteration, self._refresh.kept)]
-        self.evaluations += 1
-        denoised = problem.model(variable)(kept.x, float(kept.sigma))
-        return evaluate(problem.objective, kept.end(problem.step, denoised))
+        kept = self._trajectory.kept[group]
+        self.evaluations += len(kept)
+        return moved(self.problem.model(variable), kept, kept[0].x)
 
     def _sampled_trajectory(self, iteration: int, variable: Tensor) -> Trajectory:
         """The trajectory of ``variable``, with the steps that gradients need until the next sampling."""
-        indices = self._indices_until_next(iteration)
-        needed = {index + offset for index in indices for offset in (-1, 0, 1)}
+        groups = self._groups_until_next(iteration)
+        needed = {index for group in groups for index in group}
         evaluated: dict[tuple[int, int], Evaluated] = {}
 
         def listen(event: Event) -> None:
@@ -283,14 +285,14 @@ class ShortcutGradient(GradientSource):
             end, core = self._sample_on_pool(variable, listen)
         calls = {index: event for (number, index), event in evaluated.items() if number == core}
         if self.problem.conditioned:
-            return Trajectory.of_condition(end, calls, indices, self.problem.sigmas)
-        return Trajectory.of_noise(variable, end, calls, indices, self.problem.sigmas)
+            return Trajectory.of_condition(end, calls, groups, self.problem.sigmas)
+        return Trajectory.of_noise(variable, end, calls, groups, self.problem.sigmas)
 
-    def _indices_until_next(self, iteration: int) -> set[int]:
-        """The steps whose graph is kept in the iterations until the next sampling."""
-        # An adaptive interval may double now, and its prediction uses the step of the iteration after the last.
+    def _groups_until_next(self, iteration: int) -> set[Group]:
+        """The groups of steps that are kept in the iterations until the next sampling."""
+        # An adaptive interval may double now, and its prediction uses the group of the iteration after the last.
         count = 2 * self._interval + 1 if self._adaptive else self._interval
-        return {step_to_keep(number, self._refresh.kept) for number in range(iteration, iteration + count)}
+        return {group_to_keep(number, self._refresh.kept) for number in range(iteration, iteration + count)}
 
     def _sample_on_pool(self, noise: Tensor, on_event: Callable[[Event], None]) -> tuple[Tensor, int]:
         """The sample of ``noise`` by CHORDS on the pool's lanes, and the core whose trajectory it is."""

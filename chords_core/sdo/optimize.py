@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from .events import OptimizationEvent
 from .gradient_sources import FullBackprop, GradientSource, Problem, Refresh, ShortcutGradient
 from .gradients import ConditionedDenoise
 from .noise_constraints import noise_constraint
-from .trajectory import steps_to_keep
+from .trajectory import groups_to_keep
 
 GRADIENTS = ("shortcut", "full")
 
@@ -48,7 +48,7 @@ def optimize_latent(
     regularise: str = "norm",
     patience: int | None = 20,
     checkpoint: bool = True,
-    keep: str | int | None = None,
+    keep: str | int | Sequence[int] | None = None,
     condition: Tensor | None = None,
     pool: Pool | None = None,
     cores: int = 1,
@@ -96,7 +96,7 @@ def optimize_latent(
     sigmas = _check(x, sigmas, iterations, lr, gradient, refresh, solver, patience)
     _check_sampling(x, condition, pool, cores)
     constraint = noise_constraint(regularise)
-    kept = steps_to_keep(keep, len(sigmas) - 1, cores, condition is not None)
+    kept = groups_to_keep(keep, len(sigmas) - 1, cores, condition is not None)
     check_callable("objective", objective, "a sample")
     check_callable("on_event", on_event, "an event", optional=True)
     if not isinstance(checkpoint, bool):

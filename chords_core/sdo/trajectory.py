@@ -1,8 +1,9 @@
 """The trajectory that the shortcut differentiates, and how it is carried from one sampling to the next.
 
-x_N = x_0 + sum_j h_j f(x_j) with constant drifts f(x_j) says: when the initial noise moves by delta, every state moves
-by delta. So a sampled trajectory is *carried* along with the noise: its states are shifted, and it is sampled again
-only now and then. Pure functions and immutable records; sampling itself is in `gradient_sources`.
+The shortcut takes all but a few kept steps as constant (`gradients`). So a sampled trajectory is *carried* along with
+the noise: when the noise moves by delta, the first kept state does too, the kept steps are made again from there, and
+what lies between them stays. It is sampled again only now and then. Pure functions and immutable records; sampling
+itself is in `gradient_sources`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from ..checks import shown
 from ..errors import InvalidInput
 from ..methods.events import Evaluated
 from ..methods.start_indices import lattice_starts
-from ..solvers.base import Past
+from ..solvers.base import jump
 from .batch import per_item, precise, rms
 from .gradients import KeptStep
+
+Group = tuple[int, ...]
+"""Steps whose graphs are kept together, by index, ascending."""
 
 _MAX_INTERVAL = 20  # iterations between two samplings of an adaptive refresh
 _TRUSTED, _DOUBTED = 0.7, 0.3  # share of the predicted gain that was found: carry twice as long, half as long
@@ -29,70 +33,77 @@ _DRIFT_TOLERANCE = 1e-3  # relative to the objective: a prediction this close ha
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What gradients need of a trajectory: its ``end`` x_N [B, ...] as sampled, and the steps ``kept``, by index.
+    """What gradients need of a trajectory: its ``end`` x_N [B, ...] as sampled, and groups of steps to keep together.
 
-    ``shares``: by index, how much of a move of the noise arrives at that step, 0..1 [B]; empty where the variable is a
-    conditioning, whose effect on the states is not known.
+    ``kept``: the steps of each group, by their indices, in order; ``share``: how much of a move of the noise arrives at
+    the first step of each group, 0..1 [B]; empty where the variable is a conditioning, which moves no state before the
+    first kept one.
     """
 
     end: Tensor
-    kept: Mapping[int, KeptStep]
-    shares: Mapping[int, Tensor]
+    kept: Mapping[Group, tuple[KeptStep, ...]]
+    share: Mapping[Group, Tensor]
 
     @staticmethod
     def of_noise(
-        noise: Tensor, end: Tensor, evaluated: Mapping[int, Evaluated], indices: Collection[int], sigmas: Tensor
+        noise: Tensor, end: Tensor, evaluated: Mapping[int, Evaluated], groups: Collection[Group], sigmas: Tensor
     ) -> Trajectory:
         """From ``noise`` x_0 [B, ...] to ``end`` x_N, as sampled.
 
-        ``evaluated``: the model calls on the way, by index, at least at ``indices`` and at their neighbours.
+        ``evaluated``: the model calls on the way, by index, at least at the indices in ``groups``.
         """
-        kept = _kept_steps(end, evaluated, indices, sigmas)
+        kept = _kept_groups(end, evaluated, groups, sigmas)
         size = rms(noise)
         # Some models scale the noise with sigma. Their states shrink on the way, and so does a move of the noise.
-        shares = {
-            index: torch.where(size > 0, (rms(step.x) / size).clamp(max=1.0), 1.0) for index, step in kept.items()
+        share = {
+            group: torch.where(size > 0, (rms(steps[0].x) / size).clamp(max=1.0), 1.0) for group, steps in kept.items()
         }
-        return Trajectory(end, kept, shares)
+        return Trajectory(end, kept, share)
 
     @staticmethod
     def of_condition(
-        end: Tensor, evaluated: Mapping[int, Evaluated], indices: Collection[int], sigmas: Tensor
+        end: Tensor, evaluated: Mapping[int, Evaluated], groups: Collection[Group], sigmas: Tensor
     ) -> Trajectory:
-        """As `of_noise`, for a trajectory that stays where it is when the variable moves."""
-        return Trajectory(end, _kept_steps(end, evaluated, indices, sigmas), {})
+        """As `of_noise`, for a trajectory that begins where it did when the variable moves."""
+        return Trajectory(end, _kept_groups(end, evaluated, groups, sigmas), {})
 
     def moved(self, before: Tensor, after: Tensor) -> Trajectory:
-        """Carried along with the noise, from ``before`` to ``after`` (both [B, ...])."""
+        """Carried along with the noise, from ``before`` to ``after`` (both [B, ...]): the first step of each group.
+
+        The others follow with `gradients.moved`.
+        """
         delta = precise(after) - precise(before)
-        moved = {
-            index: self.kept[index].shifted((delta * per_item(share, delta)).to(after.dtype))
-            for index, share in self.shares.items()
+        kept = {
+            group: (replace(first, x=first.x + (delta * per_item(self.share[group], delta)).to(after.dtype)), *others)
+            for group, (first, *others) in self.kept.items()
+            if group in self.share
         }
-        return replace(self, kept={**self.kept, **moved})
+        return replace(self, kept={**self.kept, **kept})
 
 
-def _kept_steps(
-    end: Tensor, evaluated: Mapping[int, Evaluated], indices: Collection[int], sigmas: Tensor
-) -> dict[int, KeptStep]:
-    return {index: _kept_step(end, evaluated, index, sigmas) for index in indices}
+def _kept_groups(
+    end: Tensor, evaluated: Mapping[int, Evaluated], groups: Collection[Group], sigmas: Tensor
+) -> dict[Group, tuple[KeptStep, ...]]:
+    """The kept steps of each group, with the constants that make each end where the sampled trajectory was."""
+    kept = {}
+    for group in groups:
+        steps = []
+        for index, following in zip(group, (*group[1:], len(sigmas) - 1), strict=True):
+            x, denoised = evaluated[index].x, evaluated[index].denoised
+            arrived = evaluated[following].x if following < len(sigmas) - 1 else end
+            constant = arrived - jump(x, denoised, sigmas[index], sigmas[following])
+            steps.append(KeptStep(x, sigmas[index], sigmas[following], constant))
+        kept[group] = tuple(steps)
+    return kept
 
 
-def _kept_step(end: Tensor, evaluated: Mapping[int, Evaluated], index: int, sigmas: Tensor) -> KeptStep:
-    past = None
-    if index - 1 in evaluated:
-        past = Past(sigmas[index - 1], evaluated[index - 1].denoised)
-    rest = end - evaluated[index + 1].x if index + 1 < len(sigmas) - 1 else None
-    return KeptStep(evaluated[index].x, sigmas[index], sigmas[index + 1], past, rest)
+def group_to_keep(iteration: int, groups: Sequence[Group]) -> Group:
+    """The one of ``groups`` whose graphs an iteration keeps.
 
-
-def step_to_keep(iteration: int, indices: Sequence[int]) -> int:
-    """The one of ``indices`` whose graph an iteration keeps.
-
-    All come up equally often, and neighbouring iterations take indices far apart (golden ratio sequence).
+    All come up equally often, and neighbouring iterations take groups far apart (golden ratio sequence).
     """
     golden = (math.sqrt(5) - 1) / 2
-    return indices[int((0.5 + iteration * golden) % 1.0 * len(indices))]
+    return groups[int((0.5 + iteration * golden) % 1.0 * len(groups))]
 
 
 def next_interval(interval: int, before: Tensor, predicted: Tensor, found: Tensor) -> int:
@@ -111,8 +122,8 @@ def next_interval(interval: int, before: Tensor, predicted: Tensor, found: Tenso
     return longer if share > _TRUSTED else interval
 
 
-def steps_to_keep(keep: str | int | None, steps: int, cores: int, conditioned: bool) -> Sequence[int]:
-    """The indices of the steps whose graph the shortcut keeps in turn, from the argument ``keep``.
+def groups_to_keep(keep: str | int | Sequence[int] | None, steps: int, cores: int, conditioned: bool) -> list[Group]:
+    """The groups of steps whose graphs the shortcut keeps, one group after another, from the argument ``keep``.
 
     Raises:
         InvalidInput: if ``keep`` names no step, or one that is not part of every trajectory.
@@ -121,9 +132,16 @@ def steps_to_keep(keep: str | int | None, steps: int, cores: int, conditioned: b
     if keep is None:
         keep = "spread" if conditioned else "last"
     if isinstance(keep, str) and keep == "spread":
-        return range(first, steps)
+        return [(index,) for index in range(first, steps)]
     if isinstance(keep, str) and keep == "last":
-        return (steps - 1,)
-    if isinstance(keep, bool) or not isinstance(keep, int) or not first <= keep < steps:
-        raise InvalidInput("keep", f'must be "last", "spread" or a step {first}..{steps - 1}, not {shown(keep)}')
-    return (keep,)
+        return [(steps - 1,)]
+    indices = [keep] if isinstance(keep, int) else keep
+    if not isinstance(indices, Sequence) or not indices or not all(_is_step(index, first, steps) for index in indices):
+        raise InvalidInput(
+            "keep", f'must be "last", "spread", a step {first}..{steps - 1} or several of them, not {shown(keep)}'
+        )
+    return [tuple(sorted(set(indices)))]
+
+
+def _is_step(index: object, first: int, steps: int) -> bool:
+    return isinstance(index, int) and not isinstance(index, bool) and first <= index < steps

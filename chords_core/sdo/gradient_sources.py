@@ -31,7 +31,7 @@ from .gradients import (
     shortcut,
     shortcut_of_condition,
 )
-from .trajectory import Group, Trajectory, group_to_keep, next_interval
+from .trajectory import Trajectory, max_interval, next_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,12 +204,12 @@ class FullBackprop(GradientSource):
 class Refresh:
     """How `ShortcutGradient` samples trajectories.
 
-    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the groups of steps whose graphs are kept,
-    one group an iteration; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
+    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the indices of the steps whose graphs are
+    kept, in order; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
     """
 
     interval: int | str
-    kept: Sequence[Group]
+    kept: Sequence[int]
     pool: Pool | None = None
     cores: int = 1
 
@@ -223,23 +223,22 @@ class ShortcutGradient(GradientSource):
         self._refresh = refresh
         self._adaptive = refresh.interval == "adaptive"
         self._interval = 1 if isinstance(refresh.interval, str) else refresh.interval
+        self._longest = max_interval(problem.steps, len(refresh.kept))  # of an adaptive refresh
         self._due = 0  # the iteration of the next sampling
         self._trajectory: Trajectory | None = None
         self._sampled_values: Tensor | None = None  # the objective [B] at the last sampling
 
     def gradient(self, iteration: int, variable: Tensor) -> TrajectoryGradient:
-        group = group_to_keep(iteration, self._refresh.kept)
         if iteration < self._due:
-            return TrajectoryGradient(
-                self._shortcut(variable, *self._carried(group, variable)), False, interval=self._interval
-            )
+            found = self._shortcut(variable, *self._carried(variable))
+            return TrajectoryGradient(found, False, interval=self._interval)
         before, predicted = self._sampled_values, None
         if self._adaptive and before is not None:
-            predicted = evaluate(self.problem.objective, self._carried(group, variable)[1])
+            predicted = evaluate(self.problem.objective, self._carried(variable)[1])
         trajectory = self._trajectory = self._sampled_trajectory(iteration, variable)
-        found = self._shortcut(variable, trajectory.kept[group], trajectory.end)
+        found = self._shortcut(variable, trajectory.kept, trajectory.end)
         if predicted is not None and before is not None:
-            self._interval = next_interval(self._interval, before, predicted, found.values)
+            self._interval = next_interval(self._interval, self._longest, before, predicted, found.values)
         self._sampled_values = found.values
         self._due = iteration + self._interval
         return TrajectoryGradient(found, True, predicted, self._interval)
@@ -262,21 +261,20 @@ class ShortcutGradient(GradientSource):
             return shortcut_of_condition(denoise, variable, kept, end, problem.objective)
         return shortcut(cast(Denoise, problem.denoise), kept, end, problem.objective)
 
-    def _carried(self, group: Group, variable: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
+    def _carried(self, variable: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
         """The kept steps of ``variable`` and its sample [B, ...], as the carried trajectory predicts them."""
         assert self._trajectory is not None
-        kept = self._trajectory.kept[group]
+        kept = self._trajectory.kept
         self.evaluations += len(kept)
         return moved(self.problem.model(variable), kept, kept[0].x)
 
     def _sampled_trajectory(self, iteration: int, variable: Tensor) -> Trajectory:
-        """The trajectory of ``variable``, with the steps that gradients need until the next sampling."""
-        groups = self._groups_until_next(iteration)
-        needed = {index for group in groups for index in group}
+        """The trajectory of ``variable``, with the kept steps."""
+        indices = self._refresh.kept
         evaluated: dict[tuple[int, int], Evaluated] = {}
 
         def listen(event: Event) -> None:
-            if isinstance(event, Evaluated) and event.index in needed:
+            if isinstance(event, Evaluated) and event.index in indices:
                 evaluated[event.core, event.index] = event
 
         if iteration == 0 or (self._refresh.pool is None and self._refresh.cores == 1):
@@ -285,14 +283,8 @@ class ShortcutGradient(GradientSource):
             end, core = self._sample_on_pool(variable, listen)
         calls = {index: event for (number, index), event in evaluated.items() if number == core}
         if self.problem.conditioned:
-            return Trajectory.of_condition(end, calls, groups, self.problem.sigmas)
-        return Trajectory.of_noise(variable, end, calls, groups, self.problem.sigmas)
-
-    def _groups_until_next(self, iteration: int) -> set[Group]:
-        """The groups of steps that are kept in the iterations until the next sampling."""
-        # An adaptive interval may double now, and its prediction uses the group of the iteration after the last.
-        count = 2 * self._interval + 1 if self._adaptive else self._interval
-        return {group_to_keep(number, self._refresh.kept) for number in range(iteration, iteration + count)}
+            return Trajectory.of_condition(end, calls, indices, self.problem.sigmas)
+        return Trajectory.of_noise(variable, end, calls, indices, self.problem.sigmas)
 
     def _sample_on_pool(self, noise: Tensor, on_event: Callable[[Event], None]) -> tuple[Tensor, int]:
         """The sample of ``noise`` by CHORDS on the pool's lanes, and the core whose trajectory it is."""

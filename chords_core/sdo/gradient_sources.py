@@ -69,6 +69,17 @@ class Problem:
         """One step of the solver."""
         return find_step(self.solver)
 
+    def until_cancelled(self, x: Tensor, sigma: float, *condition: Tensor) -> Tensor:
+        """The model, which is not called any more once the run has to end.
+
+        Raises:
+            Cancelled: then.
+        """
+        if self.cancelled():
+            raise Cancelled("the optimisation was cancelled")
+        denoise = cast(Callable[..., Tensor], self.denoise)
+        return denoise(x, sigma, *condition)
+
     def model(self, variable: Tensor) -> Denoise:
         """The model, with ``variable`` as its conditioning where that is optimised."""
         if self.condition is None:
@@ -181,17 +192,11 @@ class FullBackprop(GradientSource):
         arguments = (problem.sigmas, problem.step, problem.objective)
         if problem.conditioned:
             found = full_of_condition(
-                self._model_until_cancelled, variable, problem.x, *arguments, checkpoint=self._checkpoint
+                self.problem.until_cancelled, variable, problem.x, *arguments, checkpoint=self._checkpoint
             )
         else:
-            found = full(self._model_until_cancelled, variable, *arguments, checkpoint=self._checkpoint)
+            found = full(self.problem.until_cancelled, variable, *arguments, checkpoint=self._checkpoint)
         return TrajectoryGradient(found, sampled=True)
-
-    def _model_until_cancelled(self, x: Tensor, sigma: float, *condition: Tensor) -> Tensor:
-        if self.problem.cancelled():
-            raise Cancelled("the optimisation was cancelled")
-        denoise = cast(Callable[..., Tensor], self.problem.denoise)
-        return denoise(x, sigma, *condition)
 
     def moved(self, before: Tensor, after: Tensor) -> None:
         """Nothing is carried."""
@@ -257,16 +262,16 @@ class ShortcutGradient(GradientSource):
         problem = self.problem
         self.evaluations += SHORTCUT_COST * len(kept)
         if problem.conditioned:
-            denoise = cast(ConditionedDenoise, problem.denoise)
-            return shortcut_of_condition(denoise, variable, kept, end, problem.objective)
-        return shortcut(cast(Denoise, problem.denoise), kept, end, problem.objective)
+            return shortcut_of_condition(problem.until_cancelled, variable, kept, end, problem.objective)
+        return shortcut(problem.until_cancelled, kept, end, problem.objective)
 
     def _carried(self, variable: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
         """The kept steps of ``variable`` and its sample [B, ...], as the carried trajectory predicts them."""
         assert self._trajectory is not None
         kept = self._trajectory.kept
         self.evaluations += len(kept)
-        return moved(self.problem.model(variable), kept, kept[0].x)
+        condition = (variable,) if self.problem.conditioned else ()
+        return moved(lambda x, sigma: self.problem.until_cancelled(x, sigma, *condition), kept, kept[0].x)
 
     def _sampled_trajectory(self, iteration: int, variable: Tensor) -> Trajectory:
         """The trajectory of ``variable``, with the kept steps."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..solvers.base import jump
 from .batch import per_item, precise, rms
 from .gradients import KeptStep
 
-_TRUSTED, _DOUBTED = 0.6, 1.2  # error of a prediction, relative to the change: carry twice as long, half as long
+_TRUSTED, _DOUBTED = 0.6, 1.0  # error of a prediction, relative to the change: carry twice as long, half as long
 _DRIFT_TOLERANCE = 1e-3  # relative to the objective: a prediction this close has not drifted
 _SPREAD = (0.2, 0.6)  # where the first kept steps of "spread" are, as a share of all steps; the last step is the last
 
@@ -118,16 +119,20 @@ def steps_to_keep(keep: str | int | Sequence[int], steps: int, cores: int) -> tu
         InvalidInput: if ``keep`` names no step, or one that is not part of every trajectory.
     """
     first = lattice_starts(steps, cores)[-1]  # the result is the trajectory of the core that begins here
-    if isinstance(keep, str) and keep == "spread":
-        return tuple(sorted({max(first, int(share * steps)) for share in _SPREAD} | {steps - 1}))
-    if isinstance(keep, str) and keep == "last":
-        return (steps - 1,)
-    indices = [keep] if isinstance(keep, int) else keep
-    if not isinstance(indices, Sequence) or not indices or not all(_is_step(index, first, steps) for index in indices):
+    named = {
+        "spread": {max(first, int(share * steps)) for share in _SPREAD} | {steps - 1},
+        "last": {steps - 1},
+    }
+    if isinstance(keep, str):
+        indices = named.get(keep, set())
+    else:
+        given: tuple[Any, ...] = tuple(keep) if isinstance(keep, Sequence) else (keep,)
+        indices = set(given) if all(_is_step(index, first, steps) for index in given) else set()
+    if not indices:
         raise InvalidInput(
             "keep", f'must be "last", "spread", a step {first}..{steps - 1} or several of them, not {shown(keep)}'
         )
-    return tuple(sorted(set(indices)))
+    return tuple(sorted(indices))
 
 
 def _is_step(index: object, first: int, steps: int) -> bool:

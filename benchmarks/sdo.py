@@ -1,10 +1,12 @@
 """The cost and the effect of optimising an initial noise, on the demo model with guidance: writes results/sdo.md.
 
     .venv/bin/python benchmarks/sdo.py cost
+    .venv/bin/python benchmarks/sdo.py direction --seeds 8
     .venv/bin/python benchmarks/sdo.py effect --seeds 16 --iterations 50
 
 ``cost``: bytes saved for the backward pass, by the model's steps and by the objective (decoder), and forward-
-equivalent evaluations. ``effect``: four objectives of the decoded picture, SDO with several refreshes against full
+equivalent evaluations. ``direction``: the cosine between the shortcut's gradient and that through all steps, by the
+steps that are kept. ``effect``: four objectives of the decoded picture, SDO with several refreshes against full
 backpropagation in as many iterations, and against the best of n random seeds for the same evaluations. Each run
 replaces the section with its heading in the file and keeps the others.
 """
@@ -15,7 +17,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,9 +35,11 @@ from benchmarks._report import RESULTS, command, machine, row, table
 from benchmarks._report import write as write_lines
 from benchmarks._sdo_tasks import TASKS, blue_corners
 from chords_core import Denoise, Optimized, choose_initial_noise, sample
-from chords_core.sdo.gradients import Objective
+from chords_core.methods.events import Evaluated, Event
+from chords_core.sdo.gradients import Objective, shortcut
 from chords_core.sdo.objectives import Reference, Through
 from chords_core.sdo.optimize import optimize_latent
+from chords_core.sdo.trajectory import Trajectory, steps_to_keep
 from demo.autoencoder import Autoencoder
 from demo.flow import Flow
 
@@ -53,7 +57,7 @@ TITLE = "# SDO on the demo model"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("cost", "effect"))
+    parser.add_argument("part", choices=("cost", "direction", "effect"))
     parser.add_argument("--seeds", type=int, default=16, help="initial noises a task")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--steps", type=int, default=20)
@@ -68,6 +72,8 @@ def main() -> None:
     flow, autoencoder = load_flow(), load_autoencoder()
     if arguments.part == "cost":
         sections: Iterable[list[str]] = [cost(flow, autoencoder)]
+    elif arguments.part == "direction":
+        sections = [direction(flow, autoencoder, arguments.seeds, arguments.steps, arguments.tasks)]
     else:
         sections = effect(
             flow,
@@ -226,6 +232,44 @@ def _evaluations() -> list[str]:
         *table(titles, rows),
         "",
         "Goal at N=50: at most 8 %.",
+    ]
+
+
+def direction(flow: Flow, autoencoder: Autoencoder, seeds: int, steps: int, tasks: list[str]) -> list[str]:
+    """The section on how near the shortcut's gradient is to that through all steps."""
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(seeds)]
+    x = torch.randn(seeds, *LATENT, generator=torch.Generator().manual_seed(1))
+    denoise, decode, schedule = guided(flow, prompts, CFG), decoder(autoencoder), simple_sigmas(steps)
+    evaluated: dict[int, Evaluated] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            evaluated[event.index] = event
+
+    with torch.no_grad():
+        end = sample(denoise, x, schedule, method="sequential", on_event=listen).x
+
+    def gradient(keep: str | Sequence[int], objective: Objective) -> Tensor:
+        indices = steps_to_keep(keep, steps, 1)
+        kept = Trajectory.of_noise(x, end, evaluated, indices, schedule).kept
+        return shortcut(denoise, kept, end, objective).gradient.flatten(1)
+
+    several = steps_to_keep("spread", steps, 1)
+    keeps: tuple[str | tuple[int, ...], ...] = ("last", *((index,) for index in several[:-1]), several[1:], "spread")
+    rows = []
+    for task in tasks:
+        objective = Through(decode, TASKS[task](prompts))
+        exact = gradient(range(steps), objective)
+        cosines = [torch.cosine_similarity(gradient(keep, objective), exact).mean() for keep in keeps]
+        rows.append([task, *(f"{float(cosine):.2f}" for cosine in cosines)])
+        print(rows[-1], flush=True)
+    return [
+        "## Direction",
+        f"N={steps}, CFG {CFG:g}, euler, {seeds} seeds over {len(PROMPTS)} prompts. Cosine between dJ/dx_0 by the "
+        "shortcut and dJ/dx_0 through all steps, at the initial noise, mean over the seeds, by the steps that are kept "
+        "(from 0).",
+        "",
+        *table(("objective", f"last ({steps - 1})", *map(str, keeps[1:-1]), f"spread {several}"), rows),
     ]
 
 

@@ -22,8 +22,9 @@ from .optimize import GRADIENTS
 from .parameter_sources import ParameterSource, TrainingProblem
 from .training import Trained, Training
 
-LATE_STEPS = (1, 4, 9)
-"""The steps whose graph is kept, counted from the end: together they do about what all steps do."""
+_SHARES = (0.2, 0.5, 0.8)
+"""Where the kept steps are, as shares of all steps. Their gradient is near to that of all steps, and that of the last
+steps alone is not (benchmarks/results/sdo_lora.md)."""
 
 
 def optimize_parameters(
@@ -52,10 +53,11 @@ def optimize_parameters(
 ) -> Trained:
     """Minimise the mean ``objective`` of samples from any noise over ``parameters``, which change in place.
 
-    Each iteration samples a batch without a graph, and takes the gradient through a few late steps alone
-    (`parameter_gradients`). Micro-batches are taken one after another, and so are the steps: memory holds the graph of
-    one step for one micro-batch, for any number of items and steps. Adam makes the updates. The parameters of the
-    lowest mean objective over the last batches (at least five, and 20 items) are kept, also after a cancel or an error.
+    Each iteration samples a batch without a graph, and takes the gradient through a few steps, as if the way between
+    them were straight (`parameter_gradients`). Micro-batches are taken one after another, and so are the steps: memory
+    holds the graph of one step for one micro-batch, for any number of items and steps. Adam makes the updates. The
+    parameters of the lowest mean objective over the last batches (at least five, and 20 items) are kept, also after a
+    cancel or an error.
 
     Args:
         denoise: ``denoise(x, sigma) -> denoised`` for any number of items, differentiable in ``parameters``; with
@@ -68,8 +70,8 @@ def optimize_parameters(
         iterations: >= 1.
         lr: > 0, Adam's step size in the first iteration. It falls in equal parts to a tenth of that in the last.
         gradient: "shortcut" (SDO: the graph of the steps in ``keep``) or "full" (backpropagation through all steps).
-        keep: the indices of the steps whose graph the shortcut keeps, together; None: N-1, N-4 and N-9. The network is
-            held at these steps.
+        keep: the indices of the steps whose graph the shortcut keeps, one after another; None: three of them, at 20, 50
+            and 80 % of the steps. The network is held at these steps.
         solver: one of `chords_core.SOLVERS` that is a single step function.
         tolerance: sample with fewer calls, as in `chords_core.sample`. Not with gradient="full". With a tolerance or
             several cores the kept steps are the nearest ones at which the resulting trajectory called the model.
@@ -80,8 +82,8 @@ def optimize_parameters(
         reference: the old network, called as ``denoise``, without a graph; None: the parameters as they came.
         hold: >= 0, how strongly the predictions are held near those of the old network: the weight of their squared
             difference (summed over an item's elements, averaged over the kept steps), where the objective's gradient
-            at the sample has RMS 1 in the batch that has the largest so far. 0: not at all, which also saves an
-            evaluation a kept step.
+            at the sample has RMS 1 in the batch that has the largest so far. 0: not at all, which also saves up to
+            three evaluations a kept step.
         micro_batch: how many items to take at a time; None: one, or the whole batch where ``denoise`` or ``objective``
             fails at a single item.
         patience: end when the mean has not improved for that many iterations; None: never.
@@ -132,13 +134,13 @@ def optimize_parameters(
 
 
 def steps_to_train(keep: Sequence[int] | int | None, steps: int) -> tuple[int, ...]:
-    """The indices of the steps whose graph is kept, the last first, from the argument ``keep``.
+    """The indices of the steps whose graph is kept, in order, from the argument ``keep``.
 
     Raises:
         InvalidInput: if ``keep`` names no step, or one that is not there.
     """
     if keep is None:
-        return tuple(steps - late for late in LATE_STEPS if late <= steps)
+        return tuple(sorted({int(share * steps) for share in _SHARES}))
     indices = (keep,) if isinstance(keep, int) else keep
     if (
         not isinstance(indices, Sequence)
@@ -149,7 +151,7 @@ def steps_to_train(keep: Sequence[int] | int | None, steps: int) -> tuple[int, .
         or len(set(indices)) != len(indices)
     ):
         raise InvalidInput("keep", f"must be steps of 0..{steps - 1}, each once, or None, not {shown(keep)}")
-    return tuple(sorted(indices, reverse=True))
+    return tuple(sorted(indices))
 
 
 def _checked_parameters(parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:

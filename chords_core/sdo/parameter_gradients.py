@@ -1,12 +1,14 @@
 """Gradients of an objective of the sample with respect to the parameters of the network (arXiv 2505.07477, section 4).
 
-Every solver here has the form x_{j+1} = x_j + h_j f(x_j; theta), so that x_N = x_0 + sum_j h_j f(x_j; theta). The
-shortcut keeps the graph of a few terms S, as they stand, and takes all states as constants:
+The sample is taken for what it is in `gradients`: a chain of first-order steps from each kept step j_1 < ... < j_m to
+the next one, plus constants. So
 
-    dJ/dtheta = sum_{j in S} (h_j df(x_j; theta)/dtheta)^T dJ/dx_N.
+    dJ/dtheta = sum_k (1 - r_k) (dD(x_{j_k}; theta)/dtheta)^T s_k,
+    s_m = dJ/dx_N,  s_{k-1} = (r_k I + (1 - r_k) dD/dx_{j_k})^T s_k,  r_k = sigma_{j_{k+1}} / sigma_{j_k}.
 
-The terms are taken one after another, so memory holds the graph of one model evaluation at a time. Beside the
-objective stands what holds the network near the old one: the mean over S of |D(x_j; theta) - D_old(x_j)|^2.
+With all steps and Euler it is full backpropagation. The steps are taken one after another, from the last to the first,
+so memory holds the graph of one model evaluation at a time. Beside the objective stands what holds the network near the
+old one: the mean over the kept steps of |D(x_j; theta) - D_old(x_j)|^2.
 
 The functions are pure: no ``.grad`` of a parameter changes.
 """
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from .._types import Denoise
 from ..errors import InvalidInput
-from ..solvers.base import StepFunction
+from ..solvers.base import StepFunction, jump
 from .batch import precise, rms
 from .gradients import KeptStep, integrate
 
@@ -74,28 +76,30 @@ def shortcut_of_parameters(
     denoise: Denoise,
     parameters: Sequence[Tensor],
     kept: Sequence[KeptStep],
-    step: StepFunction,
     slope: Tensor | None,
     staying: Staying | None = None,
 ) -> ParameterGradient:
-    """The gradient through the steps in ``kept``, one after another: 3 evaluations each, and 1 to hold the network.
+    """The gradient through the steps in ``kept``: 3 evaluations each. What holds the network costs one more each, and a
+    backward pass (2) each but the first.
 
     Args:
         denoise: differentiable in ``parameters``.
         parameters: leaf tensors that require a gradient.
-        kept: the steps of a sampled trajectory; the history of a multistep solver is constant.
-        step: one step of the solver.
+        kept: steps of a sampled trajectory, in order.
         slope: dJ/dx_N [B, ...]; None for the gradient of what holds the network alone.
         staying: None: nothing holds the network.
 
     Raises:
         InvalidInput: if the model's answer has no gradient with respect to the parameters at any of these steps.
     """
-    parts = [_through_step(denoise, parameters, part, step, slope, staying, len(kept)) for part in kept]
-    found = [part for part in parts if part is not None]
-    if not found:
+    total, used = ParameterGradient.zero(parameters), False
+    for number, step in reversed(list(enumerate(kept))):
+        found, slope = _through_step(denoise, parameters, step, slope, staying, len(kept), number > 0)
+        if found is not None:
+            total, used = total + found, True
+    if not used:
         raise InvalidInput("denoise", _NO_GRADIENT)
-    return sum(found, ParameterGradient.zero(parameters))
+    return total
 
 
 def full_of_parameters(
@@ -118,7 +122,7 @@ def gradient_of_full(sample: Tensor, parameters: Sequence[Tensor], slope: Tensor
     Raises:
         InvalidInput: if the sample has no gradient with respect to the parameters.
     """
-    found = _gradients([sample], parameters, [slope.to(sample.dtype)])
+    found = _gradients([(sample, slope.to(sample.dtype))], parameters)
     if found is None:
         raise InvalidInput("denoise", _NO_GRADIENT)
     return ParameterGradient(found)
@@ -133,12 +137,13 @@ def _through_step(
     denoise: Denoise,
     parameters: Sequence[Tensor],
     kept: KeptStep,
-    step: StepFunction,
     slope: Tensor | None,
     staying: Staying | None,
     steps: int,
-) -> ParameterGradient | None:
-    """The gradient through one of so many ``steps``, or None if the model does not use the parameters there.
+    further: bool,
+) -> tuple[ParameterGradient | None, Tensor | None]:
+    """The gradient through one of so many ``steps`` (None if the model does not use the parameters there), and the
+    slope at its state where there is a step ``further`` back.
 
     A function of its own, so that nothing of this step's graph is alive when the next one is made.
     """
@@ -147,21 +152,32 @@ def _through_step(
         with torch.no_grad():
             old = staying.old(kept.x, float(kept.sigma))
     with torch.enable_grad():
-        denoised = denoise(kept.x, float(kept.sigma))
+        leaf = kept.x.detach().requires_grad_(further and slope is not None)
+        denoised = denoise(leaf, float(kept.sigma))
         if not denoised.requires_grad:
-            return None
-        outputs, vectors = [], []
-        if slope is not None:
-            outputs.append(step(kept.x, denoised, kept.sigma, kept.sigma_next, kept.past))
-            vectors.append(slope.to(denoised.dtype))
-        moved = size = 0.0
-        if staying is not None and old is not None:
-            difference = precise(denoised.detach()) - precise(old)
-            outputs.append(denoised)
-            vectors.append((2 * staying.weight / steps * difference).to(denoised.dtype))
-            moved, size = _mean_squares(difference), _mean_squares(old)
-        found = _gradients(outputs, parameters, vectors)
-    return None if found is None else ParameterGradient(found, moved, size)
+            return None, slope
+        after = jump(leaf, denoised, kept.sigma, kept.sigma_next)
+    held, moved, size = None, 0.0, 0.0
+    if staying is not None and old is not None:
+        difference = precise(denoised.detach()) - precise(old)
+        held = (2 * staying.weight / steps * difference).to(denoised.dtype)
+        moved, size = _mean_squares(difference), _mean_squares(old)
+    found: tuple[Tensor, ...] | None
+    if not leaf.requires_grad:
+        outputs = [(denoised, held), (after, None if slope is None else slope.to(after.dtype))]
+        found = _gradients(outputs, parameters)
+        return None if found is None else ParameterGradient(found, moved, size), None
+    # What holds the network takes the states as constants, so its part does not go back to the step before.
+    assert slope is not None
+    found = _gradients([(denoised, held)], parameters, keep=True) if held is not None else None
+    *raw, before = torch.autograd.grad(after, (*parameters, leaf), slope.to(after.dtype), allow_unused=True)
+    through = _precise(raw, parameters)
+    before = slope if before is None else precise(before)
+    both = ParameterGradient(found) if found is not None else ParameterGradient.zero(parameters)
+    if through is not None:
+        both = both + ParameterGradient(through)
+    unused = through is None and found is None
+    return None if unused else replace(both, moved=moved, size=size), before
 
 
 def _mean_squares(x: Tensor) -> float:
@@ -170,10 +186,23 @@ def _mean_squares(x: Tensor) -> float:
 
 
 def _gradients(
-    outputs: Sequence[Tensor], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
+    outputs: Sequence[tuple[Tensor, Tensor | None]], parameters: Sequence[Tensor], keep: bool = False
 ) -> tuple[Tensor, ...] | None:
-    """One gradient a parameter, or None if the outputs depend on none of them."""
-    found = torch.autograd.grad(outputs, parameters, vectors, allow_unused=True)
+    """One gradient a parameter, or None if the outputs (with their vectors) depend on none of them. ``keep``: the graph
+    is used again."""
+    used = [(output, vector) for output, vector in outputs if vector is not None]
+    found = torch.autograd.grad(
+        [output for output, _ in used],
+        parameters,
+        [vector for _, vector in used],
+        allow_unused=True,
+        retain_graph=keep,
+    )
+    return _precise(found, parameters)
+
+
+def _precise(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Gradients in at least float32, zero where a parameter has no part; None if none has."""
     if all(gradient is None for gradient in found):
         return None
     return tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,16 @@ from ..errors import Cancelled, InvalidInput, NonFiniteDenoised
 from ..methods.events import Evaluated, Event
 from ..sampling import sample
 from ..solvers import find_step
-from ..solvers.base import Past, StepFunction
-from .gradients import CHECKPOINTED_COST, FULL_COST, SHORTCUT_COST, KeptStep, evaluate, objective_gradient
+from ..solvers.base import StepFunction
+from .gradients import (
+    BACKWARD_COST,
+    CHECKPOINTED_COST,
+    FULL_COST,
+    SHORTCUT_COST,
+    KeptStep,
+    evaluate,
+    objective_gradient,
+)
 from .parameter_gradients import (
     ParameterGradient,
     Staying,
@@ -221,13 +229,12 @@ class ParameterSource:
         """The sample of a micro-batch, and the kept steps of its trajectory."""
         problem = self.problem
         several, within = problem.cores > 1, problem.tolerance is not None
-        needed = {index + offset for index in problem.kept for offset in (-1, 0)}
         calls: dict[int, dict[int, Evaluated]] = {}
 
         def listen(event: Event) -> None:
             if isinstance(event, Evaluated):
                 self._item_evaluations += len(part.x)
-                if several or within or event.index in needed:
+                if several or within or event.index in problem.kept:
                     # In a window all rounds are of one trajectory, and the newest evaluation is the best.
                     calls.setdefault(0 if within else event.core, {})[event.index] = event
                 if not bool(torch.isfinite(event.denoised).all()):
@@ -248,15 +255,17 @@ class ParameterSource:
                 cancel=problem.cancelled,
             )
         trajectory = calls[0 if within else result.hits[-1].core]
-        return result.x, _kept_steps(trajectory, problem.kept, problem.sigmas.to(part.x.device))
+        states = {index: event.x for index, event in trajectory.items()}
+        return result.x, _kept_steps(states, problem.kept, problem.sigmas.to(part.x.device))
 
     def _shortcut(self, part: Batch, kept: Sequence[KeptStep], slope: Tensor | None) -> ParameterGradient:
         problem = self.problem
         staying = Staying(self._old(part), problem.hold) if problem.hold > 0 else None
-        self._item_evaluations += (SHORTCUT_COST + (staying is not None)) * len(kept) * len(part.x)
-        return shortcut_of_parameters(
-            self._until_cancelled(part), problem.parameters, kept, problem.step, slope, staying
-        )
+        cost = SHORTCUT_COST * len(kept)
+        if staying is not None:
+            cost += len(kept) + (0 if slope is None else BACKWARD_COST * (len(kept) - 1))
+        self._item_evaluations += cost * len(part.x)
+        return shortcut_of_parameters(self._until_cancelled(part), problem.parameters, kept, slope, staying)
 
     def _until_cancelled(self, part: Batch) -> Denoise:
         """The model on the items of ``part``; it raises `Cancelled` when the training has to end."""
@@ -312,7 +321,7 @@ class ParameterSource:
         size = slope_size([slope])
         size = size if size > 0 else 1.0
         gradient = gradient_of_full(end, problem.parameters, slope / size).times(size)
-        kept = tuple(KeptStep(states[float(sigmas[i])], sigmas[i], sigmas[i + 1]) for i in problem.kept)
+        kept = _kept_steps({i: states[float(sigmas[i])] for i in problem.kept}, problem.kept, sigmas)
         return _FullPart(part, kept, end.detach(), values, slope, gradient)
 
 
@@ -338,15 +347,14 @@ def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
             parameter.copy_(value)
 
 
-def _kept_steps(calls: dict[int, Evaluated], wanted: Sequence[int], sigmas: Tensor) -> tuple[KeptStep, ...]:
-    """The wanted steps of a trajectory; where it was not called at one of them, the nearest at which it was."""
-    indices = sorted({min(calls, key=lambda index: (abs(index - step), -index)) for step in wanted}, reverse=True)
+def _kept_steps(states: Mapping[int, Tensor], wanted: Sequence[int], sigmas: Tensor) -> tuple[KeptStep, ...]:
+    """The wanted steps of a trajectory, in order, from states by index; where there is none, the nearest.
+
+    The constants between them have no part in gradients of parameters, so they are 0.
+    """
+    indices = sorted({min(states, key=lambda index: (abs(index - step), -index)) for step in wanted})
+    following = [*indices[1:], len(sigmas) - 1]
     return tuple(
-        KeptStep(
-            calls[index].x,
-            sigmas[index],
-            sigmas[index + 1],
-            Past(sigmas[index - 1], calls[index - 1].denoised) if index - 1 in calls else None,
-        )
-        for index in indices
+        KeptStep(states[index], sigmas[index], sigmas[after], torch.zeros_like(states[index]))
+        for index, after in zip(indices, following, strict=True)
     )

@@ -102,15 +102,16 @@ def test_an_error_of_the_model_is_raised_as_it_is() -> None:
 
 @pytest.mark.parametrize(("keep", "hold"), [(None, 0.1), (None, 0), ([11], 0.1), ([0, 5], 0)])
 def test_evaluations_are_counted(keep: Any, hold: float) -> None:
-    """A sampling costs the steps, a kept step three and one more where the network is held. The last update costs a
-    sampling."""
+    """A sampling costs the steps, a kept step three. What holds the network costs one more each, and a backward pass
+    each but the first. The last update costs a sampling."""
     network = Network()
     model, old = Counted(network), Counted(Network())
     _, trained, _ = train(
         network, denoise=model, reference=old, keep=keep, hold=hold, iterations=4, patience=None, micro_batch=3
     )
     steps = 3 if keep is None else len(keep)
-    assert trained.evaluations == 5 * 12 + 4 * steps * (3 + (hold > 0))
+    held = steps + 2 * (steps - 1) if hold > 0 else 0
+    assert trained.evaluations == 5 * 12 + 4 * (3 * steps + held)
     assert model.calls == 5 * 12 + 4 * steps and old.calls == 4 * steps * (hold > 0)
 
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/sdo_lora.py direction
     .venv/bin/python benchmarks/sdo_lora.py cost
-    .venv/bin/python benchmarks/sdo_lora.py effect --iterations 50
-    .venv/bin/python benchmarks/sdo_lora.py staying --iterations 50
+    .venv/bin/python benchmarks/sdo_lora.py effect
+    .venv/bin/python benchmarks/sdo_lora.py staying
 
 ``direction``: how near the gradients of several sets of kept steps are to that of all steps. ``cost``: bytes kept for
 the backward pass, and forward-equivalent evaluations, over the steps. ``effect``: three objectives, a few steps (SDO)
@@ -445,11 +445,11 @@ def _calls(schedule: Tensor, options: dict[str, Any]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("direction", "cost", "effect", "staying"))
-    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--hold", type=float, default=1.0)
-    parser.add_argument("--holds", type=float, nargs="+", default=[0.0, 0.3, 1.0, 3.0])
+    parser.add_argument("--hold", type=float, default=0.3)
+    parser.add_argument("--holds", type=float, nargs="+", default=[0.0, 0.3, 1.0])
     parser.add_argument("--tasks", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="for effect and staying")

@@ -44,7 +44,7 @@ def optimize_parameters(
     cancel: Callable[[], bool] | threading.Event | None = None,
     conditions: Callable[[int], Sequence[Any]] | None = None,
     reference: Callable[..., Tensor] | None = None,
-    hold: float = 1.0,
+    hold: float = 0.3,
     micro_batch: int | None = None,
     patience: int | None = 50,
     checkpoint: bool = True,

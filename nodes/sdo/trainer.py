@@ -58,7 +58,7 @@ class SDOTrainLoRA(io.ComfyNode):
         scheduler: str = "simple",
         pattern: str = "",
         fidelity: str = "near",
-        hold: float = 1.0,
+        hold: float = 0.3,
         keep: str = "auto",
         patience: int = 50,
         gradient: str = "shortcut",

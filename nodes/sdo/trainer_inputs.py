@@ -180,7 +180,7 @@ def advanced_inputs() -> list[io.Input]:
         io.Float.Input(
             "hold",
             optional=True,
-            default=1.0,
+            default=0.3,
             min=0.0,
             max=1000.0,
             step=0.1,

@@ -120,7 +120,7 @@ def test_the_layers_of_a_pattern_are_trained(client: ComfyClient) -> None:
 
 def test_full_backpropagation_is_there_for_comparison(client: ComfyClient) -> None:
     graph = Graph()
-    settings = {"iterations": 2, "steps": 4, "batch": 1, "pictures": 1, "hold": 0.0}
+    settings = {"iterations": 2, "steps": 10, "batch": 1, "pictures": 1, "hold": 0.0}
     nodes = [trainer(graph, gradient=gradient, **settings) for gradient in ("full", "shortcut")]
     run = client.run(graph.nodes)
     full, shortcut = (figures_of(run, node) for node in nodes)

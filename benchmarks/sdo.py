@@ -1,10 +1,12 @@
 """The cost and the effect of optimising an initial noise, on the demo model with guidance: writes results/sdo.md.
 
     .venv/bin/python benchmarks/sdo.py cost
+    .venv/bin/python benchmarks/sdo.py direction --seeds 8
     .venv/bin/python benchmarks/sdo.py effect --seeds 16 --iterations 50
 
 ``cost``: bytes saved for the backward pass, by the model's steps and by the objective (decoder), and forward-
-equivalent evaluations. ``effect``: four objectives of the decoded picture, SDO with several refreshes against full
+equivalent evaluations. ``direction``: the cosine between the shortcut's gradient and that through all steps, by the
+steps that are kept. ``effect``: four objectives of the decoded picture, SDO with several refreshes against full
 backpropagation in as many iterations, and against the best of n random seeds for the same evaluations. Each run
 replaces the section with its heading in the file and keeps the others.
 """
@@ -14,9 +16,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,11 @@ from benchmarks._report import RESULTS, command, machine, row, table
 from benchmarks._report import write as write_lines
 from benchmarks._sdo_tasks import TASKS, blue_corners
 from chords_core import Denoise, Optimized, choose_initial_noise, sample
-from chords_core.sdo.gradients import Objective
+from chords_core.methods.events import Evaluated, Event
+from chords_core.sdo.gradients import Objective, shortcut
 from chords_core.sdo.objectives import Reference, Through
 from chords_core.sdo.optimize import optimize_latent
+from chords_core.sdo.trajectory import Trajectory, steps_to_keep
 from demo.autoencoder import Autoencoder
 from demo.flow import Flow
 
@@ -52,7 +57,7 @@ TITLE = "# SDO on the demo model"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("cost", "effect"))
+    parser.add_argument("part", choices=("cost", "direction", "effect"))
     parser.add_argument("--seeds", type=int, default=16, help="initial noises a task")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--steps", type=int, default=20)
@@ -67,6 +72,8 @@ def main() -> None:
     flow, autoencoder = load_flow(), load_autoencoder()
     if arguments.part == "cost":
         sections: Iterable[list[str]] = [cost(flow, autoencoder)]
+    elif arguments.part == "direction":
+        sections = [direction(flow, autoencoder, arguments.seeds, arguments.steps, arguments.tasks)]
     else:
         sections = effect(
             flow,
@@ -95,26 +102,40 @@ def checkpointed_decoder(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]
 
 @dataclass
 class Saved:
-    """Bytes of the distinct storages saved for the backward pass while they were recorded."""
+    """Bytes of the distinct storages that graphs hold for the backward pass: now, and the most at one time."""
 
-    bytes: int = 0
+    holders: Counter[int] = field(default_factory=Counter)  # saved tensors, by the address of their storage
+    now: int = 0
+    peak: int = 0
+
+
+class _Held:
+    """A saved tensor, as long as a graph holds it."""
+
+    def __init__(self, saved: Saved, tensor: Tensor) -> None:
+        self.saved, self.tensor = saved, tensor
+        self._count(1)
+        saved.peak = max(saved.peak, saved.now)
+
+    def __del__(self) -> None:
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        storage, holders = self.tensor.untyped_storage(), self.saved.holders
+        # Frozen parameters exist anyway; everything else is an intermediate result.
+        if storage.data_ptr() in PARAMETERS:
+            return
+        before = holders[storage.data_ptr()]
+        holders[storage.data_ptr()] = after = before + change
+        if before == 0 or after == 0:  # a storage counts once
+            self.saved.now += change * storage.nbytes()
 
 
 @contextmanager
 def recording() -> Iterator[Saved]:
-    """Count what the operations inside save for the backward pass. A storage counts once; parameters do not count."""
-    saved, storages = Saved(), {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # Frozen parameters exist anyway; everything else is an intermediate result. It is held here: otherwise its
-        # address could be used again.
-        if storage.data_ptr() not in storages and storage.data_ptr() not in PARAMETERS:
-            storages[storage.data_ptr()] = tensor
-            saved.bytes += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    """Count what the operations inside save for the backward pass, as long as it is held."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(saved, tensor), lambda held: held.tensor):
         yield saved
 
 
@@ -139,12 +160,13 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
             for name, options in GRADIENTS.items():
                 with recording() as saved:
                     optimize_latent(denoise, x, simple_sigmas(steps), objective, iterations=1, **options)
-                bytes_of[name, steps, goal] = saved.bytes
-                print(steps, goal, name, saved.bytes, flush=True)
+                bytes_of[name, steps, goal] = saved.peak
+                print(steps, goal, name, saved.peak, flush=True)
     lines = [
         "## Cost",
-        f"CFG {CFG:g}, one picture, euler, float32. Bytes saved for the backward pass of one iteration "
-        "(`torch.autograd.graph.saved_tensors_hooks`, distinct storages, frozen parameters not counted). "
+        f"CFG {CFG:g}, one picture, euler, float32. The most bytes that graphs hold at one time for the backward pass "
+        "of one iteration (`torch.autograd.graph.saved_tensors_hooks`, distinct storages, frozen parameters not "
+        "counted). The shortcut holds the objective's graph or that of one evaluation, never both. "
         '"full" holds all graphs; "checkpointed" holds the states between steps (counted here), and besides, while it '
         "runs a step again, that step's graph, which is as large as the shortcut's.",
         "",
@@ -164,7 +186,7 @@ def cost(flow: Flow, autoencoder: Autoencoder) -> list[str]:
             f"Objective of {goal}: over N the shortcut's bytes differ by {max(own) / min(own) - 1:.2%} (goal 1 %); at "
             f"N={most} they are {share:.2%} of full backpropagation's (goal under 4 %)."
         )
-    decoding = bytes_of["shortcut", most, "the decoded picture"] - bytes_of["shortcut", most, "a latent"]
+    decoding = bytes_of["full", most, "the decoded picture"] - bytes_of["full", most, "a latent"]
     lines.append(
         f"What the decoder saves, {decoding / 1e6:.1f} MB, is the same for every gradient and every N. The node in "
         "ComfyUI checkpoints the blocks of decoder and model alike; here only the decoder's are."
@@ -188,21 +210,24 @@ def _evaluations() -> list[str]:
 
     rows = []
     for steps in COST_STEPS:
-        plain, carried = counted(steps, refresh=1), counted(steps)
-        whole, saving = counted(steps, gradient="full", checkpoint=False), counted(steps, gradient="full")
-        rows.append([steps, plain, carried, whole, saving, f"{carried / whole:.1%}", f"{carried / saving:.1%}"])
+        plain, carried = counted(steps, refresh=1, keep="last"), counted(steps, keep="last")
+        several, whole = counted(steps), counted(steps, gradient="full", checkpoint=False)
+        saving = counted(steps, gradient="full")
+        rows.append([steps, plain, carried, several, whole, saving, f"{carried / whole:.1%}", f"{several / whole:.1%}"])
     titles = (
         "N",
-        "shortcut, refresh 1",
-        "refresh 10",
+        "last, refresh 1",
+        "last, refresh 10",
+        "spread, refresh 10",
         "full",
         "full, checkpointed",
-        "refresh 10 / full",
-        "/ checkpointed",
+        "last, refresh 10 / full",
+        "spread, refresh 10 / full",
     )
     return [
         f"Forward-equivalent evaluations of {COST_ITERATIONS} iterations, with all samplings and the final check "
-        "(forward 1, with graph and backward 3, checkpointed 4):",
+        "(forward 1, with graph and backward 3, checkpointed 4; an iteration that carries its trajectory makes each "
+        "kept evaluation once more, without a graph). `keep` last is one step, spread is three:",
         "",
         *table(titles, rows),
         "",
@@ -210,15 +235,53 @@ def _evaluations() -> list[str]:
     ]
 
 
+def direction(flow: Flow, autoencoder: Autoencoder, seeds: int, steps: int, tasks: list[str]) -> list[str]:
+    """The section on how near the shortcut's gradient is to that through all steps."""
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(seeds)]
+    x = torch.randn(seeds, *LATENT, generator=torch.Generator().manual_seed(1))
+    denoise, decode, schedule = guided(flow, prompts, CFG), decoder(autoencoder), simple_sigmas(steps)
+    evaluated: dict[int, Evaluated] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Evaluated):
+            evaluated[event.index] = event
+
+    with torch.no_grad():
+        end = sample(denoise, x, schedule, method="sequential", on_event=listen).x
+
+    def gradient(keep: str | Sequence[int], objective: Objective) -> Tensor:
+        indices = steps_to_keep(keep, steps, 1)
+        kept = Trajectory.of_noise(x, end, evaluated, indices, schedule).kept
+        return shortcut(denoise, kept, end, objective).gradient.flatten(1)
+
+    several = steps_to_keep("spread", steps, 1)
+    keeps: tuple[str | tuple[int, ...], ...] = ("last", *((index,) for index in several[:-1]), several[1:], "spread")
+    rows = []
+    for task in tasks:
+        objective = Through(decode, TASKS[task](prompts))
+        exact = gradient(range(steps), objective)
+        cosines = [torch.cosine_similarity(gradient(keep, objective), exact).mean() for keep in keeps]
+        rows.append([task, *(f"{float(cosine):.2f}" for cosine in cosines)])
+        print(rows[-1], flush=True)
+    return [
+        "## Direction",
+        f"N={steps}, CFG {CFG:g}, euler, {seeds} seeds over {len(PROMPTS)} prompts. Cosine between dJ/dx_0 by the "
+        "shortcut and dJ/dx_0 through all steps, at the initial noise, mean over the seeds, by the steps that are kept "
+        "(from 0).",
+        "",
+        *table(("objective", f"last ({steps - 1})", *map(str, keeps[1:-1]), f"spread {several}"), rows),
+    ]
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"gradient": "full", "checkpoint": False},
-    "last, every iteration": {"refresh": 1},
-    "last, every 10th": {"refresh": 10},
-    "last, adaptive": {"refresh": "adaptive"},
-    "spread, every 10th": {"refresh": 10, "keep": "spread"},
-    "spread, every 3rd": {"refresh": 3, "keep": "spread"},
-    "spread, adaptive": {"refresh": "adaptive", "keep": "spread"},
-    "best of 8, then last, adaptive": {"refresh": "adaptive", "candidates": 8},
+    "last, every iteration": {"refresh": 1, "keep": "last"},
+    "last, every 10th": {"refresh": 10, "keep": "last"},
+    "last, adaptive": {"refresh": "adaptive", "keep": "last"},
+    "spread, every iteration": {"refresh": 1},
+    "spread, every 10th": {"refresh": 10},
+    "spread, adaptive": {"refresh": "adaptive"},
+    "best of 8, then spread, adaptive": {"refresh": "adaptive", "candidates": 8},
 }
 
 

@@ -1,11 +1,13 @@
 """Training a LoRA towards an objective, on the demo model with guidance: writes results/sdo_lora.md.
 
+    .venv/bin/python benchmarks/sdo_lora.py direction
     .venv/bin/python benchmarks/sdo_lora.py cost
     .venv/bin/python benchmarks/sdo_lora.py effect --iterations 50
     .venv/bin/python benchmarks/sdo_lora.py staying --iterations 50
 
-``cost``: bytes kept for the backward pass, and forward-equivalent evaluations, over the steps. ``effect``: three
-objectives, a few late steps (SDO) against full backpropagation, the last step alone (DRaFT-1) and a random late step
+``direction``: how near the gradients of several sets of kept steps are to that of all steps. ``cost``: bytes kept for
+the backward pass, and forward-equivalent evaluations, over the steps. ``effect``: three objectives, a few steps (SDO)
+against full backpropagation, the last step alone (DRaFT-1) and a random late step
 whose predicted picture is judged (as ReFL). Each is judged on noise and prompts that it was not trained on.
 ``staying``: what the weight that holds the network near the old one changes, on target and on prompts of another kind.
 """
@@ -34,7 +36,12 @@ from benchmarks._saved import peak_saved
 from benchmarks._sdo_tasks import TASKS
 from chords_core import Denoise, optimize_parameters, sample
 from chords_core.sdo.gradients import KeptStep, evaluate, objective_gradient
-from chords_core.sdo.parameter_gradients import shortcut_of_parameters
+from chords_core.sdo.parameter_gradients import (
+    ParameterGradient,
+    full_of_parameters,
+    gradient_of_full,
+    shortcut_of_parameters,
+)
 from chords_core.solvers import find_step
 from demo.content import matches
 
@@ -69,7 +76,7 @@ HELD_OUT = tuple(
 """Prompts of things; place and background are left open. No held-out prompt is trained on."""
 METHODS: dict[str, dict[str, Any]] = {
     "full backpropagation": {"gradient": "full"},
-    "steps N-1, N-4, N-9 (SDO)": {},
+    "three steps (the default)": {},
     "the same, sampled within 1 %": {"tolerance": 0.01},
     "last step only (as DRaFT-1)": {"keep": [STEPS - 1]},
     "one random late step, its prediction (as ReFL)": {"predicted": True},
@@ -80,7 +87,9 @@ class TrainedModel:
     """The demo model with a LoRA, and what is needed to train and to judge it."""
 
     def __init__(self, batch: int, device: str = "cpu") -> None:
-        self.flow, self.decode = load_flow().to(device), decoder(load_autoencoder().to(device))
+        self.flow, autoencoder = load_flow().to(device), load_autoencoder().to(device)
+        self.decode = decoder(autoencoder)
+        self.frozen = [*self.flow.parameters(), *autoencoder.parameters()]
         self.lora = Lora(self.flow, RANK)
         self.batch, self.device = batch, device
         self._guided: dict[tuple[str, ...], Denoise] = {}
@@ -195,22 +204,93 @@ def _train_predicted(trained_model: TrainedModel, objective: Callable[..., Tenso
             predicted = trained_model.denoise(here, float(SCHEDULE[last]), prompts)
         leaf = predicted.requires_grad_()
         slope = objective_gradient(evaluate(lambda s, p=prompts: objective(s, p), leaf), leaf)
-        kept = KeptStep(here, SCHEDULE[last], SCHEDULE[-1])
+        kept = KeptStep(here, SCHEDULE[last], SCHEDULE[-1], torch.zeros_like(here))
         found = shortcut_of_parameters(
             lambda x, sigma, p=prompts: trained_model.denoise(x, sigma, p),
             parameters,
             [kept],
-            find_step("euler"),
             slope,
         )
         for parameter, gradient in zip(parameters, found.gradients, strict=True):
             parameter.grad = gradient
+        for group in optimizer.param_groups:  # as in the other trainings
+            group["lr"] = lr * (1 - 0.9 * iteration / iterations)
         optimizer.step()
         optimizer.zero_grad()
         evaluations += last + 3  # the prediction is the forward call of the three
     for parameter in parameters:
         parameter.requires_grad_(False)
     return evaluations
+
+
+SETS: dict[str, tuple[int, ...]] = {
+    "4, 10, 16 (the default)": (4, 10, 16),
+    "4, 12, 19": (4, 12, 19),
+    "2, 8, 14, 19": (2, 8, 14, 19),
+    "11, 16, 19": (11, 16, 19),
+    "12, 19": (12, 19),
+    "19 (the last)": (19,),
+}
+LATE = (19, 16, 11)
+
+
+def direction() -> Iterator[list[str]]:
+    """The section on the direction of the gradients, again after every row."""
+    titles = ("objective", "LoRA", *SETS, "19, 16, 11 each alone")
+    rows: list[tuple[object, ...]] = []
+    for size, name in ((0.0, "new"), (0.05, "random")):
+        for task in OBJECTIVES:
+            found = [_cosines(task, size, iteration) for iteration in range(4)]
+            means = (sum(values) / len(values) for values in zip(*found, strict=True))
+            rows.append((task, name, *(f"{mean:.2f}" for mean in means)))
+            print(rows[-1], flush=True)
+            yield [
+                "## Direction of the gradient",
+                f"{command()}: {machine(torch.get_num_threads())}.",
+                "",
+                f"N={STEPS}, CFG {CFG:g}, rank {RANK}: the cosine between the LoRA's gradient through the kept steps "
+                "and that through all steps, mean of 4 batches of 4 pictures. The kept steps are a chain: each goes to "
+                "the next one. In the last column each of three late steps is taken alone, and the terms are added.",
+                "",
+                *table(titles, rows),
+            ]
+
+
+def _cosines(task: str, size: float, iteration: int) -> list[float]:
+    """For a LoRA whose ``up`` is random of that size."""
+    trained_model = TrainedModel(4)
+    parameters = trained_model.lora.parameters
+    generator = torch.Generator().manual_seed(iteration)
+    for up in parameters[1::2]:
+        up.copy_(size * torch.randn(up.shape, generator=generator))
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    prompts, objective, states = trained_model.prompts(iteration), trained_model.objective(task), dict[int, Tensor]()
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        states.setdefault(int((SCHEDULE - sigma).abs().argmin()), x.detach())
+        return trained_model.denoise(x, sigma, prompts)
+
+    end = full_of_parameters(denoise, trained_model.starts(iteration), SCHEDULE, find_step("euler"))
+    leaf = end.detach().requires_grad_()
+    slope = objective_gradient(evaluate(lambda x: objective(x, prompts), leaf), leaf)
+    whole = gradient_of_full(end, parameters, slope)
+
+    def through(steps: Sequence[int], after: Sequence[int]) -> ParameterGradient:
+        kept = [
+            KeptStep(states[i], SCHEDULE[i], SCHEDULE[j], torch.zeros_like(slope))
+            for i, j in zip(steps, after, strict=True)
+        ]
+        return shortcut_of_parameters(denoise, parameters, kept, slope)
+
+    chains = [through(steps, [*steps[1:], STEPS]) for steps in SETS.values()]
+    alone = sum((through([step], [step + 1]) for step in LATE), ParameterGradient.zero(parameters))
+    return [_cosine(found, whole) for found in (*chains, alone)]
+
+
+def _cosine(a: ParameterGradient, b: ParameterGradient) -> float:
+    one, other = (torch.cat([part.flatten() for part in found.gradients]) for found in (a, b))
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
 
 
 def effect(arguments: argparse.Namespace) -> Iterator[list[str]]:
@@ -223,8 +303,8 @@ def effect(arguments: argparse.Namespace) -> Iterator[list[str]]:
         f"{arguments.lr:g}, hold {arguments.hold:g} (not in ReFL). Trained on {len(TRAINED)} prompts; judged by the "
         f"mean objective of 16 held-out seeds on {len(HELD_OUT)} held-out prompts. Share: the improvement as a share "
         "of full backpropagation's. Evaluations are forward equivalents of the batch (full backpropagation is "
-        "checkpointed: 4 a step; without checkpoints it would be 3). Goals: share at least 90 %, evaluations at most "
-        "half.",
+        "checkpointed: 4 a step; without checkpoints it would be 3; what holds the network costs it 12 more). Goals: "
+        "share at least 90 %, evaluations at most half.",
     ]
     for task in arguments.tasks:
         rows: list[tuple[object, ...]] = []
@@ -327,7 +407,7 @@ def cost() -> list[str]:
 
 def _peak(schedule: Tensor, options: dict[str, Any]) -> int:
     trained_model = TrainedModel(4)
-    with peak_saved(list(trained_model.flow.parameters())) as peak:
+    with peak_saved(trained_model.frozen) as peak:
         optimize_parameters(
             trained_model.denoise,
             trained_model.lora.parameters,
@@ -364,7 +444,7 @@ def _calls(schedule: Tensor, options: dict[str, Any]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("cost", "effect", "staying"))
+    parser.add_argument("part", choices=("direction", "cost", "effect", "staying"))
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -377,6 +457,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     parts: dict[str, Callable[[], Iterable[list[str]]]] = {
+        "direction": direction,
         "cost": lambda: [cost()],
         "effect": lambda: effect(arguments),
         "staying": lambda: staying(arguments),

@@ -65,7 +65,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The optimisation ends before its last iteration, because nothing has improved for a while."""
+    """It ends before its last iteration, for this ``reason``: mostly that nothing has improved for a while."""
 
     iteration: int
     reason: str

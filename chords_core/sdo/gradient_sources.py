@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -23,13 +23,15 @@ from .gradients import (
     SHORTCUT_COST,
     ConditionedDenoise,
     Gradient,
+    KeptStep,
     evaluate,
     full,
     full_of_condition,
+    moved,
     shortcut,
     shortcut_of_condition,
 )
-from .trajectory import Trajectory, next_interval, step_to_keep
+from .trajectory import Trajectory, max_interval, next_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,17 @@ class Problem:
     def step(self) -> StepFunction:
         """One step of the solver."""
         return find_step(self.solver)
+
+    def until_cancelled(self, x: Tensor, sigma: float, *condition: Tensor) -> Tensor:
+        """The model, which is not called any more once the run has to end.
+
+        Raises:
+            Cancelled: then.
+        """
+        if self.cancelled():
+            raise Cancelled("the optimisation was cancelled")
+        denoise = cast(Callable[..., Tensor], self.denoise)
+        return denoise(x, sigma, *condition)
 
     def model(self, variable: Tensor) -> Denoise:
         """The model, with ``variable`` as its conditioning where that is optimised."""
@@ -179,17 +192,11 @@ class FullBackprop(GradientSource):
         arguments = (problem.sigmas, problem.step, problem.objective)
         if problem.conditioned:
             found = full_of_condition(
-                self._model_until_cancelled, variable, problem.x, *arguments, checkpoint=self._checkpoint
+                self.problem.until_cancelled, variable, problem.x, *arguments, checkpoint=self._checkpoint
             )
         else:
-            found = full(self._model_until_cancelled, variable, *arguments, checkpoint=self._checkpoint)
+            found = full(self.problem.until_cancelled, variable, *arguments, checkpoint=self._checkpoint)
         return TrajectoryGradient(found, sampled=True)
-
-    def _model_until_cancelled(self, x: Tensor, sigma: float, *condition: Tensor) -> Tensor:
-        if self.problem.cancelled():
-            raise Cancelled("the optimisation was cancelled")
-        denoise = cast(Callable[..., Tensor], self.problem.denoise)
-        return denoise(x, sigma, *condition)
 
     def moved(self, before: Tensor, after: Tensor) -> None:
         """Nothing is carried."""
@@ -202,8 +209,8 @@ class FullBackprop(GradientSource):
 class Refresh:
     """How `ShortcutGradient` samples trajectories.
 
-    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the indices of the steps whose graph is
-    kept in turn; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
+    ``interval``: iterations between two samplings, or "adaptive"; ``kept``: the indices of the steps whose graphs are
+    kept, in order; ``pool``, ``cores``: where to sample, and with how many CHORDS cores.
     """
 
     interval: int | str
@@ -213,7 +220,7 @@ class Refresh:
 
 
 class ShortcutGradient(GradientSource):
-    """The gradient through one step of a trajectory that is sampled now and then, and carried in between."""
+    """The gradient through a few steps of a trajectory that is sampled now and then, and carried in between."""
 
     def __init__(self, problem: Problem, refresh: Refresh) -> None:
         super().__init__(problem)
@@ -221,21 +228,22 @@ class ShortcutGradient(GradientSource):
         self._refresh = refresh
         self._adaptive = refresh.interval == "adaptive"
         self._interval = 1 if isinstance(refresh.interval, str) else refresh.interval
+        self._longest = max_interval(problem.steps, len(refresh.kept))  # of an adaptive refresh
         self._due = 0  # the iteration of the next sampling
         self._trajectory: Trajectory | None = None
         self._sampled_values: Tensor | None = None  # the objective [B] at the last sampling
 
     def gradient(self, iteration: int, variable: Tensor) -> TrajectoryGradient:
         if iteration < self._due:
-            return TrajectoryGradient(self._shortcut(iteration, variable), False, interval=self._interval)
+            found = self._shortcut(variable, *self._carried(variable))
+            return TrajectoryGradient(found, False, interval=self._interval)
         before, predicted = self._sampled_values, None
         if self._adaptive and before is not None:
-            predicted = self._predict(iteration, variable)
-        self._trajectory = self._sampled_trajectory(iteration, variable)
-        # The same end is computed with a graph as well, but some kernels round differently then.
-        found = replace(self._shortcut(iteration, variable), sample=self._trajectory.end)
+            predicted = evaluate(self.problem.objective, self._carried(variable)[1])
+        trajectory = self._trajectory = self._sampled_trajectory(iteration, variable)
+        found = self._shortcut(variable, trajectory.kept, trajectory.end)
         if predicted is not None and before is not None:
-            self._interval = next_interval(self._interval, before, predicted, found.values)
+            self._interval = next_interval(self._interval, self._longest, before, predicted, found.values)
         self._sampled_values = found.values
         self._due = iteration + self._interval
         return TrajectoryGradient(found, True, predicted, self._interval)
@@ -250,31 +258,28 @@ class ShortcutGradient(GradientSource):
         self._due = 0
         self._sampled_values = None
 
-    def _shortcut(self, iteration: int, variable: Tensor) -> Gradient:
-        assert self._trajectory is not None
-        problem, kept = self.problem, self._trajectory.kept[step_to_keep(iteration, self._refresh.kept)]
-        self.evaluations += SHORTCUT_COST
+    def _shortcut(self, variable: Tensor, kept: Sequence[KeptStep], end: Tensor) -> Gradient:
+        problem = self.problem
+        self.evaluations += SHORTCUT_COST * len(kept)
         if problem.conditioned:
-            denoise = cast(ConditionedDenoise, problem.denoise)
-            return shortcut_of_condition(denoise, variable, kept, problem.step, problem.objective)
-        return shortcut(cast(Denoise, problem.denoise), kept, problem.step, problem.objective)
+            return shortcut_of_condition(problem.until_cancelled, variable, kept, end, problem.objective)
+        return shortcut(problem.until_cancelled, kept, end, problem.objective)
 
-    def _predict(self, iteration: int, variable: Tensor) -> Tensor:
-        """The objective [B] of ``variable`` by the carried trajectory."""
+    def _carried(self, variable: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
+        """The kept steps of ``variable`` and its sample [B, ...], as the carried trajectory predicts them."""
         assert self._trajectory is not None
-        problem, kept = self.problem, self._trajectory.kept[step_to_keep(iteration, self._refresh.kept)]
-        self.evaluations += 1
-        denoised = problem.model(variable)(kept.x, float(kept.sigma))
-        return evaluate(problem.objective, kept.end(problem.step, denoised))
+        kept = self._trajectory.kept
+        self.evaluations += len(kept)
+        condition = (variable,) if self.problem.conditioned else ()
+        return moved(lambda x, sigma: self.problem.until_cancelled(x, sigma, *condition), kept, kept[0].x)
 
     def _sampled_trajectory(self, iteration: int, variable: Tensor) -> Trajectory:
-        """The trajectory of ``variable``, with the steps that gradients need until the next sampling."""
-        indices = self._indices_until_next(iteration)
-        needed = {index + offset for index in indices for offset in (-1, 0, 1)}
+        """The trajectory of ``variable``, with the kept steps."""
+        indices = self._refresh.kept
         evaluated: dict[tuple[int, int], Evaluated] = {}
 
         def listen(event: Event) -> None:
-            if isinstance(event, Evaluated) and event.index in needed:
+            if isinstance(event, Evaluated) and event.index in indices:
                 evaluated[event.core, event.index] = event
 
         if iteration == 0 or (self._refresh.pool is None and self._refresh.cores == 1):
@@ -285,12 +290,6 @@ class ShortcutGradient(GradientSource):
         if self.problem.conditioned:
             return Trajectory.of_condition(end, calls, indices, self.problem.sigmas)
         return Trajectory.of_noise(variable, end, calls, indices, self.problem.sigmas)
-
-    def _indices_until_next(self, iteration: int) -> set[int]:
-        """The steps whose graph is kept in the iterations until the next sampling."""
-        # An adaptive interval may double now, and its prediction uses the step of the iteration after the last.
-        count = 2 * self._interval + 1 if self._adaptive else self._interval
-        return {step_to_keep(number, self._refresh.kept) for number in range(iteration, iteration + count)}
 
     def _sample_on_pool(self, noise: Tensor, on_event: Callable[[Event], None]) -> tuple[Tensor, int]:
         """The sample of ``noise`` by CHORDS on the pool's lanes, and the core whose trajectory it is."""

@@ -1,16 +1,21 @@
 """Gradients of an objective of the sample: SDO's shortcut (arXiv 2505.07477) and full backpropagation.
 
-Every solver here has the form x_{j+1} = x_j + h_j f(x_j). So the sample is
+The shortcut keeps the graph of a few steps j_1 < ... < j_m and takes everything else as constant. From one kept step
+to the next, and from the last one to the sample, the sampler goes as a first-order step of that length does
+(`chords_core.solvers.base.jump`), plus a constant:
 
-    x_N = x_0 + sum_j h_j f(x_j).
+    x_next = r x_j + (1 - r) denoised(x_j) + constant,  r = sigma_next / sigma_j,
 
-The shortcut keeps the graph of one term and takes the other terms as constants. For the initial noise x_0 this gives
+and from the initial noise x_0 to x_{j_1} it is the identity, plus a constant. The constants are such that every state
+is the sampled one. So the gradient is a product of one vector-Jacobian product a kept step:
 
-    dJ/dx_0 = (I + h_j df/dx_j)^T dJ/dx_N,
+    dJ/dx_0 = A_1^T ... A_m^T dJ/dx_N,  A_k = r I + (1 - r) d denoised / dx_{j_k}.
 
-one vector-Jacobian product of one step, with the identity from x_0 to x_j. For a conditioning c it gives
-dJ/dc = (h_j df/dc)^T dJ/dx_N. The last step is the best single choice for the noise. Memory holds the graph of one
-model evaluation, for any N.
+With the last step alone this is SDO: (I + h df/dx_{N-1})^T dJ/dx_N. With all steps and Euler it is full
+backpropagation. For a conditioning c the same is done, with d denoised / dc at each kept step.
+
+The graphs are made and used one after another: first the objective's at the sample, then each kept step's, from the
+last to the first. So memory holds the largest one of them, for any N and any m.
 
 The functions are pure: nothing here keeps state, and no ``.grad`` of a model parameter changes. The items of a batch
 are independent: the gradient of item b is that of the sum of all objectives.
@@ -18,7 +23,7 @@ are independent: the gradient of item b is that of the sum of all objectives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,14 +32,17 @@ from torch.utils.checkpoint import checkpoint as _checkpoint
 
 from .._types import Denoise, Objective
 from ..errors import InvalidInput
-from ..solvers.base import Past, StepFunction
+from ..solvers.base import Past, StepFunction, jump
 from .batch import per_item, precise, rms
 
 ConditionedDenoise = Callable[[Tensor, float, Tensor], Tensor]
 """``denoise(x [B, ...], sigma, condition [B, ...]) -> denoised [B, ...]``."""
 
 SHORTCUT_COST = 3
-"""Forward-equivalent evaluations of one step with its graph: forward 1, backward 2."""
+"""Forward-equivalent evaluations of one kept step with its graph: forward 1, backward 2."""
+
+BACKWARD_COST = 2
+"""Forward-equivalent evaluations of one backward pass."""
 
 FULL_COST = 3
 """Forward-equivalent evaluations of each step of full backpropagation that keeps all graphs."""
@@ -47,30 +55,20 @@ _MAX_HALF_SCALE = 1024  # far below the largest number of half precision, 65504
 
 @dataclass(frozen=True, eq=False)
 class KeptStep:
-    """The step whose graph the shortcut keeps, and what the shortcut takes as constant.
+    """A step whose graph the shortcut keeps, and what the shortcut takes as constant.
 
-    ``x``: the state x_j [B, ...]; ``sigma``, ``sigma_next``: 0-dim; ``past``: the history of a multistep solver at
-    this step; ``rest``: x_N - x_{j+1}, or None where j is the last step.
+    ``x``: the state [B, ...] at ``sigma``; ``sigma_next``: that of the next kept step, or of the sample, both 0-dim;
+    ``constant`` [B, ...]: what the sampler adds to the first-order step from ``sigma`` to ``sigma_next``.
     """
 
     x: Tensor
     sigma: Tensor
     sigma_next: Tensor
-    past: Past | None = None
-    rest: Tensor | None = None
+    constant: Tensor
 
-    def end(self, step: StepFunction, denoised: Tensor) -> Tensor:
-        """The sample x_N [B, ...] that follows from ``denoised``, the model's answer at ``x``."""
-        x = step(self.x, denoised, self.sigma, self.sigma_next, self.past)
-        return x if self.rest is None else x + self.rest
-
-    def shifted(self, shift: Tensor) -> KeptStep:
-        """The step after all states have moved by ``shift`` [B, ...] and the drifts have not changed.
-
-        The drift is (x - denoised) / sigma, so the earlier evaluation in ``past`` moves by as much.
-        """
-        past = None if self.past is None else Past(self.past.sigma, self.past.denoised + shift)
-        return replace(self, x=self.x + shift, past=past)
+    def end(self, denoised: Tensor) -> Tensor:
+        """The state [B, ...] at ``sigma_next`` that follows from ``denoised``, the model's answer at ``x``."""
+        return jump(self.x, denoised, self.sigma, self.sigma_next) + self.constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,28 +84,45 @@ class Gradient:
     sample: Tensor
 
 
-def shortcut(denoise: Denoise, kept: KeptStep, step: StepFunction, objective: Objective) -> Gradient:
-    """dJ/dx_0 by the shortcut through ``kept``: (I + h df/dx)^T dJ/dx_N. Costs `SHORTCUT_COST` evaluations.
+def moved(denoise: Denoise, kept: Sequence[KeptStep], x: Tensor) -> tuple[tuple[KeptStep, ...], Tensor]:
+    """``kept`` and the sample [B, ...] after the first kept state has become ``x``: one evaluation a kept step."""
+    steps = []
+    for step in kept:
+        steps.append(replace(step, x=x))
+        x = steps[-1].end(denoise(x, float(step.sigma)))
+    return tuple(steps), x
 
-    The history of a multistep solver is constant.
+
+def shortcut(denoise: Denoise, kept: Sequence[KeptStep], end: Tensor, objective: Objective) -> Gradient:
+    """dJ/dx_0 by the shortcut through ``kept``, in order; ``end`` [B, ...] is the sample that follows from them.
+
+    Costs `SHORTCUT_COST` evaluations a kept step.
 
     Raises:
         InvalidInput: if the model's answer or the objective has no gradient, or the objective is not of shape [B].
     """
-    with torch.enable_grad():
-        leaf = kept.x.detach().requires_grad_()
-        denoised = differentiable(denoise(leaf, float(kept.sigma)))
-        return _backward(objective, replace(kept, x=leaf).end(step, denoised), leaf)
+    values, gradient = _at_sample(objective, end)
+    for step in reversed(kept):
+        with torch.enable_grad():
+            leaf = step.x.detach().requires_grad_()
+            after = replace(step, x=leaf).end(differentiable(denoise(leaf, float(step.sigma))))
+        (gradient,) = _pulled_back(after, (leaf,), gradient)
+    return Gradient(values, gradient, end.detach())
 
 
 def shortcut_of_condition(
-    denoise: ConditionedDenoise, condition: Tensor, kept: KeptStep, step: StepFunction, objective: Objective
+    denoise: ConditionedDenoise, condition: Tensor, kept: Sequence[KeptStep], end: Tensor, objective: Objective
 ) -> Gradient:
-    """dJ/dc by the shortcut through ``kept``: (h df/dc)^T dJ/dx_N. The rest is as for `shortcut`."""
-    with torch.enable_grad():
-        leaf = condition.detach().requires_grad_()
-        denoised = differentiable(denoise(kept.x, float(kept.sigma), leaf))
-        return _backward(objective, kept.end(step, denoised), leaf)
+    """dJ/dc by the shortcut through ``kept``. The rest is as for `shortcut`."""
+    values, gradient = _at_sample(objective, end)
+    total = torch.zeros_like(precise(condition))
+    for step in reversed(kept):
+        with torch.enable_grad():
+            leaf, variable = step.x.detach().requires_grad_(), condition.detach().requires_grad_()
+            after = replace(step, x=leaf).end(differentiable(denoise(leaf, float(step.sigma), variable)))
+        gradient, of_condition = _pulled_back(after, (leaf, variable), gradient)
+        total += of_condition
+    return Gradient(values, total, end.detach())
 
 
 def full(
@@ -123,7 +138,8 @@ def full(
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        return _backward(objective, integrate(denoise, leaf, sigmas, step, checkpoint), leaf)
+        sample = integrate(denoise, leaf, sigmas, step, checkpoint)
+    return _full(objective, sample, leaf)
 
 
 def full_of_condition(
@@ -143,7 +159,8 @@ def full_of_condition(
         def conditioned(state: Tensor, sigma: float) -> Tensor:
             return denoise(state, sigma, leaf)
 
-        return _backward(objective, integrate(conditioned, x.detach(), sigmas, step, checkpoint), leaf)
+        sample = integrate(conditioned, x.detach(), sigmas, step, checkpoint)
+    return _full(objective, sample, leaf)
 
 
 def evaluate(objective: Objective, sample: Tensor) -> Tensor:
@@ -219,16 +236,33 @@ def objective_gradient(values: Tensor, sample: Tensor) -> Tensor:
     return precise(found) / scale
 
 
-def _backward(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
-    """The gradient of ``objective`` at ``sample`` with respect to ``leaf``, of which ``sample`` is a function.
+def _at_sample(objective: Objective, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """The objective [B] at ``sample`` and its gradient there [B, ...]; the objective's graph is gone afterwards."""
+    with torch.enable_grad():
+        leaf = sample.detach().requires_grad_()
+        values = evaluate(objective, leaf)
+    return values.detach(), objective_gradient(values, leaf)
 
-    The chain rule is applied in two parts, and the second one starts from a gradient of RMS 1, for the reason in
-    `objective_gradient`: a small step makes it smaller still.
+
+def _full(objective: Objective, sample: Tensor, leaf: Tensor) -> Gradient:
+    values, gradient = _at_sample(objective, sample)
+    (gradient,) = _pulled_back(sample, (leaf,), gradient)
+    return Gradient(values, gradient, sample.detach())
+
+
+def _pulled_back(after: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+    """The gradient with respect to each of ``inputs``, from that with respect to ``after``, a function of them.
+
+    All are in at least float32, but the networks of the graph are given one of RMS 1: the gradient of a mean over a
+    large picture, times a small step, is too small for half precision.
+
+    Raises:
+        InvalidInput: naming ``denoise``, if ``after`` does not depend on one of the inputs.
     """
-    values = evaluate(objective, sample)
-    at_sample = objective_gradient(values, sample)
-    size = rms(at_sample)
+    size = rms(gradient)
     size = torch.where(size > 0, size, 1)
-    unit = (precise(at_sample) / per_item(size, at_sample)).to(sample.dtype)
-    (gradient,) = torch.autograd.grad(sample, leaf, unit)
-    return Gradient(values.detach(), precise(gradient) * per_item(size, gradient), sample.detach())
+    unit = (precise(gradient) / per_item(size, gradient)).to(after.dtype)
+    found = torch.autograd.grad(after, inputs, unit, allow_unused=True)
+    if any(part is None for part in found):
+        raise InvalidInput("denoise", "its result does not depend on what is optimised: does it detach its input?")
+    return tuple(precise(part) * per_item(size, part) for part in found)

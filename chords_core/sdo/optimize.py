@@ -1,16 +1,16 @@
 """``optimize_latent``: find the initial noise whose sample meets an objective, with the graph of one step (SDO).
 
-SDO (arXiv 2505.07477) samples without a graph and differentiates one step alone (`gradients`). From the initial noise
-to that step it uses the identity. In the same way the sampled trajectory is carried along when the noise moves
-(`trajectory`), so it is sampled only every ``refresh`` iterations. A carried value is a prediction and may be wrong:
-only sampled trajectories decide which noise is the best.
+SDO (arXiv 2505.07477) samples without a graph and differentiates one step alone. This takes a few steps one after
+another, and first-order steps between them (`gradients`). In the same way the sampled trajectory is carried along when
+the noise moves (`trajectory`), so it is sampled only every ``refresh`` iterations. A carried value is a prediction and
+may be wrong: only sampled trajectories decide which noise is the best.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def optimize_latent(
     regularise: str = "norm",
     patience: int | None = 20,
     checkpoint: bool = True,
-    keep: str | int | None = None,
+    keep: str | int | Sequence[int] = "spread",
     condition: Tensor | None = None,
     pool: Pool | None = None,
     cores: int = 1,
@@ -66,7 +66,7 @@ def optimize_latent(
         objective: ``objective(sample) -> [B]``, lower is better, differentiable.
         iterations: >= 1.
         lr: > 0; about the RMS of one update, relative to the RMS of ``x``.
-        gradient: "shortcut" (SDO: the graph of one step) or "full" (backpropagation through all steps; ``refresh``,
+        gradient: "shortcut" (SDO: the graphs of a few steps) or "full" (backpropagation through all steps; ``refresh``,
             ``keep``, ``pool`` and ``cores`` have no effect then).
         refresh: sample the trajectory every that many iterations, 1 is plain SDO; or "adaptive": less often while the
             carried trajectory predicts well.
@@ -76,8 +76,8 @@ def optimize_latent(
         regularise: what each update keeps of ``x``: its "norm", its "moments" (mean and standard deviation) or "none".
         patience: end when no item has improved for that many iterations and two samplings; None: never.
         checkpoint: with gradient="full", run each step twice instead of keeping its graph.
-        keep: the step whose graph the shortcut keeps: "last", "spread" (another one in each iteration, all equally
-            often) or an index; None: "last" for the noise, "spread" for a conditioning.
+        keep: the steps whose graphs the shortcut keeps, one at a time: "spread" (three, spread over all), "last" (SDO
+            as published), an index or several.
         condition: optimise this [B, ...] (the embedding of a prompt) instead of ``x``.
         pool: where to sample trajectories on the way (`chords_core.sample`); None: inline. Gradients always use
             ``denoise``, in this thread.
@@ -96,7 +96,7 @@ def optimize_latent(
     sigmas = _check(x, sigmas, iterations, lr, gradient, refresh, solver, patience)
     _check_sampling(x, condition, pool, cores)
     constraint = noise_constraint(regularise)
-    kept = steps_to_keep(keep, len(sigmas) - 1, cores, condition is not None)
+    kept = steps_to_keep(keep, len(sigmas) - 1, cores)
     check_callable("objective", objective, "a sample")
     check_callable("on_event", on_event, "an event", optional=True)
     if not isinstance(checkpoint, bool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ from .optimize import GRADIENTS
 from .parameter_sources import ParameterSource, TrainingProblem
 from .training import Trained, Training
 
-LATE_STEPS = (1, 4, 9)
-"""The steps whose graph is kept, counted from the end: together they do about what all steps do."""
+_SHARES = (0.2, 0.5, 0.8)
+"""Where the kept steps are, as shares of all steps. Their gradient is near to that of all steps, and that of the last
+steps alone is not (benchmarks/results/sdo_lora.md)."""
 
 
 def optimize_parameters(
     denoise: Callable[..., Tensor],
-    parameters: Sequence[Tensor],
+    parameters: Iterable[Tensor],
     starts: Callable[[int], Tensor],
     sigmas: Tensor,
     objective: Callable[..., Tensor],
@@ -52,10 +53,11 @@ def optimize_parameters(
 ) -> Trained:
     """Minimise the mean ``objective`` of samples from any noise over ``parameters``, which change in place.
 
-    Each iteration samples a batch without a graph, and takes the gradient through a few late steps alone
-    (`parameter_gradients`). Micro-batches are taken one after another, and so are the steps: memory holds the graph of
-    one step for one micro-batch, for any number of items and steps. Adam makes the updates. The parameters of the
-    lowest mean objective over the last batches are kept, also after a cancel or an error.
+    Each iteration samples a batch without a graph, and takes the gradient through a few steps, as if the way between
+    them were straight (`parameter_gradients`). Micro-batches are taken one after another, and so are the steps: memory
+    holds the graph of one step for one micro-batch, for any number of items and steps. Adam makes the updates. The
+    parameters of the lowest mean objective over the last batches (at least five, and 20 items) are kept, also after a
+    cancel or an error.
 
     Args:
         denoise: ``denoise(x, sigma) -> denoised`` for any number of items, differentiable in ``parameters``; with
@@ -66,26 +68,28 @@ def optimize_parameters(
         objective: ``objective(sample) -> [B]``, lower is better, differentiable; with ``conditions``:
             ``objective(sample, conditions)``.
         iterations: >= 1.
-        lr: > 0, Adam's.
+        lr: > 0, Adam's step size in the first iteration. It falls in equal parts to a tenth of that in the last.
         gradient: "shortcut" (SDO: the graph of the steps in ``keep``) or "full" (backpropagation through all steps).
-        keep: the indices of the steps whose graph the shortcut keeps, together; None: N-1, N-4 and N-9. The network is
-            held at these steps.
+        keep: the indices of the steps whose graph the shortcut keeps, one after another; None: three of them, at 20, 50
+            and 80 % of the steps. The network is held at these steps.
         solver: one of `chords_core.SOLVERS` that is a single step function.
-        tolerance: sample with fewer calls, as in `chords_core.sample`; the kept steps are then the nearest ones at
-            which the model was called. Not with gradient="full".
+        tolerance: sample with fewer calls, as in `chords_core.sample`. Not with gradient="full". With a tolerance or
+            several cores the kept steps are the nearest ones at which the resulting trajectory called the model.
         on_event: called in this thread with each event (`chords_core.sdo.events.TrainingEvent`), in order.
         cancel: as in `chords_core.sample`.
         conditions: ``conditions(i)``, one thing for each item of iteration i, for example the number of its prompt.
             ``denoise``, ``objective`` and ``reference`` get a tuple of those of their items as a further argument.
         reference: the old network, called as ``denoise``, without a graph; None: the parameters as they came.
-        hold: >= 0, how strongly the predictions are held near those of the old network: the weight of their mean
-            squared difference, where the objective's gradient at the sample has RMS 1 in the first batch. 0: not at
-            all, which also saves an evaluation a kept step.
+        hold: >= 0, how strongly the predictions are held near those of the old network: the weight of their squared
+            difference (summed over an item's elements, averaged over the kept steps), where the objective's gradient
+            at the sample has RMS 1 in the batch that has the largest so far. 0: not at all, which also saves up to
+            three evaluations a kept step.
         micro_batch: how many items to take at a time; None: one, or the whole batch where ``denoise`` or ``objective``
-            does not take a single item.
+            fails at a single item.
         patience: end when the mean has not improved for that many iterations; None: never.
         checkpoint: with gradient="full", run each step twice instead of keeping its graph.
-        pool: where to sample (`chords_core.sample`); None: inline. Gradients always use ``denoise``, in this thread.
+        pool: where to sample (`chords_core.sample`); None: inline. Each lane's model has to use these very
+            ``parameters``. Gradients always use ``denoise``, in this thread.
         cores: how many cores sample, in as many lanes of ``pool``.
 
     Raises:
@@ -130,13 +134,13 @@ def optimize_parameters(
 
 
 def steps_to_train(keep: Sequence[int] | int | None, steps: int) -> tuple[int, ...]:
-    """The indices of the steps whose graph is kept, the last first, from the argument ``keep``.
+    """The indices of the steps whose graph is kept, in order, from the argument ``keep``.
 
     Raises:
         InvalidInput: if ``keep`` names no step, or one that is not there.
     """
     if keep is None:
-        return tuple(steps - late for late in LATE_STEPS if late <= steps)
+        return tuple(sorted({int(share * steps) for share in _SHARES}))
     indices = (keep,) if isinstance(keep, int) else keep
     if (
         not isinstance(indices, Sequence)
@@ -147,13 +151,16 @@ def steps_to_train(keep: Sequence[int] | int | None, steps: int) -> tuple[int, .
         or len(set(indices)) != len(indices)
     ):
         raise InvalidInput("keep", f"must be steps of 0..{steps - 1}, each once, or None, not {shown(keep)}")
-    return tuple(sorted(indices, reverse=True))
+    return tuple(sorted(indices))
 
 
-def _checked_parameters(parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(parameters, Tensor) or not all(isinstance(parameter, Tensor) for parameter in parameters):
+def _checked_parameters(parameters: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
         raise InvalidInput("parameters", f"must be a list of tensors, not {shown(parameters)}")
     found = tuple({id(parameter): parameter for parameter in parameters}.values())
+    for parameter in found:
+        if not isinstance(parameter, Tensor):
+            raise InvalidInput("parameters", f"must be tensors, not {shown(parameter)}")
     if not found:
         raise InvalidInput("parameters", "there are none, so there is nothing to train")
     for number, parameter in enumerate(found):

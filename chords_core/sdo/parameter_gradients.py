@@ -1,12 +1,14 @@
 """Gradients of an objective of the sample with respect to the parameters of the network (arXiv 2505.07477, section 4).
 
-Every solver here has the form x_{j+1} = x_j + h_j f(x_j; theta), so that x_N = x_0 + sum_j h_j f(x_j; theta). The
-shortcut keeps the graph of a few terms S, as they stand, and takes all states as constants:
+The sample is taken for what it is in `gradients`: a chain of first-order steps from each kept step j_1 < ... < j_m to
+the next one, plus constants. So
 
-    dJ/dtheta = sum_{j in S} (h_j df(x_j; theta)/dtheta)^T dJ/dx_N.
+    dJ/dtheta = sum_k (1 - r_k) (dD(x_{j_k}; theta)/dtheta)^T s_k,
+    s_m = dJ/dx_N,  s_{k-1} = (r_k I + (1 - r_k) dD/dx_{j_k})^T s_k,  r_k = sigma_{j_{k+1}} / sigma_{j_k}.
 
-The terms are taken one after another, so memory holds the graph of one model evaluation at a time. Beside the
-objective stands what holds the network near the old one: the mean over S of |D(x_j; theta) - D_old(x_j)|^2.
+With all steps and Euler it is full backpropagation. The steps are taken one after another, from the last to the first,
+so memory holds the graph of one model evaluation at a time. Beside the objective stands what holds the network near the
+old one: the mean over the kept steps of |D(x_j; theta) - D_old(x_j)|^2.
 
 The functions are pure: no ``.grad`` of a parameter changes.
 """
@@ -14,21 +16,27 @@ The functions are pure: no ``.grad`` of a parameter changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .._types import Denoise
 from ..errors import InvalidInput
-from ..solvers.base import StepFunction
+from ..solvers.base import StepFunction, jump
 from .batch import precise, rms
 from .gradients import KeptStep, integrate
+
+_NO_GRADIENT = (
+    "its result has no gradient with respect to the parameters: does it use them, and not copies of them? Does it run "
+    "under no_grad or inference_mode?"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Staying:
-    """What holds a network near the old one: ``weight`` times the mean over the kept steps of |D - D_old|^2.
+    """What holds a network near the old one: ``weight`` times the mean over the kept steps of |D - D_old|^2, which is
+    a sum over an item's elements, as the change of the objective by a slope is.
 
     ``old``: the old network without a graph.
     """
@@ -54,6 +62,10 @@ class ParameterGradient:
         gradients = tuple(a + b for a, b in zip(self.gradients, other.gradients, strict=True))
         return ParameterGradient(gradients, self.moved + other.moved, self.size + other.size)
 
+    def times(self, factor: float) -> ParameterGradient:
+        """The gradient of ``factor`` times the function."""
+        return replace(self, gradients=tuple(factor * gradient for gradient in self.gradients))
+
     @staticmethod
     def zero(parameters: Sequence[Tensor]) -> ParameterGradient:
         """The gradient of a constant."""
@@ -64,68 +76,56 @@ def shortcut_of_parameters(
     denoise: Denoise,
     parameters: Sequence[Tensor],
     kept: Sequence[KeptStep],
-    step: StepFunction,
     slope: Tensor | None,
     staying: Staying | None = None,
 ) -> ParameterGradient:
-    """The gradient through the steps in ``kept``, one after another: 3 evaluations each, and 1 to hold the network.
+    """The gradient through the steps in ``kept``: 3 evaluations each. What holds the network costs one more each, and a
+    backward pass (2) each but the first.
 
     Args:
         denoise: differentiable in ``parameters``.
         parameters: leaf tensors that require a gradient.
-        kept: the steps of a sampled trajectory; the history of a multistep solver is constant.
-        step: one step of the solver.
+        kept: steps of a sampled trajectory, in order.
         slope: dJ/dx_N [B, ...]; None for the gradient of what holds the network alone.
         staying: None: nothing holds the network.
 
     Raises:
-        InvalidInput: if the model's answer has no gradient with respect to the parameters.
+        InvalidInput: if the model's answer has no gradient with respect to the parameters at any of these steps.
     """
-    total = ParameterGradient.zero(parameters)
-    for part in kept:
-        old = None
-        if staying is not None:
-            with torch.no_grad():
-                old = staying.old(part.x, float(part.sigma))
-        with torch.enable_grad():
-            denoised = differentiable_in_parameters(denoise(part.x, float(part.sigma)))
-            outputs, vectors = [], []
-            if slope is not None:
-                outputs.append(step(part.x, denoised, part.sigma, part.sigma_next, part.past))
-                vectors.append(slope.to(denoised.dtype))
-            moved = size = 0.0
-            if staying is not None and old is not None:
-                difference = precise(denoised.detach()) - precise(old)
-                outputs.append(denoised)
-                vectors.append((2 * staying.weight / len(kept) * difference).to(denoised.dtype))
-                moved, size = _mean_squares(difference), _mean_squares(old)
-            total = total + ParameterGradient(_gradients(outputs, parameters, vectors), moved, size)
+    total, used = ParameterGradient.zero(parameters), False
+    for number, step in reversed(list(enumerate(kept))):
+        found, slope = _through_step(denoise, parameters, step, slope, staying, len(kept), number > 0)
+        if found is not None:
+            total, used = total + found, True
+    if not used:
+        raise InvalidInput("denoise", _NO_GRADIENT)
     return total
 
 
 def full_of_parameters(
-    denoise: Denoise,
-    parameters: Sequence[Tensor],
-    x: Tensor,
-    sigmas: Tensor,
-    step: StepFunction,
-    *,
-    checkpoint: bool = True,
+    denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, *, checkpoint: bool = True
 ) -> Tensor:
     """The sample x_N [B, ...] of ``x`` with the graph of every step; `gradient_of_full` ends the way back.
 
     ``checkpoint``: as in `chords_core.sdo.gradients.full`.
 
     Raises:
-        InvalidInput: as `shortcut_of_parameters`.
+        InvalidInput: if the model's answer has no gradient.
     """
     with torch.enable_grad():
-        return differentiable_in_parameters(integrate(denoise, x.detach(), sigmas, step, checkpoint))
+        return integrate(denoise, x.detach(), sigmas, step, checkpoint)
 
 
 def gradient_of_full(sample: Tensor, parameters: Sequence[Tensor], slope: Tensor) -> ParameterGradient:
-    """The gradient through every step, from ``sample`` of `full_of_parameters` and ``slope``, dJ/dx_N [B, ...]."""
-    return ParameterGradient(_gradients([sample], parameters, [slope.to(sample.dtype)]))
+    """The gradient through every step, from ``sample`` of `full_of_parameters` and ``slope``, dJ/dx_N [B, ...].
+
+    Raises:
+        InvalidInput: if the sample has no gradient with respect to the parameters.
+    """
+    found = _gradients([(sample, slope.to(sample.dtype))], parameters)
+    if found is None:
+        raise InvalidInput("denoise", _NO_GRADIENT)
+    return ParameterGradient(found)
 
 
 def slope_size(slopes: Sequence[Tensor]) -> float:
@@ -133,19 +133,51 @@ def slope_size(slopes: Sequence[Tensor]) -> float:
     return float(torch.cat([rms(slope) for slope in slopes]).mean())
 
 
-def differentiable_in_parameters(denoised: Tensor) -> Tensor:
-    """``denoised``, checked to have a graph.
+def _through_step(
+    denoise: Denoise,
+    parameters: Sequence[Tensor],
+    kept: KeptStep,
+    slope: Tensor | None,
+    staying: Staying | None,
+    steps: int,
+    further: bool,
+) -> tuple[ParameterGradient | None, Tensor | None]:
+    """The gradient through one of so many ``steps`` (None if the model does not use the parameters there), and the
+    slope at its state where there is a step ``further`` back.
 
-    Raises:
-        InvalidInput: naming ``denoise``, if it has none.
+    A function of its own, so that nothing of this step's graph is alive when the next one is made.
     """
-    if not denoised.requires_grad:
-        raise InvalidInput(
-            "denoise",
-            "its result has no gradient with respect to the parameters: does it use them, and not copies of them? Does "
-            "it run under no_grad or inference_mode?",
-        )
-    return denoised
+    old = None
+    if staying is not None:
+        with torch.no_grad():
+            old = staying.old(kept.x, float(kept.sigma))
+    with torch.enable_grad():
+        leaf = kept.x.detach().requires_grad_(further and slope is not None)
+        denoised = denoise(leaf, float(kept.sigma))
+        if not denoised.requires_grad:
+            return None, slope
+        after = jump(leaf, denoised, kept.sigma, kept.sigma_next)
+    held, moved, size = None, 0.0, 0.0
+    if staying is not None and old is not None:
+        difference = precise(denoised.detach()) - precise(old)
+        held = (2 * staying.weight / steps * difference).to(denoised.dtype)
+        moved, size = _mean_squares(difference), _mean_squares(old)
+    found: tuple[Tensor, ...] | None
+    if not leaf.requires_grad:
+        outputs = [(denoised, held), (after, None if slope is None else slope.to(after.dtype))]
+        found = _gradients(outputs, parameters)
+        return None if found is None else ParameterGradient(found, moved, size), None
+    # What holds the network takes the states as constants, so its part does not go back to the step before.
+    assert slope is not None
+    found = _gradients([(denoised, held)], parameters, keep=True) if held is not None else None
+    *raw, before = torch.autograd.grad(after, (*parameters, leaf), slope.to(after.dtype), allow_unused=True)
+    through = _precise(raw, parameters)
+    before = slope if before is None else precise(before)
+    both = ParameterGradient(found) if found is not None else ParameterGradient.zero(parameters)
+    if through is not None:
+        both = both + ParameterGradient(through)
+    unused = through is None and found is None
+    return None if unused else replace(both, moved=moved, size=size), before
 
 
 def _mean_squares(x: Tensor) -> float:
@@ -154,9 +186,25 @@ def _mean_squares(x: Tensor) -> float:
 
 
 def _gradients(
-    outputs: Sequence[Tensor], parameters: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    found = torch.autograd.grad(outputs, parameters, vectors, allow_unused=True)
+    outputs: Sequence[tuple[Tensor, Tensor | None]], parameters: Sequence[Tensor], keep: bool = False
+) -> tuple[Tensor, ...] | None:
+    """One gradient a parameter, or None if the outputs (with their vectors) depend on none of them. ``keep``: the graph
+    is used again."""
+    used = [(output, vector) for output, vector in outputs if vector is not None]
+    found = torch.autograd.grad(
+        [output for output, _ in used],
+        parameters,
+        [vector for _, vector in used],
+        allow_unused=True,
+        retain_graph=keep,
+    )
+    return _precise(found, parameters)
+
+
+def _precise(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Gradients in at least float32, zero where a parameter has no part; None if none has."""
+    if all(gradient is None for gradient in found):
+        return None
     return tuple(
         torch.zeros_like(precise(parameter)) if gradient is None else precise(gradient)
         for parameter, gradient in zip(parameters, found, strict=True)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._types import Denoise, Pool
+from .._types import Denoise, Objective, Pool
 from ..checks import check_floating
 from ..errors import Cancelled, InvalidInput, NonFiniteDenoised
 from ..methods.events import Evaluated, Event
 from ..sampling import sample
 from ..solvers import find_step
-from ..solvers.base import Past, StepFunction
-from .gradients import CHECKPOINTED_COST, FULL_COST, SHORTCUT_COST, KeptStep, evaluate, objective_gradient
+from ..solvers.base import StepFunction
+from .gradients import (
+    BACKWARD_COST,
+    CHECKPOINTED_COST,
+    FULL_COST,
+    SHORTCUT_COST,
+    KeptStep,
+    evaluate,
+    objective_gradient,
+)
 from .parameter_gradients import (
     ParameterGradient,
     Staying,
@@ -80,7 +88,10 @@ class Batch:
 
     def same_as(self, other: Batch | None) -> bool:
         """Whether the objectives of both can be compared item by item."""
-        return other is not None and torch.equal(self.x, other.x) and self.conditions == other.conditions
+        if other is None or not torch.equal(self.x, other.x):
+            return False
+        pairs = zip(self.conditions or (), other.conditions or (), strict=True)
+        return all(_same(one, another) for one, another in pairs)
 
     def of(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``function``, with the conditions of these items as its last argument where there are any."""
@@ -102,8 +113,16 @@ class _Scored:
 
 
 @dataclass(frozen=True, eq=False)
+class _FullPart(_Scored):
+    """A micro-batch with its ``gradient`` through all steps."""
+
+    gradient: ParameterGradient
+
+
+@dataclass(frozen=True, eq=False)
 class BatchGradient:
-    """A batch with its ``values`` [B], its ``sample`` [B, ...] and the ``gradient`` of their mean."""
+    """A batch with its ``values`` [B], its ``sample`` [B, ...], and the ``gradient``: of the sum of the values in units
+    of the slope's size, and of what holds the network."""
 
     batch: Batch
     values: Tensor
@@ -112,7 +131,7 @@ class BatchGradient:
 
 
 class ParameterSource:
-    """Gradients of a training; it counts evaluations. ``slope_size``: the RMS of dJ/dx_N in the first batch."""
+    """Gradients of a training; it counts evaluations."""
 
     def __init__(self, problem: TrainingProblem) -> None:
         self.problem = problem
@@ -120,7 +139,8 @@ class ParameterSource:
         self._micro_batch = problem.micro_batch
         self._item_evaluations = 0
         self._items = 1
-        self._slope_size = 0.0
+        self._slope_size = 0.0  # the RMS of dJ/dx_N, the largest of all batches so far
+        self._sampled_once = False
 
     @property
     def evaluations(self) -> int:
@@ -148,20 +168,20 @@ class ParameterSource:
         return Batch(x.detach().clone(), conditions)
 
     def gradient(self, batch: Batch) -> BatchGradient:
-        """The objective's values and the gradient of their mean, at the current parameters.
+        """The objective's values and the gradient, at the current parameters.
 
         Raises:
             InvalidInput: for a model or an objective that has no gradient, or an objective of another shape.
             NonFiniteDenoised: if the model returned NaN or infinity.
             Cancelled: when the training has to end.
         """
-        if self.problem.full and self._slope_size > 0:
+        if self.problem.full:
+            if not self._sampled_once:
+                self._scored(batch)  # an error of the model is reported here, with its step
+            self._sampled_once = True
             return self._full(batch)
         scored = self._scored(batch)
-        if not self._slope_size > 0:
-            self._slope_size = slope_size([part.slope for part in scored])
-        if self.problem.full:
-            return self._full(batch)
+        self._slope_size = max(self._slope_size, slope_size([part.slope for part in scored]))
         total = ParameterGradient.zero(self.problem.parameters)
         for part in scored:
             total = total + self._shortcut(part.batch, part.kept, self._relative(part.slope))
@@ -178,53 +198,55 @@ class ParameterSource:
         return torch.cat(found)
 
     def _relative(self, slope: Tensor) -> Tensor:
-        """dJ/dx_N in units of its size in the first batch. So the weight of what holds the network has the same effect
-        for any objective, and small slopes fit half precision."""
+        """dJ/dx_N in units of its size. So the weight of what holds the network has the same effect for any objective,
+        and small slopes fit half precision."""
         return slope / self._slope_size if self._slope_size > 0 else slope
 
     def _scored(self, batch: Batch) -> list[_Scored]:
-        if self._micro_batch is not None:
-            return [self._scored_part(part) for part in batch.parts(self._micro_batch)]
+        if self._micro_batch is None:
+            first = self._first_item(batch)
+            self._micro_batch = len(batch.x) if first is None else 1
+            if first is not None:
+                return [first, *map(self._scored_part, list(batch.parts(1))[1:])]
+        return [self._scored_part(part) for part in batch.parts(self._micro_batch)]
+
+    def _first_item(self, batch: Batch) -> _Scored | None:
+        """The first item alone, or None where a function is made for whole batches and fails at a single item."""
         try:
-            found = [self._scored_part(part) for part in batch.parts(1)]
-            self._micro_batch = 1
-        except (Cancelled, NonFiniteDenoised):
+            return self._scored_part(next(batch.parts(1)))
+        except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except (RuntimeError, ValueError, IndexError, AssertionError):
             if len(batch.x) == 1:
                 raise
-            # A function that is made for a whole batch fails at a single item. Another error comes again.
-            self._micro_batch = len(batch.x)
-            found = [self._scored_part(batch)]
-        return found
+            return None  # another error comes again with the whole batch
 
     def _scored_part(self, part: Batch) -> _Scored:
         end, kept = self._sampled(part)
-        with torch.enable_grad():
-            leaf = end.detach().requires_grad_()
-            values = evaluate(part.of(self.problem.objective), leaf)
-            slope = objective_gradient(values, leaf)
-        return _Scored(part, kept, end, values.detach(), slope)
+        return _Scored(part, kept, end, *_slope(part.of(self.problem.objective), end))
 
     def _sampled(self, part: Batch) -> tuple[Tensor, tuple[KeptStep, ...]]:
         """The sample of a micro-batch, and the kept steps of its trajectory."""
         problem = self.problem
-        needed = {index + offset for index in problem.kept for offset in (-1, 0)}
-        calls: dict[tuple[int, int], Evaluated] = {}
+        several, within = problem.cores > 1, problem.tolerance is not None
+        calls: dict[int, dict[int, Evaluated]] = {}
 
         def listen(event: Event) -> None:
             if isinstance(event, Evaluated):
-                if problem.tolerance is not None or event.index in needed:
-                    calls[event.core, event.index] = event
+                self._item_evaluations += len(part.x)
+                if several or within or event.index in problem.kept:
+                    # In a window all rounds are of one trajectory, and the newest evaluation is the best.
+                    calls.setdefault(0 if within else event.core, {})[event.index] = event
                 if not bool(torch.isfinite(event.denoised).all()):
-                    raise NonFiniteDenoised(event.core, event.index, problem.steps, float(problem.sigmas[event.index]))
+                    sigma = float(problem.sigmas[event.index])
+                    raise NonFiniteDenoised(event.core, event.index, problem.steps, sigma)
 
         with torch.no_grad():
             result = sample(
                 part.of(problem.denoise),
                 part.x,
                 problem.sigmas,
-                method="chords" if problem.cores > 1 or problem.tolerance is not None else "sequential",
+                method="secant" if several and within else "chords" if several or within else "sequential",
                 cores=problem.cores,
                 solver=problem.solver,
                 tolerance=problem.tolerance,
@@ -232,18 +254,29 @@ class ParameterSource:
                 on_event=listen,
                 cancel=problem.cancelled,
             )
-        self._item_evaluations += result.evaluations * len(part.x)
-        core = result.hits[-1].core if problem.cores > 1 and problem.tolerance is None else None
-        by_index = {index: event for (number, index), event in calls.items() if core in (None, number)}
-        return result.x, _kept_steps(by_index, problem.kept, problem.sigmas)
+        trajectory = calls[0 if within else result.hits[-1].core]
+        states = {index: event.x for index, event in trajectory.items()}
+        return result.x, _kept_steps(states, problem.kept, problem.sigmas.to(part.x.device))
 
     def _shortcut(self, part: Batch, kept: Sequence[KeptStep], slope: Tensor | None) -> ParameterGradient:
         problem = self.problem
-        if problem.cancelled():
-            raise Cancelled("the training was cancelled")
         staying = Staying(self._old(part), problem.hold) if problem.hold > 0 else None
-        self._item_evaluations += (SHORTCUT_COST + (staying is not None)) * len(kept) * len(part.x)
-        return shortcut_of_parameters(part.of(problem.denoise), problem.parameters, kept, problem.step, slope, staying)
+        cost = SHORTCUT_COST * len(kept)
+        if staying is not None:
+            cost += len(kept) + (0 if slope is None else BACKWARD_COST * (len(kept) - 1))
+        self._item_evaluations += cost * len(part.x)
+        return shortcut_of_parameters(self._until_cancelled(part), problem.parameters, kept, slope, staying)
+
+    def _until_cancelled(self, part: Batch) -> Denoise:
+        """The model on the items of ``part``; it raises `Cancelled` when the training has to end."""
+        denoise = part.of(self.problem.denoise)
+
+        def call(x: Tensor, sigma: float) -> Tensor:
+            if self.problem.cancelled():
+                raise Cancelled("the training was cancelled")
+            return denoise(x, sigma)
+
+        return call
 
     def _old(self, part: Batch) -> Denoise:
         """The old network on the items of ``part``."""
@@ -264,36 +297,47 @@ class ParameterSource:
     def _full(self, batch: Batch) -> BatchGradient:
         """As `gradient`, through all steps."""
         problem = self.problem
-        total = ParameterGradient.zero(problem.parameters)
-        values, samples = [], []
-        for part in batch.parts(self._micro_batch or 1):
-            states: dict[float, Tensor] = {}
-            denoise = part.of(problem.denoise)
+        parts = [self._full_part(part) for part in batch.parts(self._micro_batch or 1)]
+        self._slope_size = max(self._slope_size, slope_size([part.slope for part in parts]))
+        unit = self._slope_size if self._slope_size > 0 else 1.0
+        total = sum((part.gradient.times(1 / unit) for part in parts), ParameterGradient.zero(problem.parameters))
+        if problem.hold > 0:
+            total = sum((self._shortcut(part.batch, part.kept, None) for part in parts), total)
+        values, samples = torch.cat([part.values for part in parts]), torch.cat([part.sample for part in parts])
+        return BatchGradient(batch, values, samples, total)
 
-            def watched(x: Tensor, sigma: float, denoise: Denoise = denoise, states: Any = states) -> Tensor:
-                if problem.cancelled():
-                    raise Cancelled("the training was cancelled")
-                states.setdefault(sigma, x.detach())
-                return denoise(x, sigma)
+    def _full_part(self, part: Batch) -> _FullPart:
+        """A micro-batch through all steps. Nothing of its graph is alive afterwards."""
+        problem, states = self.problem, dict[float, Tensor]()
+        denoise, sigmas = self._until_cancelled(part), problem.sigmas.to(part.x.device)
 
-            end = full_of_parameters(
-                watched, problem.parameters, part.x, problem.sigmas, problem.step, checkpoint=problem.checkpoint
-            )
-            self._item_evaluations += (
-                problem.steps * (CHECKPOINTED_COST if problem.checkpoint else FULL_COST) * len(part.x)
-            )
-            with torch.enable_grad():
-                leaf = end.detach().requires_grad_()
-                found = evaluate(part.of(problem.objective), leaf)
-                slope = objective_gradient(found, leaf)
-            total = total + gradient_of_full(end, problem.parameters, self._relative(slope))
-            values.append(found.detach())
-            samples.append(end.detach())
-            if problem.hold > 0:
-                sigmas = problem.sigmas
-                kept = [KeptStep(states[float(sigmas[i])], sigmas[i], sigmas[i + 1]) for i in problem.kept]
-                total = total + self._shortcut(part, kept, None)
-        return BatchGradient(batch, torch.cat(values), torch.cat(samples), total)
+        def watched(x: Tensor, sigma: float) -> Tensor:
+            states.setdefault(sigma, x.detach())
+            return denoise(x, sigma)
+
+        end = full_of_parameters(watched, part.x, sigmas, problem.step, checkpoint=problem.checkpoint)
+        self._item_evaluations += problem.steps * (CHECKPOINTED_COST if problem.checkpoint else FULL_COST) * len(part.x)
+        values, slope = _slope(part.of(problem.objective), end)
+        size = slope_size([slope])
+        size = size if size > 0 else 1.0
+        gradient = gradient_of_full(end, problem.parameters, slope / size).times(size)
+        kept = _kept_steps({i: states[float(sigmas[i])] for i in problem.kept}, problem.kept, sigmas)
+        return _FullPart(part, kept, end.detach(), values, slope, gradient)
+
+
+def _slope(objective: Objective, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """The objective's values [B] at ``sample``, and dJ/dx_N there. Nothing of the objective's graph stays."""
+    with torch.enable_grad():
+        leaf = sample.detach().requires_grad_()
+        values = evaluate(objective, leaf)
+        return values.detach(), objective_gradient(values, leaf)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two conditions are the same, as far as can be told."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other or (one == other) is True
 
 
 def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -303,15 +347,14 @@ def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
             parameter.copy_(value)
 
 
-def _kept_steps(calls: dict[int, Evaluated], wanted: Sequence[int], sigmas: Tensor) -> tuple[KeptStep, ...]:
-    """The wanted steps of a trajectory; where the model was not called at one, the nearest at which it was."""
-    indices = sorted({min(calls, key=lambda index: (abs(index - step), -index)) for step in wanted}, reverse=True)
+def _kept_steps(states: Mapping[int, Tensor], wanted: Sequence[int], sigmas: Tensor) -> tuple[KeptStep, ...]:
+    """The wanted steps of a trajectory, in order, from states by index; where there is none, the nearest.
+
+    The constants between them have no part in gradients of parameters, so they are 0.
+    """
+    indices = sorted({min(states, key=lambda index: (abs(index - step), -index)) for step in wanted})
+    following = [*indices[1:], len(sigmas) - 1]
     return tuple(
-        KeptStep(
-            calls[index].x,
-            sigmas[index],
-            sigmas[index + 1],
-            Past(sigmas[index - 1], calls[index - 1].denoised) if index - 1 in calls else None,
-        )
-        for index in indices
+        KeptStep(states[index], sigmas[index], sigmas[after], torch.zeros_like(states[index]))
+        for index, after in zip(indices, following, strict=True)
     )

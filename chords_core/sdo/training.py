@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,17 +11,19 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InvalidInput, NonFiniteDenoised
+from .batch import precise
 from .events import RolledBack, Stopped, TrainingEvent, TrainingIterated
 from .parameter_gradients import ParameterGradient
 from .parameter_sources import Batch, BatchGradient, ParameterSource, put
 
-_SMOOTHING = 0.8  # weight of the earlier batches in the mean of the objective
+_MEAN_ITEMS, _MEAN_BATCHES = 20, 5  # the mean objective is over at least so many of the last items and batches
 _MAX_NORM_RATIO = 3.0  # a gradient this many times the usual norm is shortened to that
 _EXPLOSION_RATIO = 10.0  # an objective this many times its range above its best has exploded
-_MAX_ROLLBACKS = 5  # in a row
+_EARLY_EXPLOSION_RATIO = 1000.0  # the same relative to the largest so far, while few batches have shown no range yet
+_MAX_ROLLBACKS = 5  # updates in a row
+_FINAL_RATE = 0.1  # the step size falls to this part of itself, because batches differ in their noise
 _MIN_RELATIVE_GAIN = 1e-3  # relative to the gain so far: a smaller gain is no progress
 _ROUNDING = 1e-6  # relative to the objective, likewise
-_FINAL_RATE = 0.1  # the step size falls to this part of itself, because batches differ in their noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,8 @@ class Trained:
     the best iteration); ``evaluations``: forward-equivalent model calls of a whole batch (forward 1, a step with its
     graph and backward 3, with checkpointing 4); ``best``: the iteration whose parameters are kept, from 0; the number
     of iterations where the last update is kept; ``drift``: of each iteration done, how far the predictions at the kept
-    steps were from the old network's, relative RMS; empty where nothing holds the network; ``stopped``: why it ended
-    early, or None.
+    steps were from the old network's, relative RMS, NaN where the model broke; empty where nothing holds the network;
+    ``stopped``: why it ended early, or None.
     """
 
     history: Tensor
@@ -53,28 +56,31 @@ class TrainingCancelled(Cancelled):
         self.best = best
 
 
-@dataclass(frozen=True)
-class SmoothedMean:
-    """The mean of the objective over the last batches, which differ in their noise.
+class RunningMean:
+    """The mean of the objective over the last batches, which differ in their noise and in their prompts.
 
-    ``total``, ``weight``: sums with weights that decrease by `_SMOOTHING` a batch; ``last``: the last batch's mean.
+    Means of fewer than ``count`` batches are not `comparable`: one lucky batch would look like the best.
     """
 
-    total: float = 0.0
-    weight: float = 0.0
-    last: float = 0.0
+    def __init__(self, count: int) -> None:
+        self._values: deque[float] = deque(maxlen=count)
+        self.comparable = False
 
-    def after(self, value: float, same_noise: bool) -> SmoothedMean:
-        """With the mean of one more batch. A batch of the same noise as the last one can be compared as it is: the
-        mean moves by as much as it does."""
-        if same_noise:
-            return replace(self, total=self.total + self.weight * (value - self.last), last=value)
-        return SmoothedMean(_SMOOTHING * self.total + value, _SMOOTHING * self.weight + 1, value)
+    def add(self, value: float, same_noise: bool) -> None:
+        """Take the mean of one more batch. One of the same noise as the last can be compared as it is: the mean moves
+        by as much as it does."""
+        if same_noise and self._values:
+            moved = value - self._values[-1]
+            self._values = deque((old + moved for old in self._values), self._values.maxlen)
+            self.comparable = True
+        else:
+            self._values.append(value)
+            self.comparable = len(self._values) == self._values.maxlen
 
     @property
     def value(self) -> float:
         """The mean."""
-        return self.total / self.weight
+        return sum(self._values) / len(self._values)
 
 
 class Training:
@@ -98,15 +104,18 @@ class Training:
         self._on_event = on_event or (lambda event: None)
         self._parameters = source.problem.parameters
         self._best_values = [parameter.detach().clone() for parameter in self._parameters]
+        # Adam works in float32: half precision would lose small updates, and its eps is 0 there.
+        self._masters = [precise(parameter.detach()).clone() for parameter in self._parameters]
         self._best, self._best_mean = 0, math.inf
-        self._mean = SmoothedMean()
+        self._mean = RunningMean(_MEAN_BATCHES)
         self._means: list[float] = []  # of the batches that did not break
-        self._last_gain = 0  # the last iteration that made progress
+        self._last_gain, self._mean_at_gain = 0, math.inf  # the last iteration that made progress
         self._values: list[Tensor] = []
         self._drift: list[float] = []
         self._norm: float | None = None  # the usual norm of the gradient
         self._rollbacks = 0
-        self._optimizer = torch.optim.Adam(self._parameters, lr=lr)
+        self._updated = False  # whether the parameters have moved since they were last put back
+        self._optimizer = torch.optim.Adam(self._masters, lr=lr)
 
     def run(self) -> Trained:
         """All iterations, and the check of the last update.
@@ -140,87 +149,113 @@ class Training:
         for iteration in range(self._iterations):
             self._check_cancelled()
             batch = self._source.batch(iteration)
-            try:
-                found = self._source.gradient(batch)
-            except NonFiniteDenoised:
-                if not self._values:
-                    raise
-                self._values.append(torch.full_like(self._values[0], math.nan))
-                self._roll_back(iteration, "the model returned NaN or infinity")
-            else:
-                self._iterate(iteration, found, batch.same_as(last))
+            if iteration == 0:
+                self._mean = RunningMean(max(_MEAN_BATCHES, math.ceil(_MEAN_ITEMS / len(batch.x))))
+            if self._iterate(iteration, batch, batch.same_as(last)):
                 last = batch
             self._set_rate(iteration + 1)
             if (stopped := self._reason_to_stop(iteration)) is not None:
                 self._on_event(Stopped(iteration, stopped))
                 return stopped
-        if last is not None:
+        if last is not None and self._updated:
             self._judge_last_update(last)
         return None
 
-    def _iterate(self, iteration: int, found: BatchGradient, same_noise: bool) -> None:
-        """Record a batch, and update the parameters or roll them back."""
+    def _iterate(self, iteration: int, batch: Batch, same_noise: bool) -> bool:
+        """An iteration; returns whether its update was made, or was rolled back."""
+        try:
+            found = self._source.gradient(batch)
+        except NonFiniteDenoised:
+            if not self._values:
+                raise
+            self._record(torch.full_like(self._values[0], math.nan), math.nan)
+            self._roll_back(iteration, "the model returned NaN or infinity")
+            return False
         broken = self._reason_against(found)
         if broken is not None and iteration == 0:
-            raise InvalidInput("objective", f"cannot be used with the parameters as they came ({broken})")
-        self._values.append(found.values.detach())
-        if self._source.problem.hold > 0:
-            gradient = found.gradient
-            self._drift.append(math.sqrt(gradient.moved / gradient.size) if gradient.size > 0 else 0.0)
+            name, reason = broken
+            raise InvalidInput(name, f"cannot be used with the parameters as they came: {reason}")
+        gradient = found.gradient
+        self._record(found.values, math.sqrt(gradient.moved / gradient.size) if gradient.size > 0 else 0.0)
         if broken is not None:
-            self._roll_back(iteration, broken)
-            return
-        self._rollbacks = 0
+            self._roll_back(iteration, broken[1])
+            return False
+        if self._updated:
+            self._rollbacks = 0
         self._keep_better(iteration, float(found.values.float().mean()), same_noise)
+        self._tell(iteration, found)
+        self._update(gradient)
+        return True
+
+    def _record(self, values: Tensor, drift: float) -> None:
+        self._values.append(values)
+        if self._source.problem.hold > 0:
+            self._drift.append(drift)
+
+    def _tell(self, iteration: int, found: BatchGradient) -> None:
+        best = min(self._best_mean, self._mean.value)
+        drift, evaluations = self._drift[-1] if self._drift else None, self._source.evaluations
         self._on_event(
             TrainingIterated(
-                iteration,
-                self._iterations,
-                found.values.detach(),
-                self._mean.value,
-                self._best_mean,
-                self._drift[-1] if self._drift else None,
-                found.sample,
-                self._source.evaluations,
+                iteration, self._iterations, found.values, self._mean.value, best, drift, found.sample, evaluations
             )
         )
-        self._update(found.gradient)
 
-    def _reason_against(self, found: BatchGradient) -> str | None:
-        """Why training cannot go on from here, or None."""
+    def _reason_against(self, found: BatchGradient) -> tuple[str, str] | None:
+        """Why training cannot go on from here, after the argument that is to blame; None if it can."""
         if not bool(torch.isfinite(found.values).all()):
-            return "the objective is NaN or infinite"
+            return "objective", "it is NaN or infinite"
         if not all(bool(torch.isfinite(gradient).all()) for gradient in found.gradient.gradients):
-            return "its gradient is NaN or infinite"
+            return "denoise", "its gradient, or that of the objective, is NaN or infinite"
+        return ("objective", "it exploded") if self._exploded(float(found.values.float().mean())) else None
+
+    def _exploded(self, value: float) -> bool:
+        """Whether the mean of a batch is far above those of all batches before it."""
         means = self._means
-        if len(means) > 1:  # one value alone has no range
-            span = max(abs(means[0]), max(means) - min(means))
-            if float(found.values.float().mean()) - min(means) > _EXPLOSION_RATIO * span:
-                return "the objective exploded"
-        return None
+        if not means:
+            return False
+        if len(means) < _MEAN_BATCHES:
+            largest = max(abs(mean) for mean in means)
+            return largest > 0 and value > _EARLY_EXPLOSION_RATIO * largest
+        span = max(abs(means[0]), max(means) - min(means))
+        return span > 0 and value - min(means) > _EXPLOSION_RATIO * span
 
     def _keep_better(self, iteration: int, value: float, same_noise: bool) -> None:
-        """Take the mean of a batch into account, and keep the parameters if they are the best so far."""
-        self._mean = self._mean.after(value, same_noise)
+        """Take the mean of a batch into account, and keep the parameters if they are the best so far.
+
+        While means cannot be compared, the latest parameters count as the best.
+        """
+        if same_noise and not self._mean.comparable:  # then so is the batch before, whose parameters are kept
+            self._best_mean = self._mean_at_gain = self._mean.value
         self._means.append(value)
-        if self._mean.value < self._best_mean:
-            least = max(_MIN_RELATIVE_GAIN * (self._means[0] - self._mean.value), _ROUNDING * abs(self._mean.value))
-            if self._best_mean - self._mean.value > least:
-                self._last_gain = iteration
-            self._best, self._best_mean = iteration, self._mean.value
-            self._best_values = [parameter.detach().clone() for parameter in self._parameters]
+        self._mean.add(value, same_noise)
+        mean = self._mean.value
+        if not self._mean.comparable:
+            self._keep(iteration)
+            self._last_gain = iteration
+        elif mean < self._best_mean:
+            self._keep(iteration)
+            self._best_mean = mean
+            least = max(_MIN_RELATIVE_GAIN * (self._means[0] - mean), _ROUNDING * abs(mean))
+            if self._mean_at_gain - mean > least:
+                self._last_gain, self._mean_at_gain = iteration, mean
+
+    def _keep(self, iteration: int) -> None:
+        self._best, self._best_values = iteration, [parameter.detach().clone() for parameter in self._parameters]
 
     def _update(self, gradient: ParameterGradient) -> None:
         """One step of Adam (arXiv 1412.6980). A gradient much larger than usual is shortened."""
-        norm = math.sqrt(sum(float(part.square().sum()) for part in gradient.gradients))
-        usual = norm if self._norm is None else self._norm
-        scale = min(1.0, _MAX_NORM_RATIO * usual / norm) if norm > 0 else 1.0
-        self._norm = 0.9 * usual + 0.1 * scale * norm
-        for parameter, part in zip(self._parameters, gradient.gradients, strict=True):
-            parameter.grad = (scale * part).to(parameter.dtype)
+        norm = math.sqrt(sum(float(part.double().square().sum()) for part in gradient.gradients))
+        scale = 1.0
+        if norm > 0:  # else there is nothing to learn from this batch
+            usual = norm if self._norm is None else self._norm
+            scale = min(1.0, _MAX_NORM_RATIO * usual / norm)
+            self._norm = 0.9 * usual + 0.1 * scale * norm
+        for master, part in zip(self._masters, gradient.gradients, strict=True):
+            master.grad = (scale * part).to(master.dtype)
         self._optimizer.step()
-        for parameter in self._parameters:
-            parameter.grad = None
+        put(self._parameters, self._masters)
+        self._updated = True
 
     def _set_rate(self, done: int) -> None:
         """The step size after ``done`` iterations: it falls in equal parts."""
@@ -232,13 +267,15 @@ class Training:
         """Continue from the best parameters, with half the step size."""
         self._on_event(RolledBack(iteration, tuple(range(len(self._values[0]))), reason))
         put(self._parameters, self._best_values)
+        put(self._masters, self._best_values)
         self._lr /= 2
         self._rollbacks += 1
-        self._optimizer = torch.optim.Adam(self._parameters, lr=self._lr)
+        self._updated = False
+        self._optimizer = torch.optim.Adam(self._masters, lr=self._lr)
 
     def _reason_to_stop(self, iteration: int) -> str | None:
         if self._rollbacks >= _MAX_ROLLBACKS:
-            return f"the last {self._rollbacks} updates were rolled back"
+            return f"the last {self._rollbacks} updates were rolled back: try a smaller step size"
         idle = iteration - self._last_gain
         if self._patience is not None and idle >= self._patience:
             return f"the mean objective has not improved for {idle} iterations"

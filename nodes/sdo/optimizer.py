@@ -58,7 +58,7 @@ class SDOLatentOptimizer(io.ComfyNode):
         candidates: int = 1,
         optimize: str = _NOISE,
         refresh: int = 0,
-        keep: str = "auto",
+        keep: str = "spread",
         regularise: str = "norm",
         patience: int = 20,
         gradient: str = "shortcut",
@@ -76,7 +76,7 @@ class SDOLatentOptimizer(io.ComfyNode):
             candidates=candidates,
             gradient=gradient,
             refresh=refresh or "adaptive",
-            keep=None if keep == "auto" else keep,
+            keep=keep,
             regularise=regularise,
             patience=patience or None,
             condition=optimize == _PROMPT,
@@ -223,12 +223,11 @@ def _advanced_inputs() -> list[io.Input]:
         io.Combo.Input(
             "keep",
             optional=True,
-            options=["auto", "last", "spread"],
-            default="auto",
+            options=["spread", "last"],
+            default="spread",
             advanced=True,
-            tooltip="Which step the gradient goes through. last: the last step, better for details. spread: another "
-            "step in each iteration, better for large changes, such as another background. auto: last for the noise, "
-            "spread for the prompt.",
+            tooltip="Which steps the gradient goes through. spread: three of them, spread over all steps. last: the "
+            "last step alone, with fewer model calls in each iteration; its directions are less exact.",
         ),
         io.Combo.Input(
             "regularise",
@@ -254,7 +253,8 @@ def _advanced_inputs() -> list[io.Input]:
             options=["shortcut", "full"],
             default="shortcut",
             advanced=True,
-            tooltip="shortcut: through one step (SDO). full: through all steps, many times slower, for comparison.",
+            tooltip="shortcut: through the steps of keep (SDO). full: through all steps, many times slower, for "
+            "comparison.",
         ),
         io.Combo.Input(
             "when_cancelled",

@@ -194,8 +194,8 @@ def advanced_inputs() -> list[io.Input]:
             optional=True,
             default="auto",
             advanced=True,
-            tooltip="The steps that the gradient goes through, together: numbers from the end, such as 1, 4, 9. 1 is "
-            "the last step. auto: 1, 4, 9.",
+            tooltip="The steps that the gradient goes through, one after another, by number: 5, 11, 17 of 20 steps, "
+            "for example. auto: three of them, at a fifth, half and four fifths.",
         ),
         io.Int.Input(
             "patience",

@@ -31,7 +31,7 @@ def test_batches_follow_from_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "kept"), [("auto", None), ("", None), ("1, 4, 9", (1, 4, 9)), (" 4 1 4", (1, 4)), ("20", (20,))]
 )
-def test_kept_steps_are_numbers_from_the_end(text: str, kept: tuple[int, ...] | None) -> None:
+def test_kept_steps_are_numbers(text: str, kept: tuple[int, ...] | None) -> None:
     assert options.parse_keep(text) == kept
 
 

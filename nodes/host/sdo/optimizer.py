@@ -21,6 +21,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import InvalidInput
+from ....chords_core.sdo.trajectory import steps_to_keep
 from ..node_text import show_text
 from ..sampling.ksampler import schedule
 from ..sampling.names import STEP_SAMPLERS
@@ -68,7 +69,7 @@ class OptimizationResult:
         if self.stopped is not None:
             told += f"; {self.stopped}"
         if not best < first:
-            told += '; no better initial noise was found: try keep "spread", more candidates, or another seed'
+            told += "; no better initial noise was found: try more candidates, or another seed"
         return told
 
 
@@ -207,6 +208,7 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         stream.send_frame(("JPEG", to_picture(picture), latent_preview.MAX_PREVIEW_RESOLUTION))
     steps = len(setup.sigmas) - 1
     choosing = options.candidates * steps if options.candidates > 1 else 0
+    kept = len(steps_to_keep(options.keep, steps, 1)) if options.gradient == "shortcut" else steps
     result = OptimizationResult(
         initial_noise=initial,
         sample=sample,
@@ -215,8 +217,8 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         objective=objective,
         history=best.history,
         pictures=tuple(pictures) if len(pictures) == 2 else (),
-        # A gradient through checkpointed blocks needs one more forward call than the core counts.
-        evaluations=choosing + best.history.evaluations + len(best.history.values) + steps,
+        # A gradient through checkpointed blocks needs one more forward call a step than the core counts.
+        evaluations=choosing + best.history.evaluations + kept * len(best.history.values) + steps,
         seconds=stream.seconds,
         stopped=best.stopped,
     )

@@ -25,7 +25,7 @@ class OptimizerOptions:
     candidates: int
     gradient: str
     refresh: int | str
-    keep: str | None
+    keep: str
     regularise: str
     patience: int | None
     condition: bool

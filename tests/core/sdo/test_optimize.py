@@ -28,10 +28,11 @@ from tests.core.sdo.short_optimisation import (
     [
         {},
         {"refresh": 1},
-        {"refresh": 3, "keep": "spread"},
+        {"refresh": 3, "keep": "last"},
         {"refresh": "adaptive"},
-        {"refresh": "adaptive", "keep": "spread"},
+        {"refresh": "adaptive", "keep": "last"},
         {"keep": 2},
+        {"refresh": 3, "keep": (6, 1)},
         {"gradient": "full"},
         {"gradient": "full", "checkpoint": False},
         {"regularise": "moments"},

@@ -18,18 +18,31 @@ from tests.core.sdo.short_optimisation import (
 )
 
 
-def test_adaptive_refresh_follows_the_predictions() -> None:
-    """Exact predictions make the interval longer each time; wrong ones make every iteration sample."""
+@pytest.mark.parametrize(("keep", "intervals"), [("last", [2, 4, 8, 16, 20]), ("spread", [2, 4, 7, 7])])
+def test_exact_predictions_make_the_interval_longer(keep: str, intervals: list[int]) -> None:
+    """Twice as long each time, up to where sampling 40 steps costs less than half of the gradients in between."""
     drift = noise(SIZE, seed=8)
-    exact, events = small(denoise=lambda x, s: x - s * drift, refresh="adaptive", iterations=31, patience=None, lr=0.01)
-    intervals = [event.interval for event in events if isinstance(event, Refreshed)]
-    assert intervals[:4] == [2, 4, 8, 16]
-    assert sum(exact.sampled) <= 6
+    found, events = small(
+        denoise=lambda x, s: x - s * drift,
+        refresh="adaptive",
+        keep=keep,
+        sigmas=geometric(40),
+        iterations=51 if keep == "last" else 21,
+        patience=None,
+        lr=0.01,
+    )
+    assert [event.interval for event in events if isinstance(event, Refreshed)] == intervals
+    assert sum(found.sampled) == len(intervals) + 1
 
-    def turned(x: Tensor, sigma: float) -> Tensor:  # a move of the noise changes its sign on the way
+
+def test_wrong_predictions_make_every_iteration_sample() -> None:
+    """A move of the noise changes its sign on the way, before the step that is kept."""
+    drift = noise(SIZE, seed=8)
+
+    def turned(x: Tensor, sigma: float) -> Tensor:
         return x + 2.0 * x if sigma > 5 else x - sigma * drift
 
-    _, events = small(denoise=turned, refresh="adaptive", iterations=8, patience=None)
+    _, events = small(denoise=turned, refresh="adaptive", keep="last", iterations=8, patience=None)
     assert all(event.interval <= 2 for event in events if isinstance(event, Refreshed))
 
 

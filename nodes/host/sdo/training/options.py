@@ -17,7 +17,7 @@ class TrainerOptions:
     """How to train.
 
     ``layers``, ``pattern``: see `layers.choose_layers`; ``batch``: pictures an iteration; ``fidelity``: one of
-    `FIDELITIES`; ``keep``: the steps whose graph is kept, from the end, 1 is the last, or None for those of
+    `FIDELITIES`; ``keep``: the steps whose graph is kept, the first is 1, or None for those of
     `chords_core.optimize_parameters`; ``pictures``: how many pictures show the result; ``lines``: the prompts that are
     given as texts. The others are as in
     `chords_core.optimize_parameters` and in the host's samplers.
@@ -57,11 +57,14 @@ class TrainerOptions:
             return None
         if beyond := [number for number in self.keep if number > steps]:
             raise InvalidInput("keep", f"has {beyond[0]}, and there are {steps} steps")
-        return tuple(steps - number for number in self.keep)
+        return tuple(number - 1 for number in self.keep)
 
-    def graphs(self, steps: int) -> int:
-        """Of how many of ``steps`` steps an iteration makes a graph."""
-        return steps if self.gradient == "full" else len(steps_to_train(self.kept(steps), steps))
+    def backward_passes(self, steps: int) -> int:
+        """How many backward passes through the model an iteration of ``steps`` steps makes."""
+        kept = len(steps_to_train(self.kept(steps), steps))
+        if self.gradient == "full":
+            return steps + (kept if self.hold > 0 else 0)
+        return kept + (kept - 1 if self.hold > 0 else 0)
 
     @property
     def picture_seeds(self) -> list[int]:
@@ -70,7 +73,7 @@ class TrainerOptions:
 
 
 def parse_keep(text: str) -> tuple[int, ...] | None:
-    """``keep`` from what a user writes: "auto", or numbers such as "1, 4, 9".
+    """``keep`` from what a user writes: "auto", or numbers such as "5, 11, 17".
 
     Raises:
         InvalidInput: naming ``keep``.
@@ -79,5 +82,5 @@ def parse_keep(text: str) -> tuple[int, ...] | None:
         return None
     parts = [part for part in text.replace(",", " ").split() if part]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InvalidInput("keep", f'must be "auto", or numbers of steps from the end, such as 1, 4, 9, not {text!r}')
+        raise InvalidInput("keep", f'must be "auto", or numbers of steps, such as 5, 11, 17, not {text!r}')
     return tuple(sorted({int(part) for part in parts}))

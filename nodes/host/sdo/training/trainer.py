@@ -214,8 +214,9 @@ def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> Tr
         pictures=pictures,
         pair=pair,
         prompts=tuple(names[number] for number in fixed.numbers()),
-        # A gradient through checkpointed blocks needs one more forward call than the core counts.
-        evaluations=best.history.evaluations + len(best.history.values) * options.graphs(len(setup.sigmas) - 1),
+        # A backward pass through checkpointed blocks needs one more forward call than the core counts.
+        evaluations=best.history.evaluations
+        + len(best.history.values) * options.backward_passes(len(setup.sigmas) - 1),
         seconds=stream.seconds,
         stopped=best.stopped,
     )

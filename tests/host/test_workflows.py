@@ -234,7 +234,7 @@ def test_nothing_of_a_machine_is_in_the_files(path: Path) -> None:
 def test_a_workflow_starts_from_what_the_node_chooses_by_itself(name: str) -> None:
     """A number of cores is there only to have results to watch on any machine, and a method is never named."""
     for inputs in _samplers(name):
-        watched = name in ("chords_streaming", "sdo_to_chords")
-        exact = name == "sdo_to_chords"  # it draws the very picture that was found
+        exact = name in ("sdo_to_chords", "sdo_lora_to_chords")  # they draw the very picture of the stock sampler
+        watched = exact or name == "chords_streaming"
         assert (inputs["fidelity"], inputs["cores"]) == ("exact" if exact else "auto", 4 if watched else 0)
         assert (inputs["method"], inputs["accept"]) == ("auto", "auto")

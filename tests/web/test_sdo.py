@@ -11,7 +11,7 @@ from client import ComfyClient
 from frontend import OURS, Frontend
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords"]
+NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords", "sdo_lora_blue_background", "sdo_lora_to_chords"]
 SEEDS = iter(range(1000, 10_000))
 WIDGETS = """
 return Object.fromEntries(graph.nodes.map((node) => [

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from client import ComfyClient, Run
 from PIL import Image
 
-NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords"]
+from demo.content import matches
+
+NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords", "sdo_lora_blue_background", "sdo_lora_to_chords"]
 BLUE = (0x1F, 0x45, 0xDB)
 EDGE = 24  # pixels around the middle that the objective leaves out
 NOTE = "MarkdownNote"
@@ -33,9 +36,16 @@ def _node(workflow: Workflow, kind: str, title: str | None = None) -> str:
     return name
 
 
+def _pictures(client: ComfyClient, run: Run, node: str) -> list[np.ndarray]:
+    return [
+        np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB"), dtype=np.float64)
+        for image in run.outputs[node]["images"]
+    ]
+
+
 def _picture(client: ComfyClient, run: Run, node: str) -> np.ndarray:
-    (image,) = run.outputs[node]["images"]
-    return np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB"), dtype=np.float64)
+    (picture,) = _pictures(client, run, node)
+    return picture
 
 
 def _objective(run: Run, workflow: Workflow) -> tuple[float, float]:
@@ -92,6 +102,70 @@ def test_chords_draws_the_picture_that_was_found(client: ComfyClient, repo: Path
     assert _from_blue(saved) < 20
     (plan,) = [event for event in run.of_kind("chords") if event["kind"] == "plan" and "method" in event]
     assert (plan["method"], plan["cores"]) == ("chords", 4)
+
+
+def test_the_lora_makes_the_background_of_any_seed_blue(client: ComfyClient, repo: Path) -> None:
+    """With prompts and seeds that it was not trained on; and the things that the prompts name stay."""
+    workflow = _load(repo, "sdo_lora_blue_background")
+    new = [node["inputs"]["text"] for node in workflow.values() if node["_meta"]["title"].endswith("new prompt")]
+    assert not set(new) & {node["inputs"]["text"] for node in _trained_on(workflow)}
+    run = client.run(workflow, time_limit=900)
+    (figures,) = run.outputs[_node(workflow, "SDOTrainLoRA")]["sdo"]
+    assert sum(figures["objective"]["after"]) < 0.1 * sum(figures["objective"]["before"])
+    changed, plain = (
+        _pictures(client, run, _node(workflow, "PreviewImage", title)) for title in ("With the LoRA", "Without it")
+    )
+    assert len(changed) == len(plain) == 3 * len(new)
+    assert max(map(_from_blue, changed)) < 20 < 60 < min(map(_from_blue, plain))
+    named = [matches(torch.from_numpy(p).movedim(-1, 0).float() / 255, new[n // 3]) for n, p in enumerate(changed)]
+    assert sum(named) >= 5
+    for title in ("Curve", "Before and after"):
+        assert all(picture.std() > 5 for picture in _pictures(client, run, _node(workflow, "PreviewImage", title)))
+
+
+def _trained_on(workflow: Workflow) -> list[dict[str, Any]]:
+    """The prompts that are connected to the trainer."""
+    inputs = workflow[_node(workflow, "SDOTrainLoRA")]["inputs"]
+    return [workflow[value[0]] for name, value in inputs.items() if name.startswith("positive.")]
+
+
+def test_chords_draws_with_the_lora_what_ksampler_draws_with_it(client: ComfyClient, repo: Path) -> None:
+    workflow = _load(repo, "sdo_lora_to_chords")
+    trainer, sampler = _node(workflow, "SDOTrainLoRA"), _node(workflow, "ChordsKSampler")
+    workflow[trainer]["inputs"] |= {"iterations": 2, "pictures": 1}  # enough for another picture
+    inputs = workflow[sampler]["inputs"]
+    stock = {name: inputs[name] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    stock |= {name: inputs[name] for name in ("positive", "negative", "latent_image")}
+    model = _node(workflow, "ChordsDemoModel")
+    for name, chosen in (("with", [trainer, 0]), ("without", [model, 0])):
+        workflow[f"{name} sampled"] = {"class_type": "KSampler", "inputs": {**stock, "model": chosen}}
+        workflow[f"{name} decoded"] = {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": [f"{name} sampled", 0], "vae": [model, 1]},
+        }
+        workflow[name] = {"class_type": "PreviewImage", "inputs": {"images": [f"{name} decoded", 0]}}
+    run = client.run(workflow)
+    saved = _picture(client, run, _node(workflow, "SaveImage"))
+    assert np.array_equal(saved, _picture(client, run, "with"))
+    assert not np.array_equal(saved, _picture(client, run, "without"))
+    (plan,) = [event for event in run.of_kind("chords") if event["kind"] == "plan" and "method" in event]
+    assert (plan["method"], plan["cores"]) == ("chords", 4)
+
+
+def test_both_lora_workflows_train_the_same_lora(repo: Path) -> None:
+    """The host then keeps the LoRA of the first for the second."""
+
+    def whole(workflow: Workflow, value: Any) -> Any:
+        """An input, with all that leads to it in place of the links."""
+        if not isinstance(value, list):
+            return value
+        node, output = workflow[value[0]], value[1]
+        inputs = {name: whole(workflow, given) for name, given in node["inputs"].items()}
+        return node["class_type"], output, inputs
+
+    blue, chords = (_load(repo, name) for name in ("sdo_lora_blue_background", "sdo_lora_to_chords"))
+    kind = "SDOTrainLoRA"
+    assert whole(blue, [_node(blue, kind), 1]) == whole(chords, [_node(chords, kind), 1])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -85,6 +85,7 @@ class Descent:
         self._rate = options.lr * torch.where(size > 0, size, 1)  # [B]: RMS of an update, in the variable's units
         self._adam = Adam.initial(initial)
         self._values: list[Tensor] = []
+        self._usable: list[Tensor] = []  # the same without what broke
         self._sampled: list[bool] = []
         self._best: _BestItems | None = None
         self._last_gain = 0  # the last iteration that made progress
@@ -137,7 +138,7 @@ class Descent:
         finite, finite_gradient = torch.isfinite(values), finite_items(found.gradient)
         exploded = torch.zeros_like(finite)
         if self._best is not None and len(self._values) > 1:  # one value alone has no range
-            seen = torch.stack(self._values).nan_to_num(posinf=0.0, neginf=0.0)
+            seen = torch.stack(self._usable)
             span = torch.maximum(seen[0].abs(), seen.amax(0) - seen.amin(0))
             exploded = finite & (values - self._best.values > _EXPLOSION_RATIO * span)
         reasons = (
@@ -156,6 +157,7 @@ class Descent:
             )
         values, sample = found.gradient.values, found.gradient.sample
         self._values.append(values)
+        self._usable.append(torch.where(broken, self._values[0], values))
         self._sampled.append(found.sampled)
         if found.predicted is not None:
             self._on_event(Refreshed(iteration, found.predicted, values, found.interval))

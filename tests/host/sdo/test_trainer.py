@@ -62,7 +62,7 @@ def test_the_pictures_are_those_of_ksampler(run_graph: RunGraph, client: ComfyCl
         assert value == pytest.approx(float(latents[name].square().mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("names", ["kohya", "peft"])
+@pytest.mark.parametrize("names", ["kohya", "peft", "convolution"])
 def test_a_training_goes_on_from_a_lora(run_graph: RunGraph, names: str) -> None:
     """With a step of next to nothing the LoRA stays the same, whatever names it comes with."""
     graph = Graph()

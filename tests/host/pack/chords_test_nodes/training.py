@@ -1,5 +1,6 @@
 """The SDO LoRA Trainer's parts, checked inside the host: layers of families, gradients, and what a training leaves."""
 
+import copy
 import importlib
 import threading
 
@@ -253,6 +254,45 @@ class TestFails(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestFailingVae(io.ComfyNode):
+    """A VAE that runs out of memory when it decodes pictures for a user."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestFailingVae", category="tests", inputs=[io.Vae.Input("vae")], outputs=[io.Vae.Output()]
+        )
+
+    @classmethod
+    def execute(cls, vae):
+        vae = copy.copy(vae)
+
+        def decode(*_args, **_kwargs):
+            raise torch.OutOfMemoryError("no memory, as asked")
+
+        vae.decode = decode
+        return io.NodeOutput(vae)
+
+
+class TestReplacedPart(io.ComfyNode):
+    """A MODEL that a training refuses: with a part replaced, or split between devices by the host."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), io.Combo.Input("kind", options=["block", "network", "multi-GPU"])]
+        return io.Schema(node_id="TestReplacedPart", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, kind):
+        model = model.clone()
+        if kind == "multi-GPU":
+            model.model_options["multigpu_clones"] = {}
+        else:
+            key = "diffusion_model" + (".double_blocks.0" if kind == "block" else "")
+            model.add_object_patch(key, torch.nn.Identity())
+        return io.NodeOutput(model)
+
+
 class TestDemoLora(io.ComfyNode):
     """A LORA_MODEL of a model's attention, which changes nothing."""
 
@@ -272,7 +312,7 @@ class TestLoraNames(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        kinds = ["kohya", "peft", "with text encoder", "dora", "other model"]
+        kinds = ["kohya", "peft", "convolution", "with text encoder", "dora", "other model", "incomplete"]
         inputs = [io.Custom("LORA_MODEL").Input("lora"), io.Combo.Input("kind", options=kinds)]
         outputs = [io.Custom("LORA_MODEL").Output()]
         return io.Schema(node_id="TestLoraNames", category="tests", inputs=inputs, outputs=outputs)
@@ -288,12 +328,16 @@ class TestLoraNames(io.ComfyNode):
             elif kind == "peft":
                 other = {"up.weight": "lora_B.weight", "down.weight": "lora_A.weight"}.get(end)
                 found |= {} if other is None else {f"diffusion_model.{path}.{other}": tensor}
+            elif kind == "convolution":
+                found[name] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
             elif kind == "other model":
                 found[name.replace("blocks.", "layers.")] = tensor
             else:
                 found[name] = tensor
                 if kind == "dora" and name.endswith(".alpha"):
                     found[name.replace(".alpha", ".dora_scale")] = torch.ones(1)
+        if kind == "incomplete":
+            del found[next(name for name in found if name.endswith("lora_down.weight"))]
         if kind == "with text encoder":
             found["lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"] = torch.zeros(2, 2)
         return io.NodeOutput(found)
@@ -305,6 +349,8 @@ NODES = [
     TestCheckpointedLora,
     TestModelState,
     TestFails,
+    TestFailingVae,
+    TestReplacedPart,
     TestDemoLora,
     TestLoraNames,
 ]

@@ -134,7 +134,7 @@ def _pictures(graph: Graph) -> Node:
 def _masked_objective(graph: Graph) -> Node:
     """A colour within a mask of its own for each of four pictures, among other objectives."""
     mask = graph.add("ImageToMask", image=_pictures(graph), channel="red")
-    colour = graph.add("SDOObjectiveColour", red=0.0, green=0.0, blue=1.0, mask=mask)
+    colour = graph.add("SDOObjectiveColour", colour="#0000ff", mask=mask)
     return graph.add("SDOObjectiveCombine", objective_1=colour, weight_1=1.0)
 
 

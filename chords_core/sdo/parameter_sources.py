@@ -145,6 +145,7 @@ class ParameterSource:
         self._items = 1
         self._slope_size = 0.0  # the RMS of dJ/dx_N, the largest of all batches so far
         self._sampled_once = False
+        self._used = False  # whether any item so far had a gradient
 
     @property
     def evaluations(self) -> int:
@@ -192,15 +193,14 @@ class ParameterSource:
 
     def _sum(self, gradients: Iterable[Callable[[], ParameterGradient]]) -> ParameterGradient:
         """The sum of the micro-batches' gradients. One without a gradient counts as 0, as of a prompt for which the
-        network does not use the parameters; all may not be so."""
+        network does not use the parameters. At first a batch needs one that has a gradient."""
         total, missing = ParameterGradient.zero(self.problem.parameters), None
-        used = False
         for gradient in gradients:
             try:
-                total, used = total + gradient(), True
+                total, self._used = total + gradient(), True
             except NoParameterGradient as error:
                 missing = error
-        if missing is not None and not used:
+        if missing is not None and not self._used:
             raise missing
         return total
 
@@ -317,7 +317,8 @@ class ParameterSource:
         self._slope_size = max(self._slope_size, slope_size([part.slope for part in parts]))
         unit = self._slope_size if self._slope_size > 0 else 1.0
         given = [part.gradient for part in parts if part.gradient is not None]
-        if not given:
+        self._used = self._used or bool(given)
+        if not self._used:
             raise NoParameterGradient("denoise", NO_GRADIENT)
         total = sum((gradient.times(1 / unit) for gradient in given), ParameterGradient.zero(problem.parameters))
         if problem.hold > 0:

@@ -229,7 +229,17 @@ def test_items_that_do_not_use_the_parameters_count_as_nothing() -> None:
 
 
 @pytest.mark.parametrize("gradient", ["shortcut", "full"])
-def test_a_batch_that_does_not_use_the_parameters_is_refused(gradient: str) -> None:
+def test_a_training_that_begins_without_using_the_parameters_is_refused(gradient: str) -> None:
+    """A later batch that does not use them is not."""
+    network = Network()
+
+    def used_at_first(x: Tensor, sigma: float, iterations: tuple[int, ...]) -> Tensor:
+        return network(x, sigma) if iterations[0] == 0 else MODEL(x, sigma)
+
+    given = {"iterations": 4, "micro_batch": 3, "hold": 0.0, "gradient": gradient}
+    given |= {"conditions": lambda iteration: (iteration,) * 3, "objective": lambda sample, _: distance(sample)}
+    _, trained, _ = train(network, denoise=used_at_first, **given)
+    assert len(trained.history) == 4
     with pytest.raises(InvalidInput, match="^denoise: .*no gradient with respect to the parameters"):
         train(Network(), denoise=MODEL, gradient=gradient, micro_batch=1)
 

@@ -195,8 +195,12 @@ def differentiable(denoised: Tensor) -> Tensor:
     return denoised
 
 
-def integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, checkpoint: bool) -> Tensor:
+def integrate(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, checkpoint: bool, *, checked: bool = True
+) -> Tensor:
     """x_N [B, ...] by the plain solver loop from ``x`` at sigmas[0], with its graph; ``checkpoint`` as for `full`.
+
+    ``checked``: each answer has to have a gradient.
 
     Raises:
         InvalidInput: naming ``denoise``, if its answer has no gradient.
@@ -208,7 +212,9 @@ def integrate(denoise: Denoise, x: Tensor, sigmas: Tensor, step: StepFunction, c
         else:
             denoised = denoise(x, float(sigma))
         assert isinstance(denoised, Tensor)
-        x, past = step(x, differentiable(denoised), sigma, sigma_next, past), Past(sigma, denoised)
+        if checked:
+            differentiable(denoised)
+        x, past = step(x, denoised, sigma, sigma_next, past), Past(sigma, denoised)
     return x
 
 

@@ -27,10 +27,14 @@ from ..solvers.base import StepFunction, jump
 from .batch import precise, rms
 from .gradients import KeptStep, integrate
 
-_NO_GRADIENT = (
+NO_GRADIENT = (
     "its result has no gradient with respect to the parameters: does it use them, and not copies of them? Does it run "
     "under no_grad or inference_mode?"
 )
+
+
+class NoParameterGradient(InvalidInput):
+    """The model's answer has no gradient with respect to the parameters, for any item that it was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,7 @@ def shortcut_of_parameters(
         staying: None: nothing holds the network.
 
     Raises:
-        InvalidInput: if the model's answer has no gradient with respect to the parameters at any of these steps.
+        NoParameterGradient: if the model's answer has none at any of these steps.
     """
     total, used = ParameterGradient.zero(parameters), False
     for number, step in reversed(list(enumerate(kept))):
@@ -98,7 +102,7 @@ def shortcut_of_parameters(
         if found is not None:
             total, used = total + found, True
     if not used:
-        raise InvalidInput("denoise", _NO_GRADIENT)
+        raise NoParameterGradient("denoise", NO_GRADIENT)
     return total
 
 
@@ -108,23 +112,20 @@ def full_of_parameters(
     """The sample x_N [B, ...] of ``x`` with the graph of every step; `gradient_of_full` ends the way back.
 
     ``checkpoint``: as in `chords_core.sdo.gradients.full`.
-
-    Raises:
-        InvalidInput: if the model's answer has no gradient.
     """
     with torch.enable_grad():
-        return integrate(denoise, x.detach(), sigmas, step, checkpoint)
+        return integrate(denoise, x.detach(), sigmas, step, checkpoint, checked=False)
 
 
 def gradient_of_full(sample: Tensor, parameters: Sequence[Tensor], slope: Tensor) -> ParameterGradient:
     """The gradient through every step, from ``sample`` of `full_of_parameters` and ``slope``, dJ/dx_N [B, ...].
 
     Raises:
-        InvalidInput: if the sample has no gradient with respect to the parameters.
+        NoParameterGradient: if the sample has none.
     """
-    found = _gradients([(sample, slope.to(sample.dtype))], parameters)
+    found = _gradients([(sample, slope.to(sample.dtype))], parameters) if sample.requires_grad else None
     if found is None:
-        raise InvalidInput("denoise", _NO_GRADIENT)
+        raise NoParameterGradient("denoise", NO_GRADIENT)
     return ParameterGradient(found)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from .gradients import (
     objective_gradient,
 )
 from .parameter_gradients import (
+    NO_GRADIENT,
+    NoParameterGradient,
     ParameterGradient,
     Staying,
     full_of_parameters,
@@ -114,9 +118,9 @@ class _Scored:
 
 @dataclass(frozen=True, eq=False)
 class _FullPart(_Scored):
-    """A micro-batch with its ``gradient`` through all steps."""
+    """A micro-batch with its ``gradient`` through all steps, or None if it has none."""
 
-    gradient: ParameterGradient
+    gradient: ParameterGradient | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +145,7 @@ class ParameterSource:
         self._items = 1
         self._slope_size = 0.0  # the RMS of dJ/dx_N, the largest of all batches so far
         self._sampled_once = False
+        self._used = False  # whether any item so far had a gradient
 
     @property
     def evaluations(self) -> int:
@@ -182,11 +187,22 @@ class ParameterSource:
             return self._full(batch)
         scored = self._scored(batch)
         self._slope_size = max(self._slope_size, slope_size([part.slope for part in scored]))
-        total = ParameterGradient.zero(self.problem.parameters)
-        for part in scored:
-            total = total + self._shortcut(part.batch, part.kept, self._relative(part.slope))
+        total = self._sum(partial(self._shortcut, part.batch, part.kept, self._relative(part.slope)) for part in scored)
         values, samples = torch.cat([part.values for part in scored]), torch.cat([part.sample for part in scored])
         return BatchGradient(batch, values, samples, total)
+
+    def _sum(self, gradients: Iterable[Callable[[], ParameterGradient]]) -> ParameterGradient:
+        """The sum of the micro-batches' gradients. One without a gradient counts as 0, as of a prompt for which the
+        network does not use the parameters. At first a batch needs one that has a gradient."""
+        total, missing = ParameterGradient.zero(self.problem.parameters), None
+        for gradient in gradients:
+            try:
+                total, self._used = total + gradient(), True
+            except NoParameterGradient as error:
+                missing = error
+        if missing is not None and not self._used:
+            raise missing
+        return total
 
     def values(self, batch: Batch) -> Tensor:
         """The objective [B] of a batch."""
@@ -300,9 +316,13 @@ class ParameterSource:
         parts = [self._full_part(part) for part in batch.parts(self._micro_batch or 1)]
         self._slope_size = max(self._slope_size, slope_size([part.slope for part in parts]))
         unit = self._slope_size if self._slope_size > 0 else 1.0
-        total = sum((part.gradient.times(1 / unit) for part in parts), ParameterGradient.zero(problem.parameters))
+        given = [part.gradient for part in parts if part.gradient is not None]
+        self._used = self._used or bool(given)
+        if not self._used:
+            raise NoParameterGradient("denoise", NO_GRADIENT)
+        total = sum((gradient.times(1 / unit) for gradient in given), ParameterGradient.zero(problem.parameters))
         if problem.hold > 0:
-            total = sum((self._shortcut(part.batch, part.kept, None) for part in parts), total)
+            total = total + self._sum(partial(self._shortcut, part.batch, part.kept, None) for part in parts)
         values, samples = torch.cat([part.values for part in parts]), torch.cat([part.sample for part in parts])
         return BatchGradient(batch, values, samples, total)
 
@@ -320,7 +340,9 @@ class ParameterSource:
         values, slope = _slope(part.of(problem.objective), end)
         size = slope_size([slope])
         size = size if size > 0 else 1.0
-        gradient = gradient_of_full(end, problem.parameters, slope / size).times(size)
+        gradient = None
+        with suppress(NoParameterGradient):
+            gradient = gradient_of_full(end, problem.parameters, slope / size).times(size)
         kept = _kept_steps({i: states[float(sigmas[i])] for i in problem.kept}, problem.kept, sigmas)
         return _FullPart(part, kept, end.detach(), values, slope, gradient)
 

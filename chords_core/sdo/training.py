@@ -122,8 +122,8 @@ class Training:
 
         Raises:
             TrainingCancelled: with the best so far in the parameters.
-            InvalidInput, NonFiniteDenoised: for a model or an objective that cannot be used with the parameters as they
-                came. They are as before then.
+            InvalidInput, NonFiniteDenoised: for a model or an objective that cannot be used at first. The
+                parameters are as before then.
         """
         wanted = [(parameter.requires_grad, parameter.grad) for parameter in self._parameters]
         try:
@@ -174,7 +174,7 @@ class Training:
         broken = self._reason_against(found)
         if broken is not None and iteration == 0:
             name, reason = broken
-            raise InvalidInput(name, f"cannot be used with the parameters as they came: {reason}")
+            raise InvalidInput(name, f"cannot be used at first, before any update: {reason}")
         gradient = found.gradient
         self._record(found.values, math.sqrt(gradient.moved / gradient.size) if gradient.size > 0 else 0.0)
         if broken is not None:

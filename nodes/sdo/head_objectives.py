@@ -66,7 +66,8 @@ class SDOObjectivePreference(io.ComfyNode):
                     "preferred_over",
                     optional=True,
                     tooltip="What the result should be preferred over: one picture for all, or one for each item of "
-                    "the batch. If it is not connected, the score itself is raised.",
+                    "the batch (a LoRA training takes one for all). If it is not connected, the score itself is "
+                    "raised.",
                 ),
             ],
         )

@@ -36,7 +36,9 @@ def objective_schema(
 def image_input(purpose: str, remark: str = "") -> io.Input:
     """A reference picture; ``purpose`` says what the result should have of it."""
     return io.Image.Input(
-        "image", tooltip=f"{purpose}: one picture for all, or one for each item of the batch.{remark and f' {remark}'}"
+        "image",
+        tooltip=f"{purpose}: one picture for all, or one for each item of the batch (a LoRA training takes one for "
+        f"all).{remark and f' {remark}'}",
     )
 
 

@@ -263,7 +263,8 @@ def _advanced_inputs() -> list[io.Input]:
             default=_FORGET,
             advanced=True,
             tooltip="forget: a cancelled search leaves nothing. keep the best: the next run with the same inputs "
-            "outputs the best that the cancelled search had found, at once.",
+            "outputs the best that the cancelled search had found, at once. The seed must stay the same: "
+            "set it to fixed.",
         ),
     ]
 

@@ -28,7 +28,8 @@ class SDOTrainLoRA(io.ComfyNode):
             category=f"{CATEGORY}/SDO",
             description="Trains a LoRA with which the model's pictures meet an objective (an SDO Objective) for any "
             "seed. It needs no pictures to learn from, and the memory of one sampling step of one picture, for any "
-            "number of steps and pictures. Save the LoRA with Save LoRA Weights and use it with any LoRA loader.",
+            "number of steps and pictures. Save the LoRA with Save LoRA Weights and use it with any of "
+            "ComfyUI's LoRA loaders.",
             search_aliases=["sdo", "train lora", "lora", "alignment", "reward", "fine-tune", "draft", "refl"],
             inputs=[*required_inputs(), *prompt_inputs(), *sampling_inputs(), *advanced_inputs()],
             outputs=_outputs(),
@@ -86,15 +87,15 @@ class SDOTrainLoRA(io.ComfyNode):
             lines=prompt_lines(prompts),
         )
         given = collect_prompts(positive or {}, clip, options.lines, negative)
-        origins = (clip, negative, *(positive or {}).values())
-        inputs = TrainingInputs(model, given, vae, latent, objective, lora, origins, options)
+        origins = (negative, *(positive or {}).values())
+        inputs = TrainingInputs(model, given, vae, latent, objective, lora, origins, options, clip)
         result = train(inputs, when_cancelled == KEEP)
         figures = report(result, options)
         return io.NodeOutput(
             result.model,
             result.file,
             as_image(draw_curve(_curve(result, options))),
-            result.pictures,
+            result.shown.pictures,
             json.dumps(figures, indent=2, allow_nan=False),
             ui={"text": [figures["message"]], "sdo": [figures]},
         )
@@ -120,7 +121,7 @@ def report(result: TrainingResult, options: TrainerOptions) -> dict[str, Any]:
 
     - ``message``: the result in a line;
     - ``objective``: of each of the pictures that were not trained on, ``before`` (without the LoRA) and ``after``;
-      their ``seeds`` and ``prompts``;
+      their ``seeds`` and ``prompts``; all empty where these pictures failed;
     - ``history`` [iterations][batch]: the objective of each iteration's pictures before its update, null where an
       update was rolled back; ``means``: the mean over the last batches; ``drift``: how far the model's predictions
       were from those without the LoRA, relative, null where that was not measured;
@@ -131,12 +132,12 @@ def report(result: TrainingResult, options: TrainerOptions) -> dict[str, Any]:
       forward calls that cost as much; ``seconds``: pictures included;
     - ``settings``: as they were given.
     """
-    history = result.history
+    history, shown = result.history, result.shown
     return {
         "message": result.message,
-        "objective": {"before": numbers(result.before), "after": numbers(result.after)},
-        "seeds": options.picture_seeds,
-        "prompts": list(result.prompts),
+        "objective": {"before": numbers(shown.before), "after": numbers(shown.after)},
+        "seeds": options.picture_seeds[: len(shown.before)],
+        "prompts": list(shown.prompts),
         "history": [numbers(values) for values in history.values],
         "means": history.means,
         "drift": history.drift,
@@ -159,8 +160,11 @@ def _curve(result: TrainingResult, options: TrainerOptions) -> Course:
         ("iterations", str(len(means))),
         ("model calls, of a batch", str(result.evaluations)),
         ("seconds", f"{result.seconds:.1f}"),
-        ("other seeds, before", f"{float(result.before.mean()):.4g}"),
-        ("other seeds, after", f"{float(result.after.mean()):.4g}"),
+        *(
+            (f"other seeds, {when}", f"{float(values.mean()):.4g}")
+            for when, values in (("before", result.shown.before), ("after", result.shown.after))
+            if len(values)
+        ),
     )
     labels = ("without the LoRA", "with the LoRA")
     best = min(history.best, len(means) - 1)
@@ -173,5 +177,5 @@ def _curve(result: TrainingResult, options: TrainerOptions) -> Course:
         marks=tuple(history.marks),
         stopped=result.stopped,
         figures=figures,
-        pictures=tuple((label, to_picture(picture)) for label, picture in zip(labels, result.pair, strict=False)),
+        pictures=tuple((label, to_picture(picture)) for label, picture in zip(labels, result.shown.pair, strict=False)),
     )

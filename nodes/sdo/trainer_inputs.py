@@ -29,7 +29,9 @@ def required_inputs() -> list[io.Input]:
             tooltip="What the pictures should be like, from an SDO Objective node. Lower values are better.",
         ),
         io.Conditioning.Input("negative", tooltip="The conditioning describing what should not be in the pictures."),
-        io.Latent.Input("latent", tooltip="An empty latent of the pictures' size. The number of pictures is batch."),
+        io.Latent.Input(
+            "latent", tooltip="An empty latent, of which only the size is used. The number of pictures is batch."
+        ),
         io.Int.Input(
             "seed",
             default=0,
@@ -213,7 +215,7 @@ def advanced_inputs() -> list[io.Input]:
             default="shortcut",
             advanced=True,
             tooltip="shortcut: through a few steps (SDO). full: through all steps, several times slower, for "
-            "comparison.",
+            "comparison; it does not use fidelity.",
         ),
         io.Int.Input(
             "pictures",
@@ -232,6 +234,7 @@ def advanced_inputs() -> list[io.Input]:
             default=FORGET,
             advanced=True,
             tooltip="forget: a cancelled training leaves nothing. keep the best: the next run with the same inputs "
-            "outputs the best that the cancelled training had found, at once.",
+            "outputs the best that the cancelled or failed training had found, at once. The seed must stay the "
+            "same: set it to fixed.",
         ),
     ]

@@ -91,9 +91,10 @@ class ObjectiveContext:
         self._vae = vae
         self._vae_patcher = None if vae is None else _differentiable_patcher("vae", vae.patcher)
         self._vision = {
-            id(model): _differentiable_patcher("clip_vision", model.patcher) for model in _fields(spec, "clip_vision")
+            id(model): _differentiable_patcher("clip_vision", model.patcher)
+            for model in fields_called(spec, "clip_vision")
         }
-        self._texts = {id(text): text.embeddings(prompts) for text in _fields(spec, "text")}
+        self._texts = {id(text): text.embeddings(prompts) for text in fields_called(spec, "text")}
 
     @property
     def patchers(self) -> list[ModelPatcher]:
@@ -144,9 +145,14 @@ class ObjectiveContext:
 
         return embed
 
-    def text_embeddings(self, text: PromptText) -> Tensor:
-        """The embeddings [P, D] of a text of the objective, one a prompt: `DecodedSample.prompts` are its rows."""
-        return self._texts[id(text)]
+    def text_embedder(self, text: PromptText) -> Callable[[Tensor], Tensor]:
+        """``embed(numbers [B]) -> [B, D]``: the embeddings of a text of the objective, by the numbers of prompts."""
+        embeddings = self._texts[id(text)]
+
+        def embed(numbers: Tensor) -> Tensor:
+            return embeddings.expand(len(numbers), -1) if len(embeddings) == 1 else embeddings[numbers]
+
+        return embed
 
     def features(self, clip_vision: Any) -> Callable[[Tensor], Tensor]:
         """``features(pictures [B, H, W, 3]) -> [B, places, D]``: CLIP-Vision's last but one layer."""
@@ -224,15 +230,15 @@ def _differentiable_patcher(name: str, patcher: ModelPatcher) -> ModelPatcher:
     return patcher
 
 
-def _fields(spec: Any, name: str) -> Iterator[Any]:
+def fields_called(spec: Any, name: str) -> Iterator[Any]:
     """What is in the fields called ``name``, of the objective and of its terms, apart from None."""
     if isinstance(spec, tuple | list):
         for part in spec:
-            yield from _fields(part, name)
+            yield from fields_called(part, name)
     elif dataclasses.is_dataclass(spec):
         for field in dataclasses.fields(spec):
             value = getattr(spec, field.name)
             if field.name != name:
-                yield from _fields(value, name)
+                yield from fields_called(value, name)
             elif value is not None:
                 yield value

@@ -78,10 +78,10 @@ class PreferenceSpec:
                 base = preferred_over(extract, self.layers, checked_pictures(self.preferred_over), self.activation)
         if self.text is None:
             return of_pictures(base, **names)
-        texts = context.text_embeddings(self.text)
+        embed = context.text_embedder(self.text)
 
         def objective(numbers: Tensor) -> Objective:
-            return replace(base, text=texts[numbers])
+            return replace(base, text=embed(numbers))
 
         return of_pictures_of_prompts(objective, **names)
 

@@ -58,7 +58,7 @@ def explained(error: Exception) -> Exception | None:
     if isinstance(error, comfy.model_management.OOM_EXCEPTION):
         return ValueError(
             "out of memory: the models that are used and the graph of one evaluation must fit on the device "
-            f"together; use a smaller picture, batch or model ({text})"
+            f"together; use a smaller picture or a smaller model ({text})"
         )
     if "nference tensor" in text or "does not require grad" in text or "autograd" in text or "inplace" in text:
         return ValueError(

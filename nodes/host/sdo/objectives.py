@@ -89,10 +89,10 @@ class TextSpec:
 
     def bind(self, context: ObjectiveContext) -> BoundObjective:
         """1 - the cosine of the angle between the embeddings of picture and text."""
-        extract, targets = context.embedder(self.clip_vision), context.text_embeddings(self.text)
+        extract, embed = context.embedder(self.clip_vision), context.text_embedder(self.text)
 
         def objective(numbers: Tensor) -> Objective:
-            return Similarity(extract, targets[numbers])
+            return Similarity(extract, embed(numbers))
 
         return of_pictures_of_prompts(objective, target="clip", extract="clip_vision")
 

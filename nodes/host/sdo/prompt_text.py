@@ -29,7 +29,7 @@ class PromptText:
     embedding: Tensor
 
     def embeddings(self, prompts: Sequence[str] | None) -> Tensor:
-        """The embeddings [P, D] of the text with each of P prompts; [1, D] where no prompts are known.
+        """The embeddings [P, D] of the text with each of P prompts; [1, D], for all prompts, without ``{prompt}``.
 
         Each different text is embedded once, and without ``{prompt}`` none is.
 
@@ -37,7 +37,7 @@ class PromptText:
             InvalidInput: naming ``text``, if it needs a prompt and none is known.
         """
         if PROMPT not in self.text:
-            return self.embedding.expand(1 if prompts is None else len(prompts), -1)
+            return self.embedding
         if not prompts:
             raise InvalidInput(
                 "text",

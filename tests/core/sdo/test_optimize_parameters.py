@@ -209,6 +209,41 @@ def test_each_item_has_its_condition() -> None:
     assert float(trained.history[-5:].mean()) < float(trained.history[:5].mean())
 
 
+def test_items_that_do_not_use_the_parameters_count_as_nothing() -> None:
+    """A batch of an item that uses them and one that does not trains as the first item alone does."""
+
+    def with_unused(x: Tensor, sigma: float, uses: tuple[bool, ...]) -> Tensor:
+        return network(x, sigma) if uses[0] else MODEL(x, sigma)
+
+    found = []
+    for gradient in ("shortcut", "full"):
+        for uses in ((True, False), (True,)):
+            network = Network()
+            given = {"conditions": lambda iteration, uses=uses: uses, "micro_batch": 1, "hold": 0.0, "iterations": 3}
+            given |= {"starts": lambda iteration, uses=uses: same_starts(iteration)[: len(uses)]}
+            given |= {"objective": lambda sample, conditions: distance(sample), "gradient": gradient}
+            train(network, denoise=with_unused, **given)
+            found.append(network.up.clone())
+            assert float(network.up.norm()) > 0
+        torch.testing.assert_close(found[-2], found[-1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", ["shortcut", "full"])
+def test_a_training_that_begins_without_using_the_parameters_is_refused(gradient: str) -> None:
+    """A later batch that does not use them is not."""
+    network = Network()
+
+    def used_at_first(x: Tensor, sigma: float, iterations: tuple[int, ...]) -> Tensor:
+        return network(x, sigma) if iterations[0] == 0 else MODEL(x, sigma)
+
+    given = {"iterations": 4, "micro_batch": 3, "hold": 0.0, "gradient": gradient}
+    given |= {"conditions": lambda iteration: (iteration,) * 3, "objective": lambda sample, _: distance(sample)}
+    _, trained, _ = train(network, denoise=used_at_first, **given)
+    assert len(trained.history) == 4
+    with pytest.raises(InvalidInput, match="^denoise: .*no gradient with respect to the parameters"):
+        train(Network(), denoise=MODEL, gradient=gradient, micro_batch=1)
+
+
 def test_nan_is_rolled_back() -> None:
     """A broken batch puts the best parameters back, and the training goes on with half the step size."""
     network, calls, seen = Network(), 0, []

@@ -20,7 +20,7 @@ class Batches:
 
     def noise_seed(self, iteration: int) -> int:
         """The seed of the noise of an iteration, far from the seeds that users write."""
-        return self._number(f"noise {iteration}")
+        return hashed_seed(self.seed, f"noise {iteration}")
 
     def prompts_of(self, iteration: int) -> tuple[int, ...]:
         """The number of each item's prompt in an iteration."""
@@ -30,9 +30,11 @@ class Batches:
     def _prompt(self, place: int) -> int:
         time, within = divmod(place, self.prompts)
         order = list(range(self.prompts))
-        random.Random(self._number(f"prompts {time}")).shuffle(order)
+        random.Random(hashed_seed(self.seed, f"prompts {time}")).shuffle(order)
         return order[within]
 
-    def _number(self, purpose: str) -> int:
-        digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
-        return int.from_bytes(digest[:8], "big")
+
+def hashed_seed(seed: int, purpose: str) -> int:
+    """A seed (64 bits) for one purpose, far from those that users write and from those of other purposes."""
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -15,11 +15,14 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
 from .....chords_core import InvalidInput
+from .batches import hashed_seed
 
 LoraFile = Mapping[str, Tensor]
 """A LoRA as the host has it (LORA_MODEL): tensors by their names."""
 
-_NETWORK = "diffusion_model."
+NETWORK = "diffusion_model."
+"""The path of the network in a model."""
+
 _SHOWN = 3  # names in an error
 
 
@@ -99,24 +102,28 @@ class Lora:
 def new_lora(modules: Mapping[str, nn.Linear], rank: int, seed: int) -> Lora:
     """A LoRA that changes nothing yet: ``up`` is 0, ``down`` uniform (Kaiming), by ``seed`` alone.
 
-    ``modules``: the linear layers by their paths.
+    ``modules``: the linear layers by their paths; ``rank``: of each, as far as the layer is as large as that.
 
     Raises:
-        InvalidInput: naming ``rank``, if a layer is smaller than that.
+        InvalidInput: naming ``rank``, if all layers are smaller than that.
     """
-    for path, module in modules.items():
-        if rank > min(module.in_features, module.out_features):
-            size = f"{module.in_features} x {module.out_features}"
-            raise InvalidInput("rank", f"{rank} is above the size of the layer {path}, which is {size}")
+    largest = max(_smaller_side(module) for module in modules.values())
+    if rank > largest:
+        raise InvalidInput("rank", f"{rank} is above the size of all layers: the largest can have {largest}")
     with torch.inference_mode(False):
-        generator = torch.Generator().manual_seed(seed % 2**63)
+        generator = torch.Generator().manual_seed(hashed_seed(seed, "new LoRA"))
         layers = []
         for path, module in modules.items():
+            own = min(rank, _smaller_side(module))
             bound = 1 / math.sqrt(module.in_features)
-            down = torch.empty(rank, module.in_features).uniform_(-bound, bound, generator=generator)
-            up = torch.zeros(module.out_features, rank)
-            layers.append(LoraLayer(path, _NETWORK + path, down, up, float(rank)))
+            down = torch.empty(own, module.in_features).uniform_(-bound, bound, generator=generator)
+            up = torch.zeros(module.out_features, own)
+            layers.append(LoraLayer(path, NETWORK + path, down, up, float(own)))
     return Lora(tuple(layers))
+
+
+def _smaller_side(module: nn.Linear) -> int:
+    return min(module.in_features, module.out_features)
 
 
 def read_lora(model: ModelPatcher, file: LoraFile) -> Lora:
@@ -132,11 +139,17 @@ def read_lora(model: ModelPatcher, file: LoraFile) -> Lora:
     for name, target in keys.items():
         names.setdefault(target, name)
     converted = comfy.lora_convert.convert_lora(dict(file))
-    found = comfy.lora.load_lora(converted, keys, log_missing=False)
+    try:
+        found = comfy.lora.load_lora(converted, keys, log_missing=False)
+    except KeyError as error:
+        raise InvalidInput("lora", f"is incomplete: {error.args[0]} is missing") from error
     if not found:
         raise InvalidInput("lora", f"is of another model: this one has none of its layers, such as {_some(file)}")
-    layers = [_read_layer(model.model, target, names[target], adapter) for target, adapter in found.items()]
-    unread = [name for name in converted if name not in set(_read_names(found.values()))]
+    layers = [
+        _read_layer(model.model, target, names.get(target, str(target)), adapter) for target, adapter in found.items()
+    ]
+    read = set(_read_names(found.values()))
+    unread = [name for name in converted if name not in read]
     if unread:
         raise InvalidInput(
             "lora",
@@ -155,13 +168,14 @@ def _read_names(adapters: Sequence[Any] | Any) -> Iterator[str]:
 def _read_layer(model: nn.Module, target: Any, name: str, adapter: Any) -> LoraLayer:
     """The update of one weight; ``target``: its key, or the key and the part of it."""
     key, part = (target, None) if isinstance(target, str) else (target[0], Part(*target[1]))
-    path = key.removeprefix(_NETWORK).removesuffix(".weight")
+    path = key.removeprefix(NETWORK).removesuffix(".weight")
     if not isinstance(target, str) and len(target) > 2:
         raise InvalidInput("lora", f"its update of {path} is stored in another order than the model's")
     module = _module(model, key)
     if not isinstance(adapter, LoRAAdapter) or not isinstance(module, nn.Linear):
         raise InvalidInput("lora", f"is not a plain LoRA of linear layers: {path} has another kind of update")
     up, down, alpha, middle, dora, reshape = adapter.weights
+    up, down = _flattened(up), _flattened(down)
     if middle is not None or dora is not None or reshape is not None or up.ndim != 2 or down.ndim != 2:
         raise InvalidInput(
             "lora", f"is not a plain LoRA of linear layers: the update of {path} has more than two matrices"
@@ -179,13 +193,18 @@ def _read_layer(model: nn.Module, target: Any, name: str, adapter: Any) -> LoraL
         up, down = (tensor.detach().to("cpu", torch.float32, copy=True) for tensor in (up, down))
     if not bool(torch.isfinite(up).all()) or not bool(torch.isfinite(down).all()):
         raise InvalidInput("lora", f"has NaN or infinity in the update of {path}")
-    own_name = _NETWORK + path if part is None else name
+    own_name = NETWORK + path if part is None else name
     return LoraLayer(path, own_name, down, up, float(len(down) if alpha is None else alpha), part)
+
+
+def _flattened(matrix: Tensor) -> Tensor:
+    """A matrix [a, b] that may be stored as that of a convolution of one pixel, [a, b, 1, 1]."""
+    return matrix.flatten(1) if matrix.ndim > 2 and matrix.shape[2:].numel() == 1 else matrix
 
 
 def _module(model: nn.Module, key: str) -> nn.Module | None:
     path, _, attribute = key.rpartition(".")
-    if attribute != "weight" or not path.startswith(_NETWORK):
+    if attribute != "weight" or not path.startswith(NETWORK):
         return None
     try:
         return model.get_submodule(path)

@@ -19,8 +19,7 @@ class TrainerOptions:
     ``layers``, ``pattern``: see `layers.choose_layers`; ``batch``: pictures an iteration; ``fidelity``: one of
     `FIDELITIES`; ``keep``: the steps whose graph is kept, the first is 1, or None for those of
     `chords_core.optimize_parameters`; ``pictures``: how many pictures show the result; ``lines``: the prompts that are
-    given as texts. The others are as in
-    `chords_core.optimize_parameters` and in the host's samplers.
+    given as texts. The others are as in `chords_core.optimize_parameters` and in the host's samplers.
     """
 
     rank: int

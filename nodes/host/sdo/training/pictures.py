@@ -65,7 +65,8 @@ class FixedPictures:
             )
             for seed, prompt in zip(options.picture_seeds, self.numbers(), strict=True)
         ]
-        comfy.model_management.load_models_gpu(self.context.patchers)
+        memory = self.context.memory(self.empty)
+        comfy.model_management.load_models_gpu(self.context.patchers, memory_required=memory)
         bound = self.spec.bind(self.context)
         values = [self._value(bound, sample, prompt) for sample, prompt in zip(samples, self.numbers(), strict=True)]
         return Samples(torch.cat(samples), torch.cat(values))

@@ -7,6 +7,7 @@ loader, and the pictures of the result are the stock sampler's.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,16 @@ from ..context import ObjectiveContext, ObjectiveSpec
 from ..given_latent import check_latent
 from ..networks import check_gradient
 from ..resume import CancelledRuns, RunInputs
+from .checks import check_devices, check_layers_in_use, check_one_picture_for_all
 from .layers import choose_layers
 from .lora import Lora, LoraFile, new_lora, read_lora
 from .options import TrainerOptions
-from .pictures import FixedPictures, Samples, decoded, side_by_side
+from .pictures import FixedPictures, decoded, side_by_side
 from .progress import TrainingHistory
 from .prompts import PromptsGuider, TrainingPrompts
 from .training_function import TrainingFunction, TrainingOutcome
+
+_log = logging.getLogger("chords")
 
 _CANCELLED: CancelledRuns[TrainingOutcome] = CancelledRuns()
 
@@ -44,8 +48,8 @@ _CANCELLED: CancelledRuns[TrainingOutcome] = CancelledRuns()
 class TrainingInputs:
     """The inputs of a training, as the node has them.
 
-    ``lora``: the LoRA to begin with, or None; ``origins``: what the prompts were made from, by which a run with the
-    same inputs is known.
+    ``lora``: the LoRA to begin with, or None; ``origins``, ``clip``: what the prompts were made from, by which a run
+    with the same inputs is known.
     """
 
     model: ModelPatcher
@@ -56,6 +60,24 @@ class TrainingInputs:
     lora: LoraFile | None
     origins: tuple[Any, ...]
     options: TrainerOptions
+    clip: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The fixed pictures, which show the result of a training.
+
+    ``before``, ``after`` [pictures]: their objective; ``prompts``: the name of each picture's prompt; ``pictures``
+    [pictures, H, W, 3]: each of them before and after, side by side, or what stands for an output that is not there;
+    ``pair``: the first picture before and after [H, W, 3], or nothing; ``problem``: why there are none, or None.
+    """
+
+    before: Tensor
+    after: Tensor
+    prompts: tuple[str, ...]
+    pictures: Any
+    pair: tuple[Tensor, ...]
+    problem: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +85,8 @@ class TrainingResult:
     """The result of a training.
 
     ``model``: the given one with the LoRA on; ``file``: the LoRA; ``layers``: how the layers with a LoRA are called;
-    ``rank``: the largest; ``before``, ``after`` [pictures]: the objective of the fixed pictures; ``pictures``
-    [pictures, H, W, 3]: each of them before and after, side by side, or what stands for an output that is not there;
-    ``pair``: the first picture before and after [H, W, 3], or nothing; ``prompts``: the name of each picture's prompt;
-    ``evaluations``: forward-equivalent model calls of the training, each of a whole batch; ``stopped``: why it ended
-    early, or None.
+    ``rank``: the largest; ``shown``: pictures that it was not trained on; ``evaluations``: forward-equivalent model
+    calls of the training, each of a whole batch; ``stopped``: why it ended early, or None.
     """
 
     model: ModelPatcher
@@ -75,11 +94,7 @@ class TrainingResult:
     layers: tuple[str, ...]
     rank: int
     history: TrainingHistory
-    before: Tensor
-    after: Tensor
-    pictures: Any
-    pair: tuple[Tensor, ...]
-    prompts: tuple[str, ...]
+    shown: Shown
     evaluations: int
     seconds: float
     stopped: str | None
@@ -87,10 +102,14 @@ class TrainingResult:
     @property
     def message(self) -> str:
         """The result in a line."""
-        before, after, done = float(self.before.mean()), float(self.after.mean()), len(self.history.values)
-        count = len(self.before)
+        shown, done = self.shown, len(self.history.values)
+        iterations, count = f"{done} iteration{'s' if done != 1 else ''}", len(shown.before)
+        if shown.problem is not None:
+            told = f"trained for {iterations}, but the pictures that show the result failed: {shown.problem}"
+            return told + (f"; {self.stopped}" if self.stopped is not None else "")
+        before, after = float(shown.before.mean()), float(shown.after.mean())
         told = f"objective {after:.4g}, from {before:.4g}, of {count} picture{'s' if count != 1 else ''} "
-        told += f"that it was not trained on, after {done} iteration{'s' if done != 1 else ''}"
+        told += f"that it was not trained on, after {iterations}"
         if self.stopped is not None:
             told += f"; {self.stopped}"
         if not after < before:
@@ -113,25 +132,25 @@ class _Setup:
         """The host's sampling, which calls ``function``."""
         options = self.inputs.options
         guider = PromptsGuider(self.model, self.inputs.prompts, options.cfg)
-        empty = self.empty.expand(options.batch, *self.empty.shape[1:]).clone()
-        noise = comfy.sample.prepare_noise(empty, options.seed)
+        # One picture, because the batch is trained one picture after another: the host reserves memory for as many.
+        noise = comfy.sample.prepare_noise(self.empty, options.seed)
         sampler = comfy.samplers.KSAMPLER(function)
-        guider.sample(noise, empty, sampler, self.sigmas, disable_pbar=True, seed=options.seed)
+        guider.sample(noise, self.empty.clone(), sampler, self.sigmas, disable_pbar=True, seed=options.seed)
 
 
 def train(inputs: TrainingInputs, keep_when_cancelled: bool) -> TrainingResult:
     """Train a LoRA whose pictures meet the objective.
 
-    ``keep_when_cancelled``: the best of a cancelled training is the result of the next run with the same inputs.
+    ``keep_when_cancelled``: the best of a training that was cancelled, or failed on the way, is the result of the next
+    run with the same inputs.
 
     Raises:
         InvalidInput: before any model call, naming the input, where the training cannot be done.
         ValueError: after the first call, for a model or an objective that has no gradient.
     """
     setup = _set_up(inputs)
-    known = RunInputs.of(
-        (inputs.model, inputs.vae, inputs.spec), (*inputs.origins, inputs.lora), setup.empty, inputs.options
-    )
+    models = (inputs.model, inputs.vae, inputs.spec, inputs.clip)
+    known = RunInputs.of(models, (*inputs.origins, inputs.lora), setup.empty, inputs.options)
     stream = RUNS.begin()
     status, error = "error", None
     try:
@@ -156,6 +175,7 @@ def _set_up(inputs: TrainingInputs) -> _Setup:
         raise InvalidInput(
             "sampler_name", f"{options.sampler_name} cannot be used here; use {', '.join(STEP_SAMPLERS)}"
         )
+    check_devices(inputs.model)
     model = plain(inputs.model)
     check_gradient("model", model)
     if inputs.lora is not None:
@@ -163,11 +183,13 @@ def _set_up(inputs: TrainingInputs) -> _Setup:
     else:
         layers = choose_layers(model.model.diffusion_model, options.layers, options.pattern)
         lora = new_lora(layers, options.rank, options.seed)
+    check_layers_in_use(model, lora)
     latent = inputs.latent
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
     )
     empty = torch.zeros(samples[:1].shape)
+    check_one_picture_for_all(inputs.spec, empty.shape)
     texts = inputs.prompts.texts
     context = ObjectiveContext(inputs.spec, inputs.vae, empty.shape, prompts=texts)
     sigmas = schedule(model, options.steps, options.sampler_name, options.scheduler, 1.0, 0, None, True).cpu()
@@ -186,8 +208,10 @@ def _run(setup: _Setup, known: RunInputs, keep_when_cancelled: bool, stream: Run
             best = function.outcome
         assert best is not None
         result = _shown_result(setup, best, stream)
-    except InterruptProcessingException:
-        if keep_when_cancelled and (best := best or function.so_far("cancelled")) is not None:
+    except (InterruptProcessingException, Exception) as error:
+        ended = "cancelled" if isinstance(error, InterruptProcessingException) else "failed"
+        best = best or function.outcome or function.so_far(ended)
+        if keep_when_cancelled and best is not None:
             _CANCELLED.put(known, best)
         raise
     _CANCELLED.forget()
@@ -200,20 +224,14 @@ def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> Tr
     show_text("sampling pictures without the LoRA and with it")
     fixed = FixedPictures(inputs.prompts, setup.empty, setup.sigmas, inputs.spec, setup.context, options)
     trained, _ = comfy.sd.load_lora_for_models(inputs.model, None, best.file, 1.0, 0.0)
-    before, after = fixed.of(inputs.model), fixed.of(trained)
-    pictures, pair = _pictures(inputs, before, after)
-    names = inputs.prompts.names()
+    shown = _shown(fixed, inputs, trained)
     result = TrainingResult(
         model=trained,
         file=best.file,
         layers=tuple(dict.fromkeys(layer.path for layer in setup.lora.layers)),
         rank=max(layer.rank for layer in setup.lora.layers),
         history=best.history,
-        before=before.objective,
-        after=after.objective,
-        pictures=pictures,
-        pair=pair,
-        prompts=tuple(names[number] for number in fixed.numbers()),
+        shown=shown,
         # A backward pass through checkpointed blocks needs one more forward call than the core counts.
         evaluations=best.history.evaluations
         + len(best.history.values) * options.backward_passes(len(setup.sigmas) - 1),
@@ -224,10 +242,20 @@ def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> Tr
     return result
 
 
-def _pictures(inputs: TrainingInputs, before: Samples, after: Samples) -> tuple[Any, tuple[Tensor, ...]]:
-    """All pictures in pairs, and the first pair [H, W, 3]."""
-    one = decoded(inputs.model, inputs.vae, before.samples)
-    other = decoded(inputs.model, inputs.vae, after.samples)
+def _shown(fixed: FixedPictures, inputs: TrainingInputs, trained: ModelPatcher) -> Shown:
+    """The fixed pictures. If they fail, the trained LoRA is a result all the same."""
+    try:
+        before, after = fixed.of(inputs.model), fixed.of(trained)
+        names = inputs.prompts.names()
+        prompts = tuple(names[number] for number in fixed.numbers())
+        one, other = (decoded(inputs.model, inputs.vae, part.samples) for part in (before, after))
+    except InterruptProcessingException:
+        raise
+    except Exception as error:
+        _log.exception("SDO: the pictures without the LoRA and with it failed")
+        problem = f"{type(error).__name__}: {error}"
+        return Shown(torch.zeros(0), torch.zeros(0), (), ExecutionBlocker(problem), (), problem)
+    pictures: Any = ExecutionBlocker("connect a VAE to see pictures")
     if one is None or other is None:
-        return ExecutionBlocker("connect a VAE to see pictures"), ()
-    return side_by_side(one, other), (one[0], other[0])
+        return Shown(before.objective, after.objective, prompts, pictures, ())
+    return Shown(before.objective, after.objective, prompts, side_by_side(one, other), (one[0], other[0]))

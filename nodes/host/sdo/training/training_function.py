@@ -19,6 +19,7 @@ from .....chords_core import (
     optimize_parameters,
 )
 from .....chords_core.sdo.gradients import evaluate
+from .....chords_core.sdo.parameter_gradients import NoParameterGradient
 from ...compatibility.reasons import reason_against_repeats, reason_for_every_step
 from ...sampling.names import STEP_SAMPLERS
 from ...streaming.stream import RunStream
@@ -52,7 +53,7 @@ class TrainingOutcome:
 
 
 class TrainingFunction:
-    """The sampler function that a `PromptsGuider` calls; afterwards ``outcome`` is there.
+    """The sampler function that a `PromptsGuider` calls with one picture; afterwards ``outcome`` is there.
 
     Args:
         lora: where to begin; its tensors do not change.
@@ -110,9 +111,9 @@ class TrainingFunction:
         objective = StateObjective(bound, self._context, to_latent)
         call = DifferentiableModelCall.of(model, extra_args)
         denoise = PromptedModelCall([call.with_conds(conds) for conds in guider.prompts])
-        batches = Batches(len(guider.prompts), len(x), self._options.seed)
+        batches = Batches(len(guider.prompts), self._options.batch, self._options.seed)
         with torch.no_grad():  # an error of the objective is reported before the model is called
-            evaluate(lambda state: objective(state, batches.prompts_of(0)[:1]), x[:1])
+            evaluate(lambda state: objective(state, batches.prompts_of(0)[:1]), x)
         progress = TrainingProgress(self._stream, self._options.iterations, base.latent_format, lambda: objective.seen)
         self._progress = progress
         with attached(base.diffusion_model, lora) as switch:
@@ -123,6 +124,12 @@ class TrainingFunction:
 
             try:
                 stopped = self._optimize(guider, lora, x, sigmas, batches, (denoise, without_lora, objective), progress)
+            except NoParameterGradient as error:
+                raise InvalidInput(
+                    "model",
+                    "gives no gradient: no trained layer takes part in the steps of keep for these prompts (choose "
+                    "other steps or layers), or a patch cuts the gradient",
+                ) from error
             except TrainingCancelled:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 self.outcome = self.so_far("accepted")
@@ -168,7 +175,7 @@ class TrainingFunction:
 
     def _noise(self, guider: PromptsGuider, x: Tensor, sigmas: Tensor, seed: int) -> Tensor:
         """The state [B, ...] at sigmas[0] where the host's samplers begin with this seed and an empty latent."""
-        empty = torch.zeros(x.shape)
+        empty = torch.zeros(self._options.batch, *x.shape[1:])
         noise = comfy.sample.prepare_noise(empty, seed)
         return normal(first_state(guider.model_patcher, noise, empty, sigmas.cpu())).to(x)
 

@@ -1,6 +1,8 @@
 """The SDO LoRA Trainer's parts, checked inside the host: layers of families, gradients, and what a training leaves."""
 
+import copy
 import importlib
+import itertools
 import threading
 
 import comfy.lora
@@ -22,6 +24,10 @@ from .sdo import _pack
 
 def _training(name):
     return _pack(f"nodes.host.sdo.training.{name}")
+
+
+def _core(name):
+    return _pack(f"chords_core.{name}")
 
 
 def _families(device="meta"):
@@ -60,8 +66,9 @@ class TestAttentionLayers(io.ComfyNode):
 
 
 class TestLoraGradient(io.ComfyNode):
-    """The gradient of a guided evaluation with a LoRA: by the pack, and by the demo's own network with the LoRA added
-    to its weights; and which blocks have a graph."""
+    """Gradients of guided evaluations with a LoRA: by the pack, and by the demo's own network with the LoRA added to
+    its weights. Of one evaluation, of a chain of two kept steps with what holds the network, and of full
+    backpropagation through three steps; and which blocks have a graph."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -81,14 +88,69 @@ class TestLoraGradient(io.ComfyNode):
             x, weight = (torch.randn(1, 16, 16, 16, generator=generator) for _ in range(2))
         ours, graphs = _by_the_pack(model, positive, negative, lora, x, weight)
         theirs = _by_the_network(positive, negative, lora, x, weight)
-        errors = [float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True)]
+        errors = {
+            name: max(float((a - b).norm() / b.norm()) for a, b in zip(ours[name], theirs[name], strict=True))
+            for name in theirs
+        }
         clean = not any(module._forward_hooks for module in network.modules())
-        return io.NodeOutput(ui={"error": [max(errors)], "graphs": [graphs], "clean": [clean]})
+        return io.NodeOutput(ui={"errors": [errors], "graphs": [graphs], "clean": [clean]})
+
+
+_SIGMAS = (0.8, 0.6, 0.3, 0.0)
+_KEPT = (0.6, 0.3)  # the steps of the chain, whose states are x and half of x
+_HOLD = 0.3
+
+
+def _jump(x, denoised, sigma, following):
+    """One step of Euler."""
+    return denoised + following / sigma * (x - denoised)
+
+
+def _chain_by_the_pack(denoise, parameters, switch, x, weight):
+    gradients = _core("sdo.gradients")
+    kept = tuple(
+        gradients.KeptStep(state, torch.tensor(sigma), torch.tensor(following), torch.zeros_like(x))
+        for state, sigma, following in zip((x, 0.5 * x), _KEPT, (*_KEPT[1:], 0.0), strict=True)
+    )
+
+    def old(state, sigma):
+        with switch.off():
+            return denoise(state, sigma)
+
+    core = _core("sdo.parameter_gradients")
+    return core.shortcut_of_parameters(denoise, parameters, kept, weight, core.Staying(old, _HOLD)).gradients
+
+
+def _full_by_the_pack(denoise, parameters, x, weight):
+    core = _core("sdo.parameter_gradients")
+    step = _core("solvers").find_step("euler")
+    end = core.full_of_parameters(denoise, x, torch.tensor(_SIGMAS), step)
+    return core.gradient_of_full(end, parameters, weight).gradients
+
+
+def _chain_by_the_network(denoise, parameters, x, weight):
+    """As one expression: the second state is the first step's result plus a constant."""
+    first = denoise(x, _KEPT[0], parameters)
+    state = _jump(x, first, *_KEPT)
+    state = state + (0.5 * x - state).detach()
+    second = denoise(state, _KEPT[1], parameters)
+    held = 0.0
+    for kept, sigma in zip((x, 0.5 * x), _KEPT, strict=True):
+        now, before = denoise(kept, sigma, parameters), denoise(kept, sigma, None)
+        held = held + (now - before.detach()).square().sum() / 2
+    return (second * weight).sum() + _HOLD * held
+
+
+def _full_by_the_network(denoise, parameters, x, weight):
+    state = x
+    for sigma, following in itertools.pairwise(_SIGMAS):
+        state = _jump(state, denoise(state, sigma, parameters), sigma, following)
+    return (state * weight).sum()
 
 
 def _by_the_pack(model, positive, negative, lora, x, weight):
     autograd, model_call = _pack("nodes.host.sdo.autograd"), _pack("nodes.host.sdo.model_call")
-    found, graphs = [], {}
+    found, graphs = {}, {}
 
     def watch(name):
         def seen(module, args, output):
@@ -109,12 +171,15 @@ def _by_the_pack(model, positive, negative, lora, x, weight):
                     parameter.requires_grad_(True)
                 call = model_call.DifferentiableModelCall.of(wrapped, extra_args)
                 state = x.to(state.device, copy=True)
-                value = (call(state, 0.6) * weight.to(state.device, copy=True)).sum()
-                found.extend(gradient.cpu() for gradient in torch.autograd.grad(value, own.parameters))
+                factor = weight.to(state.device, copy=True)
+                value = (call(state, 0.6) * factor).sum()
+                found["one"] = torch.autograd.grad(value, own.parameters)
                 with torch.no_grad(), switch.off():
                     call(state, 0.6)
-        for handle in watched:
-            handle.remove()
+                for handle in watched:
+                    handle.remove()
+                found["chain"] = _chain_by_the_pack(call, own.parameters, switch, state, factor)
+                found["full"] = _full_by_the_pack(call, own.parameters, state, factor)
         return state
 
     comfy.sample.sample_custom(
@@ -129,7 +194,7 @@ def _by_the_pack(model, positive, negative, lora, x, weight):
         disable_pbar=True,
         seed=0,
     )
-    return found, graphs
+    return {name: [gradient.cpu() for gradient in gradients] for name, gradients in found.items()}, graphs
 
 
 def _by_the_network(positive, negative, lora, x, weight):
@@ -139,13 +204,24 @@ def _by_the_network(positive, negative, lora, x, weight):
         weights = comfy.utils.load_torch_file(str(_pack("nodes.host.demo")._FLOW))
         weights = {name: value.float() for name, value in weights.items()}
         parameters = [tensor.clone().requires_grad_() for tensor in lora.parameters]
-        for layer, down, up in zip(lora.layers, parameters[::2], parameters[1::2], strict=True):
-            weights[f"{layer.path}.weight"] = weights[f"{layer.path}.weight"] + up @ down
         context = torch.cat((positive[0][0], negative[0][0])).clone()
-        arguments = (x.repeat(2, 1, 1, 1), torch.full((2,), 0.6), context)
-        wanted, unwanted = torch.func.functional_call(flow, weights, arguments).chunk(2)
-        denoised = x - 0.6 * (unwanted + 4.0 * (wanted - unwanted))
-        return torch.autograd.grad((denoised * weight.clone()).sum(), parameters)
+        x, weight = x.clone(), weight.clone()
+
+        def denoise(state, sigma, tensors):
+            own = dict(weights)
+            pairs = () if tensors is None else zip(lora.layers, tensors[::2], tensors[1::2], strict=True)
+            for layer, down, up in pairs:
+                own[f"{layer.path}.weight"] = own[f"{layer.path}.weight"] + up @ down
+            arguments = (state.repeat(2, 1, 1, 1), torch.full((2,), sigma), context)
+            wanted, unwanted = torch.func.functional_call(flow, own, arguments).chunk(2)
+            return state - sigma * (unwanted + 4.0 * (wanted - unwanted))
+
+        values = {
+            "one": (denoise(x, 0.6, parameters) * weight).sum(),
+            "chain": _chain_by_the_network(denoise, parameters, x, weight),
+            "full": _full_by_the_network(denoise, parameters, x, weight),
+        }
+        return {name: torch.autograd.grad(value, parameters) for name, value in values.items()}
 
 
 class TestCheckpointedLora(io.ComfyNode):
@@ -253,6 +329,45 @@ class TestFails(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestFailingVae(io.ComfyNode):
+    """A VAE that runs out of memory when it decodes pictures for a user."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TestFailingVae", category="tests", inputs=[io.Vae.Input("vae")], outputs=[io.Vae.Output()]
+        )
+
+    @classmethod
+    def execute(cls, vae):
+        vae = copy.copy(vae)
+
+        def decode(*_args, **_kwargs):
+            raise torch.OutOfMemoryError("no memory, as asked")
+
+        vae.decode = decode
+        return io.NodeOutput(vae)
+
+
+class TestReplacedPart(io.ComfyNode):
+    """A MODEL that a training refuses: with a part replaced, or split between devices by the host."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs = [io.Model.Input("model"), io.Combo.Input("kind", options=["block", "network", "multi-GPU"])]
+        return io.Schema(node_id="TestReplacedPart", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, kind):
+        model = model.clone()
+        if kind == "multi-GPU":
+            model.model_options["multigpu_clones"] = {}
+        else:
+            key = "diffusion_model" + (".double_blocks.0" if kind == "block" else "")
+            model.add_object_patch(key, torch.nn.Identity())
+        return io.NodeOutput(model)
+
+
 class TestDemoLora(io.ComfyNode):
     """A LORA_MODEL of a model's attention, which changes nothing."""
 
@@ -272,7 +387,7 @@ class TestLoraNames(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        kinds = ["kohya", "peft", "with text encoder", "dora", "other model"]
+        kinds = ["kohya", "peft", "convolution", "with text encoder", "dora", "other model", "incomplete"]
         inputs = [io.Custom("LORA_MODEL").Input("lora"), io.Combo.Input("kind", options=kinds)]
         outputs = [io.Custom("LORA_MODEL").Output()]
         return io.Schema(node_id="TestLoraNames", category="tests", inputs=inputs, outputs=outputs)
@@ -288,12 +403,16 @@ class TestLoraNames(io.ComfyNode):
             elif kind == "peft":
                 other = {"up.weight": "lora_B.weight", "down.weight": "lora_A.weight"}.get(end)
                 found |= {} if other is None else {f"diffusion_model.{path}.{other}": tensor}
+            elif kind == "convolution":
+                found[name] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
             elif kind == "other model":
                 found[name.replace("blocks.", "layers.")] = tensor
             else:
                 found[name] = tensor
                 if kind == "dora" and name.endswith(".alpha"):
                     found[name.replace(".alpha", ".dora_scale")] = torch.ones(1)
+        if kind == "incomplete":
+            del found[next(name for name in found if name.endswith("lora_down.weight"))]
         if kind == "with text encoder":
             found["lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"] = torch.zeros(2, 2)
         return io.NodeOutput(found)
@@ -305,6 +424,8 @@ NODES = [
     TestCheckpointedLora,
     TestModelState,
     TestFails,
+    TestFailingVae,
+    TestReplacedPart,
     TestDemoLora,
     TestLoraNames,
 ]

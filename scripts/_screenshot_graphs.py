@@ -61,6 +61,8 @@ DECODE, PREVIEW = node("decode", "VAEDecode", True), node("preview", "PreviewIma
 LANES = node("devices", "ChordsDevices", cpu_lanes=4)
 SAMPLING: dict[str, Any] = {"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
 SEED: dict[str, Any] = {"seed": 7, "control_after_generate": "fixed"}
+TRAINING: dict[str, Any] = {"layers": "all linear", "iterations": 25, "lr": 0.005, "batch": 6, "steps": 10}
+TRAINING |= {"hold": 0.1, "keep": "7, 9, 10"}  # as in the workflow sdo_lora_blue_background
 NOISE_SEED: dict[str, Any] = {"noise_seed": 7, "control_after_generate": "fixed"}
 CONDITIONS = ("positive.CONDITIONING > sampler.positive", "negative.CONDITIONING > sampler.negative")
 WIRES = ("model.MODEL > sampler.model", *CONDITIONS, "latent.LATENT > sampler.latent_image")
@@ -175,7 +177,7 @@ GRAPHS = {
                 node("edge", "MaskComposite", True, x=24, y=24, operation="subtract"),
                 node("objective", "SDOObjectiveColour", colour="#1f45db"),
             ),
-            (node("trainer", "SDOTrainLoRA", iterations=40, lr=0.002, pictures=2, **SEED),),
+            (node("trainer", "SDOTrainLoRA", pictures=2, **TRAINING, **SEED),),
             (node("preview", "PreviewImage"), node("save", "SaveLoRA", True)),
         ),
         (

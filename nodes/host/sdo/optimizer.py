@@ -26,14 +26,14 @@ from ..node_text import show_text
 from ..sampling.ksampler import schedule
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
-from ..streaming.stream import RUNS, RunStream
+from ..streaming.stream import RunStream
 from .autograd import plain
 from .context import ObjectiveContext, ObjectiveSpec, StateObjective
 from .given_latent import check_latent
 from .initial_noise import first_state, taking_initial_noise, to_latent_samples
 from .networks import check_gradient
 from .options import OptimizerOptions
-from .progress import ObjectiveHistory
+from .progress import ObjectiveHistory, streamed_run
 from .resume import CancelledRuns, RunInputs
 from .sampler_function import SearchFunction, SearchResult
 
@@ -123,20 +123,8 @@ def optimise(
     """
     setup = _set_up(model, positive, negative, vae, latent, spec, options)
     inputs = RunInputs.of((model, vae, spec), (positive, negative), setup.candidates[0], options)
-    stream = RUNS.begin()
-    status, error = "error", None
-    try:
-        result = _run(setup, inputs, keep_when_cancelled, stream)
-        status = "success"
-        return result
-    except InterruptProcessingException:
-        status = "interrupted"
-        raise
-    except Exception as failure:
-        error = str(failure)
-        raise
-    finally:
-        stream.send("done", status=status, seconds=stream.seconds, error=error)
+    with streamed_run() as stream:
+        return _run(setup, inputs, keep_when_cancelled, stream)
 
 
 def _set_up(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
 from ..node_text import show_text
 from ..streaming.previews import rough_previewer, to_picture
-from ..streaming.stream import RunStream
+from ..streaming.stream import RUNS, RunStream
 
 _log = logging.getLogger("chords")
 
@@ -43,6 +45,24 @@ class ObjectiveHistory:
     def first(self) -> Tensor:
         """The objective [B] of the given seed."""
         return self.candidates[0] if self.candidates else self.values[0]
+
+
+@contextmanager
+def streamed_run() -> Iterator[RunStream]:
+    """The stream of the executing node's run. Its last event says how the run has ended."""
+    stream = RUNS.begin()
+    status, error = "error", None
+    try:
+        yield stream
+        status = "success"
+    except InterruptProcessingException:
+        status = "interrupted"
+        raise
+    except Exception as failure:
+        error = str(failure)
+        raise
+    finally:
+        stream.send("done", status=status, seconds=stream.seconds, error=error)
 
 
 class OptimizationProgress:

@@ -24,11 +24,12 @@ from .....chords_core import InvalidInput
 from ...node_text import show_text
 from ...sampling.ksampler import schedule
 from ...sampling.names import STEP_SAMPLERS
-from ...streaming.stream import RUNS, RunStream
+from ...streaming.stream import RunStream
 from ..autograd import plain
 from ..context import ObjectiveContext, ObjectiveSpec
 from ..given_latent import check_latent
 from ..networks import check_gradient
+from ..progress import streamed_run
 from ..resume import CancelledRuns, RunInputs
 from .checks import check_devices, check_layers_in_use, check_one_picture_for_all
 from .layers import choose_layers
@@ -151,20 +152,8 @@ def train(inputs: TrainingInputs, keep_when_cancelled: bool) -> TrainingResult:
     setup = _set_up(inputs)
     models = (inputs.model, inputs.vae, inputs.spec, inputs.clip)
     known = RunInputs.of(models, (*inputs.origins, inputs.lora), setup.empty, inputs.options)
-    stream = RUNS.begin()
-    status, error = "error", None
-    try:
-        result = _run(setup, known, keep_when_cancelled, stream)
-        status = "success"
-        return result
-    except InterruptProcessingException:
-        status = "interrupted"
-        raise
-    except Exception as failure:
-        error = str(failure)
-        raise
-    finally:
-        stream.send("done", status=status, seconds=stream.seconds, error=error)
+    with streamed_run() as stream:
+        return _run(setup, known, keep_when_cancelled, stream)
 
 
 def _set_up(inputs: TrainingInputs) -> _Setup:

@@ -39,6 +39,8 @@ from .parameter_gradients import (
     slope_size,
 )
 
+_MAX_SLOPE_GROWTH = 3.0  # from one batch to the next
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingProblem:
@@ -143,7 +145,7 @@ class ParameterSource:
         self._micro_batch = problem.micro_batch
         self._item_evaluations = 0
         self._items = 1
-        self._slope_size = 0.0  # the RMS of dJ/dx_N, the largest of all batches so far
+        self._slope_size = 0.0  # the RMS of dJ/dx_N, about the largest of all batches so far
         self._sampled_once = False
         self._used = False  # whether any item so far had a gradient
 
@@ -186,7 +188,7 @@ class ParameterSource:
             self._sampled_once = True
             return self._full(batch)
         scored = self._scored(batch)
-        self._slope_size = max(self._slope_size, slope_size([part.slope for part in scored]))
+        self._see_slopes([part.slope for part in scored])
         total = self._sum(partial(self._shortcut, part.batch, part.kept, self._relative(part.slope)) for part in scored)
         values, samples = torch.cat([part.values for part in scored]), torch.cat([part.sample for part in scored])
         return BatchGradient(batch, values, samples, total)
@@ -212,6 +214,11 @@ class ParameterSource:
                 end, _ = self._sampled(part)
                 found.append(evaluate(part.of(self.problem.objective), end))
         return torch.cat(found)
+
+    def _see_slopes(self, slopes: Sequence[Tensor]) -> None:
+        """Take a batch's slopes into account. One steep batch alone does not make all later slopes small."""
+        size, before = slope_size(slopes), self._slope_size
+        self._slope_size = max(before, min(size, _MAX_SLOPE_GROWTH * before)) if before > 0 else size
 
     def _relative(self, slope: Tensor) -> Tensor:
         """dJ/dx_N in units of its size. So the weight of what holds the network has the same effect for any objective,
@@ -314,7 +321,7 @@ class ParameterSource:
         """As `gradient`, through all steps."""
         problem = self.problem
         parts = [self._full_part(part) for part in batch.parts(self._micro_batch or 1)]
-        self._slope_size = max(self._slope_size, slope_size([part.slope for part in parts]))
+        self._see_slopes([part.slope for part in parts])
         unit = self._slope_size if self._slope_size > 0 else 1.0
         given = [part.gradient for part in parts if part.gradient is not None]
         self._used = self._used or bool(given)

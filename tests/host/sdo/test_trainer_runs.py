@@ -156,7 +156,7 @@ def test_models_that_cannot_be_trained_are_refused(client: ComfyClient) -> None:
         "network": "model: .*part diffusion_model",
         "multi-GPU": "model: .*multi-GPU",
     }.items():
-        refused(match, lambda graph, kind=kind: graph.add("TestReplacedPart", model=["1", 0], kind=kind))
+        refused(match, lambda graph, kind=kind: graph.add("TestUntrainable", model=["1", 0], kind=kind))
 
 
 def test_prompts_that_use_no_trained_layer_at_the_kept_steps(client: ComfyClient) -> None:

@@ -62,25 +62,31 @@ class TestSlope(io.ComfyNode):
         return io.NodeOutput(ui={"values": values.tolist(), "slope": [float(gradient.norm())], "measured": [measured]})
 
 
+NODES = [
+    TestObjective,
+    TestSlope,
+    *compat.NODES,
+    *gpu.NODES,
+    *lanes.NODES,
+    *memory.NODES,
+    *models.NODES,
+    *networks.NODES,
+    *patches.NODES,
+    *previews.NODES,
+    *rows.NODES,
+    *schedules.NODES,
+    *sdo.NODES,
+    *tiny_clip.NODES,
+    *training.NODES,
+]
+
+
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [
-            TestObjective,
-            TestSlope,
-            *compat.NODES,
-            *gpu.NODES,
-            *lanes.NODES,
-            *memory.NODES,
-            *models.NODES,
-            *networks.NODES,
-            *patches.NODES,
-            *previews.NODES,
-            *rows.NODES,
-            *schedules.NODES,
-            *sdo.NODES,
-            *tiny_clip.NODES,
-            *training.NODES,
-        ]
+        names = [node.define_schema().node_id for node in NODES]
+        twice = {name for name in names if names.count(name) > 1}
+        assert not twice, f"the host keeps the last node of a name only: {twice}"
+        return NODES
 
 
 async def comfy_entrypoint():

@@ -349,13 +349,13 @@ class TestFailingVae(io.ComfyNode):
         return io.NodeOutput(vae)
 
 
-class TestReplacedPart(io.ComfyNode):
+class TestUntrainable(io.ComfyNode):
     """A MODEL that a training refuses: with a part replaced, or split between devices by the host."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         inputs = [io.Model.Input("model"), io.Combo.Input("kind", options=["block", "network", "multi-GPU"])]
-        return io.Schema(node_id="TestReplacedPart", category="tests", inputs=inputs, outputs=[io.Model.Output()])
+        return io.Schema(node_id="TestUntrainable", category="tests", inputs=inputs, outputs=[io.Model.Output()])
 
     @classmethod
     def execute(cls, model, kind):
@@ -425,7 +425,7 @@ NODES = [
     TestModelState,
     TestFails,
     TestFailingVae,
-    TestReplacedPart,
+    TestUntrainable,
     TestDemoLora,
     TestLoraNames,
 ]

@@ -127,7 +127,7 @@ def test_several_devices_and_too_few_steps_may_not() -> None:
 
 def test_a_model_that_needs_its_steps_in_order_may_not() -> None:
     known = facts(GPUS[:1])
-    in_order = replace(one_core(known), plan=core.SequentialPlan(20, ("a ControlNet keeps state between calls",)))
+    in_order = replace(one_core(known), plan=core.SequentialPlan(20, ("context windows need the steps in order",)))
     assert not row_placement.may_use_rows(in_order, NEAR, known)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ..devices.token_split import reason_against
+from .controlnets import reason_for_range, reason_in_controls
 from .hooks import (
     Hook,
     hook_around_network,
@@ -30,11 +32,12 @@ from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
 _COND_REASONS = {
-    "control": "a ControlNet keeps state between calls",
     "gligen": "GLIGEN has networks of its own, which are on one device",
     "hooks": "conditioning hooks change the model's weights while it samples",
 }
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
+_KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")
+"""Attributes of a guider: the model itself, and what the host has loaded for the prompts, which have their reasons."""
 _NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
 
 
@@ -55,7 +58,7 @@ class _ReadHook:
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider needs its steps in order on one device; None if it does not."""
-    reason = _reason_in_conds(guider) or _reason_in_model(guider, model_options)
+    reason = _reason_in_conds(guider) or reason_in_controls(guider.conds) or _reason_in_model(guider, model_options)
     if reason is not None:
         return reason
     hooks = _read_hooks(guider, model_options)
@@ -79,17 +82,18 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
 
 
-def reason_for_every_step(guider: Any) -> str | None:
-    """Why no step may be left out, nor be called from a state that is only near; None if it may.
+def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:
+    """Why no step may be left out, nor be called from a state that is only near; None if it may. ``sigmas``: [N + 1].
 
     Where a prompt ends, a picture changes its direction, and how it does so depends on small differences before. On
-    the demo model a tolerance of 1 % then gave 6 to 31 % in one picture of four (docs/tried.md). Patches that act in a
-    part of the steps, guidance that ends, and masks that change are measured and called for.
+    the demo model a tolerance of 1 % then gave 6 to 31 % in one picture of four (docs/tried.md). A ControlNet that
+    begins or ends is decided likewise. Patches that act in a part of the steps, guidance that ends, and masks that
+    change are measured and called for.
     """
     for conds in guider.conds.values():
         if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
             return "a prompt applies to a part of the steps only, and every step is called"
-    return None
+    return reason_for_range(guider.conds, sigmas)
 
 
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -143,7 +147,7 @@ def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     """What a copy of the model on another device would not have, or would share."""
     patcher = guider.model_patcher
     name = type(guider).__name__
-    if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
+    if any(_is_model(value) for key, value in vars(guider).items() if key not in _KNOWN_MODELS):
         return f"the guider {name} uses a second model"
     if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"

@@ -15,6 +15,7 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ..tree import mapped
+from .controlnets import reasons_against_rows
 from .hooks import hooks_around_call, hooks_in_options
 from .origins import Origin, origin_of
 from .reading.one_sigma import takes_one_sigma
@@ -109,6 +110,7 @@ def _reasons_in_conds(guider: Any, batch: int) -> Iterator[str]:
     for cond in (cond for conds in guider.conds.values() for cond in conds or ()):
         if cond.get("timestep_start") is not None or cond.get("timestep_end") is not None:
             yield "a prompt applies to a part of the steps only"
+        yield from reasons_against_rows(cond, batch)
         for name, value in cond.get("model_conds", {}).items():
             if name in _OF_THE_LATENT:
                 yield _OF_THE_LATENT[name]

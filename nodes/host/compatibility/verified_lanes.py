@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import LaneTimeouts, Pool
+from ..devices.controlnets import RunControls
 from ..devices.lanes import Group, inline_denoiser, open_pool
 from ..devices.replicas import forget_copies
 from ..devices.sharing import Sharing
@@ -35,11 +36,12 @@ def open_tried_pool(
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
     every_step: bool = True,
+    controls: RunControls | None = None,
 ) -> tuple[Pool, str | None]:
     """Open the lanes of a run, if the checks pass.
 
     Args:
-        stack, model, extra_args, groups, copies, in_this_thread, sharings: see `open_pool`.
+        stack, model, extra_args, groups, copies, in_this_thread, sharings, controls: see `open_pool`.
         x: the start of the run, for a trial.
         sigmas: [N + 1], its schedule.
         cancelled: whether the prompt was cancelled.
@@ -54,7 +56,7 @@ def open_tried_pool(
     patcher = guider.model_patcher
 
     def open_lanes(stack: ExitStack, in_use: list[dict[str, Any]] | None = None) -> Pool:
-        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, sharings, in_use)
+        return open_pool(stack, model, extra_args, groups, copies, in_this_thread, sharings, in_use, controls)
 
     reason = reason_against_copies(patcher, copies)
     if reason is not None:
@@ -73,7 +75,8 @@ def open_tried_pool(
     in_use += [each.model_options for each in (patcher, *copies.values())]
     with ExitStack() as trial:
         pool = open_lanes(trial, in_use=in_use)
-        lanes = _trial_lanes(model, extra_args, groups, in_use)
+        own = model if controls is None else controls.in_model(model, (patcher.load_device,), copies)
+        lanes = _trial_lanes(own, extra_args, groups, in_use)
         pool, reason = run_trial(subject, pool, lanes, groups, x, sigmas, cancelled, timeouts)
         if reason is None:
             stack.push(trial.pop_all())

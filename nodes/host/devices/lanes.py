@@ -18,6 +18,7 @@ from torch import Tensor
 from ....chords_core import Denoise, InlinePool, Pool, ThreadPool
 from ..tree import mapped
 from .cfg_split import stuck_devices
+from .controlnets import RunControls
 from .groups import Group
 from .sharing import SharedModel, Sharing
 from .thread_context import thread_context
@@ -35,6 +36,7 @@ def open_pool(
     in_this_thread: bool,
     sharings: Sequence[Sharing | None] = (),
     in_use: list[dict[str, Any]] | None = None,
+    controls: RunControls | None = None,
 ) -> Pool:
     """A pool for one run of ``model``, the host's KSamplerX0Inpaint; ``stack`` closes it.
 
@@ -48,6 +50,7 @@ def open_pool(
             one: on a CPU a lane computes with one thread, and the number of threads decides the order of sums.
         sharings: how the devices of each group share calls; empty: each lane is its group's first device.
         in_use: gets the model options of each lane.
+        controls: the ControlNets of the run, prepared for its lanes; None: there are none, or the host's call is made.
     """
     devices = [group[0] for group in groups]
     if devices[0].type == "cpu":
@@ -55,9 +58,10 @@ def open_pool(
         stack.callback(torch.set_num_threads, torch.get_num_threads())
 
     def denoiser(group: Group, sharing: Sharing | None) -> Denoise:
+        own = model if controls is None else controls.in_model(model, group, copies)
         if in_this_thread:
-            return inline_denoiser(model, extra_args, sharing)
-        return lane_denoiser(model, extra_args, group[0], copies.get(group[0]), sharing, in_use)
+            return inline_denoiser(own, extra_args, sharing)
+        return lane_denoiser(own, extra_args, group[0], copies.get(group[0]), sharing, in_use)
 
     denoisers = list(map(denoiser, groups, sharings or [None] * len(groups)))
     if in_this_thread:

@@ -15,6 +15,8 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .controlnets import RunControls
+
 Copies = dict[torch.device, ModelPatcher]
 
 _MAX_MODELS = 2  # of which copies are kept
@@ -23,8 +25,11 @@ _MAX_MODELS = 2  # of which copies are kept
 _bases: weakref.WeakKeyDictionary[BaseModel, Copies] = weakref.WeakKeyDictionary()
 
 
-def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[Copies, str | None]:
-    """The guider's model on each of ``devices`` except its own, with its patches and loaded, for one run.
+def copies_on(
+    guider: Any, devices: Sequence[torch.device], x: Tensor, controls: RunControls | None = None
+) -> tuple[Copies, str | None]:
+    """The guider's model on each of ``devices`` except its own, with its patches and loaded, for one run. The networks
+    of its ``controls`` are loaded as well.
 
     Returns no copy and the reason if the weights cannot be copied or do not fit. The model itself is loaded either way.
     """
@@ -34,18 +39,20 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
         return {}, None
     # With the conditioning, as the host does it: reference latents can need more memory than the picture.
     memory, minimum = comfy.sampler_helpers.estimate_memory(primary, x.shape, guider.conds)
+    further = list(getattr(guider, "loaded_models", ()))  # ControlNets, for example; loading must not push them out
     copies: Copies = {}
     problem = None
     try:
         bases = _bases_of(primary, others)
         copies = {device: _under_patches_of(primary, bases[device]) for device in others}
-        _load([primary, *copies.values()], memory, minimum)
+        networks = [] if controls is None else controls.networks()
+        _load([primary, *copies.values(), *dict.fromkeys((*further, *networks))], memory, minimum)
     except Exception as error:
         problem = f"the model could not be copied to other devices ({error})"
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
-        _load([primary], memory, minimum)  # the deep clone may have unloaded it
+        _load([primary, *further], memory, minimum)  # the deep clone may have unloaded it
     return copies, problem
 
 

@@ -18,6 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....chords_core import ModelPayload
+from ..devices.controlnets import controls_in
 from .model_files import Recipe
 from .pack_modules import can_be_named, is_named_by_path
 
@@ -63,6 +64,8 @@ def run_payload(patcher: ModelPatcher, model: Any, extra_args: dict[str, Any], x
     Raises:
         NotShippable: naming the part that cannot be sent.
     """
+    if next(controls_in(model.inner_model.conds), None) is not None:
+        raise NotShippable("a ControlNet takes part, whose network is on this machine")
     guider = copy.copy(model.inner_model)
     for name in ("loaded_models", "original_conds"):  # the host's own record, and the inputs of guider.conds
         vars(guider).pop(name, None)

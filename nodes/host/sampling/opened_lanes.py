@@ -12,6 +12,7 @@ from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.network_structure import reason_against_copies
 from ..compatibility.reasons import reason_against_repeats, subject_of_trial
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
+from ..devices.controlnets import RunControls, controls_in
 from ..devices.groups import WHOLE, Split, names_of
 from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
 from ..devices.request import DeviceRequest
@@ -144,7 +145,11 @@ class LaneOpener:
         """Lanes of devices, each of which makes its own calls."""
         call = self._call
         self._say(placement)
-        placement, copies = self._copied(placement, keep_cores)
+        controls, problem = self._controls(placement)
+        if problem is not None:
+            placement = Placement(SequentialPlan(call.steps, (problem,)), ((call.primary,),))
+            self._say(placement)
+        placement, copies = self._copied(placement, keep_cores, controls)
         sharings = self._sharings(placement, copies)
         pool, reason = open_tried_pool(
             self._stack,
@@ -159,6 +164,7 @@ class LaneOpener:
             cancelled=check_interrupt,
             timeouts=self._timeouts,
             every_step=not isinstance(placement.plan, AdaptivePlan),
+            controls=controls,
         )
         if reason is not None:
             placement, sharings = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),)), ()
@@ -171,13 +177,30 @@ class LaneOpener:
         self._announcer.note(placement.notes)
         if placement.splits == (WHOLE,):
             return OpenedStock(placement, call.model)
-        placement, copies = self._copied(placement, keep_cores=False)
+        controls, problem = self._controls(placement)
+        if problem is not None:
+            placement = place_alone(placement, self._options, self._facts, problem)
+        placement, copies = self._copied(placement, keep_cores=False, controls=controls)
         problem = reason_against_copies(call.guider.model_patcher, copies)
         if problem is not None:
             forget_copies(call.guider.model_patcher)
             placement = place_alone(placement, self._options, self._facts, problem)
         sharings = self._sharings(placement, copies)
-        return OpenedStock(placement, SharedModel(call.model, sharings[0]) if sharings else call.model, sharings)
+        if not sharings:
+            return OpenedStock(placement, call.model)
+        model = call.model if controls is None else controls.in_model(call.model, placement.groups[0], copies)
+        return OpenedStock(placement, SharedModel(model, sharings[0]), sharings)
+
+    def _controls(self, placement: Placement) -> tuple[RunControls | None, str | None]:
+        """The ControlNets of the run for these lanes, and why lanes cannot have them; nothing where there are none, or
+        where all calls are made as the host makes them."""
+        call, sides = self._call, [split for split in placement.splits if split.sides > 1]
+        if (placement.plan.cores == 1 and not sides) or next(controls_in(call.guider.conds), None) is None:
+            return None, None
+        leaders = {group[0] for group in placement.groups}
+        leaders |= {team[0] for group in placement.groups for split in sides for team in split.teams(group) if team}
+        controls = RunControls(call.guider, call.x, call.sigmas[0], {*leaders, call.primary})
+        return (controls, None) if controls.problem is None else (None, controls.problem)
 
     def _sharings(self, placement: Placement, copies: Copies) -> tuple[Sharing, ...]:
         """How the devices of each lane share its calls; closed when the run ends."""
@@ -242,11 +265,11 @@ class LaneOpener:
         self._announcer.note(placement.notes)
         return placement
 
-    def _copied(self, placement: Placement, keep_cores: bool) -> tuple[Placement, Copies]:
+    def _copied(self, placement: Placement, keep_cores: bool, controls: RunControls | None) -> tuple[Placement, Copies]:
         """The placement with the model on all its devices; on the model's own device only, if that is impossible."""
         call = self._call
         devices = [device for group in placement.groups for device in group]
-        copies, problem = copies_on(call.guider, devices, call.x)
+        copies, problem = copies_on(call.guider, devices, call.x, controls)
         if problem is not None:
             if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
                 placement = place_alone(placement, self._options, self._facts, problem)

@@ -364,7 +364,7 @@ class _Reasons:
 
     @property
     def for_every_step(self) -> str | None:
-        return reason_for_every_step(self.call.guider)
+        return reason_for_every_step(self.call.guider, self.call.sigmas)
 
     @property
     def against_tokens(self) -> str | None:

@@ -50,6 +50,21 @@ def _differential_diffusion(graph: Graph, sampling: dict[str, Any]) -> None:
     sampling["model"] = graph.add("DifferentialDiffusion", model=sampling["model"], strength=1.0)
 
 
+def _controlnet(graph: Graph, sampling: dict[str, Any]) -> None:
+    control = graph.add("ControlNetLoader", control_net_name="tiny_flux.safetensors")
+    applied = graph.add(
+        "ControlNetApplyAdvanced",
+        positive=sampling["positive"],
+        negative=sampling["negative"],
+        control_net=control,
+        image=graph.add("TestImage", red=0.9, green=0.2, blue=0.1, broken=False),
+        strength=0.5,
+        start_percent=0.0,
+        end_percent=0.8,
+    )
+    sampling["positive"], sampling["negative"] = applied[0], applied[1]
+
+
 _LAYERS = {"double_layers": "1", "single_layers": "0", "start_percent": 0.0, "end_percent": 0.9}
 
 PARALLEL: list[Patch] = [
@@ -69,6 +84,7 @@ PARALLEL: list[Patch] = [
     on_model("FreSca", scale_low=0.9, scale_high=1.2, freq_cutoff=4),
     on_model("TestPatch", kind="scaled"),
     on_model("TestPatch", kind="skimmed"),
+    _controlnet,
 ]
 
 
@@ -149,21 +165,6 @@ def test_patches_for_unets_that_fall_back(run_graph, patch: Patch) -> None:
 # Features that need their steps in order
 
 
-def _controlnet(graph: Graph, sampling: dict[str, Any]) -> None:
-    control = graph.add("ControlNetLoader", control_net_name="tiny_flux.safetensors")
-    applied = graph.add(
-        "ControlNetApplyAdvanced",
-        positive=sampling["positive"],
-        negative=sampling["negative"],
-        control_net=control,
-        image=graph.add("TestImage", red=0.9, green=0.2, blue=0.1, broken=False),
-        strength=0.5,
-        start_percent=0.0,
-        end_percent=0.8,
-    )
-    sampling["positive"], sampling["negative"] = applied[0], applied[1]
-
-
 def _weight_hook(graph: Graph, sampling: dict[str, Any]) -> None:
     hooks = graph.add("CreateHookLoraModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.8)
     sampling["positive"] = graph.add(
@@ -237,7 +238,6 @@ def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
 
 
 IN_ORDER: list[tuple[Patch, str]] = [
-    (_controlnet, "ControlNet"),
     (_weight_hook, "hooks"),
     (_scheduled_weight_hook, "hooks"),
     (_gligen, "GLIGEN"),

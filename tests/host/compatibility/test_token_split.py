@@ -22,7 +22,7 @@ def _averaging(graph: Graph, sampling: dict[str, Any]) -> None:
 
 SHARED: list[Patch] = [
     *PARALLEL,
-    *(patch for patch, reason in IN_ORDER if reason in ("ControlNet", "context windows")),
+    *(patch for patch, reason in IN_ORDER if reason == "context windows"),
     on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
 ]
 WHOLE: list[tuple[Patch, str]] = [

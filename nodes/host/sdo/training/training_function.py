@@ -160,7 +160,7 @@ class TrainingFunction:
             gradient=options.gradient,
             keep=options.kept(len(sigmas) - 1),
             solver=STEP_SAMPLERS[options.sampler_name],
-            tolerance=self._tolerance(guider),
+            tolerance=self._tolerance(guider, sigmas),
             on_event=on_event,
             cancel=self._ended,
             conditions=batches.prompts_of,
@@ -179,9 +179,10 @@ class TrainingFunction:
         noise = comfy.sample.prepare_noise(empty, seed)
         return normal(first_state(guider.model_patcher, noise, empty, sigmas.cpu())).to(x)
 
-    def _tolerance(self, guider: PromptsGuider) -> float | None:
+    def _tolerance(self, guider: PromptsGuider, sigmas: Tensor) -> float | None:
         tolerance = self._options.tolerance
-        if tolerance is not None and (reason := reason_for_every_step(guider.of_all_prompts())) is not None:
+        reason = None if tolerance is None else reason_for_every_step(guider.of_all_prompts(), sigmas)
+        if reason is not None:
             _log.info("SDO: %s", reason)
             return None
         return tolerance

@@ -1,0 +1,103 @@
+"""The reasons why the ControlNets of a run need one core, every step, or calls of one row.
+
+A ControlNet is copied for each lane, where its class is the host's own and known. Its result then depends on the call
+only. Packs have classes of their own with weights by step, masks and caches, and change methods of the host's classes:
+these run on one core.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.controlnet
+from comfy.controlnet import T2IAdapter
+from torch import Tensor, nn
+
+from ..devices.controlnets import Conds, chain_of, controls_in, network_of
+from .hooks import hooks_in_network
+from .origins import Origin, origin_of, pack_of
+
+_KNOWN = ("ControlNet", "ControlNetSD35", "QwenFunControlNet", "T2IAdapter")
+_NOT_COPIED = {"ControlLora": "a control LoRA makes its network of the model's own weights in each run"}
+
+_PATCHED = ("patches", "object_patches", "weight_wrapper_patches", "injections", "hook_patches")
+
+
+def reason_in_controls(conds: Conds) -> str | None:
+    """Why lanes cannot have ControlNets of their own like those of these prompts; None if they can."""
+    return next((reason for control in controls_in(conds) for reason in _reasons_in(control)), None)
+
+
+def reason_for_range(conds: Conds, sigmas: Tensor) -> str | None:
+    """Why every step of this schedule [N + 1] is called: a ControlNet begins or ends within it; None if none does."""
+    for control in controls_in(conds):
+        if len({is_active(control, float(sigma)) for sigma in sigmas[:-1]}) > 1:
+            return "a ControlNet applies to a part of the steps only, and every step is called"
+    return None
+
+
+def is_active(control: Any, sigma: float) -> bool:
+    """Whether a ControlNet of a run acts at this sigma, as the host decides it."""
+    if control.timestep_range is None:
+        return True
+    start, end = control.timestep_range
+    return bool(end <= sigma <= start)
+
+
+def reasons_against_rows(cond: dict[str, Any], batch: int) -> Iterator[str]:
+    """Why the ControlNets of a prompt cannot be part of a call of several rows. ``batch``: the items of a latent.
+
+    The host decides by the first row whether a ControlNet acts. It repeats pictures for the whole batch, so that each
+    row gets its own only if there is one, or one for each item of the latent.
+    """
+    for control in chain_of(cond.get("control")):
+        if tuple(control.timestep_percent_range) != (0.0, 1.0):
+            yield "a ControlNet applies to a part of the steps only"
+        pictures = control.cond_hint_original.shape[0]
+        if pictures != 1 and (pictures != batch or isinstance(control, T2IAdapter)):
+            yield "a ControlNet has another number of pictures than the latent"
+
+
+def _reasons_in(control: Any) -> Iterator[str]:
+    kind = type(control)
+    if origin_of(kind) is Origin.PACK:
+        yield f"the ControlNet {kind.__name__} has code of the pack {pack_of(kind)}, which may keep state between calls"
+        return
+    if kind.__name__ in _NOT_COPIED:
+        yield _NOT_COPIED[kind.__name__]
+    elif kind not in [getattr(comfy.controlnet, name, None) for name in _KNOWN]:
+        yield f"ControlNets of the kind {kind.__name__} are not copied for several lanes"
+    yield from _reasons_in_code(control)
+    network = network_of(control)
+    if network is not None:
+        yield from _reasons_in_network(control, network)
+
+
+def _reasons_in_code(control: Any) -> Iterator[str]:
+    """Functions of packs in the place of those of the host's class."""
+    for base in type(control).__mro__:
+        for name, function in vars(base).items():
+            if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+                yield f"the pack {pack_of(function)} replaces {name} of the host's ControlNets"
+    for name, value in vars(control).items():
+        while isinstance(value, functools.partial):
+            value = value.func
+        function = getattr(value, "__func__", value)
+        if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+            yield f"the pack {pack_of(function)} replaces {name} of a ControlNet"
+
+
+def _reasons_in_network(control: Any, network: nn.Module) -> Iterator[str]:
+    """What a copy of the network would lack, or what may keep state in it."""
+    patcher = getattr(control, "control_model_wrapped", None)
+    if patcher is None or any(getattr(patcher, name, None) for name in _PATCHED):
+        yield "the network of a ControlNet has patches"
+    for part in network.modules():
+        if origin_of(type(part)) is Origin.PACK:
+            yield f"the network of a ControlNet has parts of the pack {pack_of(type(part))}"
+            return
+    for hook in hooks_in_network(network):
+        yield f"{hook.name} of a ControlNet may keep state between calls"

@@ -130,6 +130,12 @@ def test_what_cannot_be_sent_is_named(said: RunCode) -> None:
         problem(lambda: serialization.packed([other], patcher))
         big = torch.zeros(1000, 1000)
         print(len(serialization.packed(big[:2, :2], patcher)) < 2000)
+        import types
+        from comfy.controlnet import T2IAdapter
+        adapter = T2IAdapter(None, 3, 8, "nearest-exact", "cpu")
+        guider = types.SimpleNamespace(conds={"positive": [{"control": adapter}], "negative": []})
+        model = types.SimpleNamespace(inner_model=guider)
+        problem(lambda: serialization.run_payload(patcher, model, {}, big))
         patcher.cached_patcher_init = None
         problem(lambda: serialization.model_payload(patcher))
     """)
@@ -137,7 +143,8 @@ def test_what_cannot_be_sent_is_named(said: RunCode) -> None:
     assert "NotShippable: a part of the graph cannot be sent" in lines[1] and "lock" in lines[1]
     assert lines[2] == "NotShippable: a second model takes part"
     assert lines[3] == "True"
-    assert "left no way to load it again" in lines[4]
+    assert lines[4] == "NotShippable: a ControlNet takes part, whose network is on this machine"
+    assert "left no way to load it again" in lines[5]
 
 
 def test_modules_of_node_packs_are_found_under_this_machines_folder(said: RunCode, tmp_path: Path) -> None:

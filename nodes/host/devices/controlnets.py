@@ -117,6 +117,13 @@ class RunControls:
                     self._networks[id(control), device] = _network_on(device, control)
         return list(dict.fromkeys((*originals, *self._networks.values())))
 
+    def forget_networks(self) -> None:
+        """Drop all copies of networks, which do not fit. The lanes are then those of the original's device."""
+        self._networks.clear()
+        for control in controls_in(self._guider.conds):
+            if (network := network_of(control)) is not None:
+                _copies.pop(network, None)
+
     def in_model(self, model: Any, group: Group, copies: Mapping[torch.device, ModelPatcher]) -> Any:
         """The host's KSamplerX0Inpaint with the instances of one lane; see `in_conds`."""
         model, guider = copy.copy(model), copy.copy(model.inner_model)
@@ -156,9 +163,9 @@ class RunControls:
             moved[size] = self._hints[key]
         return moved
 
-    def network_on(self, control: Any, device: torch.device) -> ModelPatcher:
-        """The network of a ControlNet on this device."""
-        return self._networks.get((id(control), device), control.control_model_wrapped)
+    def network_on(self, control: Any, device: torch.device) -> ModelPatcher | None:
+        """The network of a ControlNet on this device; None for a T2I adapter."""
+        return self._networks.get((id(control), device), getattr(control, "control_model_wrapped", None))
 
     def _prepare(self, control: Any, x: Tensor, sigma: Tensor) -> str | None:
         """Prepare the picture for calls with inputs of this shape. Returns why that is not enough for lanes."""

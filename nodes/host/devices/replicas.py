@@ -52,6 +52,8 @@ def copies_on(
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
+        if controls is not None:
+            controls.forget_networks()
         _load([primary, *further], memory, minimum)  # the deep clone may have unloaded it
     return copies, problem
 

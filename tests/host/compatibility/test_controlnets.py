@@ -20,6 +20,7 @@ from tests.host.compatibility.parallel_rows import (
     add_parallel,
     check_parallel,
     is_close,
+    on_model,
 )
 
 _SALTS = count(6400)  # the host does not run again what it has run
@@ -128,6 +129,7 @@ FLUX: dict[str, Controls] = {
     "union": controlled("flux_modes", encoded=True),
     "inpaint": controlled("flux_inpaint", encoded=True),
     "areas": areas,
+    "after_a_patch_of_a_pack": chain(controlled("flux"), on_model("TestPatch", kind="scaled")),
 }
 UNET: dict[str, Controls] = {
     "one": controlled("unet"),

@@ -253,24 +253,26 @@ def test_what_has_one_sigma_for_all_rows_gets_calls_of_one_row(
     assert difference(ours, stock) < NEAR
 
 
-def test_a_controlnet_gets_its_steps_in_order(run_graph: RunGraph) -> None:
-    def controlled(graph: Graph, inputs: dict[str, Any]) -> None:
+def controlled(end: float) -> Change:
+    def applied(graph: Graph, inputs: dict[str, Any]) -> None:
         control = graph.add("ControlNetLoader", control_net_name="tiny_flux.safetensors")
         image = graph.add("TestImage", red=0.9, green=0.2, blue=0.1, broken=False)
-        applied = graph.add(
-            "ControlNetApplyAdvanced",
-            positive=inputs["positive"],
-            negative=inputs["negative"],
-            control_net=control,
-            image=image,
-            strength=0.5,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        inputs |= {"positive": applied[0], "negative": applied[1]}
+        given = {"positive": inputs["positive"], "negative": inputs["negative"], "control_net": control, "image": image}
+        node = graph.add("ControlNetApplyAdvanced", **given, strength=0.5, start_percent=0.0, end_percent=end)
+        inputs |= {"positive": node[0], "negative": node[1]}
 
-    found, ours, stock = ours_and_stock(run_graph, controlled, FREE, fidelity="near")
-    assert found["rows"] == 1 and "ControlNet" in found["message"]
+    return applied
+
+
+def test_a_controlnet_can_be_part_of_a_call_of_several_rows(run_graph: RunGraph) -> None:
+    found, ours, stock = ours_and_stock(run_graph, controlled(1.0), FREE, fidelity="near")
+    assert found["rows"] > 1, found["message"]
+    assert difference(ours, stock) < NEAR
+
+
+def test_a_controlnet_for_a_part_of_the_steps_gets_its_steps_in_order(run_graph: RunGraph) -> None:
+    found, ours, stock = ours_and_stock(run_graph, controlled(0.5), FREE, fidelity="near")
+    assert found["rows"] == 1 and "a ControlNet applies to a part of the steps only" in found["message"]
     assert torch.equal(ours, stock)
 
 

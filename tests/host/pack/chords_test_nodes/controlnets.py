@@ -110,18 +110,25 @@ class OwnControl(comfy.controlnet.ControlNet):
 
 
 def _of_pack(control, how):
-    """The same ControlNet as a pack changes it."""
-    if how == "class":
-        control.__class__ = OwnControl
-    elif how == "method":
-        usual = control.get_control
-        control.get_control = lambda *args: usual(*args)
+    """The same ControlNet as a pack changes it; the host's nodes apply a copy, which is changed as well."""
+    if how in ("class", "method"):
+        usual_copy = control.copy
+        control.copy = lambda: _changed(usual_copy(), how)
     elif how == "part":
         part = control.control_model.pos_embed_input
         usual = part.forward
         part.forward = lambda x: usual(x)
     elif how == "hooks":
-        control.extra_hooks = comfy.hooks.HookGroup()
+        control.extra_hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+    return control
+
+
+def _changed(control, how):
+    if how == "class":
+        control.__class__ = OwnControl
+    else:
+        usual = control.get_control
+        control.get_control = lambda *args: usual(*args)
     return control
 
 
@@ -200,14 +207,13 @@ class TestWatchControls(SaltedOutputNode):
         comfy.utils.common_upscale = _Watched.upscale
         counts, _Watched.counts = _Watched.counts, {}
         lane_control = _module("devices.controlnets").LaneControl
+        left = sum(isinstance(value, lane_control) for value in gc.get_objects())
+        gc.collect()
         found = gc.get_objects()
-        left = sum(isinstance(value, lane_control) for value in found)
         controls = [value for value in found if isinstance(value, comfy.controlnet.ControlBase)]
         hints = sum(getattr(control, "cond_hint", None) is not None for control in controls)
-        del found, controls
-        gc.collect()
         kinds = comfy.ldm.flux.controlnet.ControlNetFlux, comfy.cldm.cldm.ControlNet
-        alive = sum(isinstance(value, kinds) for value in gc.get_objects())
+        alive = sum(isinstance(value, kinds) for value in found)
         return io.NodeOutput(ui={"counts": [counts], "left": [left], "hints": [hints], "alive": [alive]})
 
 

@@ -4,7 +4,8 @@ Argument: the ComfyUI folder. Writes a JSON object. ``equal``: by kind, whether 
 together are those of the host's own instance, bit for bit, and how often the VAE was asked. ``reasons``: why a kind
 needs one core. ``rows``: why it needs calls of one row. ``ranges``: whether every step is called, by range.
 ``stripped``: what is left on a copy of a network that was streamed. ``unfit``: the problem of pictures that lanes
-cannot have. ``elsewhere``: whether the other side of guidance has an instance of its own.
+cannot have. ``elsewhere``: whether the other side of guidance has an instance of its own. ``own_parts``,
+``another_model``: whether an instance takes parts of the model from its own lane's copy, and in each run anew.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from row_answers import module, start
 
+_alive: list[Any] = []  # patchers of models in use: the host does not expect that they end
 SIGMAS = (1.0, 0.8, 0.5, 0.2, 0.05)
 
 
@@ -120,6 +122,7 @@ def run_of(control: Any, model: Any, x: Any, devices: list[Any], groups: Any = N
     control.pre_run(model, model.model_sampling.percent_to_sigma)
     patcher = ModelPatcher(model, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
     conds = {"positive": [{"control": control, "model_conds": {}, "uuid": 1}], "negative": None}
+    _alive.append(patcher)
     guider = types.SimpleNamespace(conds=conds, model_patcher=patcher)
     run = module("devices.controlnets").RunControls(guider, x, torch.tensor(SIGMAS[0]), devices)
     if run.problem is not None:
@@ -155,6 +158,7 @@ def equal(make: Callable[[], Any], shape: tuple[int, ...], ranges: tuple[float, 
     places = [cpu, other, other, cpu]
     run, lanes = run_of(control, model, torch.randn(1, *shape[1:]), [cpu, other], [(place,) for place in places])
     assert run.problem is None, run.problem
+    assert len({id(lane._own) for lane in lanes}) == len(lanes)
     untouched, encoded = control.cond_hint is None, vae.encoded
     inputs = [(torch.randn(shape), sigma) for sigma in (*SIGMAS, *SIGMAS[::-1])]
 
@@ -310,6 +314,35 @@ def elsewhere() -> bool:
     return there is not lanes[0] and lanes[0].get_instance_for_device(cpu) is lanes[0] and own[0] is not own[1]
 
 
+def own_parts() -> bool:
+    """Whether an instance that calls parts of the model calls those of its own lane's copy."""
+    import torch
+
+    control, network, _ = qwen_fun()
+    control.set_cond_hint(torch.rand(1, 3, 64, 64), 1.0, vae=CountedVae(video=True))
+    cpu, other = torch.device("cpu"), torch.device("cpu", 1)
+    _, lanes = run_of(control, base_model(network), torch.randn(1, 16, 1, 8, 8), [cpu, other])
+    first, second = (lane._own.extra_args["base_model"] for lane in lanes)
+    return first is network and second is not network
+
+
+def another_model() -> bool:
+    """Whether a run with another model has that one's embedder, although copies of the network are kept."""
+    import torch
+
+    control, network, cond = sd35(True)
+    control.set_cond_hint(torch.rand(1, 3, 64, 64), 1.0, vae=CountedVae())
+    x, same = torch.randn(2, 16, 8, 8), []
+    cpu, other = torch.device("cpu"), torch.device("cpu", 1)
+    for model in (base_model(network), base_model(randomised(copy.deepcopy(network), 9)), base_model(network)):
+        _, lanes = run_of(control, model, x, [cpu, other])
+        wanted = residuals(control, x, 0.5, cond)
+        found = residuals(lanes[1], x.to(other), 0.5, _on(other, cond))
+        same.append(all(map(torch.equal, found, wanted)))
+    copies = module("devices.controlnets")._copies
+    return all(same) and len(copies[control.control_model]) == 1
+
+
 def main() -> None:
     start(sys.argv[1])
     import comfy.controlnet  # noqa: F401
@@ -323,7 +356,8 @@ def main() -> None:
     }
     answers: dict[str, Any] = {"equal": {name: equal(*case) for name, case in kinds.items()}}
     answers |= {"reasons": reasons(), "rows": rows(), "ranges": ranges(), "stripped": stripped(), "unfit": unfit()}
-    print(json.dumps({**answers, "elsewhere": elsewhere()}))
+    answers |= {"elsewhere": elsewhere(), "own_parts": own_parts(), "another_model": another_model()}
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":

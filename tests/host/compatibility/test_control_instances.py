@@ -32,6 +32,10 @@ def test_the_other_side_of_guidance_has_an_instance_of_its_own(answers: dict[str
     assert answers["elsewhere"]
 
 
+def test_what_is_taken_from_the_model_is_taken_from_the_lanes_copy_in_each_run(answers: dict[str, Any]) -> None:
+    assert answers["own_parts"] and answers["another_model"]
+
+
 def test_kinds_that_need_one_core(answers: dict[str, Any]) -> None:
     reasons = answers["reasons"]
     assert reasons.pop("sd35") is reasons.pop("qwen_fun") is None

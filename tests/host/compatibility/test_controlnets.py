@@ -85,6 +85,10 @@ def areas(graph: Graph, sampling: dict[str, Any]) -> None:
 def batch(graph: Graph, sampling: dict[str, Any]) -> None:
     """Two latents, and a picture for each."""
     sampling["latent_image"] = empty_latent(graph, 2)
+    two_pictures(graph, sampling)
+
+
+def two_pictures(graph: Graph, sampling: dict[str, Any]) -> None:
     control = graph.add("TestControlNet", kind="flux", seed=1, how="", salt=next(_SALTS))
     one, two = (graph.add("TestImage", red=red, green=0.2, blue=0.1, broken=False) for red in (0.9, 0.1))
     applied = graph.add(
@@ -328,6 +332,23 @@ def test_four_cores_of_two_devices_each(run_graph) -> None:
 
 
 # --- what runs on one core
+
+
+@pytest.mark.parametrize(
+    ("solver", "given"),
+    [
+        ("euler", {"cores": 4, "accept": "first", "devices": _lanes(4)}),
+        ("euler", {"cores": 1, "devices": _lanes(2, "guidance")}),
+        ("euler_ancestral", {"cores": 1, "devices": _lanes(2, "guidance")}),
+    ],
+    ids=["lanes", "guidance", "guidance of a stock sampler"],
+)
+def test_pictures_that_lanes_cannot_have(run_graph, solver: str, given: dict[str, Any]) -> None:
+    """That is found when the picture is prepared, after the plan."""
+    summary, ours, stock = _run(run_graph, flux, two_pictures, **given, changes={"sampler_name": solver})
+    assert summary["devices"] == ["cpu"] and summary["cores"] == 1
+    assert "a ControlNet has several pictures" in summary["message"]
+    assert torch.equal(ours, stock)
 
 
 @pytest.mark.parametrize(

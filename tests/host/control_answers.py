@@ -212,10 +212,21 @@ def reasons() -> dict[str, str | None]:
     cases = {"sd35": without_hint, "patched": with_patch, "part": with_part, "newer": newer}
     found = {name: change(sd35(True)[0]) for name, change in cases.items()}
     found["qwen_fun"] = qwen_fun()[0]
+    found["of no class of the host"] = types.SimpleNamespace()
     found["lora"] = comfy.controlnet.ControlLora({"lora_controlnet": torch.zeros(1)})
     found["before"] = sd35(True)[0].set_previous_controlnet(found["lora"])
     against = module("compatibility.controlnets").reason_in_controls
-    return {name: against({"positive": [{"control": control}]}) for name, control in found.items()}
+    told = {name: against({"positive": [{"control": control}]}) for name, control in found.items()}
+    usual, method = comfy.controlnet.broadcast_image_to, comfy.controlnet.ControlBase.control_merge
+    harmless = comfy.controlnet.ControlBase.cleanup
+    conds = {"positive": [{"control": sd35(True)[0]}]}
+    comfy.controlnet.broadcast_image_to = lambda *args: usual(*args)
+    told["function"], comfy.controlnet.broadcast_image_to = against(conds), usual
+    comfy.controlnet.ControlBase.control_merge = lambda *args: method(*args)
+    told["method"], comfy.controlnet.ControlBase.control_merge = against(conds), method
+    comfy.controlnet.ControlBase.cleanup = lambda self: harmless(self)
+    told["cleanup"], comfy.controlnet.ControlBase.cleanup = against(conds), harmless
+    return told
 
 
 def rows() -> dict[str, list[str]]:

@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import comfy.controlnet
 from comfy.controlnet import T2IAdapter
 from torch import Tensor, nn
 
-from ..devices.controlnets import Conds, chain_of, controls_in, network_of
+from ..devices.controlnets import Conds, chain_of, controls_in, network_of, pictures_of
 from .hooks import hooks_in_network
 from .origins import Origin, origin_of, pack_of
 
 _KNOWN = ("ControlNet", "ControlNetSD35", "QwenFunControlNet", "T2IAdapter")
 _NOT_COPIED = {"ControlLora": "a control LoRA makes its network of the model's own weights in each run"}
+
+_OUTSIDE_OF_CALLS = frozenset(
+    (
+        *("__init__", "set_cond_hint", "set_previous_controlnet", "set_extra_arg", "copy", "copy_to", "cleanup"),
+        *("get_models", "get_models_only_self", "get_extra_hooks", "inference_memory_requirements"),
+        *("deepclone_multigpu", "get_instance_for_device"),
+    )
+)
+"""Methods that take no part in a lane's call, and that no lane's instance is made by."""
 
 _PATCHED = ("patches", "object_patches", "weight_wrapper_patches", "injections", "hook_patches")
 
@@ -41,9 +50,10 @@ def reason_for_range(conds: Conds, sigmas: Tensor) -> str | None:
 
 def is_active(control: Any, sigma: float) -> bool:
     """Whether a ControlNet of a run acts at this sigma, as the host decides it."""
-    if control.timestep_range is None:
+    start_and_end = getattr(control, "timestep_range", None)
+    if start_and_end is None:
         return True
-    start, end = control.timestep_range
+    start, end = start_and_end
     return bool(end <= sigma <= start)
 
 
@@ -56,7 +66,7 @@ def reasons_against_rows(cond: dict[str, Any], batch: int) -> Iterator[str]:
     for control in chain_of(cond.get("control")):
         if tuple(control.timestep_percent_range) != (0.0, 1.0):
             yield "a ControlNet applies to a part of the steps only"
-        pictures = control.cond_hint_original.shape[0]
+        pictures = pictures_of(control)
         if pictures != 1 and (pictures != batch or isinstance(control, T2IAdapter)):
             yield "a ControlNet has another number of pictures than the latent"
 
@@ -77,17 +87,23 @@ def _reasons_in(control: Any) -> Iterator[str]:
 
 
 def _reasons_in_code(control: Any) -> Iterator[str]:
-    """Functions of packs in the place of those of the host's class."""
-    for base in type(control).__mro__:
-        for name, function in vars(base).items():
-            if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
-                yield f"the pack {pack_of(function)} replaces {name} of the host's ControlNets"
-    for name, value in vars(control).items():
+    """Functions of packs in the place of those of the host's class, and of the functions beside it."""
+    for space in (*map(vars, type(control).__mro__), vars(comfy.controlnet)):
+        for name, function in _functions_of_packs(space):
+            yield f"the pack {pack_of(function)} replaces {name} of the host's ControlNets"
+    for name, function in _functions_of_packs(vars(control)):
+        yield f"the pack {pack_of(function)} replaces {name} of a ControlNet"
+
+
+def _functions_of_packs(space: Mapping[str, Any]) -> Iterator[tuple[str, types.FunctionType]]:
+    """The functions of packs in a namespace that take part in calls."""
+    for name, value in space.items():
         while isinstance(value, functools.partial):
             value = value.func
         function = getattr(value, "__func__", value)
-        if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
-            yield f"the pack {pack_of(function)} replaces {name} of a ControlNet"
+        if name not in _OUTSIDE_OF_CALLS and isinstance(function, types.FunctionType):
+            if origin_of(function) is Origin.PACK:
+                yield name, function
 
 
 def _reasons_in_network(control: Any, network: nn.Module) -> Iterator[str]:

@@ -44,7 +44,7 @@ def chain_of(control: Any) -> Iterator[Any]:
     """A ControlNet and those before it, whose residuals it adds to its own."""
     while control is not None:
         yield control
-        control = control.previous_controlnet
+        control = getattr(control, "previous_controlnet", None)
 
 
 def controls_in(conds: Conds) -> Iterator[Any]:
@@ -55,6 +55,12 @@ def controls_in(conds: Conds) -> Iterator[Any]:
             if id(control) not in seen:
                 seen.add(id(control))
                 yield control
+
+
+def pictures_of(control: Any) -> int:
+    """How many pictures a ControlNet has; 0: none was given."""
+    given = getattr(control, "cond_hint_original", None)
+    return 0 if given is None else int(given.shape[0])
 
 
 def network_of(control: Any) -> nn.Module | None:
@@ -170,7 +176,7 @@ class RunControls:
     def _prepare(self, control: Any, x: Tensor, sigma: Tensor) -> str | None:
         """Prepare the picture for calls with inputs of this shape. Returns why that is not enough for lanes."""
         is_adapter = isinstance(control, T2IAdapter)
-        pictures = control.cond_hint_original.shape[0]
+        pictures = pictures_of(control)
         if pictures > 1 and (x.shape[0] == 1 or is_adapter):
             return "a ControlNet has several pictures, and the host takes some of them by the calls before"
         hint = _prepared(control, x.new_zeros(pictures, *x.shape[1:]), sigma)

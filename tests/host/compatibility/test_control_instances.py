@@ -38,7 +38,10 @@ def test_what_is_taken_from_the_model_is_taken_from_the_lanes_copy_in_each_run(a
 
 def test_kinds_that_need_one_core(answers: dict[str, Any]) -> None:
     reasons = answers["reasons"]
-    assert reasons.pop("sd35") is reasons.pop("qwen_fun") is None
+    assert reasons.pop("sd35") is reasons.pop("qwen_fun") is reasons.pop("cleanup") is None
+    assert reasons.pop("function") == "the pack __main__ replaces broadcast_image_to of the host's ControlNets"
+    assert reasons.pop("method") == "the pack __main__ replaces control_merge of the host's ControlNets"
+    assert "not copied for several lanes" in reasons.pop("of no class of the host")
     assert "a control LoRA makes its network of the model's own weights" in reasons.pop("lora")
     assert "a control LoRA" in reasons.pop("before")  # of a chain
     assert reasons.pop("patched") == "the network of a ControlNet has patches"

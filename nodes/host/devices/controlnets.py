@@ -35,7 +35,7 @@ _MAX_NETWORKS = 4  # of which copies are kept between runs
 # By the original network: when it is freed, the copies are too.
 _copies: weakref.WeakKeyDictionary[nn.Module, dict[torch.device, ModelPatcher]] = weakref.WeakKeyDictionary()
 
-_STREAMING = ("_v", "_v_weight", "_v_bias", "_v_signature", "_pin_state", "_pins")
+_STREAMING = ("_prefetch", "_v", "_v_weight", "_v_bias", "_v_signature", "_pin_state", "_pins")
 _STREAMING_OF_MODEL = ("dynamic_vbars", "dynamic_pins", "dynamic_patchers")
 """What the host keeps on a network whose weights it streams to a device. A copy must not have it."""
 

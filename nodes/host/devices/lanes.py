@@ -21,6 +21,7 @@ from .cfg_split import stuck_devices
 from .groups import Group
 from .sharing import SharedModel, Sharing
 from .thread_context import thread_context
+from .thread_state import thread_life
 from .token_team import hung_members
 
 _hung: list[tuple[ThreadPool, tuple[Group, ...]]] = []  # pools of earlier runs and the devices of their lanes
@@ -62,7 +63,7 @@ def open_pool(
     denoisers = list(map(denoiser, groups, sharings or [None] * len(groups)))
     if in_this_thread:
         return InlinePool(denoisers[0])
-    pool = ThreadPool(denoisers, thread_context(devices))
+    pool = ThreadPool(denoisers, thread_context(devices), lambda lane: thread_life())
     stack.callback(_hung.append, (pool, tuple(groups)))
     return stack.enter_context(pool)
 

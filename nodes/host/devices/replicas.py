@@ -15,6 +15,8 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .run_state import RunState
+
 Copies = dict[torch.device, ModelPatcher]
 
 _MAX_MODELS = 2  # of which copies are kept
@@ -26,7 +28,8 @@ _bases: weakref.WeakKeyDictionary[BaseModel, Copies] = weakref.WeakKeyDictionary
 def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[Copies, str | None]:
     """The guider's model on each of ``devices`` except its own, with its patches and loaded, for one run.
 
-    Returns no copy and the reason if the weights cannot be copied or do not fit. The model itself is loaded either way.
+    Returns no copy and the reason if the weights cannot be copied or do not fit, or if the run has set something on the
+    model that a copy cannot be given. The model itself is loaded either way.
     """
     primary = guider.model_patcher
     others = [device for device in devices if device != primary.load_device]
@@ -38,6 +41,12 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
     problem = None
     try:
         bases = _bases_of(primary, others)
+        state = RunState.of(primary)
+        problem = next(filter(None, (state.reason_against(bases[device].model) for device in others)), None)
+        if problem is not None:
+            logging.getLogger("chords").warning("CHORDS: %s", problem)
+            _load([primary], memory, minimum)
+            return {}, problem
         copies = {device: _under_patches_of(primary, bases[device]) for device in others}
         _load([primary, *copies.values()], memory, minimum)
     except Exception as error:

@@ -18,6 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....chords_core import ModelPayload
+from ..devices.run_state import RunState
 from .model_files import Recipe
 from .pack_modules import can_be_named, is_named_by_path
 
@@ -69,7 +70,8 @@ def run_payload(patcher: ModelPatcher, model: Any, extra_args: dict[str, Any], x
     model = copy.copy(model)
     model.inner_model = guider
     own = {name: getattr(patcher, name) for name in _SENT_OF_PATCHER}
-    content = {"patcher": own, "model": model, "extra_args": extra_args, "shape": tuple(x.shape)}
+    state = vars(RunState.of(patcher))
+    content = {"patcher": own, "model": model, "extra_args": extra_args, "shape": tuple(x.shape), "state": state}
     return packed(content, patcher)
 
 

@@ -23,6 +23,7 @@ from .sharing import SharedModel, Sharing
 from .thread_context import thread_context
 from .thread_state import thread_life
 from .token_team import hung_members
+from .waiting import wait_for_stream
 
 _hung: list[tuple[ThreadPool, tuple[Group, ...]]] = []  # pools of earlier runs and the devices of their lanes
 
@@ -136,8 +137,7 @@ def lane_denoiser(
         home = x.device
         x = x.to(device)
         denoised = lane_model(x, _sigmas(model, x, sigma), **lane_args).to(home)
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
+        wait_for_stream(device)
         return denoised
 
     return denoise

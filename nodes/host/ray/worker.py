@@ -41,6 +41,7 @@ _COMPUTING_CODE = (
     "devices/run_state.py",
     "devices/thread_context.py",
     "devices/thread_state.py",
+    "devices/waiting.py",
     "ray/model_files.py",
     "ray/pack_modules.py",
     "ray/serialization.py",

@@ -23,7 +23,7 @@ def _run(client: ComfyClient, kind: str) -> None:
     """One run: on lanes, on pairs or teams of devices, with a VAE for previews, or with a bad end."""
     graph = Graph()
     salt = next(_SALTS)
-    inputs: dict[str, Any] = demo(graph) | settings(seed=salt, steps=6) | {"latent_image": empty_latent(graph)}
+    inputs: dict[str, Any] = demo(graph) | settings(seed=salt, steps=4) | {"latent_image": empty_latent(graph)}
     split = {"pairs": "guidance", "teams": "tokens"}.get(kind, "off")
     inputs["devices"] = lanes(graph, 2 if split != "off" else 3, split)
     if split == "off":

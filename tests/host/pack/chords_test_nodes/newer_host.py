@@ -1,11 +1,11 @@
 """Stand-ins for what newer hosts do: attributes that a run sets on the model, and state that they keep by thread."""
 
 import functools
+import importlib
 import threading
 
 import comfy.model_base
 import comfy.model_management
-import comfy.model_prefetch
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -144,7 +144,8 @@ class TestKeepsByThread(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt, on):
-        prefetch, model, vae = comfy.model_prefetch, comfy.model_base.BaseModel, comfy.sd.VAE
+        prefetch = importlib.import_module("comfy.model_prefetch")  # which older hosts do not have
+        model, vae = comfy.model_base.BaseModel, comfy.sd.VAE
         if on:
             _ByThread.originals = {
                 (prefetch, "PREFETCH_QUEUES"): prefetch.PREFETCH_QUEUES,

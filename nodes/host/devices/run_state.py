@@ -52,6 +52,7 @@ class RunState:
     def of(cls, patcher: ModelPatcher) -> RunState:
         """The state of a patcher's model. What the patcher itself replaces, it replaces in copies, too."""
         model, replaced = patcher.model, set(patcher.object_patches)
+        kind: Any = type(model)
         attributes = {
             (path, name): value
             for path, part in _parts(model)
@@ -62,7 +63,7 @@ class RunState:
         objects = {
             name: type(value).__name__
             for (path, name), value in attributes.items()
-            if not path and (path, name) not in values and not callable(value) and name in _names_used_by(type(model))
+            if not path and (path, name) not in values and not callable(value) and name in _names_used_by(kind)
         }
         return cls(values, objects)
 

@@ -105,6 +105,28 @@ def test_lanes(kept: Kept, ends: str) -> None:
         assert not kept.left
 
 
+def test_a_lane_that_was_given_up(kept: Kept) -> None:
+    """It hangs in a call when its run ends, and comes back later."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        kept.make()
+        begun.set()
+        assert goes_on.wait(WAIT)
+        return x
+
+    before = set(threading.enumerate())
+    with ThreadPool([denoise], lane_life=lambda lane: thread_state.thread_life()) as pool:
+        pool.submit(0, Evaluation(1, 0, 1.0, 0, torch.zeros(1)))
+        assert begun.wait(WAIT)
+        pool.settle(within=0.0)
+        assert pool.hung == (0,)
+    (lane,) = set(threading.enumerate()) - before
+    goes_on.set()
+    lane.join(WAIT)
+    assert not lane.is_alive() and not kept.left
+
+
 def test_a_failed_call_in_a_thread_that_lives_on(kept: Kept) -> None:
     def work() -> None:
         with pytest.raises(KeyboardInterrupt), thread_state.ended_on_failure():

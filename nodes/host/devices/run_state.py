@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..tree import mapped
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 Key = tuple[str, str]
 """The path of a part within the model, and the name of an attribute of it."""
@@ -43,20 +45,22 @@ class RunState:
         values: those that a copy can be given: numbers, texts, tensors, and containers of these. Of the network those
             without tensors: a tensor there is a table that the network makes for itself.
         objects: names of other attributes that the model's own code uses, with the class of each.
+        others: the attributes that are not in ``values``. What a copy has there is its own.
     """
 
     values: Mapping[Key, Any]
     objects: Mapping[str, str]
+    others: frozenset[Key] = frozenset()
 
     @classmethod
     def of(cls, patcher: ModelPatcher) -> RunState:
         """The state of a patcher's model. What the patcher itself replaces, it replaces in copies, too."""
         model, replaced = patcher.model, set(patcher.object_patches)
         kind: Any = type(model)
+        found = {(path, name): value for path, part in _parts(model) for name, value in vars(part).items()}
         attributes = {
             (path, name): value
-            for path, part in _parts(model)
-            for name, value in vars(part).items()
+            for (path, name), value in found.items()
             if name not in _names_of_loading() and (f"{path}.{name}" if path else name) not in replaced
         }
         values = {key: value for key, value in attributes.items() if _is_plain(value, with_tensors=not key[0])}
@@ -65,7 +69,7 @@ class RunState:
             for (path, name), value in attributes.items()
             if not path and (path, name) not in values and not callable(value) and name in _names_used_by(kind)
         }
-        return cls(values, objects)
+        return cls(values, objects, frozenset(found.keys() - values.keys()))
 
     def reason_against(self, other: nn.Module) -> str | None:
         """Why a copy of the model cannot be given this state; None if it can."""
@@ -107,7 +111,7 @@ class RunState:
             for path, part in parts.items()
             for name, value in vars(part).items()
             if (path, name) not in self.values
-            and (path or name not in self.objects)
+            and (path, name) not in self.others
             and name not in _names_of_loading()
             and _is_plain(value, with_tensors=not path)
         ]

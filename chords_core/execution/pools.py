@@ -22,6 +22,9 @@ from ..checks import check_callable, shown
 from ..errors import InvalidInput, LaneStuck
 from ..methods.events import Evaluation
 
+Context = Callable[[int], AbstractContextManager[object]]
+"""``context(lane)``: what the thread of a lane works in."""
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
@@ -89,8 +92,10 @@ class ThreadPool:
 
     Args:
         denoisers: one a lane.
-        lane_context: called with the lane's number in the lane's thread. The lane works inside the context manager
-            that it returns, to select a device, for example.
+        lane_context: called with the lane's number in the lane's thread, for each evaluation. The lane works inside the
+            context manager that it returns, to select a device, for example.
+        lane_life: the same for the whole life of a lane's thread, for what is to be freed before it ends, for example.
+            It must not raise.
 
     Use it as a context manager, or call `close`.
     """
@@ -98,10 +103,12 @@ class ThreadPool:
     def __init__(
         self,
         denoisers: Sequence[Denoise],
-        lane_context: Callable[[int], AbstractContextManager[object]] = lambda lane: nullcontext(),
+        lane_context: Context = lambda lane: nullcontext(),
+        lane_life: Context = lambda lane: nullcontext(),
     ) -> None:
         _check_denoisers(denoisers)
         check_callable("lane_context", lane_context, "a lane's number")
+        check_callable("lane_life", lane_life, "a lane's number")
         self._results: queue.SimpleQueue[EvaluationResult] = queue.SimpleQueue()
         self._busy: set[int] = set()
         self._hung: set[int] = set()
@@ -113,14 +120,21 @@ class ThreadPool:
         ]
         self._threads = [
             threading.Thread(
-                target=self._work, args=(lane, denoise, lane_context), name=f"chords-lane-{lane}", daemon=True
+                target=self._live,
+                args=(lane, denoise, lane_context, lane_life),
+                name=f"chords-lane-{lane}",
+                daemon=True,
             )
             for lane, denoise in enumerate(denoisers)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _work(self, lane: int, denoise: Denoise, lane_context: Callable[[int], AbstractContextManager[object]]) -> None:
+    def _live(self, lane: int, denoise: Denoise, lane_context: Context, lane_life: Context) -> None:
+        with lane_life(lane):
+            self._work(lane, denoise, lane_context)
+
+    def _work(self, lane: int, denoise: Denoise, lane_context: Context) -> None:
         def in_context(x: Tensor, sigma: float) -> Tensor:
             with lane_context(lane):
                 return denoise(x, sigma)

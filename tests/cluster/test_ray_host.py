@@ -229,6 +229,37 @@ def test_patches_of_other_packs_are_tried_on_the_workers(server, client) -> None
     assert torch.equal(latent, expected)
 
 
+def test_what_the_host_sets_on_the_model_for_a_run_is_set_there(server, client) -> None:
+    """As newer hosts do: the model reads the shapes of picture and sound, and more, from itself."""
+
+    def sets(what: str) -> None:
+        graph = Graph()
+        graph.add("TestSetsAttributes", salt=next(_seeds), what=what)
+        client.run(graph.nodes)
+
+    def sound(devices: Callable[[Graph], Node]) -> tuple[dict[str, Any], Tensor]:
+        graph = Graph()
+        picture = graph.add("TestLatentOfType", dtype="float32")
+        masked = graph.add("SetLatentNoiseMask", samples=picture, mask=graph.add("TestMask", value=1.0))
+        latent = graph.add("LTXVConcatAVLatent", video_latent=masked, audio_latent=graph.add("TestSoundLatent"))
+        inputs = demo(graph) | settings() | {"latent_image": latent, "cores": 4, "accept": "first"}
+        inputs["model"] = graph.add("TestTwoPartModel", name="demo_copy.safetensors")
+        sampler = graph.add("ChordsKSampler", **inputs, devices=devices(graph))
+        graph.save("sound", graph.add("LTXVSeparateAVLatent", av_latent=sampler)[1])
+        run = client.run(graph.nodes)
+        return run.outputs[sampler.name]["chords"][0], _latent(server, run, graph.saved["sound"])
+
+    _wait_for_two(server, client)
+    sets("values")
+    try:
+        summary, there = sound(_on_ray)
+        _, here = sound(_on_lanes)
+    finally:
+        sets("nothing")
+    assert len(summary["devices"]) == 2 and summary["devices"][0].startswith("ray:") and not summary["lost_lanes"]
+    assert torch.equal(there, here)
+
+
 def test_another_lora_is_sent_once(server, client) -> None:
     _wait_for_two(server, client, model=_lora(0.9))
     before = len(server.log())

@@ -160,3 +160,19 @@ def test_modules_of_node_packs_are_found_under_this_machines_folder(said: RunCod
     assert lines[0] == "Thing"
     assert lines[1].startswith("WrongSetup: this machine lacks the node pack")
     assert "my.host/custom_nodes/other-pack" in lines[1]
+
+
+def test_a_worker_keeps_nothing_of_a_run(said: RunCode) -> None:
+    """What newer hosts keep for a thread that calls models: nobody else ends that in a worker's process."""
+    lines = said("""
+        import types
+        prefetch = types.ModuleType("comfy.model_prefetch")
+        prefetch.PREFETCH_QUEUES = ["of all threads"]
+        prefetch.cleanup_malloc_graph = lambda: print("graph")
+        prefetch.cleanup_prefetch_queues = lambda: print("queues")
+        worker = ray_worker.HostWorker(ray_worker.setup_here(), host)
+        own, sys.modules["comfy.model_prefetch"] = sys.modules.get("comfy.model_prefetch"), prefetch
+        worker.end()
+        sys.modules["comfy.model_prefetch"] = own
+    """)
+    assert lines == ["graph", "queues"]

@@ -18,6 +18,7 @@ from ....chords_core import ROW_COUNTS, BatchPool, DenoiseRows, RowTimes, RowTri
 from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
 from .lanes import inline_denoiser
+from .waiting import wait_for_device
 
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 4e-3}
 """How far a row may differ from a call of its own, by the type that the network computes in; relative to what the
@@ -149,7 +150,7 @@ class RowCalls:
         limits, low = (_GUIDED, _GUIDED_LOW_PRECISION) if self._guided else (_ROUNDING, _LOW_PRECISION)
         limit = limits.get(network.manual_cast_dtype or network.get_dtype(), low)
         sigmas = self._sigmas[:-1].tolist()
-        return RowTrial(self.denoise, self._x, sigmas, limit, synchronize=lambda: _synchronize(device))
+        return RowTrial(self.denoise, self._x, sigmas, limit, synchronize=lambda: wait_for_device(device))
 
     def _fits(self, rows: int) -> bool:
         """Whether the host's estimate leaves room for so many rows. The host evaluates the sides of guidance one after
@@ -202,9 +203,3 @@ def _tiled(model: Any, extra_args: Mapping[str, Any], rows: int, batch: int) -> 
     for name in ("latent_image", "noise"):
         setattr(rows_model, name, repeated(getattr(model, name)))
     return rows_model, {**extra_args, "denoise_mask": repeated(extra_args.get("denoise_mask"))}
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work. A CPU always has."""
-    if device.type != "cpu":
-        torch.get_device_module(device.type).synchronize(device)

@@ -18,6 +18,7 @@ from comfy.samplers import CFGGuider
 
 from ....chords_core import LaneTimeouts
 from ..interrupts import check_interrupt, passed_on
+from .thread_state import ended_on_failure, thread_life
 
 LANE_TIMEOUTS = LaneTimeouts()  # for a device that does not answer, as for a lane
 
@@ -68,10 +69,14 @@ class CfgSplitThreadPool(MultiGPUThreadPool):
         self._slowest: float | None = None
         self._cancelled_at: float | None = None
 
+    def _worker_loop(self, *args: Any) -> None:
+        with thread_life():
+            super()._worker_loop(*args)
+
     def submit(self, device: torch.device, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Start ``fn`` in the thread of ``device``."""
         self._began[device] = time.monotonic()
-        super().submit(device, passed_on()(fn), *args, **kwargs)
+        super().submit(device, passed_on()(ended_on_failure()(fn)), *args, **kwargs)
 
     def get_result(self, device: torch.device) -> Answer:
         """The result or the error of ``device``. A cancel of the prompt raises."""

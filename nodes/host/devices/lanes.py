@@ -22,7 +22,9 @@ from .controlnets import RunControls
 from .groups import Group
 from .sharing import SharedModel, Sharing
 from .thread_context import thread_context
+from .thread_state import thread_life
 from .token_team import hung_members
+from .waiting import wait_for_stream
 
 _hung: list[tuple[ThreadPool, tuple[Group, ...]]] = []  # pools of earlier runs and the devices of their lanes
 
@@ -66,7 +68,7 @@ def open_pool(
     denoisers = list(map(denoiser, groups, sharings or [None] * len(groups)))
     if in_this_thread:
         return InlinePool(denoisers[0])
-    pool = ThreadPool(denoisers, thread_context(devices))
+    pool = ThreadPool(denoisers, thread_context(devices), lambda lane: thread_life())
     stack.callback(_hung.append, (pool, tuple(groups)))
     return stack.enter_context(pool)
 
@@ -139,8 +141,7 @@ def lane_denoiser(
         home = x.device
         x = x.to(device)
         denoised = lane_model(x, _sigmas(model, x, sigma), **lane_args).to(home)
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
+        wait_for_stream(device)
         return denoised
 
     return denoise

@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .controlnets import RunControls
+from .run_state import RunState
 
 Copies = dict[torch.device, ModelPatcher]
 
@@ -31,7 +32,8 @@ def copies_on(
     """The guider's model on each of ``devices`` except its own, with its patches and loaded, for one run. The networks
     of its ``controls`` are loaded as well.
 
-    Returns no copy and the reason if the weights cannot be copied or do not fit. The model itself is loaded either way.
+    Returns no copy and the reason if the weights cannot be copied or do not fit, or if the run has set something on the
+    model that a copy cannot be given. The model itself is loaded either way.
     """
     primary = guider.model_patcher
     others = [device for device in devices if device != primary.load_device]
@@ -44,6 +46,12 @@ def copies_on(
     problem = None
     try:
         bases = _bases_of(primary, others)
+        state = RunState.of(primary)
+        problem = next(filter(None, (state.reason_against(bases[device].model) for device in others)), None)
+        if problem is not None:
+            logging.getLogger("chords").warning("CHORDS: %s", problem)
+            _load([primary, *further], memory, minimum)
+            return {}, problem
         copies = {device: _under_patches_of(primary, bases[device]) for device in others}
         networks = [] if controls is None else controls.networks()
         _load([primary, *copies.values(), *dict.fromkeys((*further, *networks))], memory, minimum)

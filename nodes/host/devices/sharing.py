@@ -19,6 +19,7 @@ from ....chords_core import Autotuner
 from .cfg_split import spread_over
 from .groups import MIN_GAIN, SHARE, WHOLE, Group, Split
 from .token_team import TokenTeam, wrapped_in_teams
+from .waiting import wait_for_device
 
 Options = dict[str, Any]
 
@@ -186,8 +187,7 @@ class Sharing:
 
     def _synchronize(self) -> None:
         for device in self.group:
-            if device.type != "cpu":
-                torch.get_device_module(device.type).synchronize(device)
+            wait_for_device(device)
 
 
 class _Way:

@@ -23,6 +23,7 @@ from ..tree import mapped
 from . import cfg_split
 from .groups import Group, in_words
 from .thread_context import thread_context
+from .thread_state import thread_life
 from .token_split import CannotSplit, Member, SplitCall, reason_against
 
 ApplyModel = Callable[..., Tensor]
@@ -50,7 +51,7 @@ class TokenTeam:
         self._models: list[Any] = [patcher.model for patcher in patchers.values()]
         pairs = zip(self.devices, self._models, strict=True)
         members = [Member(device, model.diffusion_model) for device, model in pairs]
-        self._split = SplitCall(members, thread_context(self.devices))
+        self._split = SplitCall(members, thread_context(self.devices), life=lambda rank: thread_life())
         self._slowest: float | None = None
         self.reason: str | None = None
         self.lost: str | None = None

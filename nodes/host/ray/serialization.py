@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ....chords_core import ModelPayload
 from ..devices.controlnets import controls_in
+from ..devices.run_state import RunState
 from .model_files import Recipe
 from .pack_modules import can_be_named, is_named_by_path
 
@@ -72,7 +73,8 @@ def run_payload(patcher: ModelPatcher, model: Any, extra_args: dict[str, Any], x
     model = copy.copy(model)
     model.inner_model = guider
     own = {name: getattr(patcher, name) for name in _SENT_OF_PATCHER}
-    content = {"patcher": own, "model": model, "extra_args": extra_args, "shape": tuple(x.shape)}
+    state = vars(RunState.of(patcher))
+    content = {"patcher": own, "model": model, "extra_args": extra_args, "shape": tuple(x.shape), "state": state}
     return packed(content, patcher)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from torch import Tensor
 from ....chords_core import Worker
 from ....chords_core.execution.ray.actor import WrongSetup
 from ..devices.lanes import lane_denoiser
+from ..devices.run_state import RunState
 from ..devices.thread_context import thread_context
+from ..devices.thread_state import end_process_state
 from .model_files import PACK
 from .pack_modules import PackModules
 from .serialization import unpacked
@@ -35,7 +38,10 @@ _ABOUT_COMPUTING = (
 )
 _COMPUTING_CODE = (
     "devices/lanes.py",
+    "devices/run_state.py",
     "devices/thread_context.py",
+    "devices/thread_state.py",
+    "devices/waiting.py",
     "ray/model_files.py",
     "ray/pack_modules.py",
     "ray/serialization.py",
@@ -128,7 +134,7 @@ class HostWorker:
         self._base: ModelPatcher | None = None
         self._base_key = ""
         self._patches: dict[str, Any] = {}
-        self._replica: ModelPatcher | None = None
+        self._run = ExitStack()  # what `end` undoes
         self._denoise: Callable[[Tensor, float], Tensor] | None = None
         self._context = thread_context([self._device])
 
@@ -157,7 +163,11 @@ class HostWorker:
             memory, least = comfy.sampler_helpers.estimate_memory(replica, content["shape"], model.inner_model.conds)
             comfy.model_management.load_models_gpu([replica], memory_required=memory, minimum_memory_required=least)
             replica.pre_run()
-            self._replica = replica
+            self._run.callback(replica.cleanup)
+            state = RunState(**content["state"])
+            if (reason := state.reason_against(replica.model)) is not None:
+                raise RuntimeError(reason)
+            self._run.enter_context(state.set_on(replica.model, self._device))
             self._denoise = lane_denoiser(model, content["extra_args"], self._device, replica)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
@@ -166,9 +176,9 @@ class HostWorker:
             return self._denoise(x, sigma)
 
     def end(self) -> None:
-        if self._replica is not None:
-            self._replica.cleanup()
-        self._replica = self._denoise = None
+        self._run.close()
+        self._denoise = None
+        end_process_state()
 
     def stop(self) -> None:
         comfy.model_management.interrupt_current_processing(True)

@@ -16,6 +16,7 @@ from ..devices.controlnets import RunControls, controls_in
 from ..devices.groups import WHOLE, Split, names_of
 from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
 from ..devices.request import DeviceRequest
+from ..devices.run_state import RunState
 from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
@@ -274,7 +275,7 @@ class LaneOpener:
             if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
                 placement = place_alone(placement, self._options, self._facts, problem)
             else:
-                placement = Placement(placement.plan, ((call.primary,),))
+                placement = Placement(placement.plan, ((call.primary,),), notes=(problem,))
             self._say(placement)
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
@@ -282,9 +283,12 @@ class LaneOpener:
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
-        for replica in copies.values():
+        state = RunState.of(call.guider.model_patcher) if copies else None
+        for device, replica in copies.items():
             replica.pre_run()
             self._stack.callback(replica.cleanup)
+            if state is not None:
+                self._stack.enter_context(state.set_on(replica.model, device))
         if short:
             names = ", ".join(map(str, short))
             self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])

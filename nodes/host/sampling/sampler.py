@@ -44,7 +44,7 @@ from ..devices.sharing import Sharing, measured_splits
 from ..devices.timings import Timings, TimingsKey
 from ..devices.timings_file import keep_rows, keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
-from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts
+from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
 from .call import SamplerCall
@@ -135,7 +135,7 @@ class _SamplerFunction:
         announcer = Announcer(self.shown)
         if not call.plain:
             return self._sample_stock(call, stream, announcer, str(reason))
-        shapes = self.shapes or shapes_of_parts(call.guider.conds)
+        shapes = self.shapes or shapes_of_parts(call.guider.conds) or shapes_on_model(call.base_model, call.x)
         with previewing(stream, call.base_model, call.x.device, call.to_latent, self.preview_vae, shapes) as previews:
             if self.step_previews:
                 call = replace(call, callback=_with_pictures(call.callback, previews))

@@ -6,6 +6,7 @@ are trained within a block get their gradients too. Blocks before the first of t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+from ..devices.thread_state import end_thread_state
 
 Trained = Mapping[nn.Module, Sequence[Tensor]]
 """The parameters that are trained, by the module whose calls use them."""
@@ -140,6 +143,17 @@ def _snapshot(value: Any) -> Any:
     return tuple(map(_snapshot, value)) if type(value) is tuple else value
 
 
+@contextmanager
+def _ended_in_other_threads(own: int) -> Iterator[None]:
+    """Leave nothing of the host's in another thread than ``own``: on a GPU the backward pass runs in threads of torch,
+    which live on."""
+    try:
+        yield
+    finally:
+        if threading.get_ident() != own:
+            end_thread_state()
+
+
 class _NoTensors(TypeError):
     """A block returned something else than a tensor, or a tuple of tensors and None."""
 
@@ -153,7 +167,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], memory: set[int], count: int, *values: Tensor) -> Any:
-        ctx.run, ctx.memory, ctx.parameters = run, memory, values[count:]
+        ctx.run, ctx.memory, ctx.parameters, ctx.thread = run, memory, values[count:], threading.get_ident()
         ctx.save_for_backward(*values[:count])
         found = run(*values[:count], again=False)
         parts = found if type(found) is tuple else (found,)
@@ -165,7 +179,7 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         needed, tensors = ctx.needs_input_grad[3:], ctx.saved_tensors
         copies = [t.detach().requires_grad_(needs) for t, needs in zip(tensors, needed, strict=False)]
-        with torch.enable_grad(), copies_saved(ctx.memory):
+        with torch.enable_grad(), copies_saved(ctx.memory), _ended_in_other_threads(ctx.thread):
             found = ctx.run(*copies, again=True)
             outputs = found if isinstance(found, tuple) else (found,)
             # The outputs that have a graph and that the loss depends on.

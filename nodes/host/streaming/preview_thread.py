@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..devices.thread_state import end_thread_state, thread_life
+
 Picture = TypeVar("Picture")
 
 
@@ -112,9 +114,10 @@ class PreviewThread(Generic[Picture]):
         return dropped
 
     def _work(self) -> None:
-        with torch.inference_mode():
+        with thread_life(), torch.inference_mode():
             while (request := self._next()) is not None:
                 picture = self._make(request)
+                end_thread_state()  # the memory belongs to sampling until the next picture
                 if self._still_counts():
                     self._show(request, picture)
                 del request, picture  # an idle thread must not keep a latent alive

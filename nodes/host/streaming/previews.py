@@ -120,7 +120,7 @@ class Previews:
                 del to_latent
                 latent = latent[:, :, :1] if latent.ndim == 5 else latent
                 needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
-                if comfy.model_management.get_free_memory(vae.device) >= _MEMORY_MARGIN * needed:
+                if _free_memory(vae) >= _MEMORY_MARGIN * needed:
                     return "JPEG", to_picture(vae.decode(latent)), latent_preview.MAX_PREVIEW_RESOLUTION
         return None
 
@@ -194,6 +194,12 @@ def rough_previewer(latent_format: Any) -> Any:
     )
 
 
+def _free_memory(vae: Any) -> float:
+    """Bytes that a VAE can have. Its patcher also counts the weights that the host can move out of its way."""
+    ask = getattr(vae.patcher, "get_free_memory", comfy.model_management.get_free_memory)
+    return float(ask(vae.device))
+
+
 def to_picture(images: Tensor) -> Image.Image:
     """The first picture of an IMAGE batch, [..., height, width, 3] in 0..1."""
     first = images.reshape(-1, *images.shape[-3:])[0]
@@ -208,6 +214,14 @@ def shapes_of_parts(conds: Mapping[str, Any]) -> Shapes | None:
             shapes: Shapes = held.cond
             return shapes
     return None
+
+
+def shapes_on_model(model: Any, x: Tensor) -> Shapes | None:
+    """The same where the host keeps them on the model, if they are those of the packed latent ``x``."""
+    shapes: Shapes | None = getattr(model, "latent_shapes", None)
+    if shapes is None or len(shapes) < 2 or sum(math.prod(shape[1:]) for shape in shapes) != x[:1].numel():
+        return None
+    return shapes
 
 
 class _Lazy:

@@ -133,3 +133,32 @@ def test_every_lane_is_reported() -> None:
     with ThreadPool([Slow(seed) for seed in range(4)]) as pool:
         run(pool, on_event=lambda event: lanes.add(event.lane) if isinstance(event, Evaluated) else None)
     assert lanes == {0, 1, 2, 3}
+
+
+def test_lane_life_lasts_as_long_as_the_thread() -> None:
+    """It is entered before the first evaluation and left before the thread ends, also after errors."""
+    alive: set[int] = set()
+    lives: list[int] = []
+
+    @contextmanager
+    def life(lane: int) -> Iterator[None]:
+        lives.append(lane)
+        alive.add(threading.get_ident())
+        yield
+        alive.discard(threading.get_ident())
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        assert threading.get_ident() in alive
+        return nonlinear(x, sigma)
+
+    with ThreadPool([denoise] * 3, lane_life=life) as pool:
+        assert_same(run(pool), run())
+        assert_same(run(pool), run())
+        assert len(alive) == 3
+    assert not alive and sorted(lives) == [0, 1, 2]
+    with (
+        pytest.raises(HostInterrupt),
+        ThreadPool([FailsAt({4}, lambda number: HostInterrupt())] * 3, lane_life=life) as pool,
+    ):
+        run(pool)
+    assert not alive

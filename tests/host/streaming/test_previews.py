@@ -165,6 +165,49 @@ def test_parts_are_shown_with_a_guider_if_the_model_gives_their_shapes(client, s
     assert "no preview" not in server.log()[before:]
 
 
+def test_parts_are_shown_with_a_guider_if_the_host_keeps_their_shapes_on_the_model(client, server) -> None:
+    """As newer hosts do."""
+
+    def sets(what: str) -> None:
+        graph = Graph()
+        graph.add("TestSetsAttributes", salt=next(SALTS), what=what)
+        client.run(graph.nodes)
+
+    graph = Graph()
+    inputs, latent = _two_parts(graph)
+    inputs["model"] = graph.add("TestTwoPartModel", name="demo_copy.safetensors")
+    guider = graph.add("CFGGuider", **inputs, cfg=3.5)
+    sigmas = graph.add("BasicScheduler", model=inputs["model"], scheduler="simple", steps=12, denoise=1.0)
+    chords = {"cores": 4, "accept": "exact", "devices": lanes(graph, 4)}
+    noise, sampler = (
+        graph.add("RandomNoise", noise_seed=next(SALTS)),
+        graph.add("ChordsSampler", sampler_name="euler", **chords),
+    )
+    sampling = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas, "latent_image": latent}
+    graph.add("TestShowLatent", latent=graph.add("SamplerCustomAdvanced", **sampling))
+    before = len(server.log())
+    sets("values")
+    try:
+        run = client.run(graph.nodes)
+    finally:
+        sets("nothing")
+    assert [picture["index"] for picture in _kinds(run, "picture")] == list(range(HITS))
+    assert "no preview" not in server.log()[before:]
+
+
+# Memory
+
+
+def test_memory_that_the_host_can_free_counts_as_free(client, go_on) -> None:
+    """With dynamic loading, weights of the model are moved out of the way of a VAE. Its patcher knows of them."""
+    vae = {"class_type": "TestVaeInLittleMemory"}
+    run = client.run(_graph(vae).nodes)
+    assert [picture["index"] for picture in _kinds(run, "picture")] == list(range(HITS))
+    graph = Graph()
+    node = graph.add("TestDecodedInLittleMemory", salt=next(SALTS))
+    assert client.run(graph.nodes).outputs[node.name]["decoded"][0] > 0
+
+
 # Files
 
 

@@ -100,9 +100,10 @@ class SplitCall:
 
     Args:
         members: the first is on the device of the calling thread. All devices are of one type.
-        context: what the threads of the members but the first work in.
+        context: what the threads of the members but the first work in, at each call.
         transfer: how tensors travel; by default what fits the devices.
         family: how the network is split; by default found by its class.
+        life: like ``context``, but for the whole life of each of these threads. It must not raise.
 
     Raises:
         CannotSplit: if there is no family for the network, or the devices are of several types.
@@ -114,6 +115,7 @@ class SplitCall:
         context: Context = nullcontext,
         transfer: Transfer | None = None,
         family: Family | None = None,
+        life: Context = nullcontext,
     ) -> None:
         family = find_family(members[0].network) if family is None else family
         if family is None:
@@ -125,7 +127,7 @@ class SplitCall:
             self._transfer = transfer_between(self._devices) if transfer is None else transfer
         except ValueError as error:
             raise CannotSplit(str(error)) from None
-        self._context = context
+        self._context, self._life = context, life
         self.exchanges = 0
         """How often the members met in the last call, to put keys and values, or tokens, together."""
         self._call: _Call | None = None  # under way
@@ -142,7 +144,7 @@ class SplitCall:
             for rank in range(1, len(members)):
                 self._inboxes.append(queue.SimpleQueue())
                 name = f"chords-member-{rank}"
-                thread = threading.Thread(target=self._work, args=(rank,), name=name, daemon=True)
+                thread = threading.Thread(target=self._live, args=(rank,), name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
         except BaseException:
@@ -248,8 +250,12 @@ class SplitCall:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _work(self, rank: int) -> None:
+    def _live(self, rank: int) -> None:
         """A member's thread."""
+        with self._life(rank):
+            self._work(rank)
+
+    def _work(self, rank: int) -> None:
         on_cpu = self._members[rank].device.type == "cpu"
         while (call := self._inboxes[rank - 1].get()) is not None:
             if on_cpu and torch.get_num_threads() != 1:

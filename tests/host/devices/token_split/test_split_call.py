@@ -248,6 +248,22 @@ def test_an_error_of_the_context_ends_the_call(case: Case) -> None:
             call(split, case, 2)
 
 
+def test_the_life_of_a_members_thread(case: Case) -> None:
+    """It is entered once a thread, however many calls there are, and left before `close` returns."""
+    lives: list[str] = []
+
+    @contextmanager
+    def life(rank: int) -> Iterator[None]:
+        lives.append(f"{rank} began")
+        yield
+        lives.append(f"{rank} ended")
+
+    with SplitCall(members(case.network, 3), life=life) as split:
+        for _ in range(2):
+            call(split, case, 3)
+    assert sorted(lives) == ["1 began", "1 ended", "2 began", "2 ended"]
+
+
 def test_sides_of_guidance_are_split_at_the_same_time(case: Case) -> None:
     """Two split calls in two threads, on the same network here."""
     other = test_flux.case()

@@ -88,6 +88,50 @@ class TestBrokenVae(io.ComfyNode):
         return io.NodeOutput(broken)
 
 
+class _LittleMemory:
+    """The host's patcher where the device has too little free memory, but weights of other models can be moved."""
+
+    decoded = 0
+
+    def __init__(self, patcher):
+        self._patcher = patcher
+
+    def get_free_memory(self, device):
+        return float("inf")
+
+    def __getattr__(self, name):
+        return getattr(self._patcher, name)
+
+
+class TestVaeInLittleMemory(io.ComfyNode):
+    """A VAE that needs more memory than any device has free, but not more than its patcher says it can have."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        outputs = [io.Vae.Output()]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=[io.Vae.Input("vae")], outputs=outputs)
+
+    @classmethod
+    def execute(cls, vae):
+        held = copy.copy(vae)
+
+        def decode(latent, *arguments, **options):
+            _LittleMemory.decoded += 1
+            return vae.decode(latent, *arguments, **options)
+
+        held.patcher, held.decode = _LittleMemory(vae.patcher), decode
+        held.memory_used_decode = lambda *_: 1e30
+        return io.NodeOutput(held)
+
+
+class TestDecodedInLittleMemory(SaltedOutputNode):
+    """How many pictures VAEs of TestVaeInLittleMemory have decoded."""
+
+    @classmethod
+    def execute(cls, salt):
+        return io.NodeOutput(ui={"decoded": [_LittleMemory.decoded]})
+
+
 class TestSaysItsShapes(io.ComfyNode):
     """A model of TestTwoParts with conditionings that hold the shapes of the parts, as models for video and sound have
     them."""
@@ -152,4 +196,13 @@ class TestShowLatent(io.ComfyNode):
         return io.NodeOutput(ui={"parts": shown, "keys": sorted(latent)})
 
 
-NODES = [TestHeldVae, TestHeldVaesGoOn, TestBrokenVae, TestSaysItsShapes, TestLatentOfType, TestShowLatent]
+NODES = [
+    TestHeldVae,
+    TestHeldVaesGoOn,
+    TestBrokenVae,
+    TestVaeInLittleMemory,
+    TestDecodedInLittleMemory,
+    TestSaysItsShapes,
+    TestLatentOfType,
+    TestShowLatent,
+]

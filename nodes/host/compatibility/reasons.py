@@ -25,7 +25,8 @@ from .hooks import (
     hooks_of_model,
     hooks_within_blocks,
 )
-from .origins import Origin, origin_of, pack_of
+from .new_setting import new_setting
+from .origins import FOREIGN, Origin, is_of_host, origin_of, pack_of
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
@@ -71,7 +72,7 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     foreign = [each for each in hooks if each.packs]
     patcher = guider.model_patcher
     networks = (patcher.model, getattr(patcher.model, "diffusion_model", None))
-    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) is Origin.PACK}
+    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) in FOREIGN}
     packs = packs.union(*(each.packs for each in foreign))
     if not packs:
         return None
@@ -126,7 +127,8 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
-    reason = _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    within = [_ReadHook(hook, read(hook.call)) for hook in hooks]
+    reason = _reason_in_hooks(within) or next(_new_in_host(within), None)
     return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
@@ -163,6 +165,8 @@ def _reason_in_copies(patcher: ModelPatcher) -> str | None:
     for key, patch in patcher.object_patches.items():
         if callable(patch) and key != "model_sampling":
             return f"the part {key} of the model is replaced by an object that belongs to one device"
+    if (setting := new_setting(patcher)) is not None:
+        return f"this version of ComfyUI may keep state because of the option {setting}"
     return None
 
 
@@ -201,6 +205,13 @@ def _stateful(hooks: Sequence[_ReadHook]) -> Iterator[str]:
             yield f"{name} keeps state from call to call"
         if each.reading.finding is not None:
             yield f"{name} {each.reading.finding}"
+
+
+def _new_in_host(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+    """Code of a newer host within the network: it may need all tokens, and keep state where reading does not see it."""
+    for each in hooks:
+        if new := sorted(filter(is_of_host, each.packs)):
+            yield f"{each.hook.name} is part of {new[0]}, which this pack was not run with"
 
 
 def _host_keeps_state(hook: Callable[..., Any]) -> bool:

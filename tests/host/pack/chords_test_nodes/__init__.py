@@ -6,7 +6,22 @@ import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, lanes, memory, models, networks, patches, previews, rows, schedules, sdo, tiny_clip, training
+from . import (
+    compat,
+    gpu,
+    lanes,
+    memory,
+    models,
+    networks,
+    newer,
+    patches,
+    previews,
+    rows,
+    schedules,
+    sdo,
+    tiny_clip,
+    training,
+)
 
 
 class TestObjective(io.ComfyNode):
@@ -71,6 +86,7 @@ NODES = [
     *memory.NODES,
     *models.NODES,
     *networks.NODES,
+    *newer.NODES,
     *patches.NODES,
     *previews.NODES,
     *rows.NODES,

@@ -8,6 +8,7 @@ read (`reading`), and what reading cannot find is tried (`trial`).
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ _COND_REASONS = {
 }
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
 _NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
+_STEP_CACHE = re.compile(
+    r"(easy|lazy|tea|mag|step|taylor|(fb|first|f|d)?_?block)[_ -]?cache|first_block_cache|cache[_-]?dit|wave_?speed",
+    re.IGNORECASE,
+)
+"""The names of patches that leave out model calls, or blocks, by results of the step before."""
+_CACHES = {name.lower(): name for name in ("EasyCache", "LazyCache", "TeaCache", "MagCache")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +100,40 @@ def reason_for_every_step(guider: Any) -> str | None:
     return None
 
 
+def step_cache(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """The name of the step cache that is the only reason for one core: without it, the run itself could leave out
+    calls. None if there is no such cache, or another reason too."""
+    if _reason_in_conds(guider) or _reason_in_model(guider, model_options):
+        return None
+    stateful = [each for each in _read_hooks(guider, model_options) if next(_stateful([each]), None) is not None]
+    names = [_name_of_cache(each) for each in stateful]
+    return names[0] if names and None not in names else None
+
+
+def _name_of_cache(each: _ReadHook) -> str | None:
+    """The name of the step cache that a hook belongs to, as far as names tell."""
+    finding = each.reading.finding
+    texts = (each.hook.name, *((finding.pack, finding.function) if finding is not None else ()))
+    named = next(filter(None, map(_STEP_CACHE.search, texts)), None)
+    return None if named is None else _CACHES.get(named[0].lower(), "the step cache")
+
+
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why the model of this guider must not be called several times at one step of the schedule; None if it may."""
+    """Why the model of this guider must not be called several times at one step of the schedule; None if it may.
+
+    SDO calls it so.
+    """
     if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
         return _COND_REASONS["hooks"]
     if model_options.get("context_handler") is not None:
         return "context windows need the steps in order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return next(_stateful(_read_hooks(guider, model_options)), None)
+    for each in _read_hooks(guider, model_options):
+        if (reason := next(_stateful([each]), None)) is not None:
+            cache = _name_of_cache(each)
+            return reason if cache is None else f"{reason}; remove {cache}"
+    return None
 
 
 def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | None:

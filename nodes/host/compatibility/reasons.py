@@ -37,7 +37,8 @@ _COND_REASONS = {
     "hooks": "conditioning hooks change the model's weights while it samples",
 }
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
-_NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
+_COMPILED = "compile"
+_NAME_REASONS = {"cache": "keeps results from step to step", _COMPILED: "is compiled for one device"}
 _STEP_CACHE = re.compile(
     r"(easy|lazy|tea|mag|step|taylor|(fb|first|f|d)?_?block)[_ -]?cache|first_block_cache|cache[_-]?dit|wave_?speed",
     re.IGNORECASE,
@@ -118,10 +119,10 @@ def _name_of_cache(each: _ReadHook) -> str | None:
     return None if named is None else _CACHES.get(named[0].lower(), "the step cache")
 
 
-def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
+def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompiled: bool = False) -> str | None:
     """Why the model of this guider must not be called several times at one step of the schedule; None if it may.
 
-    SDO calls it so.
+    SDO calls it so. ``uncompiled``: compiled functions will run without the compiler.
     """
     if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
         return _COND_REASONS["hooks"]
@@ -130,7 +131,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | 
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
     for each in _read_hooks(guider, model_options):
-        if (reason := next(_stateful([each]), None)) is not None:
+        if (reason := next(_stateful([each], uncompiled), None)) is not None:
             cache = _name_of_cache(each)
             return reason if cache is None else f"{reason}; remove {cache}"
     return None
@@ -226,12 +227,12 @@ def _reason_from_trial(guider: Any, hooks: Sequence[_ReadHook]) -> str | None:
     return None if subject is None else known_reason(subject)
 
 
-def _stateful(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[str]:
     """What is not the same in every call, for each such hook."""
     for each in hooks:
         name = each.hook.name
         for word, reason in _NAME_REASONS.items():
-            if word in name.lower():
+            if word in name.lower() and not (uncompiled and word == _COMPILED):
                 yield f"{name} {reason}"
         if _host_keeps_state(each.hook.call):
             yield f"{name} keeps state from call to call"

@@ -9,6 +9,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     compat,
     gpu,
+    kept,
     lanes,
     memory,
     models,
@@ -82,6 +83,7 @@ NODES = [
     TestSlope,
     *compat.NODES,
     *gpu.NODES,
+    *kept.NODES,
     *lanes.NODES,
     *memory.NODES,
     *models.NODES,

@@ -36,7 +36,7 @@ def new_setting(patcher: Any) -> str | None:
 def _has_changed(network: nn.Module | None) -> bool:
     """Whether the code of this network, or of the attention of all networks, is not what this pack was run with."""
     functions = [comfy.ldm.modules.attention.optimized_attention, comfy.ldm.modules.attention.attention_basic]
-    functions += [kind.forward for kind in type(network).__mro__ if "forward" in vars(kind)]
+    functions += [vars(kind)["forward"] for kind in type(network).__mro__ if "forward" in vars(kind)]
     return any(
         origin_of(function) is Origin.NEW_HOST or is_changed(function)
         for function in functions

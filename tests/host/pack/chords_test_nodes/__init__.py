@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     compat,
+    gguf_loader,
     gpu,
     kept,
     lanes,
@@ -82,6 +83,7 @@ NODES = [
     TestObjective,
     TestSlope,
     *compat.NODES,
+    *gguf_loader.NODES,
     *gpu.NODES,
     *kept.NODES,
     *lanes.NODES,

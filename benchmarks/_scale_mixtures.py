@@ -153,6 +153,7 @@ class _NoReasons:
 
     for_one_core: None = None
     for_every_step: None = None
+    step_cache: None = None
     against_tokens: None = None
 
 

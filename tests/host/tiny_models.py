@@ -37,6 +37,8 @@ def main(host: Path, folder: Path) -> None:
     _save(demo, folder / "diffusion_models" / "uncopyable.safetensors", None)
     for by in ("class", "method"):
         _save(demo, folder / "diffusion_models" / f"own_loader_{by}.safetensors", None)
+    _save_gguf(demo, folder / "diffusion_models" / "tiny_q8.gguf")
+    _save_fp8(demo, folder / "diffusion_models" / "tiny_fp8.safetensors")
     other = {name: weight * (1.1 if name.endswith("qkv.weight") else 1.0) for name, weight in demo.items()}
     _save(other, folder / "diffusion_models" / "demo_other.safetensors", None)  # another model of the same shape
 
@@ -105,6 +107,41 @@ def _preference_head() -> dict[str, torch.Tensor]:
     """One linear layer on the embeddings of picture and text, of 16 values each."""
     generator = torch.Generator().manual_seed(7)
     return {"weight": torch.randn(1, 32, generator=generator), "bias": torch.full((1,), 0.5)}
+
+
+def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """The matrices of the blocks in Q8_0, the rest in float32."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(str(path), "flux")
+    for name, weight in weights.items():
+        if _is_block_matrix(name, weight):
+            quantised = gguf.quants.quantize(weight.float().numpy(), gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(name, quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(name, weight.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _save_fp8(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """The matrices of the blocks in fp8, each with a scale: the host's own format for quantised layers."""
+    tensors, layers = {}, {}
+    for name, weight in weights.items():
+        tensors[name] = weight
+        if _is_block_matrix(name, weight):
+            scale = weight.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale"] = scale
+            layers[name.removesuffix(".weight")] = {"format": "float8_e4m3fn"}
+    _save(tensors, path, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})})
+
+
+def _is_block_matrix(name: str, weight: torch.Tensor) -> bool:
+    return "_blocks." in name and name.endswith(".weight") and weight.ndim == 2 and weight.shape[1] % 32 == 0
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:

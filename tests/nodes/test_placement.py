@@ -33,6 +33,7 @@ class Reasons:
 
     one_core: str | None = None
     every_step: str | None = None
+    cache: str | None = None
     tokens: str | None = "UNetModel is not a network that can be shared by tokens"
     asked: list[str] = field(default_factory=list)
 
@@ -45,6 +46,11 @@ class Reasons:
     def for_every_step(self) -> str | None:
         self.asked.append("every step")
         return self.every_step
+
+    @property
+    def step_cache(self) -> str | None:
+        self.asked.append("step cache")
+        return self.cache
 
     @property
     def against_tokens(self) -> str | None:
@@ -200,6 +206,28 @@ def test_on_one_device_auto_is_ksampler_and_advises_what_would_gain(steps: int) 
     for wanted in (Options(1), Options(accept="exact"), Options(fidelity="exact"), Options(method="chords")):
         told = messages.reasons_of(place(facts(GPUS[:1], steps=steps), wanted).plan)
         assert "fidelity near" not in told
+
+
+@pytest.mark.parametrize("devices", [GPUS[:1], GPUS[:4]], ids=["one device", "four devices"])
+@pytest.mark.parametrize("wanted", [Options(), Options(fidelity="near"), Options(fidelity="fast"), Options(cores=4)])
+def test_fidelity_is_advised_instead_of_a_step_cache(devices: Any, wanted: Any) -> None:
+    reasons = Reasons("LazyCache keeps results", cache="LazyCache")
+    placed = place(facts(devices, reasons=reasons), wanted)
+    assert isinstance(placed.plan, core.SequentialPlan) and placed.groups == (GPUS[:1],)
+    advice = {"near": "remove LazyCache, and fidelity near acts", "fast": "remove LazyCache, and fidelity fast acts"}
+    told = messages.reasons_of(placed.plan)
+    assert advice.get(wanted.fidelity, "without LazyCache, set fidelity to near") in told
+    assert "closer to KSampler's picture" in told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 4}, {"reasons": Reasons("LazyCache keeps results", every_step="a prompt ends", cache="LazyCache")}],
+)
+def test_fidelity_is_not_advised_where_it_leaves_out_no_call(changes: dict[str, Any]) -> None:
+    known = facts(GPUS[:1], **{"reasons": Reasons("LazyCache keeps results", cache="LazyCache"), **changes})
+    for wanted in (Options(), Options(fidelity="near")):
+        assert "LazyCache, " not in messages.reasons_of(place(known, wanted).plan)
 
 
 def test_a_model_that_keeps_state_gets_no_advice_that_it_cannot_follow() -> None:

@@ -1,13 +1,15 @@
-"""What a training's batches are, and which steps its gradient goes through."""
+"""What a training's batches are, which steps its gradient goes through, and how its layers are named."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
+import torch
 from pack_modules import module
 
 batches = module("nodes.host.sdo.training.batches")
+layers = module("nodes.host.sdo.training.layers")
 options = module("nodes.host.sdo.training.options")
 
 
@@ -39,3 +41,14 @@ def test_kept_steps_are_numbers(text: str, kept: tuple[int, ...] | None) -> None
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="keep"):
         options.parse_keep(text)
+
+
+def test_layers_of_compiled_blocks_have_the_names_that_they_have_without_the_compiler() -> None:
+    """A file with other names would load into no model."""
+    blocks = [torch.nn.ModuleDict({"to_q": torch.nn.Linear(2, 2)}) for _ in range(2)]
+    network = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(blocks)})
+    plain = layers.choose_layers(network, "attention")
+    network["blocks"][1] = torch.compile(blocks[1], backend="eager")
+    compiled = layers.choose_layers(network, "attention")
+    assert list(compiled) == list(plain) == ["blocks.0.to_q", "blocks.1.to_q"]
+    assert all(network.get_submodule(path) is plain[path] for path in compiled)

@@ -11,7 +11,7 @@ from typing import Any
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import nn
 
-from .origins import Origin, origin_of
+from .origins import FOREIGN, Origin, origin_of
 
 # Hooks that run around a whole sampling, not around each call.
 _NOT_PER_CALL = frozenset(
@@ -64,7 +64,7 @@ def hooks_around_call(guider: Any) -> Iterator[Hook]:
     model, and changes of the network."""
     for name in _GUIDER_METHODS:
         method = getattr(guider, name, None)
-        if isinstance(method, types.MethodType) and origin_of(method.__func__) is Origin.PACK:
+        if isinstance(method, types.MethodType) and origin_of(method.__func__) in FOREIGN:
             yield Hook(f"the guider {type(guider).__name__}", method)
     yield from hooks_of_model(guider.model_patcher)
 
@@ -77,7 +77,7 @@ def hooks_of_model(patcher: Any) -> Iterator[Hook]:
     for name, patch in patcher.object_patches.items():
         for method in _SAMPLING_METHODS:
             function = getattr(type(patch), method, None)
-            if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
+            if isinstance(function, types.FunctionType) and origin_of(function) in FOREIGN:
                 yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
     yield from hooks_in_network(patcher.model)
 
@@ -89,7 +89,7 @@ def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
         for kind in type(part).__mro__:
             classes.setdefault(kind, part)
         for name, found in functions_set_on(part):
-            if origin_of(getattr(found, "__func__", found)) is Origin.PACK:
+            if origin_of(getattr(found, "__func__", found)) in FOREIGN:
                 yield Hook(f"the function {path}.{name} that was set on the network", found)
     for kind, part in classes.items():
         if origin_of(kind) is Origin.HOST:

@@ -8,6 +8,7 @@ read (`reading`), and what reading cannot find is tried (`trial`).
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from .hooks import (
     hooks_of_model,
     hooks_within_blocks,
 )
-from .origins import Origin, origin_of, pack_of
+from .new_setting import new_setting
+from .origins import FOREIGN, Origin, is_of_host, origin_of, pack_of
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
@@ -38,7 +40,14 @@ _COND_REASONS = {
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
 _KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")
 """Attributes of a guider: the model itself, and what the host has loaded for the prompts, which have their reasons."""
-_NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
+_COMPILED = "compile"
+_NAME_REASONS = {"cache": "keeps results from step to step", _COMPILED: "is compiled for one device"}
+_STEP_CACHE = re.compile(
+    r"(easy|lazy|tea|mag|step|taylor|(fb|first|f|d)?_?block)[_ -]?cache|first_block_cache|cache[_-]?dit|wave_?speed",
+    re.IGNORECASE,
+)
+"""The names of patches that leave out model calls, or blocks, by results of the step before."""
+_CACHES = {name.lower(): name for name in ("EasyCache", "LazyCache", "TeaCache", "MagCache")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +83,7 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     foreign = [each for each in hooks if each.packs]
     patcher = guider.model_patcher
     networks = (patcher.model, getattr(patcher.model, "diffusion_model", None))
-    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) is Origin.PACK}
+    packs = {pack_of(type(network)) for network in networks if origin_of(type(network)) in FOREIGN}
     packs = packs.union(*(each.packs for each in foreign))
     if not packs:
         return None
@@ -96,15 +105,40 @@ def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:
     return reason_for_range(guider.conds, sigmas)
 
 
-def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
-    """Why the model of this guider must not be called several times at one step of the schedule; None if it may."""
+def step_cache(guider: Any, model_options: dict[str, Any]) -> str | None:
+    """The name of the step cache that is the only reason for one core: without it, the run itself could leave out
+    calls. None if there is no such cache, or another reason too."""
+    if _reason_in_conds(guider) or reason_in_controls(guider.conds) or _reason_in_model(guider, model_options):
+        return None
+    stateful = [each for each in _read_hooks(guider, model_options) if next(_stateful([each]), None) is not None]
+    names = [_name_of_cache(each) for each in stateful]
+    return names[0] if names and None not in names else None
+
+
+def _name_of_cache(each: _ReadHook) -> str | None:
+    """The name of the step cache that a hook belongs to, as far as names tell."""
+    finding = each.reading.finding
+    texts = (each.hook.name, *((finding.pack, finding.function) if finding is not None else ()))
+    named = next(filter(None, map(_STEP_CACHE.search, texts)), None)
+    return None if named is None else _CACHES.get(named[0].lower(), "the step cache")
+
+
+def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompiled: bool = False) -> str | None:
+    """Why the model of this guider must not be called several times at one step of the schedule; None if it may.
+
+    SDO calls it so. ``uncompiled``: compiled functions will run without the compiler.
+    """
     if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
         return _COND_REASONS["hooks"]
     if model_options.get("context_handler") is not None:
         return "context windows need the steps in order"
     if guider.model_patcher.injections:
         return "a patch is injected into the loaded model"
-    return next(_stateful(_read_hooks(guider, model_options)), None)
+    for each in _read_hooks(guider, model_options):
+        if (reason := next(_stateful([each], uncompiled), None)) is not None:
+            cache = _name_of_cache(each)
+            return reason if cache is None else f"{reason}; remove {cache}"
+    return None
 
 
 def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -130,7 +164,8 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
-    reason = _reason_in_hooks([_ReadHook(hook, read(hook.call)) for hook in hooks])
+    within = [_ReadHook(hook, read(hook.call)) for hook in hooks]
+    reason = _reason_in_hooks(within) or next(_new_in_host(within), None)
     return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
@@ -167,6 +202,8 @@ def _reason_in_copies(patcher: ModelPatcher) -> str | None:
     for key, patch in patcher.object_patches.items():
         if callable(patch) and key != "model_sampling":
             return f"the part {key} of the model is replaced by an object that belongs to one device"
+    if (setting := new_setting(patcher)) is not None:
+        return f"this version of ComfyUI may keep state because of the option {setting}"
     return None
 
 
@@ -194,17 +231,24 @@ def _reason_from_trial(guider: Any, hooks: Sequence[_ReadHook]) -> str | None:
     return None if subject is None else known_reason(subject)
 
 
-def _stateful(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[str]:
     """What is not the same in every call, for each such hook."""
     for each in hooks:
         name = each.hook.name
         for word, reason in _NAME_REASONS.items():
-            if word in name.lower():
+            if word in name.lower() and not (uncompiled and word == _COMPILED):
                 yield f"{name} {reason}"
         if _host_keeps_state(each.hook.call):
             yield f"{name} keeps state from call to call"
         if each.reading.finding is not None:
             yield f"{name} {each.reading.finding}"
+
+
+def _new_in_host(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+    """Code of a newer host within the network: it may need all tokens, and keep state where reading does not see it."""
+    for each in hooks:
+        if new := sorted(filter(is_of_host, each.packs)):
+            yield f"{each.hook.name} is part of {new[0]}, which this pack was not run with"
 
 
 def _host_keeps_state(hook: Callable[..., Any]) -> bool:

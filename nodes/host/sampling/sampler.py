@@ -34,7 +34,7 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.execution.pools import clear_frames
-from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
+from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core, step_cache
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
 from ..devices.groups import SHARE, WHOLE, Split, names_of
@@ -365,6 +365,10 @@ class _Reasons:
     @property
     def for_every_step(self) -> str | None:
         return reason_for_every_step(self.call.guider, self.call.sigmas)
+
+    @property
+    def step_cache(self) -> str | None:
+        return step_cache(self.call.guider, self.call.model_options)
 
     @property
     def against_tokens(self) -> str | None:

@@ -2,12 +2,14 @@
 
 The host loads and runs models in inference mode, whose tensors can have no graph, and its networks write into their
 inputs to save memory. `differentiable` gives loaded networks weights that can be part of a graph, on the same memory,
-and puts their own weights back afterwards. Blocks are checkpointed (`checkpointing`), which saves memory.
+and puts their own weights back afterwards. Blocks are checkpointed (`checkpointing`), which saves memory. What a
+network keeps from call to call is forgotten (`call_memory`). Compiled networks run uncompiled.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,13 +20,17 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .call_memory import forgetful
 from .checkpointing import Trained, checkpointed_blocks, copies_saved, keeps_state
 
-# Attributes that the host's streaming of weights leaves in a network and its modules.
+# Attributes that the host's streaming of weights leaves in a network and its modules. A newer host may have others,
+# which hold objects of its library for streaming, or streams and events of a device.
 _STREAMING = (
     *("dynamic_pins", "dynamic_vbars", "dynamic_patchers", "comfy_cast_weights"),
     *("_pin_state", "_pins", "_v", "_v_weight", "_v_bias", "_v_signature", "_prefetch"),
 )
+_STREAMING_LIBRARY = "comfy_aimdo"
+_OF_A_DEVICE = frozenset(("Stream", "ExternalStream", "Event", "CUDAGraph"))
 
 
 def plain(patcher: ModelPatcher) -> ModelPatcher:
@@ -53,11 +59,22 @@ def copied(network: nn.Module) -> nn.Module:
     kept: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for attributes in map(vars, network.modules()):
-            kept += [(attributes, name, attributes.pop(name)) for name in _STREAMING if name in attributes]
+            names = [name for name, value in attributes.items() if name in _STREAMING or _is_of_streaming(value)]
+            kept += [(attributes, name, attributes.pop(name)) for name in names]
         return copy.deepcopy(network)
     finally:
         for attributes, name, value in kept:
             attributes[name] = value
+
+
+def _is_of_streaming(value: Any, depth: int = 3) -> bool:
+    """Whether an attribute holds an object of the host's library for streaming, or a stream or an event of a device."""
+    if isinstance(value, dict | list | tuple | set):
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and any(_is_of_streaming(item, depth - 1) for item in tuple(items))
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    return library == _STREAMING_LIBRARY or (library == "torch" and kind.__name__ in _OF_A_DEVICE)
 
 
 def _cast_to_model_dtype(network: Any) -> None:
@@ -112,11 +129,14 @@ def differentiable(networks: Iterable[nn.Module], trained: Trained | None = None
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_training_arithmetic())
+        stack.enter_context(_uncompiled())
         memory = {tensor.untyped_storage().data_ptr() for tensors in trained.values() for tensor in tensors}
         for network in networks:
+            own = getattr(network, "diffusion_model", None)
+            kept = stack.enter_context(forgetful(own)) if isinstance(own, nn.Module) else None
             stack.enter_context(_graph_weights(network, memory))
             if not keeps_state(network):
-                stack.enter_context(checkpointed_blocks(network, memory, trained))
+                stack.enter_context(checkpointed_blocks(network, memory, trained, kept))
         stack.enter_context(copies_saved(memory))
         yield
 
@@ -140,6 +160,22 @@ def _training_arithmetic() -> Iterator[None]:
         yield
     finally:
         comfy.model_management.in_training = before
+
+
+def runs_uncompiled() -> bool:
+    """Whether `differentiable` can make compiled networks run as they are without the compiler (torch 2.6 or newer)."""
+    return hasattr(torch.compiler, "set_stance")
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Within, compiled functions run uncompiled, in all threads: compiled code has the weights and the mode of earlier
+    calls, and would be compiled again for each kind of gradient."""
+    if "torch._dynamo" not in sys.modules or not runs_uncompiled():  # nothing is compiled; the import takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

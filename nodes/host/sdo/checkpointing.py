@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..devices.thread_state import end_thread_state
+from .call_memory import CallMemory
 
 Trained = Mapping[nn.Module, Sequence[Tensor]]
 """The parameters that are trained, by the module whose calls use them."""
@@ -42,17 +43,19 @@ def keeps_state(network: nn.Module) -> bool:
 
 
 @contextmanager
-def checkpointed_blocks(network: nn.Module, memory: set[int], trained: Trained) -> Iterator[None]:
+def checkpointed_blocks(
+    network: nn.Module, memory: set[int], trained: Trained, kept: CallMemory | None = None
+) -> Iterator[None]:
     """Within, the blocks of ``network`` (the items of its lists of modules) are checkpointed.
 
-    ``memory``: as in `copies_saved`.
+    ``memory``: as in `copies_saved`; ``kept``: what the network keeps from call to call.
     """
     outermost = _Outermost()
     blocks = [block for block in _blocks(network) if "forward" not in vars(block)]
     try:
         for block in blocks:
             parameters = [parameter for module in block.modules() for parameter in trained.get(module, ())]
-            block.forward = _checkpointed(block.forward, memory, outermost, parameters)
+            block.forward = _checkpointed(block.forward, memory, outermost, parameters, kept)
         yield
     finally:
         for block in blocks:
@@ -63,7 +66,8 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
     """The items of all lists of modules that have parts and a forward of their own."""
     lists = (module for module in network.modules() if isinstance(module, _CONTAINERS))
     items = (item for container in lists for item in container.children())
-    return [item for item in items if not isinstance(item, _CONTAINERS) and any(True for _ in item.children())]
+    blocks = (getattr(item, "_orig_mod", item) for item in items)  # that of a compiled block
+    return [item for item in blocks if not isinstance(item, _CONTAINERS) and any(True for _ in item.children())]
 
 
 class _Outermost:
@@ -82,7 +86,11 @@ class _Outermost:
 
 
 def _checkpointed(
-    forward: Callable[..., Any], memory: set[int], outermost: _Outermost, parameters: Sequence[Tensor]
+    forward: Callable[..., Any],
+    memory: set[int],
+    outermost: _Outermost,
+    parameters: Sequence[Tensor],
+    kept: CallMemory | None,
 ) -> Callable[..., Any]:
     """``forward`` that keeps its arguments, and runs again on them in the backward pass.
 
@@ -107,7 +115,9 @@ def _checkpointed(
             given = list(_snapshot(before) if again else values)
             for place, tensor in zip(places, tensors, strict=True):
                 given[place] = tensor.clone()  # the block may write into it
-            with outermost():
+            # A second run must not find what the first one has kept, which has no graph, nor leave anything.
+            forgotten = kept.forgotten(only_written=True) if again and kept is not None else nullcontext()
+            with outermost(), forgotten:
                 return call(given)
 
         try:

@@ -22,7 +22,7 @@ from ....chords_core.sdo.gradients import evaluate
 from ..compatibility.reasons import reason_against_repeats
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.stream import RunStream
-from .autograd import differentiable, normal
+from .autograd import differentiable, normal, runs_uncompiled
 from .context import BoundObjective, ObjectiveContext, ObjectiveSpec, StateObjective
 from .initial_noise import first_state
 from .input_names import renamed_inputs
@@ -84,7 +84,7 @@ class SearchFunction:
 
     def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model.inner_model
-        reason = reason_against_repeats(guider, extra_args["model_options"])
+        reason = reason_against_repeats(guider, extra_args["model_options"], uncompiled=runs_uncompiled())
         if reason is not None:
             raise InvalidInput("model", f"its steps cannot be repeated out of order: {reason}")
         try:

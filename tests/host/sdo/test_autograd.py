@@ -28,6 +28,40 @@ def test_gradients_through_blocks_that_share_lists_options_and_containers(client
     assert all(error < 1e-5 for error in errors.values()), errors
 
 
+def test_what_a_network_keeps_of_a_prompt_does_not_take_its_gradient(client) -> None:
+    """In an attribute, a list, a dictionary, a block, or by one block for the others; the network is then as before."""
+    graph = Graph()
+    node = graph.add("TestKeptPrompt", salt=next(SEEDS))
+    (found,) = client.run(graph.nodes).outputs[node.name]["found"]
+    assert len(found) > 5
+    assert all(max(each["errors"]) < 1e-5 for each in found.values()), found
+    assert all(each["same"] for each in found.values()), found
+
+
+@pytest.mark.parametrize("by", ["host", "blocks"])
+def test_compiled_models_run_uncompiled_in_a_search(client, run_graph: RunGraph, by: str) -> None:
+    """The search is that of the plain model. The best is then sampled by the compiled one, as KSampler would."""
+
+    def searched(compiled: bool) -> dict[str, torch.Tensor]:
+        graph = Graph()
+
+        def model(graph: Graph) -> Any:
+            loaded = graph.add("UNETLoader", unet_name="demo_copy.safetensors", weight_dtype="default")
+            return graph.add("TestCompiled", model=loaded, by=by, salt=seed) if compiled else loaded
+
+        optimizer(graph, model=model, seed=seed, iterations=2, steps=2)
+        return run_graph(graph)[1]
+
+    seed = next(SEEDS)
+    plain = searched(False)
+    _output(client, "TestCompiledCalls")
+    ours = searched(True)
+    in_the_search, by_the_host = _output(client, "TestCompiledCalls")["calls"]
+    assert in_the_search == 0 and by_the_host > 0
+    for name, latent in plain.items():
+        assert torch.allclose(ours[name], latent, rtol=1e-3, atol=1e-4), name
+
+
 def test_a_copy_of_a_streamed_network_has_none_of_its_buffers(client) -> None:
     """With dynamic VRAM a copied buffer is freed twice, which takes the server down."""
     graph = Graph()

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..hooks import functions_set_on
-from ..origins import Origin, origin_of
+from ..origins import FOREIGN, origin_of
 from .function_source import FunctionNode
 
 UNKNOWN: Any = type("_Unknown", (), {"__repr__": lambda self: "unknown"})()
@@ -150,7 +150,7 @@ def is_followed(called: Any) -> bool:
     if callable(wrapped := getattr(called, "__wrapped__", None)) and is_followed(wrapped):
         return True
     if isinstance(called, types.FunctionType | types.MethodType | type):
-        return origin_of(getattr(called, "__func__", called)) is Origin.PACK
+        return origin_of(getattr(called, "__func__", called)) in FOREIGN
     if isinstance(called, nn.Module):
-        return any(origin_of(part) is Origin.PACK or any(functions_set_on(part)) for part in called.modules())
-    return callable(called) and origin_of(called) is Origin.PACK
+        return any(origin_of(part) in FOREIGN or any(functions_set_on(part)) for part in called.modules())
+    return callable(called) and origin_of(called) in FOREIGN

@@ -1,10 +1,11 @@
 """Reads the code of a patch of another pack, and the code that it calls: does the patch keep state between calls?
 
 The reader follows the source as a call would run it: through decorators, closures, bound objects, partial functions,
-default values, ``forward`` of modules, and functions that are called by name. It does not read functions of the host
-and of libraries. A value is *kept* if it outlives the call (it is enclosed, global, or an attribute of a kept object),
-*given* if it is an argument of the call, and otherwise made in the call. A patch keeps state if it writes to a kept
-value, or to an attribute of a given one. It is random if it draws from a generator that is not made in the call.
+default values, ``forward`` of modules, and functions that are called by name. It does not read functions of libraries,
+nor those of the host that this pack was run with (`origins`). A value is *kept* if it outlives the call (it is
+enclosed, global, or an attribute of a kept object), *given* if it is an argument of the call, and otherwise made in the
+call. A patch keeps state if it writes to a kept value, or to an attribute of a given one. It is random if it draws from
+a generator that is not made in the call.
 
 Reading cannot find everything. `trial` tries the patches.
 """
@@ -25,7 +26,7 @@ from comfy.samplers import CFGGuider
 from torch import nn
 
 from ..hooks import functions_set_on
-from ..origins import Origin, origin_of, pack_of
+from ..origins import FOREIGN, is_changed, origin_of, pack_of
 from .expression_evaluator import STATE
 from .function_source import callables_in, functions_held_by, syntax_of
 from .known_calls import LANES
@@ -67,7 +68,8 @@ class Reading:
 
 def read(hook: Callable[..., Any]) -> Reading:
     """Read the code of ``hook``. Reading never fails: code that cannot be read is left to the trial."""
-    reader = _Reader()
+    own = _function_of(hook)
+    reader = _Reader(own.__code__ if own is not None and is_changed(own) else None)
     try:
         reader.enter(hook, [], {}, 0)
     except Exception as error:
@@ -86,8 +88,11 @@ class _Reader:
         findings: what is not the same in every call, with the code object where it is.
         foreign: the name of the pack, by the code of packs that was followed.
         for_lanes: code that is written for the lanes of this pack: it contains their name.
+        hook: the code of the hook itself, if it is in a changed file of the host's core. It is read. The core that it
+            calls is not: the host calls that without the hook as well.
     """
 
+    hook: types.CodeType | None = None
     findings: list[tuple[Any, Finding]] = field(default_factory=list)
     foreign: dict[Any, str] = field(default_factory=dict)
     for_lanes: set[Any] = field(default_factory=set)
@@ -102,7 +107,7 @@ class _Reader:
             keywords = {name: Value(kept=True, obj=value) for name, value in call.keywords.items()}
             return self.enter(call.func, [*bound, *values], {**keywords, **named}, depth + 1)
         if isinstance(call, types.MethodType):
-            if origin_of(call.__func__) is not Origin.PACK:
+            if origin_of(call.__func__) not in FOREIGN:
                 self._enter_held(call.__self__, depth)
             return self.enter(call.__func__, [Value(kept=True, obj=call.__self__), *values], named, depth)
         if isinstance(call, types.FunctionType):
@@ -117,20 +122,21 @@ class _Reader:
 
     def _enter_class(self, kind: type, values: list[Value], named: dict[str, Value], depth: int) -> Value:
         """Follow the making of an object."""
-        begin = attribute_of(kind, "__init__") if origin_of(kind) is Origin.PACK else None
+        begin = attribute_of(kind, "__init__") if origin_of(kind) in FOREIGN else None
         if isinstance(begin, types.FunctionType) and syntax_of(begin) is not None:  # a dataclass has no source
             self.enter(begin, [Value(obj=Instance(kind)), *values], named, depth + 1)
         return Value(obj=Instance(kind))
 
     def _enter_object(self, call: Any, values: list[Value], named: dict[str, Value], depth: int) -> Value:
         """Follow the call of an object that is neither a function nor a class."""
-        is_foreign = origin_of(call) is Origin.PACK
+        is_foreign = origin_of(call) in FOREIGN
         if callable(wrapped := getattr(call, "__wrapped__", None)):  # such as a cache of functools
             self.enter(wrapped, values, named, depth + 1)
         if isinstance(call, nn.Module):
             self._enter_parts(call, depth)
         method = "forward" if isinstance(call, nn.Module) else "__call__"
-        if not is_foreign and method not in getattr(call, "__dict__", {}):
+        is_hook = self.hook is not None and getattr(_function_of(call), "__code__", None) is self.hook
+        if not is_foreign and not is_hook and method not in getattr(call, "__dict__", {}):
             self._enter_held(call, depth)
             return MADE
         found = attribute_of(call, method)
@@ -145,7 +151,7 @@ class _Reader:
         for part in network.modules():
             for _, function in functions_set_on(part):
                 self.enter(function, [], {}, depth + 1)
-            if part is not network and origin_of(part) is Origin.PACK:
+            if part is not network and origin_of(part) in FOREIGN:
                 self.enter(attribute_of(part, "forward"), [], {}, depth + 1)
 
     def _enter_held(self, owner: Any, depth: int) -> None:
@@ -153,14 +159,14 @@ class _Reader:
         if isinstance(owner, nn.Module | ModelPatcher | CFGGuider | type):
             return
         for held in callables_in(dict(getattr(owner, "__dict__", {}))):
-            if origin_of(getattr(held, "__func__", held)) is Origin.PACK:
+            if origin_of(getattr(held, "__func__", held)) in FOREIGN:
                 self.enter(held, [], {}, depth + 1)
 
     def _enter_function(
         self, function: types.FunctionType, values: list[Value], named: dict[str, Value], depth: int
     ) -> Value:
         code = function.__code__
-        if origin_of(function) is not Origin.PACK:
+        if origin_of(function) not in FOREIGN and code is not self.hook:
             if id(function) not in self._seen:
                 self._seen.add(id(function))
                 for other in functions_held_by(function):
@@ -191,6 +197,16 @@ class _Reader:
         """Note something in ``function`` that is not the same in every call."""
         finding = Finding(kind, code, function.__qualname__.rpartition("<locals>.")[2], pack_of(function))
         self.findings.append((function.__code__, finding))
+
+
+def _function_of(hook: Callable[..., Any]) -> types.FunctionType | None:
+    """The function that a call of the hook runs first."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    if not isinstance(hook, types.FunctionType | types.MethodType):
+        hook = attribute_of(hook, "forward" if isinstance(hook, nn.Module) else "__call__")
+    function = getattr(hook, "__func__", hook)
+    return function if isinstance(function, types.FunctionType) else None
 
 
 def _names_lanes(code: types.CodeType) -> bool:

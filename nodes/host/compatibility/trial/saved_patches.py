@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..origins import Origin, origin_of
+from ..origins import FOREIGN, origin_of
 from .saved_options import refill
 
 _MAX_OBJECTS = 10_000
@@ -74,7 +74,7 @@ class SavedPatches:
             return []
         if isinstance(value, tuple):
             return list(value)
-        if origin_of(value) is not Origin.PACK:
+        if origin_of(value) not in FOREIGN:
             return []
         return self._save_class(value) if isinstance(value, type) else self._save_object(value)
 
@@ -85,7 +85,7 @@ class SavedPatches:
             content = _content(cell)
             self._restores.append(functools.partial(_fill_cell, cell, content))
             found.append(content)
-        if origin_of(function) is Origin.PACK:
+        if origin_of(function) in FOREIGN:
             space = function.__globals__
             used = {name: space[name] for name in _global_names(function.__code__) if name in space}
             self._restores.append(functools.partial(_set_if_changed, space.get, space.__setitem__, used))

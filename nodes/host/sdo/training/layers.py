@@ -12,6 +12,7 @@ from .....chords_core import InvalidInput
 ATTENTION, ALL_LINEAR, PATTERN = "attention", "all linear", "pattern"
 CHOICES = (ATTENTION, ALL_LINEAR, PATTERN)
 
+_COMPILED_PART = "_orig_mod."  # in the paths of parts that are compiled; `get_submodule` does without
 _SHOWN = 6  # paths in an error
 _ATTENTION_PARTS = re.compile(r"attn|attention")
 _NO_ATTENTION_PARTS = re.compile(r"adaln|modulation|norm|(^|_)mod(_|$)")  # modulates or normalises an attention's input
@@ -32,7 +33,8 @@ def choose_layers(network: nn.Module, choice: str, pattern: str = "") -> dict[st
     """
     if choice not in CHOICES:
         raise InvalidInput("layers", f"must be one of {', '.join(CHOICES)}, not {choice!r}")
-    linear = {path: module for path, module in network.named_modules() if _is_linear(module)}
+    named = ((path.replace(_COMPILED_PART, ""), module) for path, module in network.named_modules())
+    linear = {path: module for path, module in named if _is_linear(module)}
     if not linear:
         raise InvalidInput("model", "has no linear layers, so it can have no LoRA")
     if choice == ALL_LINEAR:

@@ -23,7 +23,7 @@ from .....chords_core.sdo.parameter_gradients import NoParameterGradient
 from ...compatibility.reasons import reason_against_repeats, reason_for_every_step
 from ...sampling.names import STEP_SAMPLERS
 from ...streaming.stream import RunStream
-from ..autograd import differentiable, normal
+from ..autograd import differentiable, normal, runs_uncompiled
 from ..context import BoundObjective, ObjectiveContext, ObjectiveSpec, StateObjective
 from ..initial_noise import first_state
 from ..input_names import renamed_inputs
@@ -81,7 +81,8 @@ class TrainingFunction:
 
     def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         guider = model.inner_model
-        reason = reason_against_repeats(guider.of_all_prompts(), extra_args["model_options"])
+        options = extra_args["model_options"]
+        reason = reason_against_repeats(guider.of_all_prompts(), options, uncompiled=runs_uncompiled())
         if reason is not None:
             raise InvalidInput("model", f"its steps cannot be repeated out of order: {reason}")
         try:

@@ -4,6 +4,7 @@ import copy
 import operator
 import sys
 import types
+import unittest.mock
 
 import torch
 from comfy_api.latest import io
@@ -109,6 +110,33 @@ def _sampling(base):
             return out
 
     return Mixing
+
+
+class TeaCache:
+    """A step cache as packs have it: the network's main part is replaced for the time of a call, by a function that
+    leaves it out in every third call and adds what it added the last time."""
+
+    @staticmethod
+    def apply():
+        calls, residual = 0, None
+
+        def unet_wrapper_function(apply_model, args):
+            network = args["c"]["transformer_options"]["tests_network"]
+            whole = network.forward_orig
+
+            def teacache_forward(img, *rest, **named):
+                nonlocal calls, residual
+                calls += 1
+                if calls % 3 == 0:
+                    return img + residual
+                out = whole(img, *rest, **named)
+                residual = out - img
+                return out
+
+            with unittest.mock.patch.multiple(network, forward_orig=teacache_forward):
+                return apply_model(args["input"], args["timestep"], **args["c"])
+
+        return unet_wrapper_function
 
 
 # Reading does not find these.
@@ -235,6 +263,9 @@ class TestPatch(ModelNode):
         if kind in WRAPPERS:
             model.set_model_unet_function_wrapper(WRAPPERS[kind]())
             model.set_model_patch(counted, "post_input")
+        elif kind == "teacache":
+            model.model_options["transformer_options"]["tests_network"] = model.model.diffusion_model
+            model.set_model_unet_function_wrapper(TeaCache.apply())
         elif kind == "sampling":
             sampling = copy.deepcopy(model.get_model_object("model_sampling"))
             sampling.__class__ = _sampling(type(sampling))

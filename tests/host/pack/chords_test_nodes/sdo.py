@@ -315,6 +315,10 @@ class _Freed:
         raise AssertionError("copied")
 
 
+_OfANewerHost = type("Graph", (_Freed,), {"__module__": "comfy_aimdo.graphs"})
+"""An object of the host's library for streaming, in an attribute that ComfyUI 0.30 does not have."""
+
+
 class TestStreamedCopy(io.ComfyNode):
     """A copy of a network whose weights are streamed: what it has of the streaming, and what the network keeps."""
 
@@ -326,11 +330,13 @@ class TestStreamedCopy(io.ComfyNode):
     def execute(cls):
         network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
         network.dynamic_pins, network[0]._pin_state = {"cuda": _Freed()}, {"weights": _Freed()}
+        network[0].graphs_of_a_newer_host = [{"thread": _OfANewerHost()}]
         copied = _pack("nodes.host.sdo.autograd").copied(network)
         same = all(map(torch.equal, copied.parameters(), network.parameters()))
         apart = all(a is not b for a, b in zip(copied.parameters(), network.parameters(), strict=True))
-        kept = hasattr(network, "dynamic_pins") and hasattr(network[0], "_pin_state")
-        copied_too = hasattr(copied, "dynamic_pins") or hasattr(copied[0], "_pin_state")
+        places = (0, "_pin_state"), (0, "graphs_of_a_newer_host")
+        kept = hasattr(network, "dynamic_pins") and all(hasattr(network[at], name) for at, name in places)
+        copied_too = hasattr(copied, "dynamic_pins") or any(hasattr(copied[at], name) for at, name in places)
         return io.NodeOutput(ui={"found": [same, apart, kept, copied_too]})
 
 

@@ -11,8 +11,10 @@ from graphs import Graph, Node, lanes, settings
 
 from tests.host.compatibility.parallel_rows import STEPS, Sampled, add_parallel, check_parallel
 
-KINDS = ["LTXAV", "LTXAV-masked", "ACEStep", "StableAudio", "Hunyuan3D"]
+KINDS = ["LTXAV", "LTXAV-masked", "MiniMaxH3", "ACEStep", "ACEStep15", "StableAudio", "Hunyuan3D", "TripoSplat"]
+OF_TWO_PARTS = ("LTXAV", "MiniMaxH3", "TripoSplat")
 MANY_STEPS = 20
+ROUNDING = 1e-4
 NEAR = 0.05  # of the norm. `near` aims at 0.01, with networks that are trained: random weights are less smooth
 
 
@@ -24,7 +26,7 @@ def _sampling(graph: Graph, kind: str, **changes: Any) -> dict[str, Any]:
         mask = graph.add("TestMask", value=1.0)
         latent = graph.add("SetLatentNoiseMask", samples=latent, mask=mask)
         sound = graph.add("SetLatentNoiseMask", samples=sound, mask=mask)
-    if name == "LTXAV":
+    if name in OF_TWO_PARTS:
         latent = graph.add("LTXVConcatAVLatent", video_latent=latent, audio_latent=sound)
     negative = graph.add("ConditioningZeroOut", conditioning=loader[1])
     prompts = {"model": loader[0], "positive": loader[1], "negative": negative}
@@ -32,7 +34,7 @@ def _sampling(graph: Graph, kind: str, **changes: Any) -> dict[str, Any]:
 
 
 def _parts(graph: Graph, kind: str, sampler: Node) -> list[Any]:
-    if not kind.startswith("LTXAV"):
+    if not kind.startswith(OF_TWO_PARTS):
         return [sampler]
     parts = graph.add("LTXVSeparateAVLatent", av_latent=sampler)
     return [parts[0], parts[1]]
@@ -50,7 +52,7 @@ def test_lanes(run_graph, kind: str) -> None:
 
         return sampled
 
-    count = 2 if kind.startswith("LTXAV") else 1
+    count = 2 if kind.startswith(OF_TWO_PARTS) else 1
     for number in range(count):
         add_parallel(graph, part(number), f"{number} ")
     _, latents = run_graph(graph)
@@ -77,11 +79,14 @@ def test_fewer_calls_and_all_of_them(run_graph, kind: str) -> None:
     run, latents = run_graph(graph)
     summary = run.outputs[near.name]["chords"][0]
     assert summary["evaluations"] < MANY_STEPS
-    for number in {name.split()[0] for name in latents}:
-        stock = latents[f"{number} stock"]
-        assert torch.equal(latents[f"{number} exact"], stock)
-        assert float((latents[f"{number} pair"] - stock).norm() / stock.norm()) < 1e-4
-        assert float((latents[f"{number} near"] - stock).norm() / stock.norm()) < NEAR
+    whole = {
+        name: torch.cat([latents[key].flatten() for key in sorted(latents) if key.endswith(f" {name}")])
+        for name in samplers
+    }
+    off = {name: float((latent - whole["stock"]).norm() / whole["stock"].norm()) for name, latent in whole.items()}
+    assert torch.equal(whole["exact"], whole["stock"])
+    assert off["pair"] < ROUNDING
+    assert off["near"] < NEAR  # of all parts together, as `fidelity` says
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -37,6 +37,42 @@ _HUNYUAN_3D = {
     "depth": 1,
     "depth_single_blocks": 1,
 }
+_ACE_15 = {
+    "audio_model": "ace1.5",
+    "hidden_size": 128,
+    "text_hidden_dim": 48,
+    "num_dit_layers": 2,
+    "num_lyric_layers": 1,
+    "num_timbre_layers": 1,
+    "num_tokenizer_layers": 1,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 128,
+    "fsq_dim": 128,
+    "encoder_hidden_size": 128,
+    "encoder_intermediate_size": 128,
+    "encoder_num_heads": 4,
+}
+_MINIMAX_H3 = {
+    "image_model": "minimax_h3",
+    "hidden_size": 256,
+    "num_layers": 1,
+    "token_refiner_num_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_hidden_size": 256,
+    "text_dim": 48,
+    "time_embed_hidden_size": 128,
+    "time_embed_dim": 128,
+}
+_TRIPO_SPLAT = {
+    "image_model": "triposplat",
+    "q_token_length": 32,
+    "model_channels": 128,
+    "cond_channels": 48,
+    "num_blocks": 2,
+    "num_refiner_blocks": 1,
+}
 
 
 def _stable_audio(config):
@@ -56,8 +92,11 @@ _TEXT = [11, 48]
 KINDS = {
     # The class of the configuration, the configuration, the model, the text, and the latent's parts.
     "LTXAV": ("LTXAV", _LTXAV, _of("LTXAV"), [11, 96], [[1, 128, 3, 4, 4], [1, 8, 10, 16]]),
+    "MiniMaxH3": ("MiniMaxH3", _MINIMAX_H3, _of("MiniMaxH3"), _TEXT, [[1, 24, 3, 4, 4], [1, 32, 2, 10]]),
     "ACEStep": ("ACEStep", _ACE, _of("ACEStep"), _TEXT, [[1, 8, 16, 24]]),
+    "ACEStep15": ("ACEStep15", _ACE_15, _of("ACEStep15"), _TEXT, [[1, 64, 40]]),
     "StableAudio": ("StableAudio", _STABLE_AUDIO, _stable_audio, [11, 768], [[1, 64, 40]]),
+    "TripoSplat": ("TripoSplat", _TRIPO_SPLAT, _of("TripoSplat"), _TEXT, [[1, 32, 16], [1, 1, 5]]),
     "Hunyuan3D": ("Hunyuan3Dv2", _HUNYUAN_3D, _of("Hunyuan3Dv2"), _TEXT, [[1, 64, 48]]),
 }
 
@@ -75,13 +114,25 @@ def model_of(kind):
         lyrics = model.diffusion_model.lyric_encoder
         lyrics.encoders = lyrics.encoders[:1]
     generator = torch.Generator().manual_seed(1)
+    network = model.diffusion_model
+    saved = set(network.state_dict())  # which a file would have
+    tensors = [*model.named_parameters(), *(item for item in network.named_buffers() if item[0] in saved)]
     with torch.no_grad():
-        for weight_name, weight in sorted(model.named_parameters()):
+        for weight_name, weight in sorted(tensors):
+            if not weight.is_floating_point() or not weight.numel():
+                continue
             noise = _random(generator, *weight.shape)
             scale = 0.7 / max(weight[0].numel(), 1) ** 0.5 if weight.ndim > 1 else 0.1
             is_scale = weight.ndim == 1 and "norm" in weight_name and weight_name.endswith(("weight", "gamma"))
             weight.copy_(noise * scale + (1.0 if is_scale else 0.0))
-    return model.eval(), [[_random(generator, 1, *text), {"conditioning_lyrics": torch.arange(1, 9)[None]}]], shapes
+        if kind == "MiniMaxH3":
+            network.rope.inv_freq.copy_(torch.logspace(0, -3, 16))
+    return model.eval(), [[_random(generator, 1, *text), {"conditioning_lyrics": lyrics_of(kind, generator)}]], shapes
+
+
+def lyrics_of(kind, generator):
+    """Tokens for the first ACE-Step, and embeddings for the second."""
+    return _random(generator, 1, 9, 48) if kind == "ACEStep15" else torch.arange(1, 9)[None]
 
 
 class TestModelOfKind(io.ComfyNode):

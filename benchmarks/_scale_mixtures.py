@@ -153,6 +153,8 @@ class _NoReasons:
 
     for_one_core: None = None
     for_every_step: None = None
+    for_one_device: None = None
+    against_sides: None = None
     against_tokens: None = None
 
 

@@ -34,6 +34,8 @@ class Reasons:
     one_core: str | None = None
     every_step: str | None = None
     tokens: str | None = "UNetModel is not a network that can be shared by tokens"
+    one_device: str | None = None
+    sides: str | None = None
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -45,6 +47,15 @@ class Reasons:
     def for_every_step(self) -> str | None:
         self.asked.append("every step")
         return self.every_step
+
+    @property
+    def for_one_device(self) -> str | None:
+        return self.one_device
+
+    @property
+    def against_sides(self) -> str | None:
+        self.asked.append("sides")
+        return self.sides
 
     @property
     def against_tokens(self) -> str | None:

@@ -17,6 +17,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
 from ..devices.token_split import reason_against
+from .compiled import is_compiled, is_host_wrapper, reason_for_one_device
 from .hooks import (
     Hook,
     hook_around_network,
@@ -25,15 +26,21 @@ from .hooks import (
     hooks_of_model,
     hooks_within_blocks,
 )
+from .lane_parts import (
+    models_with_copies,
+    reason_against_injected_shares,
+    reason_against_one_for_all,
+    reason_against_repeated_parts,
+    reason_for_every_window,
+    reason_in_conds,
+    reason_in_injections,
+    reason_in_windows,
+)
 from .origins import Origin, origin_of, pack_of
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
-_COND_REASONS = {
-    "control": "a ControlNet keeps state between calls",
-    "gligen": "GLIGEN has networks of its own, which are on one device",
-    "hooks": "conditioning hooks change the model's weights while it samples",
-}
+_COND_REASONS = {"control": "a ControlNet keeps state between calls"}
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
 _NAME_REASONS = {"cache": "keeps results from step to step", "compile": "is compiled for one device"}
 
@@ -89,18 +96,17 @@ def reason_for_every_step(guider: Any) -> str | None:
     for conds in guider.conds.values():
         if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
             return "a prompt applies to a part of the steps only, and every step is called"
-    return None
+    return reason_for_every_window(guider.model_options)
 
 
 def reason_against_repeats(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why the model of this guider must not be called several times at one step of the schedule; None if it may."""
-    if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
-        return _COND_REASONS["hooks"]
-    if model_options.get("context_handler") is not None:
-        return "context windows need the steps in order"
-    if guider.model_patcher.injections:
-        return "a patch is injected into the loaded model"
-    return next(_stateful(_read_hooks(guider, model_options)), None)
+    reason = reason_against_repeated_parts(guider, model_options)
+    if reason is not None:
+        return reason
+    hooks = _read_hooks(guider, model_options)
+    compiled = (f"{each.hook.name} {_NAME_REASONS['compile']}" for each in hooks if is_host_wrapper(each.hook.call))
+    return next(compiled, None) or next(_stateful(hooks), None)
 
 
 def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | None:
@@ -112,17 +118,15 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     """
     patcher = guider.model_patcher
     network = getattr(patcher.model, "diffusion_model", None)
-    reason = reason_against(network, model_options.get("transformer_options", {})) if network is not None else None
+    reason = reason_for_one_device(patcher, model_options)
+    if reason is None and network is not None:
+        reason = reason_against(network, model_options.get("transformer_options", {}))
+    reason = reason or reason_against_one_for_all(guider)
     if reason is not None:
         return reason
-    for conds in guider.conds.values():
-        if any(cond.get("hooks") is not None for cond in conds or ()):
-            return _COND_REASONS["hooks"]
-        if any(cond.get("gligen") is not None for cond in conds or ()):
-            return _COND_REASONS["gligen"]
     if "multigpu_clones" in model_options:
         return _MULTIGPU_NODE
-    reason = _reason_in_copies(patcher)
+    reason = reason_against_injected_shares(patcher) or _reason_in_copies(patcher)
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
@@ -136,42 +140,44 @@ def _reason_in_conds(guider: Any) -> str | None:
             for key, reason in _COND_REASONS.items():
                 if cond.get(key) is not None:
                     return reason
-    return None
+    return reason_in_conds(guider)
 
 
 def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     """What a copy of the model on another device would not have, or would share."""
     patcher = guider.model_patcher
     name = type(guider).__name__
-    if any(_is_model(value) for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model")):
+    known = models_with_copies(guider)
+    held = (value for key, value in vars(guider).items() if key not in ("model_patcher", "inner_model"))
+    if any(_is_model(value, known) for value in held):
         return f"the guider {name} uses a second model"
     if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"
-    if model_options.get("context_handler") is not None:
-        return "context windows need the steps in order"
     if "multigpu_clones" in model_options:
         return _MULTIGPU_NODE
-    return _reason_in_copies(patcher)
+    return reason_in_windows(model_options) or _reason_in_copies(patcher)
 
 
 def _reason_in_copies(patcher: ModelPatcher) -> str | None:
-    """What copies of the model would lack or share."""
-    if patcher.injections:
-        return "a patch is injected into the loaded model, and a copy of the model would not have it"
+    """What copies of the model would lack or share. A compiled part is none of it: such a model gets no copies."""
+    reason = reason_in_injections(patcher)
+    if reason is not None:
+        return reason
     if patcher.model_patches_models() or patcher.get_nested_additional_models():
         return "a patch of the model uses a model of its own"
     for key, patch in patcher.object_patches.items():
-        if callable(patch) and key != "model_sampling":
+        if callable(patch) and key != "model_sampling" and not is_compiled(patch):
             return f"the part {key} of the model is replaced by an object that belongs to one device"
     return None
 
 
-def _is_model(value: Any) -> bool:
+def _is_model(value: Any, known: frozenset[int]) -> bool:
+    """Whether there is a model in a value, apart from those with a ``known`` id."""
     if isinstance(value, list | tuple):
-        return any(map(_is_model, value))
+        return any(_is_model(each, known) for each in value)
     if isinstance(value, dict):
-        return any(map(_is_model, value.values()))
-    return isinstance(value, ModelPatcher | BaseModel)
+        return any(_is_model(each, known) for each in value.values())
+    return isinstance(value, ModelPatcher | BaseModel) and id(value) not in known
 
 
 def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_ReadHook]:
@@ -195,7 +201,7 @@ def _stateful(hooks: Sequence[_ReadHook]) -> Iterator[str]:
     for each in hooks:
         name = each.hook.name
         for word, reason in _NAME_REASONS.items():
-            if word in name.lower():
+            if word in name.lower() and not is_host_wrapper(each.hook.call):
                 yield f"{name} {reason}"
         if _host_keeps_state(each.hook.call):
             yield f"{name} keeps state from call to call"

@@ -15,7 +15,9 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ..tree import mapped
+from .compiled import reason_for_one_device
 from .hooks import hooks_around_call, hooks_in_options
+from .lane_parts import reasons_against_rows
 from .origins import Origin, origin_of
 from .reading.one_sigma import takes_one_sigma
 from .reasons import reason_for_one_core, subject_of_trial
@@ -61,9 +63,11 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
         model_options: of the run.
         batch: the items of a latent.
     """
-    reason = next(_reasons_in_conds(guider, batch), None)
+    reason = next(_reasons_in_conds(guider, batch), None) or next(reasons_against_rows(guider, model_options), None)
     if reason is not None:
         return reason
+    if reason_for_one_device(guider.model_patcher, model_options) is not None:
+        return "a compiled model would be compiled again for each number of rows"
     if model_options.get("denoise_mask_function") is not None:
         return "the mask changes from step to step"
     if model_options.get("model_function_wrapper") is not None:

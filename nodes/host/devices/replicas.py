@@ -6,6 +6,7 @@ import copy
 import logging
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import comfy.model_management
@@ -14,6 +15,9 @@ import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
+
+from .bypass_lora import injections_on
+from .gligen_copies import forget_gligen, gligen_models
 
 Copies = dict[torch.device, ModelPatcher]
 
@@ -39,14 +43,26 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
     try:
         bases = _bases_of(primary, others)
         copies = {device: _under_patches_of(primary, bases[device]) for device in others}
-        _load([primary, *copies.values()], memory, minimum)
+        _load([primary, *copies.values(), *gligen_models(guider.conds, others)], memory, minimum)
     except Exception as error:
         problem = f"the model could not be copied to other devices ({error})"
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
+        forget_gligen(guider.conds)
         _load([primary], memory, minimum)  # the deep clone may have unloaded it
     return copies, problem
+
+
+def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> None:
+    """Make loaded copies ready for calls until ``stack`` closes. Their networks get what the host has injected into the
+    primary's."""
+    for replica in copies.values():
+        replica.injections = injections_on(replica, primary)
+        replica.inject_model()
+        stack.callback(replica.eject_model)
+        replica.pre_run()
+        stack.callback(replica.cleanup)
 
 
 def short_of_memory(primary: ModelPatcher, copies: Copies) -> list[torch.device]:
@@ -78,6 +94,8 @@ def _bases_of(primary: ModelPatcher, devices: Sequence[torch.device]) -> Copies:
             base.parent = None
             base.model_options = {"transformer_options": {}}
             base.wrappers, base.callbacks = {}, {}
+            _without_state(base)
+            base.hook_patches = {}
             bases[device] = base
     return bases
 
@@ -113,6 +131,11 @@ def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher
     replica = primary.clone(model_override=base.get_clone_model_override())
     replica.load_device = base.load_device
     replica.hook_backup = base.hook_backup
+    _without_state(replica)
+    if primary.hook_patches and _are_same_patches(primary.patches, base.patches):
+        # Hooks of a prompt give the primary another uuid in each run, with which the host loads all weights again.
+        replica.patches_uuid = base.patches_uuid
+    base.patches, base.patches_uuid = replica.patches, replica.patches_uuid
     replica.remove_additional_models("multigpu")
     # A module among the patches (for example a model_sampling) has buffers, which loading moves to the device.
     replica.object_patches = {
@@ -121,3 +144,18 @@ def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher
     }
     replica.parent = base
     return replica
+
+
+def _without_state(patcher: ModelPatcher) -> None:
+    """Take off what a clone of the primary has of the state of the primary's network: this network is another one."""
+    patcher.injections, patcher.is_injected = {}, False
+    patcher.current_hooks, patcher.cached_hook_patches = None, {}
+
+
+def _are_same_patches(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> bool:
+    """Whether two sets of weight patches consist of the same entries. A clone of a patcher has those of its origin."""
+    return ours.keys() == theirs.keys() and all(
+        len(ours[key]) == len(theirs[key])
+        and all(one is other for one, other in zip(ours[key], theirs[key], strict=True))
+        for key in ours
+    )

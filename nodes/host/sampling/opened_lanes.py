@@ -13,7 +13,7 @@ from ..compatibility.network_structure import reason_against_copies
 from ..compatibility.reasons import reason_against_repeats, subject_of_trial
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.groups import WHOLE, Split, names_of
-from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
+from ..devices.replicas import Copies, copies_on, forget_copies, prepare_copies, short_of_memory
 from ..devices.request import DeviceRequest
 from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
@@ -259,9 +259,7 @@ class LaneOpener:
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
-        for replica in copies.values():
-            replica.pre_run()
-            self._stack.callback(replica.cleanup)
+        prepare_copies(self._stack, call.guider.model_patcher, copies)
         if short:
             names = ", ".join(map(str, short))
             self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])

@@ -34,6 +34,8 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.execution.pools import clear_frames
+from ..compatibility.compiled import reason_for_one_device
+from ..compatibility.lane_parts import reason_against_sides
 from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
@@ -365,6 +367,14 @@ class _Reasons:
     @property
     def for_every_step(self) -> str | None:
         return reason_for_every_step(self.call.guider)
+
+    @property
+    def for_one_device(self) -> str | None:
+        return reason_for_one_device(self.call.guider.model_patcher, self.call.model_options)
+
+    @property
+    def against_sides(self) -> str | None:
+        return reason_against_sides(self.call.guider, self.call.model_options)
 
     @property
     def against_tokens(self) -> str | None:

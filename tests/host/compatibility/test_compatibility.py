@@ -212,7 +212,9 @@ def _gligen(graph: Graph, sampling: dict[str, Any]) -> None:
     )
 
 
-def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
+def _context_windows(
+    graph: Graph, sampling: dict[str, Any], context_schedule: str = "standard_static", freenoise: bool = False
+) -> None:
     positive = graph.add("LotusConditioning")
     model = graph.add("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default")
     sampling["positive"] = positive
@@ -223,12 +225,12 @@ def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
         model=model,
         context_length=2,
         context_overlap=1,
-        context_schedule="standard_static",
+        context_schedule=context_schedule,
         context_stride=1,
         closed_loop=False,
         fuse_method="pyramid",
         dim=2,
-        freenoise=False,
+        freenoise=freenoise,
         cond_retain_index_list="",
         split_conds_to_windows=False,
         latent_retain_index_list="",
@@ -236,12 +238,43 @@ def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
     )
 
 
+def _freenoise(graph: Graph, sampling: dict[str, Any]) -> None:
+    _context_windows(graph, sampling, freenoise=True)
+
+
+def _bypass_lora(graph: Graph, sampling: dict[str, Any]) -> None:
+    lora = {"lora_name": "tiny_lora.safetensors", "strength_model": 0.8}
+    sampling["model"] = graph.add("LoraLoaderBypassModelOnly", model=sampling["model"], **lora)
+
+
+def _bypass_lora_and_weight_hook(graph: Graph, sampling: dict[str, Any]) -> None:
+    """The host takes the LoRA off and puts it on again in each call, around the change of weights."""
+    _bypass_lora(graph, sampling)
+    _weight_hook(graph, sampling)
+
+
+BY_COPIES: list[Patch] = [
+    _weight_hook,
+    _gligen,
+    _context_windows,
+    _freenoise,
+    _bypass_lora,
+    _bypass_lora_and_weight_hook,
+]
+
+
+@pytest.mark.parametrize("patch", BY_COPIES, ids=[patch.__name__.strip("_") for patch in BY_COPIES])
+def test_parts_that_each_lane_has_a_copy_of_in_parallel(run_graph, patch: Patch) -> None:
+    graph = Graph()
+    add_parallel(graph, sampled_by_ksampler(graph, patch))
+    graph.save("plain", sampled_by_ksampler(graph, lambda graph, sampling: None)({}))
+    _, latents = run_graph(graph)
+    assert not is_close(check_parallel(latents), latents["plain"])
+
+
 IN_ORDER: list[tuple[Patch, str]] = [
     (_controlnet, "ControlNet"),
-    (_weight_hook, "hooks"),
-    (_scheduled_weight_hook, "hooks"),
-    (_gligen, "GLIGEN"),
-    (_context_windows, "context windows"),
+    (_scheduled_weight_hook, "hooks with keyframes"),
     (on_model("TestCallsAgainWithRecord"), "keeps state"),
 ]
 

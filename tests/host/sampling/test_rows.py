@@ -16,6 +16,9 @@ from client import Run
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
 
+from tests.host.compatibility.parallel_rows import on_model
+from tests.host.compatibility.test_compatibility import _gligen, _weight_hook
+
 STEPS = 20
 FREE = {1: 1.0, 2: 1.0, 4: 1.0}
 AS_LONG_AS_CALLS = {1: 1.0, 2: 2.0}
@@ -115,6 +118,11 @@ def an_area_and_a_masked_prompt(graph: Graph, inputs: dict[str, Any]) -> None:
     inputs["positive"] = graph.add("ConditioningCombine", conditioning_1=area, conditioning_2=second)
 
 
+def a_lora_in_bypass_mode(graph: Graph, inputs: dict[str, Any]) -> None:
+    lora = {"lora_name": "tiny_lora.safetensors", "strength_model": 0.3}
+    inputs["model"] = graph.add("LoraLoaderBypassModelOnly", model=inputs["model"], **lora)
+
+
 def rescaled(graph: Graph, inputs: dict[str, Any]) -> None:
     """A patch that computes with the sigma of each item."""
     inputs["model"] = graph.add("RescaleCFG", model=inputs["model"], multiplier=0.7)
@@ -135,6 +143,8 @@ BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
         (a_batch_with_a_mask, "euler"),
         (an_area_and_a_masked_prompt, "euler"),
         (rescaled, "euler"),
+        (a_lora_in_bypass_mode, "euler"),
+        (_gligen, "euler"),
     ],
 )
 def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(
@@ -242,6 +252,8 @@ def a_part_of_the_sigmas(graph: Graph, inputs: dict[str, Any]) -> None:
         (a_part_of_the_steps, "a prompt applies to a part of the steps only"),
         (a_mask_that_changes, "the mask changes from step to step"),
         (a_part_of_the_sigmas, "takes one sigma for all rows of a call"),
+        (_weight_hook, "conditioning hooks change the model's weights"),
+        (on_model("TestCompiled", how="wrapper"), "a compiled model would be compiled again for each number of rows"),
     ],
 )
 def test_what_has_one_sigma_for_all_rows_gets_calls_of_one_row(

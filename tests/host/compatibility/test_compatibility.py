@@ -108,16 +108,36 @@ def _unet(graph: Graph, patch: Patch) -> Sampled:
 
 _DOWNSCALE = {"start_percent": 0.0, "end_percent": 0.5, "downscale_method": "bicubic", "upscale_method": "bicubic"}
 
+
+def _with_gligen(graph: Graph, sampling: dict[str, Any], gligen: Node) -> None:
+    sampling["positive"] = graph.add(
+        "GLIGENTextBoxApply",
+        conditioning_to=sampling["positive"],
+        clip=graph.add("TestTinyClip", width=16, width_g=0, projection=1.0, seed=0),
+        gligen_textbox_model=gligen,
+        text="a star",
+        width=64,
+        height=64,
+        x=0,
+        y=0,
+    )
+
+
+def _gligen_of_a_unet(graph: Graph, sampling: dict[str, Any]) -> None:
+    _with_gligen(graph, sampling, graph.add("TestGligenOfUNet", model=sampling["model"]))
+
+
 FOR_UNETS: list[Patch] = [
     on_model("FreeU", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
     on_model("FreeU_V2", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
     on_model("PatchModelAddDownscale", block_number=1, downscale_factor=2.0, downscale_after_skip=True, **_DOWNSCALE),
     on_model("PerturbedAttentionGuidance", scale=2.0),
     on_model("NAGuidance", nag_scale=3.0, nag_alpha=0.5, nag_tau=1.5),
+    _gligen_of_a_unet,
 ]
 
 
-@pytest.mark.parametrize("patch", FOR_UNETS, ids=[patch.__name__ for patch in FOR_UNETS])
+@pytest.mark.parametrize("patch", FOR_UNETS, ids=[patch.__name__.strip("_") for patch in FOR_UNETS])
 def test_patches_for_unets_in_parallel(run_graph, patch: Patch) -> None:
     graph = Graph()
     add_parallel(graph, _unet(graph, patch))
@@ -199,17 +219,7 @@ def _scheduled_weight_hook(graph: Graph, sampling: dict[str, Any]) -> None:
 
 def _gligen(graph: Graph, sampling: dict[str, Any]) -> None:
     sampling["model"] = graph.add("TestPlaceForGligen", model=sampling["model"])
-    sampling["positive"] = graph.add(
-        "GLIGENTextBoxApply",
-        conditioning_to=sampling["positive"],
-        clip=graph.add("TestTinyClip", width=16, width_g=0, projection=1.0, seed=0),
-        gligen_textbox_model=graph.add("GLIGENLoader", gligen_name="tiny_gligen.safetensors"),
-        text="a star",
-        width=64,
-        height=64,
-        x=0,
-        y=0,
-    )
+    _with_gligen(graph, sampling, graph.add("GLIGENLoader", gligen_name="tiny_gligen.safetensors"))
 
 
 def _context_windows(

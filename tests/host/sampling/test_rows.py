@@ -17,7 +17,7 @@ from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
 
 from tests.host.compatibility.parallel_rows import on_model
-from tests.host.compatibility.test_compatibility import _gligen, _weight_hook
+from tests.host.compatibility.test_compatibility import _gligen_of_a_unet, _weight_hook
 
 STEPS = 20
 FREE = {1: 1.0, 2: 1.0, 4: 1.0}
@@ -53,7 +53,8 @@ def sampling(
     """The inputs of a KSampler with the demo model, of which calls of several rows are known to take so long."""
     inputs = demo(graph) | settings(sampler, steps=STEPS) | {"latent_image": empty_latent(graph)}
     change(graph, inputs)
-    told: dict[str, Any] = {"seconds": json.dumps(seconds), "shape": json.dumps([BATCHES.get(change, 1), 16, 16, 16])}
+    shape = [BATCHES.get(change, 1), CHANNELS.get(change, 16), 16, 16]
+    told: dict[str, Any] = {"seconds": json.dumps(seconds), "shape": json.dumps(shape)}
     told |= {"cfg": inputs["cfg"], "fails_from": fails_from, "trial": trial, "salt": next(SALTS)}
     inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
     return inputs
@@ -123,12 +124,20 @@ def a_lora_in_bypass_mode(graph: Graph, inputs: dict[str, Any]) -> None:
     inputs["model"] = graph.add("LoraLoaderBypassModelOnly", model=inputs["model"], **lora)
 
 
+def gligen_on_a_unet(graph: Graph, inputs: dict[str, Any]) -> None:
+    loader = graph.add("TestUNet", seed=1)
+    negative = graph.add("ConditioningZeroOut", conditioning=loader[1])
+    inputs |= {"model": loader[0], "positive": loader[1], "negative": negative}
+    _gligen_of_a_unet(graph, inputs)
+
+
 def rescaled(graph: Graph, inputs: dict[str, Any]) -> None:
     """A patch that computes with the sigma of each item."""
     inputs["model"] = graph.add("RescaleCFG", model=inputs["model"], multiplier=0.7)
 
 
 BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
+CHANNELS = {gligen_on_a_unet: 4}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
         (an_area_and_a_masked_prompt, "euler"),
         (rescaled, "euler"),
         (a_lora_in_bypass_mode, "euler"),
-        (_gligen, "euler"),
+        (gligen_on_a_unet, "euler"),
     ],
 )
 def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(

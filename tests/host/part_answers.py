@@ -157,6 +157,31 @@ def windows() -> dict[str, list[str | None]]:
     return found
 
 
+def loaded_again() -> dict[str, Any]:
+    """How a model is loaded again whose weights are not streamed, on a host that streams those of others: the arguments
+    of its loader, and what is true of the copy."""
+    import comfy.model_patcher
+    import torch
+
+    asked = []
+
+    def loader(path: str, disable_dynamic: bool = False) -> Any:
+        asked.append({"path": path, "disable_dynamic": disable_dynamic})
+        network = torch.nn.Linear(2, 2)
+        return comfy.model_patcher.ModelPatcher(network, torch.device("cpu"), torch.device("cpu"))
+
+    primary = loader("file")
+    primary.cached_patcher_init = (loader, ("file",))
+    usual, device = comfy.model_patcher.CoreModelPatcher, torch.device("cpu", 1)
+    comfy.model_patcher.CoreModelPatcher = type("Streamed", (comfy.model_patcher.ModelPatcher,), {})
+    try:
+        copy = module("devices.replicas")._copy_on(device, primary)
+    finally:
+        comfy.model_patcher.CoreModelPatcher = usual
+    own = copy.model is not primary.model and copy.hook_backup is not primary.hook_backup
+    return {"asked": asked[1:], "own": own, "there": copy.load_device == device, "kind": type(copy).__name__}
+
+
 def compiled() -> dict[str, bool]:
     """Whether a model is found to be compiled, by what is compiled of it."""
     import torch
@@ -199,7 +224,7 @@ def compiled() -> dict[str, bool]:
 
 def main() -> None:
     start(sys.argv[1])
-    parts = (gligen, bypass_lora, hooks, windows, compiled)
+    parts = (gligen, bypass_lora, hooks, windows, loaded_again, compiled)
     print(json.dumps({part.__name__: part() for part in parts}))
 
 

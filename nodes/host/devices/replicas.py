@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sampler_helpers
 import torch
 from comfy.model_base import BaseModel
@@ -107,7 +108,7 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
         RuntimeError: if neither is possible.
     """
     if primary.cached_patcher_init is not None:
-        return primary.deepclone_multigpu(new_load_device=device)
+        return _loaded_again(device, primary)
     if primary.is_dynamic():
         raise RuntimeError("its weights are streamed to the device, and its loader left no way to load it again")
     comfy.model_management.unload_model_and_clones(primary)  # this takes its patches off
@@ -118,6 +119,20 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
     model.current_patcher = None  # each run sets the copy's own
     base = primary.clone(model_override=(model, ({}, {}, {}, set())))
     base.hook_backup = {}  # otherwise shared with the primary
+    base.load_device = device
+    base.remove_additional_models("multigpu")
+    return base
+
+
+def _loaded_again(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
+    """The model, loaded from its files for ``device``."""
+    streams = comfy.model_patcher.CoreModelPatcher is not ModelPatcher
+    if primary.is_dynamic() or not streams:
+        return primary.deepclone_multigpu(new_load_device=device)
+    # The loader would give weights to be streamed, which cannot be changed in place: hooks of a prompt do that.
+    comfy.model_management.unload_model_and_clones(primary)
+    base = primary.clone(force_deepcopy=True)
+    base.hook_backup = {}
     base.load_device = device
     base.remove_additional_models("multigpu")
     return base

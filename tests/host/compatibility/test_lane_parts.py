@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.host.compatibility.parallel_rows import Patch, on_model
 from tests.host.compatibility.test_compatibility import (
     _bypass_lora,
+    _bypass_lora_and_weight_hook,
     _context_windows,
     _gligen,
     _scheduled_weight_hook,
@@ -28,6 +29,10 @@ NEAR = 0.03
 """Three times the tolerance of `near`: the 90th percentile is about twice the tolerance."""
 
 _SEEDS = count(5100)
+
+
+def _nothing(graph: Graph, sampling: dict[str, Any]) -> None:
+    """No patch."""
 
 
 def _moving_windows(graph: Graph, sampling: dict[str, Any]) -> None:
@@ -102,11 +107,21 @@ def test_two_devices_share_the_sides_of_a_model_with_a_lora_in_bypass_mode(run_g
     assert _difference(ours, stock) < 1e-4
 
 
-def test_a_run_after_one_with_a_lora_in_bypass_mode_has_nothing_of_it(run_graph) -> None:
-    """Nor have the copies of the model, in the run after and after a failed one."""
-    exact = {"lanes": 4, "cores": 4, "accept": "exact"}
-    for patch in (_bypass_lora, lambda graph, sampling: None, _bypass_lora):
-        found, ours, stock = _sampled(run_graph, patch, **exact)
+def test_a_lost_lane_or_a_failed_run_leaves_no_lora_and_no_changed_weight_behind(run_graph) -> None:
+    """The copies are those of the runs before."""
+    patch = _bypass_lora_and_weight_hook
+
+    def failing(graph: Graph, sampling: dict[str, Any], broken: str) -> None:
+        patch(graph, sampling)
+        sampling["model"] = graph.add("TestFailingLane", model=sampling["model"], lanes=broken, from_call=2)
+
+    exact: dict[str, Any] = {"lanes": 4, "cores": 4, "accept": "exact"}
+    found, ours, stock = _sampled(run_graph, lambda *given: failing(*given, "1,2"), **exact)
+    assert len(found["lost_lanes"]) == 2 and torch.equal(ours, stock), found["message"]
+    with pytest.raises(Exception, match="is broken on purpose"):
+        _sampled(run_graph, lambda *given: failing(*given, "0,1,2,3"), **exact)
+    for after in (_nothing, patch, _nothing):
+        found, ours, stock = _sampled(run_graph, after, **exact)
         assert found["cores"] == 4 and torch.equal(ours, stock), found["message"]
 
 

@@ -51,5 +51,11 @@ def test_only_context_windows_of_the_host_are_copied_and_only_still_ones_leave_s
     assert still == {"standard_static", "batched"} and len(found) == 4
 
 
+def test_weights_that_hooks_change_are_loaded_as_the_host_loads_them_for_hooks(answers: dict[str, Any]) -> None:
+    """On a host that streams weights. Else they might be parts of a file."""
+    asked = [{"path": "file", "disable_dynamic": True}]
+    assert answers["loaded_again"] == {"asked": asked, "own": True, "there": True, "kind": "ModelPatcher"}
+
+
 def test_each_way_to_compile_a_model_is_found(answers: dict[str, Any]) -> None:
     assert [name for name, found in answers["compiled"].items() if not found] == ["nothing"]

@@ -6,6 +6,7 @@ Argument: the ComfyUI folder. Writes a JSON object: see `main`.
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import sys
 import types
@@ -48,6 +49,52 @@ def gligen() -> dict[str, bool]:
     gc.collect()
     answers["freed"] = not list(copies._kept)
     return answers
+
+
+def lane() -> dict[str, bool]:
+    """Whose parts the call of a lane on another device is made with."""
+    import comfy.context_windows as host
+    import torch
+    from comfy.gligen import Gligen, PositionNet
+    from comfy.model_patcher import ModelPatcher
+
+    seen: list[Any] = []
+
+    class Model:
+        """As the host's, as far as a lane uses it."""
+
+        noise = latent_image = sigmas = torch.zeros(1)
+
+        def __call__(self, x: Any, sigma: Any, model_options: Any) -> Any:
+            seen.append((self.inner_model, model_options))
+            return x
+
+    there, home = torch.device("cpu", 1), torch.device("cpu")
+    gligen = ModelPatcher(Gligen([], PositionNet(8, 8), 8), home, home)
+    chosen = host.get_matching_context_schedule("batched"), host.get_matching_fuse_method("pyramid")
+    options = {
+        "context_handler": host.IndexListContextHandler(*chosen),
+        "transformer_options": {"sample_sigmas": torch.ones(1)},
+    }
+    guider = types.SimpleNamespace(
+        conds={"positive": [{"gligen": ("position", gligen, [])}]}, model_patcher="own", inner_model="own"
+    )
+    model = Model()
+    model.inner_model = guider
+    replica = types.SimpleNamespace(model="replica")
+    denoiser = module("devices.lanes").lane_denoiser
+    for device, patcher in ((there, replica), (home, None)):
+        denoiser(model, {"model_options": options}, device, patcher)(torch.zeros(1), 1.0)
+    (away, away_options), (own, own_options) = seen
+    copied = module("devices.gligen_copies")._copy_on(there, gligen)
+    handlers = [each["context_handler"] for each in (options, away_options, own_options)]
+    return {
+        "its own handler": len(set(map(id, handlers))) == 3,
+        "its own gligen": away.conds["positive"][0]["gligen"][1]
+        is module("devices.gligen_copies")._copy_on(there, gligen),
+        "the host's gligen": own.conds["positive"][0]["gligen"][1] is gligen,
+        "its own model": away.inner_model == "replica" and own.inner_model == "own",
+    }
 
 
 def bypass_lora() -> dict[str, Any]:
@@ -159,10 +206,12 @@ def windows() -> dict[str, list[str | None]]:
 
 def loaded_again() -> dict[str, Any]:
     """How a model is loaded again whose weights are not streamed, on a host that streams those of others: the arguments
-    of its loader, and what is true of the copy."""
+    of its loader, and what is true of the copy. Nothing on a host that cannot do that."""
     import comfy.model_patcher
     import torch
 
+    if "force_deepcopy" not in inspect.signature(comfy.model_patcher.ModelPatcher.clone).parameters:
+        return {}
     asked = []
 
     def loader(path: str, disable_dynamic: bool = False) -> Any:
@@ -172,6 +221,7 @@ def loaded_again() -> dict[str, Any]:
 
     primary = loader("file")
     primary.cached_patcher_init = (loader, ("file",))
+    primary.hook_patches = {"hook": {}}
     usual, device = comfy.model_patcher.CoreModelPatcher, torch.device("cpu", 1)
     comfy.model_patcher.CoreModelPatcher = type("Streamed", (comfy.model_patcher.ModelPatcher,), {})
     try:
@@ -224,7 +274,7 @@ def compiled() -> dict[str, bool]:
 
 def main() -> None:
     start(sys.argv[1])
-    parts = (gligen, bypass_lora, hooks, windows, loaded_again, compiled)
+    parts = (gligen, lane, bypass_lora, hooks, windows, loaded_again, compiled)
     print(json.dumps({part.__name__: part() for part in parts}))
 
 

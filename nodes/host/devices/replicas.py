@@ -127,9 +127,10 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
 def _loaded_again(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
     """The model, loaded from its files for ``device``."""
     streams = comfy.model_patcher.CoreModelPatcher is not ModelPatcher
-    if primary.is_dynamic() or not streams:
+    if primary.is_dynamic() or not streams or not primary.hook_patches:
         return primary.deepclone_multigpu(new_load_device=device)
-    # The loader would give weights to be streamed, which cannot be changed in place: hooks of a prompt do that.
+    # The loader would give weights to be streamed, but hooks of a prompt change weights in place. For them the host
+    # takes a model that is not streamed, and so the copy is none either. Hosts that cannot make one raise.
     comfy.model_management.unload_model_and_clones(primary)
     base = primary.clone(force_deepcopy=True)
     base.hook_backup = {}

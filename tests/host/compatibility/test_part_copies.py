@@ -26,6 +26,10 @@ def test_each_device_has_its_own_gligen_as_long_as_the_loaded_one_is_there(answe
     assert [name for name, holds in answers["gligen"].items() if not holds] == []
 
 
+def test_each_lane_calls_with_its_own_parts(answers: dict[str, Any]) -> None:
+    assert [name for name, holds in answers["lane"].items() if not holds] == []
+
+
 def test_a_copy_of_a_model_has_its_own_lora_in_bypass_mode(answers: dict[str, Any]) -> None:
     found = answers["bypass_lora"]
     reason = "a patch is injected into the loaded model, and a copy of the model would not have it"
@@ -53,6 +57,8 @@ def test_only_context_windows_of_the_host_are_copied_and_only_still_ones_leave_s
 
 def test_weights_that_hooks_change_are_loaded_as_the_host_loads_them_for_hooks(answers: dict[str, Any]) -> None:
     """On a host that streams weights. Else they might be parts of a file."""
+    if not answers["loaded_again"]:
+        pytest.skip("this ComfyUI cannot load a model whole whose like it streams")
     asked = [{"path": "file", "disable_dynamic": True}]
     assert answers["loaded_again"] == {"asked": asked, "own": True, "there": True, "kind": "ModelPatcher"}
 

@@ -90,8 +90,7 @@ def lane() -> dict[str, bool]:
     handlers = [each["context_handler"] for each in (options, away_options, own_options)]
     return {
         "its own handler": len(set(map(id, handlers))) == 3,
-        "its own gligen": away.conds["positive"][0]["gligen"][1]
-        is module("devices.gligen_copies")._copy_on(there, gligen),
+        "its own gligen": away.conds["positive"][0]["gligen"][1] is copied,
         "the host's gligen": own.conds["positive"][0]["gligen"][1] is gligen,
         "its own model": away.inner_model == "replica" and own.inner_model == "own",
     }

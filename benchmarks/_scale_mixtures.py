@@ -154,6 +154,8 @@ class _NoReasons:
     for_one_core: None = None
     for_every_step: None = None
     step_cache: None = None
+    for_one_device: None = None
+    against_sides: None = None
     against_tokens: None = None
 
 

@@ -147,6 +147,26 @@ def test_what_cannot_be_sent_is_named(said: RunCode) -> None:
     assert "left no way to load it again" in lines[5]
 
 
+def test_what_is_not_among_what_a_worker_is_sent_is_named(said: RunCode) -> None:
+    """Its picture would lack it."""
+    lines = said("""
+        from types import SimpleNamespace
+        def send(cond, injections={}, **options):
+            patcher = SimpleNamespace(injections=injections)
+            guider = SimpleNamespace(conds={"positive": [{}, cond], "negative": None}, model_patcher=patcher)
+            model, extra_args = SimpleNamespace(inner_model=guider), {"model_options": options}
+            problem(lambda: serialization.run_payload(patcher, model, extra_args, None))
+        send({}, {"bypass_lora": [object()]})
+        send({"hooks": object()})
+        send({"gligen": ("position", None, [])})
+        send({}, context_handler=object())
+    """)
+    assert lines == [
+        f"NotShippable: {what} not sent to other machines"
+        for what in ("LoRAs in bypass mode are", "hooks of a prompt are", "GLIGEN is", "context windows are")
+    ]
+
+
 def test_modules_of_node_packs_are_found_under_this_machines_folder(said: RunCode, tmp_path: Path) -> None:
     folder = tmp_path / "my.host" / "custom_nodes" / "some-pack"
     folder.mkdir(parents=True)

@@ -35,6 +35,8 @@ class Reasons:
     every_step: str | None = None
     cache: str | None = None
     tokens: str | None = "UNetModel is not a network that can be shared by tokens"
+    one_device: str | None = None
+    sides: str | None = None
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -51,6 +53,15 @@ class Reasons:
     def step_cache(self) -> str | None:
         self.asked.append("step cache")
         return self.cache
+
+    @property
+    def for_one_device(self) -> str | None:
+        return self.one_device
+
+    @property
+    def against_sides(self) -> str | None:
+        self.asked.append("sides")
+        return self.sides
 
     @property
     def against_tokens(self) -> str | None:
@@ -554,6 +565,52 @@ def test_a_sampler_of_the_host_makes_every_call_after_a_problem_too(fidelity: An
     stock = placement.place_stock(Request(split="tokens"), known, "it is lcm", None)
     alone = placement.place_alone(stock, Options(fidelity=fidelity), known, "no room")
     assert alone.plan == core.SequentialPlan(20, ("no room",)) and alone.groups == ((GPUS[0],),)
+
+
+COMPILED = "the model is compiled for cuda:0"
+
+
+def compiled(count: int, **changes: Any) -> Any:
+    return facts(GPUS[:count], reasons=Reasons(one_device=COMPILED, tokens=COMPILED), guided=True, **changes)
+
+
+@pytest.mark.parametrize("split", ["auto", "guidance", "tokens"])
+@pytest.mark.parametrize("cores", [0, 4])
+def test_a_model_that_belongs_to_its_device_leaves_calls_out_there(cores: int, split: str) -> None:
+    """The other devices have no part, whatever is asked for, and the plan says why."""
+    placed = place(compiled(4), Options(cores, fidelity="near"), split=split)
+    assert (placed.groups, placed.splits) == (((GPUS[0],),), (WHOLE,))
+    assert isinstance(placed.plan, core.AdaptivePlan) and placed.plan.cores == 1
+    assert placed.plan.reasons[0] == COMPILED and placed.plan.depth == near(1, 1).depth
+    exact = place(compiled(4), Options(cores, fidelity="exact"), split=split)
+    assert exact.plan == core.SequentialPlan(20, (COMPILED,)) and exact.groups == ((GPUS[0],),)
+
+
+def test_nothing_is_said_of_a_model_that_belongs_to_its_device_where_no_other_one_is_asked_for() -> None:
+    for known, wanted in ((compiled(1), Options(fidelity="near")), (compiled(4), Options(1, fidelity="near"))):
+        placed = place(known, wanted)
+        assert COMPILED not in placed.plan.reasons and placed.groups == ((GPUS[0],),)
+        assert isinstance(placed.plan, core.AdaptivePlan)
+
+
+def test_a_model_that_belongs_to_its_device_is_not_moved_to_one_that_the_user_names() -> None:
+    placed = place(replace(compiled(1), devices=GPUS[1:3]), Options(fidelity="near"))
+    assert placed.groups == ((GPUS[0],),) and placed.plan.reasons[0] == COMPILED
+
+
+def test_the_stock_sampler_and_a_cluster_leave_a_model_on_its_device() -> None:
+    stock = placement.place_stock(Request(split="auto"), compiled(2), "it is lcm", None)
+    assert (stock.groups, stock.splits) == (((GPUS[0],),), (WHOLE,))
+    assert placement.place_on_cluster(Options(), compiled(1), 4, None).plan == core.SequentialPlan(20, (COMPILED,))
+
+
+def test_sides_of_guidance_that_need_one_device_are_not_split() -> None:
+    """Several cores have a device each."""
+    for known, pairs in ((Reasons(), True), (Reasons(sides="weight hooks"), False)):
+        placed = place(facts(GPUS[:2], guided=True, reasons=known), Options(1), split="guidance")
+        assert (PAIR in placed.splits) == pairs
+        lanes = place(facts(GPUS[:4], guided=True, reasons=known), Options(4))
+        assert lanes.plan.cores == 4 and len(lanes.groups) == 4
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 8])

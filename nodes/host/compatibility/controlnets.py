@@ -57,7 +57,7 @@ def is_active(control: Any, sigma: float) -> bool:
     return bool(end <= sigma <= start)
 
 
-def reasons_against_rows(cond: dict[str, Any], batch: int) -> Iterator[str]:
+def reasons_against_control_rows(cond: dict[str, Any], batch: int) -> Iterator[str]:
     """Why the ControlNets of a prompt cannot be part of a call of several rows. ``batch``: the items of a latent.
 
     The host decides by the first row whether a ControlNet acts. It repeats pictures for the whole batch, so that each

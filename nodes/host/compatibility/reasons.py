@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..devices.token_split import reason_against
+from .compiled import is_compiled, is_host_wrapper, reason_for_one_device
 from .controlnets import reason_for_range, reason_in_controls
 from .hooks import (
     Hook,
@@ -28,15 +29,21 @@ from .hooks import (
     hooks_of_model,
     hooks_within_blocks,
 )
+from .lane_parts import (
+    models_with_copies,
+    reason_against_injected_shares,
+    reason_against_one_for_all,
+    reason_against_repeated_parts,
+    reason_for_every_window,
+    reason_in_conds,
+    reason_in_injections,
+    reason_in_windows,
+)
 from .new_setting import new_setting
 from .origins import FOREIGN, Origin, is_of_host, origin_of, pack_of
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
-_COND_REASONS = {
-    "gligen": "GLIGEN has networks of its own, which are on one device",
-    "hooks": "conditioning hooks change the model's weights while it samples",
-}
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
 _KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")
 """Attributes of a guider: the model itself, and what the host has loaded for the prompts, which have their reasons."""
@@ -67,7 +74,7 @@ class _ReadHook:
 
 def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
     """Why this guider needs its steps in order on one device; None if it does not."""
-    reason = _reason_in_conds(guider) or reason_in_controls(guider.conds) or _reason_in_model(guider, model_options)
+    reason = _reason_in_parts(guider) or _reason_in_model(guider, model_options)
     if reason is not None:
         return reason
     hooks = _read_hooks(guider, model_options)
@@ -102,13 +109,13 @@ def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:
     for conds in guider.conds.values():
         if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
             return "a prompt applies to a part of the steps only, and every step is called"
-    return reason_for_range(guider.conds, sigmas)
+    return reason_for_range(guider.conds, sigmas) or reason_for_every_window(guider.model_options)
 
 
 def step_cache(guider: Any, model_options: dict[str, Any]) -> str | None:
     """The name of the step cache that is the only reason for one core: without it, the run itself could leave out
     calls. None if there is no such cache, or another reason too."""
-    if _reason_in_conds(guider) or reason_in_controls(guider.conds) or _reason_in_model(guider, model_options):
+    if _reason_in_parts(guider) or _reason_in_model(guider, model_options):
         return None
     stateful = [each for each in _read_hooks(guider, model_options) if next(_stateful([each]), None) is not None]
     names = [_name_of_cache(each) for each in stateful]
@@ -128,13 +135,12 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompile
 
     SDO calls it so. ``uncompiled``: compiled functions will run without the compiler.
     """
-    if any(cond.get("hooks") is not None for conds in guider.conds.values() for cond in conds or ()):
-        return _COND_REASONS["hooks"]
-    if model_options.get("context_handler") is not None:
-        return "context windows need the steps in order"
-    if guider.model_patcher.injections:
-        return "a patch is injected into the loaded model"
+    reason = reason_against_repeated_parts(guider, model_options)
+    if reason is not None:
+        return reason
     for each in _read_hooks(guider, model_options):
+        if is_host_wrapper(each.hook.call) and not uncompiled:
+            return f"{each.hook.name} {_NAME_REASONS[_COMPILED]}"
         if (reason := next(_stateful([each], uncompiled), None)) is not None:
             cache = _name_of_cache(each)
             return reason if cache is None else f"{reason}; remove {cache}"
@@ -150,17 +156,15 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     """
     patcher = guider.model_patcher
     network = getattr(patcher.model, "diffusion_model", None)
-    reason = reason_against(network, model_options.get("transformer_options", {})) if network is not None else None
+    reason = reason_for_one_device(patcher, model_options)
+    if reason is None and network is not None:
+        reason = reason_against(network, model_options.get("transformer_options", {}))
+    reason = reason or reason_against_one_for_all(guider)
     if reason is not None:
         return reason
-    for conds in guider.conds.values():
-        if any(cond.get("hooks") is not None for cond in conds or ()):
-            return _COND_REASONS["hooks"]
-        if any(cond.get("gligen") is not None for cond in conds or ()):
-            return _COND_REASONS["gligen"]
     if "multigpu_clones" in model_options:
         return _MULTIGPU_NODE
-    reason = _reason_in_copies(patcher)
+    reason = reason_against_injected_shares(patcher) or _reason_in_copies(patcher)
     if reason is not None:
         return reason
     hooks = (*hooks_within_blocks(model_options), *hook_around_network(model_options), *hooks_of_model(patcher))
@@ -169,50 +173,48 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
-def _reason_in_conds(guider: Any) -> str | None:
-    for conds in guider.conds.values():
-        for cond in conds or ():
-            for key, reason in _COND_REASONS.items():
-                if cond.get(key) is not None:
-                    return reason
-    return None
+def _reason_in_parts(guider: Any) -> str | None:
+    """What the prompts bring that lanes cannot have copies of."""
+    return reason_in_conds(guider) or reason_in_controls(guider.conds)
 
 
 def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
     """What a copy of the model on another device would not have, or would share."""
     patcher = guider.model_patcher
     name = type(guider).__name__
-    if any(_is_model(value) for key, value in vars(guider).items() if key not in _KNOWN_MODELS):
+    known = models_with_copies(guider)
+    held = (value for key, value in vars(guider).items() if key not in _KNOWN_MODELS)
+    if any(_is_model(value, known) for value in held):
         return f"the guider {name} uses a second model"
     if _host_keeps_state(type(guider).predict_noise):
         return f"the guider {name} keeps state from call to call"
-    if model_options.get("context_handler") is not None:
-        return "context windows need the steps in order"
     if "multigpu_clones" in model_options:
         return _MULTIGPU_NODE
-    return _reason_in_copies(patcher)
+    return reason_in_windows(model_options) or _reason_in_copies(patcher)
 
 
 def _reason_in_copies(patcher: ModelPatcher) -> str | None:
-    """What copies of the model would lack or share."""
-    if patcher.injections:
-        return "a patch is injected into the loaded model, and a copy of the model would not have it"
+    """What copies of the model would lack or share. A compiled part is none of it: such a model gets no copies."""
+    reason = reason_in_injections(patcher)
+    if reason is not None:
+        return reason
     if patcher.model_patches_models() or patcher.get_nested_additional_models():
         return "a patch of the model uses a model of its own"
     for key, patch in patcher.object_patches.items():
-        if callable(patch) and key != "model_sampling":
+        if callable(patch) and key != "model_sampling" and not is_compiled(patch):
             return f"the part {key} of the model is replaced by an object that belongs to one device"
     if (setting := new_setting(patcher)) is not None:
         return f"this version of ComfyUI may keep state because of the option {setting}"
     return None
 
 
-def _is_model(value: Any) -> bool:
+def _is_model(value: Any, known: frozenset[int]) -> bool:
+    """Whether there is a model in a value, apart from those with a ``known`` id."""
     if isinstance(value, list | tuple):
-        return any(map(_is_model, value))
+        return any(_is_model(each, known) for each in value)
     if isinstance(value, dict):
-        return any(map(_is_model, value.values()))
-    return isinstance(value, ModelPatcher | BaseModel)
+        return any(_is_model(each, known) for each in value.values())
+    return isinstance(value, ModelPatcher | BaseModel) and id(value) not in known
 
 
 def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_ReadHook]:
@@ -236,7 +238,8 @@ def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[
     for each in hooks:
         name = each.hook.name
         for word, reason in _NAME_REASONS.items():
-            if word in name.lower() and not (uncompiled and word == _COMPILED):
+            compiled = is_host_wrapper(each.hook.call) or (uncompiled and word == _COMPILED)
+            if word in name.lower() and not compiled:
                 yield f"{name} {reason}"
         if _host_keeps_state(each.hook.call):
             yield f"{name} keeps state from call to call"

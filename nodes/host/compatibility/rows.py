@@ -15,8 +15,10 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ..tree import mapped
-from .controlnets import reasons_against_rows
+from .compiled import reason_for_one_device
+from .controlnets import reasons_against_control_rows
 from .hooks import hooks_around_call, hooks_in_options
+from .lane_parts import reasons_against_rows
 from .origins import Origin, origin_of
 from .reading.one_sigma import takes_one_sigma
 from .reasons import reason_for_one_core, subject_of_trial
@@ -62,9 +64,11 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
         model_options: of the run.
         batch: the items of a latent.
     """
-    reason = next(_reasons_in_conds(guider, batch), None)
+    reason = next(_reasons_in_conds(guider, batch), None) or next(reasons_against_rows(guider, model_options), None)
     if reason is not None:
         return reason
+    if reason_for_one_device(guider.model_patcher, model_options) is not None:
+        return "a compiled model would be compiled again for each number of rows"
     if model_options.get("denoise_mask_function") is not None:
         return "the mask changes from step to step"
     if model_options.get("model_function_wrapper") is not None:
@@ -110,7 +114,7 @@ def _reasons_in_conds(guider: Any, batch: int) -> Iterator[str]:
     for cond in (cond for conds in guider.conds.values() for cond in conds or ()):
         if cond.get("timestep_start") is not None or cond.get("timestep_end") is not None:
             yield "a prompt applies to a part of the steps only"
-        yield from reasons_against_rows(cond, batch)
+        yield from reasons_against_control_rows(cond, batch)
         for name, value in cond.get("model_conds", {}).items():
             if name in _OF_THE_LATENT:
                 yield _OF_THE_LATENT[name]

@@ -18,7 +18,9 @@ from torch import Tensor
 from ....chords_core import Denoise, InlinePool, Pool, ThreadPool
 from ..tree import mapped
 from .cfg_split import stuck_devices
+from .context_windows import with_own_handler
 from .controlnets import RunControls
+from .gligen_copies import with_copies
 from .groups import Group
 from .sharing import SharedModel, Sharing
 from .thread_context import thread_context
@@ -118,16 +120,18 @@ def lane_denoiser(
     options.pop("multigpu_thread_pool", None)
     options["transformer_options"]["sample_sigmas"] = options["transformer_options"]["sample_sigmas"].to(device)
     comfy.samplers.cast_transformer_options(options["transformer_options"], device=device)
+    options = with_own_handler(options)
 
     if in_use is not None:
         in_use.append(options)
 
     guider = copy.copy(model.inner_model)
+    guider.model_options = options
+    guider.conds = _moved(guider.conds, device)
     if replica is not None:
         guider.model_patcher = replica
         guider.inner_model = replica.model
-    guider.model_options = options
-    guider.conds = _moved(guider.conds, device)
+        guider.conds = with_copies(guider.conds, model.inner_model.conds, device)
 
     lane_model = copy.copy(model)
     lane_model.inner_model = guider

@@ -6,16 +6,20 @@ import copy
 import logging
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sampler_helpers
 import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .bypass_lora import injections_on
 from .controlnets import RunControls
+from .gligen_copies import forget_gligen, gligen_models
 from .run_state import RunState
 
 Copies = dict[torch.device, ModelPatcher]
@@ -53,17 +57,32 @@ def copies_on(
             _load([primary, *further], memory, minimum)
             return {}, problem
         copies = {device: _under_patches_of(primary, bases[device]) for device in others}
-        networks = [] if controls is None else controls.networks()
-        _load([primary, *copies.values(), *dict.fromkeys((*further, *networks))], memory, minimum)
+        networks = () if controls is None else controls.networks()
+        parts = dict.fromkeys((*further, *networks, *gligen_models(guider.conds, others)))
+        _load([primary, *copies.values(), *parts], memory, minimum)
     except Exception as error:
         problem = f"the model could not be copied to other devices ({error})"
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
+        forget_gligen(guider.conds)
         if controls is not None:
             controls.forget_networks()
         _load([primary, *further], memory, minimum)  # the deep clone may have unloaded it
     return copies, problem
+
+
+def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> None:
+    """Make loaded copies ready for calls until ``stack`` closes. They get what the host has injected into the primary's
+    network, and what the run has set on its model."""
+    state = RunState.of(primary)
+    for device, replica in copies.items():
+        replica.injections = injections_on(replica, primary)
+        replica.inject_model()
+        stack.callback(replica.eject_model)
+        replica.pre_run()
+        stack.callback(replica.cleanup)
+        stack.enter_context(state.set_on(replica.model, device))
 
 
 def short_of_memory(primary: ModelPatcher, copies: Copies) -> list[torch.device]:
@@ -95,6 +114,8 @@ def _bases_of(primary: ModelPatcher, devices: Sequence[torch.device]) -> Copies:
             base.parent = None
             base.model_options = {"transformer_options": {}}
             base.wrappers, base.callbacks = {}, {}
+            _without_state(base)
+            base.hook_patches = {}
             bases[device] = base
     return bases
 
@@ -106,7 +127,7 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
         RuntimeError: if neither is possible.
     """
     if primary.cached_patcher_init is not None:
-        return primary.deepclone_multigpu(new_load_device=device)
+        return _loaded_again(device, primary)
     if primary.is_dynamic():
         raise RuntimeError("its weights are streamed to the device, and its loader left no way to load it again")
     comfy.model_management.unload_model_and_clones(primary)  # this takes its patches off
@@ -122,6 +143,21 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
     return base
 
 
+def _loaded_again(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
+    """The model, loaded from its files for ``device``."""
+    streams = comfy.model_patcher.CoreModelPatcher is not ModelPatcher
+    if primary.is_dynamic() or not streams or not primary.hook_patches:
+        return primary.deepclone_multigpu(new_load_device=device)
+    # The loader would give weights to be streamed, but hooks of a prompt change weights in place. For them the host
+    # takes a model that is not streamed, and so the copy is none either. Hosts that cannot make one raise.
+    comfy.model_management.unload_model_and_clones(primary)
+    base = primary.clone(force_deepcopy=True)
+    base.hook_backup = {}
+    base.load_device = device
+    base.remove_additional_models("multigpu")
+    return base
+
+
 def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher:
     """The copy's weights with the current patches and options of the primary, for one run.
 
@@ -130,6 +166,11 @@ def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher
     replica = primary.clone(model_override=base.get_clone_model_override())
     replica.load_device = base.load_device
     replica.hook_backup = base.hook_backup
+    _without_state(replica)
+    if primary.hook_patches and _are_same_patches(primary.patches, base.patches):
+        # Hooks of a prompt give the primary another uuid in each run, with which the host loads all weights again.
+        replica.patches_uuid = base.patches_uuid
+    base.patches, base.patches_uuid = replica.patches, replica.patches_uuid
     replica.remove_additional_models("multigpu")
     # A module among the patches (for example a model_sampling) has buffers, which loading moves to the device.
     replica.object_patches = {
@@ -138,3 +179,18 @@ def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher
     }
     replica.parent = base
     return replica
+
+
+def _without_state(patcher: ModelPatcher) -> None:
+    """Take off what a clone of the primary has of the state of the primary's network: this network is another one."""
+    patcher.injections, patcher.is_injected = {}, False
+    patcher.current_hooks, patcher.cached_hook_patches = None, {}
+
+
+def _are_same_patches(ours: dict[str, list[Any]], theirs: dict[str, list[Any]]) -> bool:
+    """Whether two sets of weight patches consist of the same entries. A clone of a patcher has those of its origin."""
+    return ours.keys() == theirs.keys() and all(
+        len(ours[key]) == len(theirs[key])
+        and all(one is other for one, other in zip(ours[key], theirs[key], strict=True))
+        for key in ours
+    )

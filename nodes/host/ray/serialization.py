@@ -18,6 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....chords_core import ModelPayload
+from ..devices.context_windows import HANDLER
 from ..devices.controlnets import controls_in
 from ..devices.run_state import RunState
 from .model_files import Recipe
@@ -65,8 +66,7 @@ def run_payload(patcher: ModelPatcher, model: Any, extra_args: dict[str, Any], x
     Raises:
         NotShippable: naming the part that cannot be sent.
     """
-    if next(controls_in(model.inner_model.conds), None) is not None:
-        raise NotShippable("a ControlNet takes part, whose network is on this machine")
+    _check_is_carried(patcher, model.inner_model.conds, extra_args.get("model_options", {}))
     guider = copy.copy(model.inner_model)
     for name in ("loaded_models", "original_conds"):  # the host's own record, and the inputs of guider.conds
         vars(guider).pop(name, None)
@@ -143,6 +143,24 @@ def unpacked(data: bytes, patcher: ModelPatcher | None, module: Callable[[str], 
             return found
 
     return Unpacker(io.BytesIO(data)).load()
+
+
+def _check_is_carried(patcher: ModelPatcher, conds: dict[str, Any], model_options: dict[str, Any]) -> None:
+    """Raise for what takes part in a call beside the model and is not among what a worker is sent.
+
+    Raises:
+        NotShippable: naming it.
+    """
+    if patcher.injections:
+        raise NotShippable("LoRAs in bypass mode are not sent to other machines")
+    if any(cond.get("hooks") is not None for items in conds.values() for cond in items or ()):
+        raise NotShippable("hooks of a prompt are not sent to other machines")
+    if any(cond.get("gligen") is not None for items in conds.values() for cond in items or ()):
+        raise NotShippable("GLIGEN is not sent to other machines")
+    if next(controls_in(conds), None) is not None:
+        raise NotShippable("a ControlNet takes part, whose network is on this machine")
+    if model_options.get(HANDLER) is not None:
+        raise NotShippable("context windows are not sent to other machines")
 
 
 def _modules_of(patch: Any) -> Iterator[nn.Module]:

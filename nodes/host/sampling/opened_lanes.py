@@ -14,9 +14,8 @@ from ..compatibility.reasons import reason_against_repeats, subject_of_trial
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.controlnets import RunControls, controls_in
 from ..devices.groups import WHOLE, Split, names_of
-from ..devices.replicas import Copies, copies_on, forget_copies, short_of_memory
+from ..devices.replicas import Copies, copies_on, forget_copies, prepare_copies, short_of_memory
 from ..devices.request import DeviceRequest
-from ..devices.run_state import RunState
 from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
@@ -283,12 +282,7 @@ class LaneOpener:
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
-        state = RunState.of(call.guider.model_patcher) if copies else None
-        for device, replica in copies.items():
-            replica.pre_run()
-            self._stack.callback(replica.cleanup)
-            if state is not None:
-                self._stack.enter_context(state.set_on(replica.model, device))
+        prepare_copies(self._stack, call.guider.model_patcher, copies)
         if short:
             names = ", ".join(map(str, short))
             self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])

@@ -48,6 +48,14 @@ class Reasons(Protocol):
         """The name of a step cache, if that alone is the reason for one core."""
 
     @property
+    def for_one_device(self) -> str | None:
+        """Why no other device can make calls of this model. Its own device may make fewer."""
+
+    @property
+    def against_sides(self) -> str | None:
+        """Why two devices cannot evaluate the sides of a guided call."""
+
+    @property
     def against_tokens(self) -> str | None:
         """Why calls of the model cannot be shared by tokens."""
 
@@ -106,7 +114,14 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
 
     ``timings``: of this model on these devices, if they were measured.
     """
-    return _advised(_fastest_placement(options, request, facts, timings), options, facts)
+    bound = facts.reasons.for_one_device
+    if bound is None:
+        return _advised(_fastest_placement(options, request, facts, timings), options, facts)
+    on_own = _on_own_device(facts)
+    alone = replace(options, cores=min(options.cores, 1))
+    placed = _advised(_fastest_placement(alone, request, on_own, timings), alone, on_own)
+    wants_more = options.cores != 1 and (facts.devices != on_own.devices or options.cores > 1)
+    return replace(placed, plan=_bound(placed, bound)) if wants_more else placed
 
 
 def _fastest_placement(
@@ -144,6 +159,8 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
 
     ``reason``: why only that sampler can do this.
     """
+    if facts.reasons.for_one_device is not None:
+        facts = _on_own_device(facts)
     choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
     if request.split == "off":
@@ -158,6 +175,9 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
 
 def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings: Timings | None) -> Placement:
     """The placement on so many workers of a cluster. ``timings``: of this model there, if they were measured."""
+    bound = facts.reasons.for_one_device
+    if bound is not None:
+        return Placement(SequentialPlan(facts.steps, (bound,)))
     costs = timings.costs() if timings is not None else ()
     return _planned(options, facts, lanes, options.cores, costs, several=lanes > 1)
 
@@ -294,7 +314,8 @@ class _Choice:
 
     @property
     def _guidance_possible(self) -> bool:
-        return self.facts.guided and self.facts.reasons.for_one_core is None
+        reasons = self.facts.reasons
+        return self.facts.guided and reasons.for_one_core is None and reasons.against_sides is None
 
     def _splits_of(self, group: Group, tokens: bool) -> tuple[Split, ...]:
         """How the devices of a lane may share its calls; one way if it is named or known to be the fastest."""
@@ -421,6 +442,17 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
         (True, True): f"share each guided call, each side by tokens{same}",
     }
     return (f"{names} {how[split.sides > 1, split.shares > 1]}",)
+
+
+def _on_own_device(facts: Facts) -> Facts:
+    """The facts, as if the model's own device were the only one."""
+    return replace(facts, devices=(facts.primary,))
+
+
+def _bound(placed: Placement, reason: str) -> Plan:
+    """The plan for the model's own device, with the ``reason`` for that in place of reasons about other lanes."""
+    others = (other for other in placed.plan.reasons if not (isinstance(other, Reason) and other.cause in _ABOUT_LANES))
+    return replace(placed.plan, reasons=(reason, *others))
 
 
 def _noted(placed: Placement, note: str) -> Placement:

@@ -34,6 +34,8 @@ from ....chords_core import (
     solve_seconds,
 )
 from ....chords_core.execution.pools import clear_frames
+from ..compatibility.compiled import reason_for_one_device
+from ..compatibility.lane_parts import reason_against_sides
 from ..compatibility.reasons import reason_against_tokens, reason_for_every_step, reason_for_one_core, step_cache
 from ..devices.available import lane_devices
 from ..devices.cfg_split import is_guided
@@ -369,6 +371,14 @@ class _Reasons:
     @property
     def step_cache(self) -> str | None:
         return step_cache(self.call.guider, self.call.model_options)
+
+    @property
+    def for_one_device(self) -> str | None:
+        return reason_for_one_device(self.call.guider.model_patcher, self.call.model_options)
+
+    @property
+    def against_sides(self) -> str | None:
+        return reason_against_sides(self.call.guider, self.call.model_options)
 
     @property
     def against_tokens(self) -> str | None:

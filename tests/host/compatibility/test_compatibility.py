@@ -124,16 +124,36 @@ def _unet(graph: Graph, patch: Patch) -> Sampled:
 
 _DOWNSCALE = {"start_percent": 0.0, "end_percent": 0.5, "downscale_method": "bicubic", "upscale_method": "bicubic"}
 
+
+def _with_gligen(graph: Graph, sampling: dict[str, Any], gligen: Node) -> None:
+    sampling["positive"] = graph.add(
+        "GLIGENTextBoxApply",
+        conditioning_to=sampling["positive"],
+        clip=graph.add("TestTinyClip", width=16, width_g=0, projection=1.0, seed=0),
+        gligen_textbox_model=gligen,
+        text="a star",
+        width=64,
+        height=64,
+        x=0,
+        y=0,
+    )
+
+
+def _gligen_of_a_unet(graph: Graph, sampling: dict[str, Any]) -> None:
+    _with_gligen(graph, sampling, graph.add("TestGligenOfUNet", model=sampling["model"]))
+
+
 FOR_UNETS: list[Patch] = [
     on_model("FreeU", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
     on_model("FreeU_V2", b1=1.3, b2=1.4, s1=0.9, s2=0.2),
     on_model("PatchModelAddDownscale", block_number=1, downscale_factor=2.0, downscale_after_skip=True, **_DOWNSCALE),
     on_model("PerturbedAttentionGuidance", scale=2.0),
     on_model("NAGuidance", nag_scale=3.0, nag_alpha=0.5, nag_tau=1.5),
+    _gligen_of_a_unet,
 ]
 
 
-@pytest.mark.parametrize("patch", FOR_UNETS, ids=[patch.__name__ for patch in FOR_UNETS])
+@pytest.mark.parametrize("patch", FOR_UNETS, ids=[patch.__name__.strip("_") for patch in FOR_UNETS])
 def test_patches_for_unets_in_parallel(run_graph, patch: Patch) -> None:
     graph = Graph()
     add_parallel(graph, _unet(graph, patch))
@@ -200,20 +220,12 @@ def _scheduled_weight_hook(graph: Graph, sampling: dict[str, Any]) -> None:
 
 def _gligen(graph: Graph, sampling: dict[str, Any]) -> None:
     sampling["model"] = graph.add("TestPlaceForGligen", model=sampling["model"])
-    sampling["positive"] = graph.add(
-        "GLIGENTextBoxApply",
-        conditioning_to=sampling["positive"],
-        clip=graph.add("TestTinyClip", width=16, width_g=0, projection=1.0, seed=0),
-        gligen_textbox_model=graph.add("GLIGENLoader", gligen_name="tiny_gligen.safetensors"),
-        text="a star",
-        width=64,
-        height=64,
-        x=0,
-        y=0,
-    )
+    _with_gligen(graph, sampling, graph.add("GLIGENLoader", gligen_name="tiny_gligen.safetensors"))
 
 
-def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
+def _context_windows(
+    graph: Graph, sampling: dict[str, Any], context_schedule: str = "standard_static", freenoise: bool = False
+) -> None:
     positive = graph.add("LotusConditioning")
     model = graph.add("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default")
     sampling["positive"] = positive
@@ -224,12 +236,12 @@ def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
         model=model,
         context_length=2,
         context_overlap=1,
-        context_schedule="standard_static",
+        context_schedule=context_schedule,
         context_stride=1,
         closed_loop=False,
         fuse_method="pyramid",
         dim=2,
-        freenoise=False,
+        freenoise=freenoise,
         cond_retain_index_list="",
         split_conds_to_windows=False,
         latent_retain_index_list="",
@@ -237,11 +249,42 @@ def _context_windows(graph: Graph, sampling: dict[str, Any]) -> None:
     )
 
 
+def _freenoise(graph: Graph, sampling: dict[str, Any]) -> None:
+    _context_windows(graph, sampling, freenoise=True)
+
+
+def _bypass_lora(graph: Graph, sampling: dict[str, Any]) -> None:
+    lora = {"lora_name": "tiny_lora.safetensors", "strength_model": 0.8}
+    sampling["model"] = graph.add("LoraLoaderBypassModelOnly", model=sampling["model"], **lora)
+
+
+def _bypass_lora_and_weight_hook(graph: Graph, sampling: dict[str, Any]) -> None:
+    """The host takes the LoRA off and puts it on again in each call, around the change of weights."""
+    _bypass_lora(graph, sampling)
+    _weight_hook(graph, sampling)
+
+
+BY_COPIES: list[Patch] = [
+    _weight_hook,
+    _gligen,
+    _context_windows,
+    _freenoise,
+    _bypass_lora,
+    _bypass_lora_and_weight_hook,
+]
+
+
+@pytest.mark.parametrize("patch", BY_COPIES, ids=[patch.__name__.strip("_") for patch in BY_COPIES])
+def test_parts_that_each_lane_has_a_copy_of_in_parallel(run_graph, patch: Patch) -> None:
+    graph = Graph()
+    add_parallel(graph, sampled_by_ksampler(graph, patch))
+    graph.save("plain", sampled_by_ksampler(graph, lambda graph, sampling: None)({}))
+    _, latents = run_graph(graph)
+    assert not is_close(check_parallel(latents), latents["plain"])
+
+
 IN_ORDER: list[tuple[Patch, str]] = [
-    (_weight_hook, "hooks"),
-    (_scheduled_weight_hook, "hooks"),
-    (_gligen, "GLIGEN"),
-    (_context_windows, "context windows"),
+    (_scheduled_weight_hook, "hooks with keyframes"),
     (on_model("TestCallsAgainWithRecord"), "keeps state"),
 ]
 

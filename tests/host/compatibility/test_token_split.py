@@ -10,7 +10,14 @@ import torch
 from graphs import Graph, Node
 
 from tests.host.compatibility.parallel_rows import Patch, on_model, sampled_by_ksampler
-from tests.host.compatibility.test_compatibility import IN_ORDER, PARALLEL, _unet
+from tests.host.compatibility.test_compatibility import (
+    IN_ORDER,
+    PARALLEL,
+    _context_windows,
+    _gligen,
+    _unet,
+    _weight_hook,
+)
 
 _SALTS = count(5900)
 
@@ -22,11 +29,13 @@ def _averaging(graph: Graph, sampling: dict[str, Any]) -> None:
 
 SHARED: list[Patch] = [
     *PARALLEL,
-    *(patch for patch, reason in IN_ORDER if reason == "context windows"),
+    _context_windows,
     on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
 ]
 WHOLE: list[tuple[Patch, str]] = [
-    *((patch, reason) for patch, reason in IN_ORDER if reason in ("hooks", "GLIGEN")),
+    *((patch, "hooks") for patch, reason in IN_ORDER if reason == "hooks with keyframes"),
+    (_weight_hook, "hooks"),
+    (_gligen, "GLIGEN"),
     (on_model("EasyCache", reuse_threshold=0.0001, start_percent=0.3, end_percent=0.9, verbose=False), "wraps"),
     (_averaging, "keeps state from call to call"),
     (

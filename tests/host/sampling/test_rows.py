@@ -16,6 +16,9 @@ from client import Run
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
 
+from tests.host.compatibility.parallel_rows import on_model
+from tests.host.compatibility.test_compatibility import _gligen_of_a_unet, _weight_hook
+
 STEPS = 20
 FREE = {1: 1.0, 2: 1.0, 4: 1.0}
 AS_LONG_AS_CALLS = {1: 1.0, 2: 2.0}
@@ -50,7 +53,8 @@ def sampling(
     """The inputs of a KSampler with the demo model, of which calls of several rows are known to take so long."""
     inputs = demo(graph) | settings(sampler, steps=STEPS) | {"latent_image": empty_latent(graph)}
     change(graph, inputs)
-    told: dict[str, Any] = {"seconds": json.dumps(seconds), "shape": json.dumps([BATCHES.get(change, 1), 16, 16, 16])}
+    shape = [BATCHES.get(change, 1), CHANNELS.get(change, 16), 16, 16]
+    told: dict[str, Any] = {"seconds": json.dumps(seconds), "shape": json.dumps(shape)}
     told |= {"cfg": inputs["cfg"], "fails_from": fails_from, "trial": trial, "salt": next(SALTS)}
     inputs["model"] = graph.add("TestRowTimes", model=inputs["model"], **told)
     return inputs
@@ -115,12 +119,25 @@ def an_area_and_a_masked_prompt(graph: Graph, inputs: dict[str, Any]) -> None:
     inputs["positive"] = graph.add("ConditioningCombine", conditioning_1=area, conditioning_2=second)
 
 
+def a_lora_in_bypass_mode(graph: Graph, inputs: dict[str, Any]) -> None:
+    lora = {"lora_name": "tiny_lora.safetensors", "strength_model": 0.3}
+    inputs["model"] = graph.add("LoraLoaderBypassModelOnly", model=inputs["model"], **lora)
+
+
+def gligen_on_a_unet(graph: Graph, inputs: dict[str, Any]) -> None:
+    loader = graph.add("TestUNet", seed=1)
+    negative = graph.add("ConditioningZeroOut", conditioning=loader[1])
+    inputs |= {"model": loader[0], "positive": loader[1], "negative": negative}
+    _gligen_of_a_unet(graph, inputs)
+
+
 def rescaled(graph: Graph, inputs: dict[str, Any]) -> None:
     """A patch that computes with the sigma of each item."""
     inputs["model"] = graph.add("RescaleCFG", model=inputs["model"], multiplier=0.7)
 
 
 BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
+CHANNELS = {gligen_on_a_unet: 4}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +152,8 @@ BATCHES = {batch_of_three: 3, a_batch_with_a_mask: 3}
         (a_batch_with_a_mask, "euler"),
         (an_area_and_a_masked_prompt, "euler"),
         (rescaled, "euler"),
+        (a_lora_in_bypass_mode, "euler"),
+        (gligen_on_a_unet, "euler"),
     ],
 )
 def test_rows_give_what_the_same_window_gives_with_calls_of_its_own(
@@ -242,6 +261,8 @@ def a_part_of_the_sigmas(graph: Graph, inputs: dict[str, Any]) -> None:
         (a_part_of_the_steps, "a prompt applies to a part of the steps only"),
         (a_mask_that_changes, "the mask changes from step to step"),
         (a_part_of_the_sigmas, "takes one sigma for all rows of a call"),
+        (_weight_hook, "conditioning hooks change the model's weights"),
+        (on_model("TestCompiled", by="host"), "a compiled model would be compiled again for each number of rows"),
     ],
 )
 def test_what_has_one_sigma_for_all_rows_gets_calls_of_one_row(

@@ -4,9 +4,12 @@ import gc
 
 import comfy.model_base
 import comfy.model_management
+import comfy.model_patcher
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.gligen import GatedSelfAttentionDense, Gligen, PositionNet
+from comfy.ldm.modules.attention import SpatialTransformer
 from comfy_api.latest import io
 
 from .base import ModelNode, SaltedOutputNode
@@ -77,6 +80,31 @@ class TestPlaceForGligen(ModelNode):
         return io.NodeOutput(model)
 
 
+class TestGligenOfUNet(io.ComfyNode):
+    """GLIGEN with random weights for the attention blocks of a UNet, with embeddings of 16 values."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        inputs, outputs = [io.Model.Input("model")], [io.Custom("GLIGEN").Output()]
+        return io.Schema(node_id=cls.__name__, category="tests", inputs=inputs, outputs=outputs)
+
+    @classmethod
+    def execute(cls, model):
+        parts = model.model.diffusion_model.modules()
+        widths = [part.in_channels for part in parts if isinstance(part, SpatialTransformer)]
+        blocks = [GatedSelfAttentionDense(width, 16, n_heads=2, d_head=width // 2) for width in widths]
+        network = Gligen(blocks, PositionNet(16, 16), 16)
+        generator = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            for name, weight in sorted(network.named_parameters()):
+                noise = torch.randn(weight.shape, generator=generator)
+                scale = 0.5 / max(weight[0].numel(), 1) ** 0.5 if weight.ndim > 1 else 0.1
+                shift = 0.5 if "alpha" in name else float("norm" in name and name.endswith("weight"))
+                weight.copy_(noise * scale + shift)
+        device = comfy.model_management.get_torch_device()
+        return io.NodeOutput(comfy.model_patcher.ModelPatcher(network, device, torch.device("cpu")))
+
+
 class TestTwoParts(ModelNode):
     """A model for a latent of two parts, which the host samples packed into one tensor. The first part is denoised by
     the given model. The second part has another shape, and becomes the mean of itself and the average of the first."""
@@ -135,6 +163,7 @@ NODES = [
     TestCallsAgain,
     TestCallsAgainWithRecord,
     TestPlaceForGligen,
+    TestGligenOfUNet,
     TestTwoParts,
     TestEmptyPicture,
     TestSoundLatent,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
@@ -21,11 +22,24 @@ READY = """() => {
 OURS = "/extensions/ComfyUI-CHORDS/"
 
 
+def _frontends(*which: tuple[str, bool]) -> pytest.MarkDecorator:
+    """Runs a test in each of these: the name of a frontend, and whether it shows Nodes 2.0."""
+    ids = [f"{name} {'nodes 2' if nodes_2 else 'classic'}" for name, nodes_2 in which]
+    return pytest.mark.parametrize(("frontend_name", "nodes_2"), which, ids=ids, indirect=True)
+
+
+in_every_frontend = _frontends(("pinned", False), ("pinned", True), ("newest", False), ("newest", True))
+with_nodes_2 = _frontends(("pinned", True), ("newest", True))
+in_the_newest = _frontends(("newest", False), ("newest", True))
+in_the_newest_too = _frontends(("pinned", False), ("newest", False), ("newest", True))
+
+
 class Frontend:
     """One page of the frontend. ``faults``: the errors of our own script in it."""
 
-    def __init__(self, page: Page, url: str) -> None:
+    def __init__(self, page: Page, url: str, has_side_panel: bool = False) -> None:
         self.page = page
+        self.has_side_panel = has_side_panel
         self.url = url
         self.faults: list[str] = []
         page.set_default_timeout(120_000)  # for busy machines

@@ -18,25 +18,24 @@ from client import ComfyClient
 
 sys.path.append(str(Path(__file__).parent))
 
-from frontend import Frontend
+from frontend import VIEWPORT, Frontend
 from playwright.sync_api import Browser, sync_playwright
 from servers import Servers
 
 LOG_LINES = 40
-VIEWPORT = {"width": 1680, "height": 960}
 SIDE_PANEL = 380  # pixels; the newest frontend is opened with its side panel
 
 
 @pytest.fixture(scope="session")
 def frontend_name(request: pytest.FixtureRequest) -> str:
     """Which frontend a test uses: "pinned", which the host asks for, or "newest" (see `in_every_frontend`)."""
-    return getattr(request, "param", os.environ.get("TMPFE", "pinned"))
+    return getattr(request, "param", "pinned")
 
 
 @pytest.fixture(scope="session")
 def nodes_2(request: pytest.FixtureRequest) -> bool:
     """Whether a test uses the frontend's newer nodes instead of the classic canvas."""
-    return getattr(request, "param", bool(os.environ.get("TMPVUE")))
+    return getattr(request, "param", False)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ READY = """() => {
   const app = window.comfyAPI?.app?.app;
   return Boolean(app?.canvas?.graph && globalThis.LiteGraph?.registered_node_types?.ChordsStreamPreview);
 }"""
+VIEWPORT = {"width": 1680, "height": 960}
 OURS = "/extensions/ComfyUI-CHORDS/"
 
 
@@ -88,6 +89,30 @@ class Frontend:
             "w.value = argument[2]; w.callback?.(argument[2]);",
             [node, name, value],
         )
+
+    def boxes(self) -> list[list[float]]:
+        """The place of each node with its title: [left, top, width, height]."""
+        code = """
+        const { scale, offset: [x, y] } = app.canvas.ds;
+        const shown = [...document.querySelectorAll(".lg-node")].map((node) => node.getBoundingClientRect());
+        return LiteGraph.vueNodesMode
+          ? shown.map((box) => [box.x / scale - x, box.y / scale - y, box.width / scale, box.height / scale])
+          : graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]);
+        """
+        count = self.evaluate("return graph.nodes.length")
+        found: list[list[float]] = self.until(
+            lambda: len(b := self.evaluate(code)) == count and b, "all nodes are there"
+        )
+        return found
+
+    def picture_width(self, node: int) -> int:
+        """The pixels of the picture that a node shows; 0 if it shows none."""
+        code = """
+        const shown = document.querySelector(`.lg-node[data-node-id="${argument}"] img`);
+        return (graph.getNodeById(argument).imgs?.[0] ?? shown)?.naturalWidth ?? 0;
+        """
+        width: int = self.evaluate(code, node)
+        return width
 
     # ---- running
 

@@ -56,6 +56,12 @@ return custom.id;
 """
 
 
+@pytest.fixture(scope="module")
+def frontend(shared_frontend: Frontend) -> Frontend:
+    """One page for all tests here: each of them opens its own workflow."""
+    return shared_frontend
+
+
 def _card(frontend: Frontend, which: int = 0) -> Locator:
     return frontend.page.locator(".chords-text").nth(which)
 

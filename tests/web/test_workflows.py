@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from _server import ComfyServer
 from client import ClientError, ComfyClient
-from frontend import OURS, Frontend, in_the_newest
+from frontend import OURS, VIEWPORT, Frontend, in_the_newest, in_the_newest_too
 from servers import Servers
 from swap import BY_OURS, WIDGETS, is_saved, swap
 
@@ -187,14 +187,20 @@ def test_each_workflow_opens(frontend: Frontend) -> None:
         assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / f"{name}.json")), name
 
 
+@in_the_newest_too
 def test_no_node_covers_another(frontend: Frontend) -> None:
+    """Nodes grow where they have no room for what they show."""
+    frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
     for name in NAMES:
         frontend.load_file(FOLDER / f"{name}.json")
-        boxes = frontend.evaluate("return graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30])")
+        frontend.evaluate("app.canvas.ds.scale = 0.6; app.canvas.draw(true, true)")
+        frontend.page.wait_for_timeout(300)
+        boxes = frontend.boxes()
         for i, (x, y, width, height) in enumerate(boxes):
             for left, top, wide, high in boxes[:i]:
                 apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
                 assert apart, (name, (x, y, width, height), (left, top, wide, high))
+    frontend.page.set_viewport_size(VIEWPORT)
 
 
 def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, client: ComfyClient) -> None:

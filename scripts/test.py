@@ -1,7 +1,7 @@
 """Set everything up and run all tests.
 
 python scripts/test.py                  all tests
-python scripts/test.py --setup-only     only prepare .venv and the host
+python scripts/test.py --setup-only     only prepare .venv, the host and the newest frontend
 python scripts/test.py tests/core -x    further arguments go to pytest
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _env import REPO, SetupError, become, enter_venv, say
+from _newest_frontend import newest_frontend
 from host import prepare
 
 
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     try:
         enter_venv()
         host = prepare()
+        newest_frontend()
     except SetupError as error:
         say(f"error: {error}")
         return 1

@@ -5,6 +5,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { addElement, getJson, graph, nodeAt } from "./host.js";
 import { Panel } from "./stream/panel.js";
 import { Run, Runs } from "./stream/runs.js";
 import { setTranslations, t } from "./stream/translations.js";
@@ -109,18 +110,7 @@ function belongsToAnotherWorkflow(run) {
   return Boolean(run.workflowId && open && run.workflowId !== open);
 }
 
-const graph = () => app.rootGraph ?? app.graph;
-
 const isViewerOf = (sampler, node) => node.class_type === NODE && String(node.inputs?.run?.[0]) === String(sampler);
-
-/** The node of an execution id: "12", "5:12" in a subgraph, or "uuid:12" with the id of the subgraph itself. */
-function nodeAt(id) {
-  const path = String(id).split(":");
-  const last = path.pop();
-  let inner = graph();
-  for (const step of path) inner = inner?.subgraphs?.get(step) ?? inner?.getNodeById(step)?.subgraph;
-  return inner?.getNodeById(last) ?? undefined;
-}
 
 /**
  * The prompt as it was queued, with reroutes, bypassed nodes and subgraphs resolved. Later changes of the graph on the
@@ -198,16 +188,6 @@ async function errorOf(answer) {
   }
 }
 
-/** The server's JSON at a route; null if there is none. */
-async function getJson(route) {
-  try {
-    const answer = await api.fetchApi(route);
-    return answer.ok ? await answer.json() : null;
-  } catch {
-    return null;
-  }
-}
-
 // ------------------------------------------------------------------------------------------------ the node
 
 function addPanel(node) {
@@ -217,10 +197,7 @@ function addPanel(node) {
   };
   const panel = new Panel({ urlOf, accept, onPicture });
   panels.set(node, panel);
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => PANEL_MIN_HEIGHT };
-  const widget = node.addDOMWidget("chords_stream", "chords_stream", panel.element, options);
-  widget.serialize = false; // serialize in the options keeps it out of the prompt, and this one out of the file
-  forwardToCanvas(panel.element);
+  addElement(node, "chords_stream", panel.element, { getMinHeight: () => PANEL_MIN_HEIGHT });
   showOnlyThePanel(node);
   node.setSize(NODE_SIZE.map((length, i) => Math.max(length, node.size[i])));
 }
@@ -233,30 +210,6 @@ function showOnlyThePanel(node) {
 
 const urlOf = ({ filename, subfolder = "", type = "temp" }) =>
   api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-
-/** On the classic canvas, the panel covers the canvas. Forward its events, so that zooming and panning work there. */
-function forwardToCanvas(element) {
-  const isVue = () => globalThis.LiteGraph?.vueNodesMode;
-  const forward = (type, isForCanvas, method) =>
-    element.addEventListener(type, (event) => {
-      if (isVue() || !isForCanvas(event)) return;
-      event.preventDefault();
-      app.canvas[method](event);
-    });
-  forward("wheel", (event) => !scrollStrip(event), "processMouseWheel");
-  forward("pointerdown", (event) => event.button === 1, "processMouseDown");
-  forward("pointermove", (event) => (event.buttons & 4) !== 0, "processMouseMove");
-  forward("pointerup", (event) => event.button === 1, "processMouseUp");
-}
-
-/** Scroll the strip under the pointer; false if there is nothing to scroll. */
-function scrollStrip(event) {
-  const strip = event.target.closest?.(".chords-strip");
-  if (!strip || event.ctrlKey || strip.scrollWidth <= strip.clientWidth) return false;
-  event.preventDefault();
-  strip.scrollLeft += event.deltaX || event.deltaY;
-  return true;
-}
 
 function addStylesheet() {
   const link = document.createElement("link");

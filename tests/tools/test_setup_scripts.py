@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import _env
+import _newest_frontend
 import host
 import pytest
 from _torch_parts import _companion, pinned
@@ -140,3 +141,27 @@ def test_nothing_names_a_package_server(repo: Path) -> None:
     for path in sorted((repo / "scripts").glob("requirements-*.txt")):
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
         assert all("==" in line and "/" not in line and "--" not in line for line in lines), path.name
+
+
+def test_the_newest_frontend_is_installed_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+    broken = True
+
+    def install(what: str, *arguments: str) -> None:
+        asked.append(arguments[-1])
+        static = Path(arguments[arguments.index("--target") + 1], "comfyui_frontend_package", "static")
+        static.mkdir(parents=True)
+        if broken:
+            raise _env.SetupError("no connection")
+
+    monkeypatch.setattr(_newest_frontend, "HOST_DIR", tmp_path)
+    monkeypatch.setattr(_newest_frontend, "FOLDER", tmp_path / "frontend")
+    monkeypatch.setattr(_newest_frontend, "ensure_pip", lambda: None)
+    monkeypatch.setattr(_newest_frontend, "pip", install)
+    with pytest.raises(_env.SetupError, match="no connection"):
+        _newest_frontend.newest_frontend()
+    assert not (tmp_path / "frontend").exists()
+    broken = False
+    first = _newest_frontend.newest_frontend()
+    assert first.is_dir() and _newest_frontend.newest_frontend() == first
+    assert asked == ["comfyui-frontend-package==1.58.1"] * 2  # the second one after the failure

@@ -12,28 +12,46 @@ from pathlib import Path
 
 import pytest
 from _browser import NoBrowser, ensure_chromium
-from _env import say, venv_python
+from _env import say
 from _server import ComfyServer
 from client import ComfyClient
 
 sys.path.append(str(Path(__file__).parent))
 
-from frontend import Frontend
+from frontend import VIEWPORT, Frontend
 from playwright.sync_api import Browser, sync_playwright
+from servers import Servers
 
 LOG_LINES = 40
-VIEWPORT = {"width": 1680, "height": 960}
+SIDE_PANEL = 380  # pixels; the newest frontend is opened with its side panel
 
 
 @pytest.fixture(scope="session")
-def server(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A live ComfyUI with this pack and the nodes for tests, on the CPU."""
+def frontend_name(request: pytest.FixtureRequest) -> str:
+    """Which frontend a test uses: "pinned", which the host asks for, or "newest" (see `in_every_frontend`)."""
+    return getattr(request, "param", "pinned")
+
+
+@pytest.fixture(scope="session")
+def nodes_2(request: pytest.FixtureRequest) -> bool:
+    """Whether a test uses the frontend's newer nodes instead of the classic canvas."""
+    return getattr(request, "param", False)
+
+
+@pytest.fixture(scope="session")
+def servers(comfy_host: Path, repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Live ComfyUIs with this pack and the nodes for tests."""
     paths = tmp_path_factory.mktemp("nodes") / "paths.yaml"
     nodes = {"base_path": str(repo / "tests" / "host"), "custom_nodes": "pack"}
     paths.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")  # JSON is YAML
-    arguments = ["--extra-model-paths-config", str(paths)]
-    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as running:
+    with Servers(comfy_host, ["--extra-model-paths-config", str(paths)]) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(servers: Servers, frontend_name: str) -> ComfyServer:
+    """The live ComfyUI that serves the test's frontend."""
+    return servers.with_frontend(frontend_name)
 
 
 @pytest.fixture(scope="session")
@@ -63,17 +81,25 @@ OpenFrontend = Callable[..., Frontend]
 
 
 @contextlib.contextmanager
-def _frontends(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+def _frontends(browser: Browser, server: ComfyServer, name: str, nodes_2: bool) -> Iterator[OpenFrontend]:
     """Closes all pages at the end, and fails if our own script failed in one."""
     opened: list[Frontend] = []
+    client = server.client()
+    with_panel = name == "newest"
+    always = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.VueNodes.Enabled": nodes_2,
+        "Comfy.RightSidePanel.IsOpen": with_panel,
+    }
+    viewport = {**VIEWPORT, "width": VIEWPORT["width"] + with_panel * SIDE_PANEL}
     with contextlib.ExitStack() as contexts:
 
         def open_frontend(**settings: object) -> Frontend:
-            for name, value in {"Comfy.TutorialCompleted": True, **settings}.items():
-                client.post(f"/settings/{name}", value)
-            context = browser.new_context(viewport=VIEWPORT)
+            for setting, value in {**always, **settings}.items():
+                client.post(f"/settings/{setting}", value)
+            context = browser.new_context(viewport=viewport)
             contexts.callback(context.close)
-            opened.append(Frontend(context.new_page(), server.url))
+            opened.append(Frontend(context.new_page(), server.url, with_panel))
             return opened[-1]
 
         yield open_frontend
@@ -83,29 +109,31 @@ def _frontends(browser: Browser, server: ComfyServer, client: ComfyClient) -> It
 
 
 @pytest.fixture
-def open_frontend(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+def open_frontend(browser: Browser, server: ComfyServer, frontend_name: str, nodes_2: bool) -> Iterator[OpenFrontend]:
     """Opens pages for one test."""
-    with _frontends(browser, server, client) as opens:
+    with _frontends(browser, server, frontend_name, nodes_2) as opens:
         yield opens
 
 
 @pytest.fixture(scope="module")
-def open_shared_frontend(browser: Browser, server: ComfyServer, client: ComfyClient) -> Iterator[OpenFrontend]:
+def open_shared_frontend(
+    browser: Browser, server: ComfyServer, frontend_name: str, nodes_2: bool
+) -> Iterator[OpenFrontend]:
     """Opens pages for all tests of a module."""
-    with _frontends(browser, server, client) as opens:
+    with _frontends(browser, server, frontend_name, nodes_2) as opens:
         yield opens
 
 
 @pytest.fixture
 def frontend(open_frontend: OpenFrontend) -> Frontend:
-    """A new page of the frontend with the classic canvas."""
-    return open_frontend(**{"Comfy.VueNodes.Enabled": False})
+    """A new page of the frontend."""
+    return open_frontend()
 
 
 @pytest.fixture(scope="module")
 def shared_frontend(open_shared_frontend: OpenFrontend) -> Frontend:
-    """A page with the classic canvas for all tests of a module that open a workflow of their own in it."""
-    return open_shared_frontend(**{"Comfy.VueNodes.Enabled": False})
+    """A page for all tests of a module that open a workflow of their own in it."""
+    return open_shared_frontend()
 
 
 @pytest.fixture(autouse=True)

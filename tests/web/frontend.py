@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
@@ -18,14 +19,28 @@ READY = """() => {
   const app = window.comfyAPI?.app?.app;
   return Boolean(app?.canvas?.graph && globalThis.LiteGraph?.registered_node_types?.ChordsStreamPreview);
 }"""
+VIEWPORT = {"width": 1680, "height": 960}
 OURS = "/extensions/ComfyUI-CHORDS/"
+
+
+def _frontends(*which: tuple[str, bool]) -> pytest.MarkDecorator:
+    """Runs a test in each of these: the name of a frontend, and whether it shows Nodes 2.0."""
+    ids = [f"{name} {'nodes 2' if nodes_2 else 'classic'}" for name, nodes_2 in which]
+    return pytest.mark.parametrize(("frontend_name", "nodes_2"), which, ids=ids, indirect=True)
+
+
+in_every_frontend = _frontends(("pinned", False), ("pinned", True), ("newest", False), ("newest", True))
+with_nodes_2 = _frontends(("pinned", True), ("newest", True))
+in_the_newest = _frontends(("newest", False), ("newest", True))
+in_the_newest_too = _frontends(("pinned", False), ("newest", False), ("newest", True))
 
 
 class Frontend:
     """One page of the frontend. ``faults``: the errors of our own script in it."""
 
-    def __init__(self, page: Page, url: str) -> None:
+    def __init__(self, page: Page, url: str, has_side_panel: bool = False) -> None:
         self.page = page
+        self.has_side_panel = has_side_panel
         self.url = url
         self.faults: list[str] = []
         page.set_default_timeout(120_000)  # for busy machines
@@ -74,6 +89,30 @@ class Frontend:
             "w.value = argument[2]; w.callback?.(argument[2]);",
             [node, name, value],
         )
+
+    def boxes(self) -> list[list[float]]:
+        """The place of each node with its title: [left, top, width, height]."""
+        code = """
+        const { scale, offset: [x, y] } = app.canvas.ds;
+        const shown = [...document.querySelectorAll(".lg-node")].map((node) => node.getBoundingClientRect());
+        return LiteGraph.vueNodesMode
+          ? shown.map((box) => [box.x / scale - x, box.y / scale - y, box.width / scale, box.height / scale])
+          : graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]);
+        """
+        count = self.evaluate("return graph.nodes.length")
+        found: list[list[float]] = self.until(
+            lambda: len(b := self.evaluate(code)) == count and b, "all nodes are there"
+        )
+        return found
+
+    def picture_width(self, node: int) -> int:
+        """The pixels of the picture that a node shows; 0 if it shows none."""
+        code = """
+        const shown = document.querySelector(`.lg-node[data-node-id="${argument}"] img`);
+        return (graph.getNodeById(argument).imgs?.[0] ?? shown)?.naturalWidth ?? 0;
+        """
+        width: int = self.evaluate(code, node)
+        return width
 
     # ---- running
 

@@ -27,6 +27,7 @@ return {
   outputs: node.outputs.map((o) => o.label ?? o.localized_name ?? o.name),
 };
 """
+in_both_frontends = pytest.mark.parametrize("frontend_name", ["pinned", "newest"], indirect=True)
 LOADED = "(images) => images.map((i) => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 50)"
 
 
@@ -39,9 +40,10 @@ def language(request: pytest.FixtureRequest, client: ComfyClient) -> Iterator[st
 @pytest.fixture(scope="module")
 def frontend(open_shared_frontend: Callable[..., Frontend], language: str) -> Frontend:
     """One page for each language."""
-    return open_shared_frontend(**{"Comfy.VueNodes.Enabled": False, "Comfy.Locale": language})
+    return open_shared_frontend(**{"Comfy.Locale": language})
 
 
+@in_both_frontends
 def test_nodes_are_named_in_the_language(frontend: Frontend, language: str) -> None:
     for node, texts in locales.read_texts(language).items():
         shown = frontend.evaluate(SHOWN, node)
@@ -58,6 +60,7 @@ def test_our_types_are_named_in_the_language(frontend: Frontend, language: str) 
     assert frontend.evaluate(SHOWN, "ChordsKSampler")["outputs"][1] == types["CHORDS_RUN"]
 
 
+@in_both_frontends
 def test_the_help_panel_shows_the_page_and_its_picture(frontend: Frontend, language: str) -> None:
     frontend.evaluate(SELECT, NODE)
     frontend.page.get_by_test_id("info-button").click()

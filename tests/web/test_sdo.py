@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from client import ComfyClient
-from frontend import OURS, Frontend
+from frontend import OURS, Frontend, in_the_newest_too
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = ["sdo_blue_background", "sdo_look_like", "sdo_to_chords", "sdo_lora_blue_background", "sdo_lora_to_chords"]
@@ -68,36 +68,27 @@ def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Pat
     assert not errors
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_node_covers_another(frontend: Frontend, name: str) -> None:
-    _open(frontend, FOLDER / f"{name}.json")
-    boxes = frontend.evaluate("return graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30])")
-    for i, (x, y, width, height) in enumerate(boxes):
-        for left, top, wide, high in boxes[:i]:
-            apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
-            assert apart, ((x, y, width, height), (left, top, wide, high))
-
-
+@in_the_newest_too
 def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client: ComfyClient) -> None:
     _open(frontend, FOLDER / "sdo_blue_background.json")
     node = frontend.evaluate(f"{OPTIMIZER} return node.id")
     frontend.set_widget(node, "seed", next(SEEDS))
     frontend.set_widget(node, "iterations", 2)
+    before = set(client.get_json("/history"))
     frontend.run()
 
-    def text() -> str:
-        shown = "node.widgets.filter((w) => w.name.includes('text-preview')).map((w) => String(w.value)).join(' ')"
-        return frontend.evaluate(f"{OPTIMIZER} return {shown}")
+    card = frontend.page.locator(".chords-text")
+
+    def text() -> str | None:
+        return card.get_attribute("title")
 
     frontend.until(text, "the optimizer says something")
-    frontend.until(
-        lambda: frontend.evaluate(f"{OPTIMIZER} return node.imgs?.[0]?.naturalWidth ?? 0") > 0, "it shows a picture"
-    )
-    curve = "return graph.nodes.find((n) => n.title === 'Curve').imgs?.[0]?.naturalWidth ?? 0"
-    frontend.until(lambda: frontend.evaluate(curve) > 0, "the curve is shown")
-    assert text()
+    curve = frontend.evaluate("return graph.nodes.find((n) => n.title === 'Curve').id")
+    for shows in (node, curve):
+        frontend.until(lambda shows=shows: frontend.picture_width(shows) > 0, f"node {shows} shows a picture")
     (history,) = frontend.until(
-        lambda: [h for h in client.get_json("/history").values() if str(node) in h["outputs"]], "the prompt is over"
+        lambda: [each for key, each in client.get_json("/history").items() if key not in before], "the prompt is over"
     )
     assert history["status"]["status_str"] == "success"
     assert history["outputs"][str(node)]["sdo"][0]["objective"]["best"]
+    frontend.until(lambda: [text()] == history["outputs"][str(node)]["text"], "the text stays")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client import ComfyClient
-from frontend import Frontend, Panel, call_count
+from frontend import Frontend, Panel, call_count, in_the_newest_too, with_nodes_2
 from PIL import Image
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
@@ -69,6 +69,7 @@ def _start(frontend: Frontend, client: ComfyClient) -> str:
     return frontend.until(lambda: _running(client), "a prompt is running")
 
 
+@in_the_newest_too
 def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = _open(frontend, LONG)
     assert panel.button.is_disabled() and panel.state == "idle"
@@ -121,6 +122,7 @@ def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: Comfy
     assert plan["method"] == "secant" and "about" in plan["message"]
 
 
+@in_the_newest_too
 def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
     panel = _open(frontend)
     prompt = _start(frontend, client)
@@ -185,6 +187,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
     assert panel.labels == STRIP
 
 
+@in_the_newest_too
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = _open(frontend, VERY_LONG)
     prompt = _start(frontend, client)
@@ -219,6 +222,7 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
     assert panel.caption == "result 4 of 4 · core 1 · 30 calls"
 
 
+@in_the_newest_too
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend gives the outputs without events of a run."""
     graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
@@ -240,6 +244,7 @@ def test_a_missing_picture_is_reported(frontend: Frontend) -> None:
     assert panel.labels == ["draft"]
 
 
+@in_the_newest_too
 def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
     _open(frontend)
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
@@ -314,6 +319,7 @@ def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient
     assert {panel.caption.split(" · ")[0] for panel in panels} == {"result 4 of 4", "result 2 of 2"}
 
 
+@in_the_newest_too
 def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> None:
     _open(frontend)
     frontend.evaluate(
@@ -363,9 +369,9 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
     panel.wait_for_state("success")
 
 
-def test_nodes_2(open_frontend, client: ComfyClient) -> None:
-    """With the frontend's newer nodes, the panel is the same, and there is no second picture below it."""
-    frontend = open_frontend(**{"Comfy.VueNodes.Enabled": True})
+@with_nodes_2
+def test_there_is_no_second_picture_below_the_panel(frontend: Frontend, client: ComfyClient) -> None:
+    """The frontend's newer nodes have a place for previews there."""
     panel = _open(frontend, LONG)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")

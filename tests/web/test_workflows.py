@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _env import venv_python
 from _server import ComfyServer
 from client import ClientError, ComfyClient
-from frontend import OURS, Frontend
+from frontend import OURS, VIEWPORT, Frontend, in_the_newest, in_the_newest_too
+from servers import Servers
 from swap import BY_OURS, WIDGETS, is_saved, swap
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
@@ -85,15 +85,24 @@ def official() -> dict[str, Json]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    comfy_host: Path, official: dict[str, Json], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
-    """A live ComfyUI with a file for every name that these workflows ask for."""
+def stand_in_files(official: dict[str, Json], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with a file for every name that these workflows ask for, and ComfyUI's arguments for it."""
     folder = tmp_path_factory.mktemp("stand-ins")
-    arguments = stand_ins.make(folder, [*map(_read, FOLDER.glob("*.json")), *official.values()])
-    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as running:
-        shutil.copytree(folder / "input", running.folder / "input", dirs_exist_ok=True)
+    return folder, stand_ins.make(folder, [*map(_read, FOLDER.glob("*.json")), *official.values()])
+
+
+@pytest.fixture(scope="module")
+def servers(comfy_host: Path, stand_in_files: tuple[Path, list[str]]) -> Iterator[Servers]:
+    """Live ComfyUIs with these files."""
+    with Servers(comfy_host, stand_in_files[1]) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(servers: Servers, frontend_name: str, stand_in_files: tuple[Path, list[str]]) -> ComfyServer:
+    running = servers.with_frontend(frontend_name)
+    shutil.copytree(stand_in_files[0] / "input", running.folder / "input", dirs_exist_ok=True)
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +177,30 @@ def test_a_workflow_loads_completely_and_is_the_same_after_a_save_and_a_reload(
     assert not errors
 
 
+@in_the_newest
+def test_each_workflow_opens(frontend: Frontend) -> None:
+    for name in NAMES:
+        path = FOLDER / f"{name}.json"
+        frontend.load_file(path)
+        assert frontend.evaluate("return graph.nodes.length") == len(_read(path)["nodes"]), name
+        assert frontend.evaluate(MISSING) == [], name
+        assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / f"{name}.json")), name
+
+
+@in_the_newest_too
 def test_no_node_covers_another(frontend: Frontend) -> None:
+    """Nodes grow where they have no room for what they show."""
+    frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
     for name in NAMES:
         frontend.load_file(FOLDER / f"{name}.json")
-        boxes = frontend.evaluate("return graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30])")
+        frontend.evaluate("app.canvas.ds.scale = 0.6; app.canvas.draw(true, true)")
+        frontend.page.wait_for_timeout(300)
+        boxes = frontend.boxes()
         for i, (x, y, width, height) in enumerate(boxes):
             for left, top, wide, high in boxes[:i]:
                 apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
                 assert apart, (name, (x, y, width, height), (left, top, wide, high))
+    frontend.page.set_viewport_size(VIEWPORT)
 
 
 def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, client: ComfyClient) -> None:

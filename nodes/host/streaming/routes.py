@@ -1,5 +1,5 @@
-"""The HTTP routes of the pack: accept the best result so far, and read the events of a run. docs/headless.md has the
-protocol."""
+"""The HTTP routes of the pack: accept the best result so far, read the events of a run, and the texts on the nodes of a
+workflow. docs/headless.md has the protocol."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from server import PromptServer
 
+from ..node_text import TEXTS
 from .stream import RUNS
 
 _MAX_BODY_BYTES = 4096
@@ -20,6 +21,7 @@ def register() -> None:
     routes = PromptServer.instance.routes
     routes.post("/chords/accept")(accept)
     routes.get("/chords/runs/{prompt_id}")(events)
+    routes.get("/chords/texts/{workflow_id}")(texts)
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -51,6 +53,11 @@ async def events(request: web.Request) -> web.Response:
             "events": [event for run in runs.values() for event in run.events()],
         }
     )
+
+
+async def texts(request: web.Request) -> web.Response:
+    """GET /chords/texts/{workflow_id}: the newest text of each node of a workflow."""
+    return web.json_response({"texts": TEXTS.of(request.match_info["workflow_id"])})
 
 
 class BadBody(ValueError):

@@ -1,0 +1,81 @@
+/**
+ * The card with the text of a run on the node that makes it: what the run does and why. The text stays until the next
+ * run. The server sends it as a `chords_text` event and keeps it (docs/headless.md has the protocol).
+ */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { addElement, getJson, graph, nodeAt } from "./host.js";
+import { t } from "./stream/translations.js";
+
+// The nodes that have a card before their first run, so that their size stays. Others, such as SamplerCustomAdvanced with
+// a sampler of ours, get one with their first text.
+const NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"];
+const TEXT_HEIGHT = 46; // one line and two smaller ones, as in chords.css
+const MARGIN = 6;
+
+const cards = new WeakMap(); // node -> its card
+
+app.registerExtension({
+  name: "CHORDS.NodeText",
+
+  setup() {
+    api.addEventListener("chords_text", ({ detail }) => show(detail));
+    api.addEventListener("reconnected", loadTexts);
+  },
+
+  nodeCreated(node) {
+    if (NODES.includes(node.comfyClass)) addCard(node);
+  },
+
+  /** All nodes are new: a workflow was opened, or a change was undone. */
+  afterConfigureGraph() {
+    loadTexts();
+  },
+});
+
+/** The texts of the workflow on the screen, as the server has them. */
+async function loadTexts() {
+  const id = graph()?.id;
+  const answer = id ? await getJson(`/chords/texts/${encodeURIComponent(id)}`) : null;
+  for (const text of answer?.texts ?? []) show(text);
+}
+
+/** Show a text, unless another workflow is on the screen: workflows have the same node ids. */
+function show({ workflow_id: workflow, node_id: id, number, text }) {
+  if (!workflow || workflow !== graph()?.id) return;
+  const node = nodeAt(id);
+  if (node) (cards.get(node) ?? addCard(node)).show(text, number);
+}
+
+function addCard(node) {
+  const card = new Card();
+  cards.set(node, card);
+  const height = () => TEXT_HEIGHT + 2 * MARGIN;
+  addElement(node, "chords_text", card.element, { margin: MARGIN, getMinHeight: height, getMaxHeight: height });
+  return card;
+}
+
+class Card {
+  #number = 0;
+
+  constructor() {
+    this.title = document.createElement("strong");
+    this.detail = document.createElement("span");
+    this.detail.textContent = t("no run yet");
+    this.element = document.createElement("div");
+    this.element.className = "chords-text";
+    this.element.setAttribute("role", "status");
+    this.element.append(this.title, this.detail);
+  }
+
+  /** Show a text, unless the card has a newer one. What comes before the first colon is its title. */
+  show(text, number) {
+    if (number < this.#number) return;
+    this.#number = number;
+    const [, title, detail] = text.match(/^(.*?): (.*)$/s) ?? [null, text, ""];
+    this.title.textContent = title;
+    this.detail.textContent = detail;
+    this.element.title = text;
+  }
+}

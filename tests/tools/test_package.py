@@ -21,7 +21,7 @@ else:
 
 # What ComfyUI reads of a pack, and what the nodes read of this one.
 NEEDED = "__init__.py pyproject.toml requirements.txt LICENSE README.md".split()
-NEEDED += "chords_core demo locales models nodes web workflows".split()
+NEEDED += "chords_core demo locales models nodes subgraphs web workflows".split()
 
 
 @pytest.fixture(scope="module")

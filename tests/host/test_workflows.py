@@ -176,7 +176,9 @@ def test_every_workflow_has_its_twin_and_its_picture() -> None:
 
 def _note(name: str) -> str:
     """What a workflow says about itself. It names each file to download, with its folder."""
-    (note,) = [n for n in _read(FOLDER / f"{name}.json")["nodes"] if n.get("title") == "What to download, what to expect"]
+    (note,) = [
+        n for n in _read(FOLDER / f"{name}.json")["nodes"] if n.get("title") == "What to download, what to expect"
+    ]
     text = note["widgets_values"][0]
     for folder, file in stand_ins.files(_read(FOLDER / "api" / f"{name}.json")):
         link = rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)"

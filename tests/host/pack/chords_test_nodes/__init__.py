@@ -6,7 +6,22 @@ import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from . import compat, gpu, lanes, memory, models, networks, patches, previews, rows, schedules, sdo, tiny_clip, training
+from . import (
+    compat,
+    families,
+    gpu,
+    lanes,
+    memory,
+    models,
+    networks,
+    patches,
+    previews,
+    rows,
+    schedules,
+    sdo,
+    tiny_clip,
+    training,
+)
 
 
 class TestObjective(io.ComfyNode):
@@ -66,6 +81,7 @@ NODES = [
     TestObjective,
     TestSlope,
     *compat.NODES,
+    *families.NODES,
     *gpu.NODES,
     *lanes.NODES,
     *memory.NODES,

@@ -14,12 +14,11 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
 
-import host  # noqa: E402
 from _env import HOST_DIR, venv_python  # noqa: E402
 from _server import ComfyServer  # noqa: E402
 from client import ComfyClient  # noqa: E402
 
-from tests import older_hosts  # noqa: E402
+from tests import hosts  # noqa: E402
 
 
 class _RootIsNoPackage:
@@ -38,27 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_RootIsNoPackage())
     if os.environ.get("COMFYUI_PATH", "").strip():
-        ComfyServer.base = _own_base()
+        ComfyServer.base = hosts.own_base(HOST_DIR / "tests")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in a job in the background. The programs under test would inherit that, and never hear a Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _own_base() -> Path:
-    """A folder with this pack alone in its custom_nodes. Servers of a checkout that COMFYUI_PATH names have it: so they
-    load none of the packs and models there, write nothing there, and know this pack by its usual name."""
-    base = HOST_DIR / "tests"
-    for name in ("custom_nodes", "models", "input"):
-        (base / name).mkdir(parents=True, exist_ok=True)
-    host.install_pack(base)
-    return base
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Where an older ComfyUI lacks what a fixture needs, the test is skipped."""
-    if "web" in item.path.relative_to(REPO).parts and older_hosts.is_older():
-        pytest.skip(f"the browser tests need the frontend of a newer ComfyUI than {older_hosts.version()}")
+    if "web" in item.path.relative_to(REPO).parts and hosts.is_older():
+        pytest.skip(f"the browser tests need the frontend of a newer ComfyUI than {hosts.version()}")
     return (yield from _skipped_where_lacking())
 
 
@@ -72,7 +61,7 @@ def _skipped_where_lacking() -> Generator[None, object, object]:
     try:
         return (yield)
     except Exception as error:
-        reason = older_hosts.lack(error) if older_hosts.is_older() else None
+        reason = hosts.lack(error) if hosts.is_older() else None
         if reason is None:
             raise
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""On a host older than the default one, a test is skipped for what that host lacks, and for nothing else."""
+"""The suite on a named checkout: its servers have this pack alone, and what an older host lacks skips a test."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _server import ComfyServer
 
-from tests import older_hosts
+from tests import hosts
 
 
 @pytest.fixture(autouse=True)
 def _asked_again() -> Iterator[None]:
     """The answer is kept while a session runs; these tests change what it is about."""
-    older_hosts.is_older.cache_clear()
+    hosts.is_older.cache_clear()
     yield
-    older_hosts.is_older.cache_clear()
+    hosts.is_older.cache_clear()
+
+
+def test_servers_of_a_named_checkout_have_a_base_folder_with_this_pack_alone(
+    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another checkout has other packs; it may know this pack by another name."""
+    base = hosts.own_base(tmp_path / "base")
+    assert hosts.own_base(base) == base  # again
+    (entry,) = (base / "custom_nodes").iterdir()
+    assert entry.name == "ComfyUI-CHORDS" and entry.resolve() == repo
+    monkeypatch.setattr(ComfyServer, "base", base)
+    server = ComfyServer("/a checkout", folder=tmp_path, cpu=True, arguments=["--base-directory", "another"])
+    command = server.command()
+    assert command[command.index("--base-directory") + 1] == str(base)
+    assert command[-1] == "another"  # a test's own: the host takes the last
+    monkeypatch.setattr(ComfyServer, "base", None)
+    assert "--base-directory" not in ComfyServer("/ours", folder=tmp_path, cpu=True).command()
 
 
 @pytest.mark.parametrize(
@@ -28,14 +46,14 @@ def test_a_named_checkout_is_older_by_its_version(
     if version:
         (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
-    assert older_hosts.is_older() == older
+    assert hosts.is_older() == older
 
 
 @pytest.mark.parametrize(("asked", "older"), [("", False), ("0.30", False), ("0.27", True), ("0.24.1", True)])
 def test_a_version_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: str, older: bool) -> None:
     monkeypatch.setenv("COMFYUI_PATH", "")
     monkeypatch.setenv("COMFYUI_VERSION", asked)
-    assert older_hosts.is_older() == older
+    assert hosts.is_older() == older
 
 
 @pytest.mark.parametrize(
@@ -50,7 +68,7 @@ def test_a_version_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: str, old
     ],
 )
 def test_only_a_node_of_the_host_may_be_missing(message: str, lacking: str | None) -> None:
-    reason = older_hosts.lack(RuntimeError(message))
+    reason = hosts.lack(RuntimeError(message))
     assert reason is None if lacking is None else reason is not None and lacking in reason
 
 
@@ -63,7 +81,7 @@ def _import_error(source: str, path: Path) -> ImportError:
 def test_only_a_module_of_the_host_that_a_test_imports_may_be_missing(repo: Path) -> None:
     test, ours = repo / "tests" / "host" / "test_some.py", repo / "nodes" / "host" / "some.py"
     source = "import comfy_extras.nodes_of_tomorrow"
-    reason = older_hosts.lack(_import_error(source, test))
+    reason = hosts.lack(_import_error(source, test))
     assert reason is not None and "comfy_extras" in reason
-    assert older_hosts.lack(_import_error(source, ours)) is None  # the pack has to work there
-    assert older_hosts.lack(_import_error("import a_package_of_tomorrow", test)) is None
+    assert hosts.lack(_import_error(source, ours)) is None  # the pack has to work there
+    assert hosts.lack(_import_error("import a_package_of_tomorrow", test)) is None

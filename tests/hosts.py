@@ -1,7 +1,8 @@
-"""What a host older than the default one lacks skips a test, with the reason; nothing else does.
+"""The host of the tests where COMFYUI_PATH or COMFYUI_VERSION names one.
 
-COMFYUI_PATH or COMFYUI_VERSION may name such a host. A test that uses a node or a module of a later host cannot run
-there. A missing node of this pack is a failure on each host.
+What a host older than the default one lacks skips a test, with the reason; nothing else does.
+A test that uses a node or a module of a later host cannot run there. A missing node of this pack is a failure on
+each host.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ import host
 TESTS = Path(__file__).resolve().parent
 _NODE = re.compile(r"Node '([^']+)' not found")
 _OURS = re.compile(r"CHORDS|SDO|^Chords|^Test")  # nodes of the pack and of the tests, by type or title
+
+
+def own_base(folder: Path) -> Path:
+    """A base folder for servers, with this pack alone in its custom_nodes.
+
+    Servers of a checkout that COMFYUI_PATH names have it. They load none of the packs and models there, write nothing
+    there, and know this pack by its usual name.
+    """
+    for name in ("custom_nodes", "models", "input"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    host.install_pack(folder)
+    return folder
 
 
 def version() -> str:

@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO), str(REPO / "scripts")]
 
 from _env import enter_venv
-from host import PACK_NAME, _host_version, prepare
+from host import PACK_NAME, prepare, version_of
 
 from benchmarks._report import RESULTS, table, write
 
@@ -55,7 +55,7 @@ def main() -> None:
     lines = [
         "# Loading the pack",
         "",
-        f"`python benchmarks/import_time.py`, {arguments.starts} starts of ComfyUI {_host_version(comfy)} on "
+        f"`python benchmarks/import_time.py`, {arguments.starts} starts of ComfyUI {version_of(comfy)} on "
         f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}.",
         "",
         f"ComfyUI loads the pack in **{statistics.median(seconds):.2f} s** (median; {min(seconds):.2f} to "

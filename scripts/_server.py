@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from client import ComfyClient
 
@@ -67,6 +67,9 @@ class ComfyServer:
         time_limit: the seconds in which it must answer.
         python: the interpreter that runs it.
     """
+
+    base: ClassVar[Path | None] = None
+    """The folder with the custom_nodes and models of all servers, in place of the host's own. For tests."""
 
     def __init__(
         self,
@@ -190,6 +193,7 @@ class ComfyServer:
             *("--user-directory", str(folder / "user")),
             *("--input-directory", str(folder / "input")),
             *("--database-url", f"sqlite:///{(folder / 'comfyui.db').as_posix()}"),
+            *(["--base-directory", str(self.base)] if self.base else []),
             *self.arguments,
         ]
 

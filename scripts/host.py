@@ -97,9 +97,9 @@ def prepare(version: str | None = None) -> Path:
         named = _named_host()
         wanted = version or os.environ.get("COMFYUI_VERSION", "").strip()
         host = named if named and not version else _provisioned_host(_pin(wanted))
-        _ensure_packages(named)
+        install_packages(named)
         _ensure_core()
-        _ensure_pack(host)
+        install_pack(host)
     return host
 
 
@@ -126,11 +126,11 @@ def _named_host() -> Path | None:
     if missing:
         reason = "there is no such folder" if not host.is_dir() else f"it has no {', '.join(missing)}"
         raise SetupError(f"COMFYUI_PATH={named} does not name a ComfyUI folder: {reason}.")
-    say(f"using the ComfyUI that COMFYUI_PATH names ({_host_version(host)}), run by the Python in .venv")
+    say(f"using the ComfyUI that COMFYUI_PATH names ({version_of(host)}), run by the Python in .venv")
     return host
 
 
-def _host_version(host: Path) -> str:
+def version_of(host: Path) -> str:
     """ComfyUI's own version, as text."""
     try:
         text = (host / "comfyui_version.py").read_text(encoding="utf-8")
@@ -211,7 +211,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _ensure_packages(named: Path | None) -> None:
+def install_packages(named: Path | None) -> None:
     """Install what the hosts, our scripts and our tests need into `.venv`, unless that was done before.
 
     ``named``: the checkout of COMFYUI_PATH, whose own requirements are installed as well. All hosts in `.host` run with
@@ -272,7 +272,7 @@ def _still_installed(stamp: dict[str, Any]) -> bool:
     return all(found[name] == stamp[name] for name in names)
 
 
-def _ensure_pack(host: Path) -> None:
+def install_pack(host: Path) -> None:
     """Link this clone into the host's custom_nodes, unless a folder there already is this clone."""
     folder = host / "custom_nodes"
     if any(entry.is_dir() and entry.resolve() == REPO for entry in folder.iterdir()):
@@ -332,7 +332,7 @@ def main() -> int:
     if options.path:
         print(host)
     else:
-        say(f"ComfyUI ({_host_version(host)}) is ready in {host} ({time.monotonic() - started:.1f} s)")
+        say(f"ComfyUI ({version_of(host)}) is ready in {host} ({time.monotonic() - started:.1f} s)")
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
 
-from _env import venv_python  # noqa: E402
+from _env import HOST_DIR, venv_python  # noqa: E402
 from _server import ComfyServer  # noqa: E402
 from client import ComfyClient  # noqa: E402
+
+from tests import hosts  # noqa: E402
 
 
 class _RootIsNoPackage:
@@ -32,9 +36,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_RootIsNoPackage())
+    if os.environ.get("COMFYUI_PATH", "").strip():
+        ComfyServer.base = hosts.own_base(HOST_DIR / "tests")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # As in a job in the background. The programs under test would inherit that, and never hear a Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Where an older ComfyUI lacks what a fixture needs, the test is skipped."""
+    if "web" in item.path.relative_to(REPO).parts and hosts.is_older():
+        pytest.skip(f"the browser tests need the frontend of a newer ComfyUI than {hosts.version()}")
+    return (yield from _skipped_where_lacking())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Where an older ComfyUI lacks what a test needs, the test is skipped."""
+    return (yield from _skipped_where_lacking())
+
+
+def _skipped_where_lacking() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except Exception as error:
+        reason = hosts.lack(error) if hosts.is_older() else None
+        if reason is None:
+            raise
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def start(host: str) -> None:
     sys.argv = ["main.py", "--cpu"]
     sys.path.insert(0, host)
     os.chdir(host)
+    importlib.import_module("utils")  # first, as in main.py: `nodes` puts a folder with another utils on the path
     importlib.import_module("comfy.options").enable_args_parsing()
     for name, folder in {"pack": REPO, "pack.nodes": REPO / "nodes"}.items():
         sys.modules[name] = types.ModuleType(name)

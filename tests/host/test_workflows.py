@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from _env import venv_python
 from _server import ComfyServer
 from client import ClientError, ComfyClient, Run
 from PIL import Image
-from swap import KINDS, SOCKETS, WIDGETS
+from swap import BY_OURS, KINDS, SOCKETS, WIDGETS
 
-from chords_core import AdaptivePlan, Plan, plan
+from chords_core import SOLVERS, AdaptivePlan, Plan, SequentialPlan, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -31,6 +32,14 @@ STEPS = {  # of the samplers of each, one after the other, and whether they are 
     "wan2.2_14b_video": ([10, 10], True),
     "qwen_image": ([20], True),
     "z_image": ([25], True),
+    "qwen_image_edit": ([40], True),
+    "hunyuan_video_1.5": ([20], True),
+    "flux_2": ([20], False),
+}
+EVERY_STEP = {  # those of which every step is called, in order: too few steps, or noise at each step
+    "z_image_turbo": ([8], False),
+    "wan2.2_14b_4_steps": ([2, 2], False),
+    "ltx_2": ([20, 3], None),  # the first with guidance
 }
 NEAR, FAST = 0.01, 0.03  # the tolerances of these fidelities
 LARGEST = 60_000  # bytes of a thumbnail
@@ -44,9 +53,11 @@ def _read(path: Path) -> Json:
 @pytest.fixture(scope="module")
 def with_stand_ins(comfy_host: Path, on_cpu: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyClient]:
     """A client of a ComfyUI that has a file of every name the workflows ask for."""
-    arguments = stand_ins.make(tmp_path_factory.mktemp("stand-ins"), map(_read, FOLDER.rglob("*.json")))
+    folder = tmp_path_factory.mktemp("stand-ins")
+    arguments = stand_ins.make(folder, map(_read, FOLDER.rglob("*.json")))
     python = str(venv_python())
     with ComfyServer(comfy_host, threads=1, cpu=on_cpu, python=python, arguments=arguments) as running:
+        shutil.copytree(folder / "input", running.folder / "input", dirs_exist_ok=True)
         yield running.client()
 
 
@@ -163,18 +174,40 @@ def test_every_workflow_has_its_twin_and_its_picture() -> None:
             assert np.asarray(picture.convert("RGB"), dtype=float).std() > 10
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_the_note_tells_what_to_download_and_what_to_expect(name: str) -> None:
-    workflow = _read(FOLDER / f"{name}.json")
-    (note,) = [n for n in workflow["nodes"] if n.get("title") == "What to download, what to expect"]
+def _note(name: str) -> str:
+    """What a workflow says about itself. It names each file to download, with its folder."""
+    (note,) = [
+        n for n in _read(FOLDER / f"{name}.json")["nodes"] if n.get("title") == "What to download, what to expect"
+    ]
     text = note["widgets_values"][0]
     for folder, file in stand_ins.files(_read(FOLDER / "api" / f"{name}.json")):
-        assert re.search(rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)", text)
+        link = rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)"
+        assert folder == "input" or re.search(link, text), (folder, file)
+    assert "not yet measured on this model" in text
+    return text
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_note_tells_what_to_download_and_what_to_expect(name: str) -> None:
+    text = _note(name)
     steps, guided = STEPS[name]
     solver = _samplers(name)[0]["sampler_name"]
     table = "\n".join(["| GPUs | fidelity: auto | near | fast |", "|---|---|---|---|", *_rows(steps, guided, solver)])
     assert table in text, f"what the planner says now:\n{table}"
-    assert "not yet measured on this model" in text
+
+
+@pytest.mark.parametrize("name", EVERY_STEP)
+def test_the_note_tells_that_every_step_is_called(name: str) -> None:
+    """Several devices share the calls then. The note promises no more."""
+    text, (steps, _) = _note(name), EVERY_STEP[name]
+    assert f"All {sum(steps)} model calls" in text and "`fidelity` changes nothing" in text
+    assert "Several GPUs share each call" in text and "With one GPU it runs as KSampler" in text
+    for count, inputs in zip(steps, _samplers(name), strict=True):
+        solver = inputs["sampler_name"]
+        if solver in SOLVERS:
+            assert all(type(plan(count, n, tolerance=FAST, solver=solver)) is SequentialPlan for n in (1, 2, 4, 8))
+        else:
+            assert solver == "euler_ancestral"
 
 
 def _rows(steps: list[int], guided: bool, solver: str) -> list[str]:
@@ -202,26 +235,62 @@ def _calls_in_a_row(plans: list[Plan]) -> str:
 def _samplers(name: str) -> list[Json]:
     """The inputs of ours in a workflow for the API."""
     prompt = _read(FOLDER / "api" / f"{name}.json")
-    return [node["inputs"] for node in prompt.values() if node["class_type"].startswith("ChordsKSampler")]
+    return [node["inputs"] for node in prompt.values() if node["class_type"] in BY_OURS]
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [*STEPS, *EVERY_STEP])
 def test_the_steps_the_note_counts_are_those_of_the_workflow(name: str) -> None:
-    """In the Wan 14B graph they come by way of switches: two samplers, ten steps each."""
-    prompt, samplers = _read(FOLDER / "api" / f"{name}.json"), _samplers(name)
-    total, guided = sum(STEPS[name][0]), STEPS[name][1]
-    assert len(samplers) == len(STEPS[name][0])
-    for inputs in samplers:
-        assert _value(prompt, inputs["steps"]) == total
-        assert (_value(prompt, inputs["cfg"]) > 1) == guided
+    """In some they come by way of switches. Two samplers one after the other have a part of the steps each."""
+    counts, guided = (STEPS | EVERY_STEP)[name]
+    assert len(_samplers(name)) == len(counts)
+    runs = sorted(_runs(name), reverse=True)
+    if name == "ltx_2":
+        assert runs == [(20, 4), (3, 1)]
+    elif "cfg" in _samplers(name)[0]:  # KSampler Advanced has the steps of both, and the range that is its own
+        assert {steps for steps, _ in runs} == {sum(counts)}
+    else:
+        assert [steps for steps, _ in runs] == counts
+    assert guided is None or all((cfg > 1) == guided for _, cfg in runs)
+
+
+def _runs(name: str) -> list[tuple[float, float]]:
+    """The steps and the CFG of each sampling."""
+    prompt = _read(FOLDER / "api" / f"{name}.json")
+    runs = []
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"].startswith("ChordsKSampler"):
+            runs.append((_value(prompt, inputs["steps"]), _value(prompt, inputs["cfg"])))
+        elif node["class_type"] == "SamplerCustomAdvanced":
+            sigmas, guider = (prompt[inputs[key][0]]["inputs"] for key in ("sigmas", "guider"))
+            steps = _value(prompt, sigmas["steps"]) if "steps" in sigmas else len(sigmas["sigmas"].split(",")) - 1
+            runs.append((steps, guider.get("cfg", 1)))
+    return runs
 
 
 def _value(prompt: Json, value: Any) -> Any:
-    """What an input gets, through primitives and switches that are off."""
+    """What an input gets, through primitives and switches."""
     while isinstance(value, list):
         inputs = prompt[value[0]]["inputs"]
-        value = inputs["on_false"] if "on_false" in inputs else inputs["value"]
+        chosen = "on_true" if _value(prompt, inputs.get("switch")) else "on_false"
+        value = inputs[chosen] if chosen in inputs else inputs["value"]
     return value
+
+
+def test_the_lora_for_few_steps_is_switched_on_in_its_workflow_only() -> None:
+    for name, loras in {"wan2.2_14b_4_steps": 2, "wan2.2_14b_video": 0}.items():
+        prompt = _read(FOLDER / "api" / f"{name}.json")
+        models = [prompt[inputs["model"][0]]["inputs"]["model"] for inputs in _samplers(name)]
+        assert [_source(prompt, model) for model in models].count("LoraLoaderModelOnly") == loras
+
+
+def _source(prompt: Json, link: Any) -> str:
+    """The class of the node whose output a link carries, through switches."""
+    node = prompt[link[0]]
+    while node["class_type"] == "ComfySwitchNode":
+        chosen = "on_true" if _value(prompt, node["inputs"]["switch"]) else "on_false"
+        node = prompt[node["inputs"][chosen][0]]
+    return node["class_type"]
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")

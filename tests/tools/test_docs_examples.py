@@ -73,6 +73,7 @@ IN_HOST = """
 import importlib, importlib.util, sys, types
 sys.path.insert(0, {comfy!r})
 sys.argv = [sys.argv[0], "--cpu"]
+import utils  # first, as in main.py: `nodes` puts a folder with another utils on the path
 import comfy.options
 comfy.options.enable_args_parsing()
 spec = importlib.util.spec_from_file_location("pack", {repo!r} + "/__init__.py", submodule_search_locations=[{repo!r}])

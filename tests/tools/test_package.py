@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import host
 import pytest
 from PIL import Image
 
@@ -21,7 +22,7 @@ else:
 
 # What ComfyUI reads of a pack, and what the nodes read of this one.
 NEEDED = "__init__.py pyproject.toml requirements.txt LICENSE README.md".split()
-NEEDED += "chords_core demo locales models nodes web workflows".split()
+NEEDED += "chords_core demo locales models nodes subgraphs web workflows".split()
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,18 @@ def test_both_ruffs_are_the_same(repo: Path) -> None:
     assert pinned is not None and hooks and set(hooks) == {pinned[1]}
 
 
-def _entry(repo: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> types.ModuleType:
-    """The pack's entry as a host of this version loads it, with nodes that cannot be imported there."""
+BROKEN = "import comfy_part_that_is_missing\n"
+WORKING = "def comfy_entrypoint(): pass\n"
+
+
+def _entry(
+    repo: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, nodes: str = BROKEN
+) -> types.ModuleType:
+    """The pack's entry as a host of this version loads it, by default with nodes that cannot be imported there."""
     pack = folder / "a pack"
     (pack / "nodes").mkdir(parents=True)
     shutil.copy(repo / "__init__.py", pack)
-    (pack / "nodes" / "__init__.py").write_text("import comfy_part_that_is_missing\n")
+    (pack / "nodes" / "__init__.py").write_text(nodes)
     host = types.ModuleType("comfyui_version")
     if version is not None:
         host.__dict__["__version__"] = version
@@ -114,10 +121,11 @@ def test_an_old_host_is_told_what_is_needed(
     facts: dict[str, Any],
     version: str | None,
 ) -> None:
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         module = _entry(repo, tmp_path, monkeypatch, version)
     (record,) = caplog.records
-    oldest = ".".join(map(str, module.OLDEST))
+    oldest = module.RUN_ON[0]
+    assert record.levelno == logging.ERROR
     assert f"needs ComfyUI {oldest} or newer, and this is {version or 'an older one'}:" in record.getMessage()
     assert record.exc_info is None  # words, no traceback
     assert not hasattr(module, "comfy_entrypoint") and not hasattr(module, "WEB_DIRECTORY")
@@ -130,3 +138,47 @@ def test_an_error_on_a_newer_host_is_shown_as_what_it_is(
 ) -> None:
     with pytest.raises(ModuleNotFoundError, match="comfy_part_that_is_missing"):
         _entry(repo, tmp_path, monkeypatch, version)
+
+
+@pytest.mark.parametrize("version", ["0.31.0", "0.38.1", "1.0", "0.100.0"])
+def test_a_host_newer_than_those_it_has_run_on_warns(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str
+) -> None:
+    """Which versions it has run on, what may differ, and what to report."""
+    with caplog.at_level(logging.INFO):
+        module = _entry(repo, tmp_path, monkeypatch, version, WORKING)
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert record.levelno == logging.WARNING and "\n" not in told
+    assert all(run in told for run in module.RUN_ON) and f"and this is {version}." in told
+    assert "may differ" in told and "report" in told
+    assert module.WEB_DIRECTORY and module.comfy_entrypoint  # it is loaded all the same
+
+
+@pytest.mark.parametrize("version", ["0.24.1", "0.27.0", "0.28.3", "0.30.0", "0.30.7", "nightly", None])
+def test_other_hosts_start_without_a_word(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str | None
+) -> None:
+    with caplog.at_level(logging.INFO):
+        module = _entry(repo, tmp_path, monkeypatch, version, WORKING)
+    assert caplog.records == [] and module.comfy_entrypoint
+
+
+def test_the_scripts_the_docs_and_the_entry_name_the_same_versions(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """scripts/host.py can prepare each of them; the newest is its default."""
+    run_on = _entry(repo, tmp_path, monkeypatch, "0.30.0", WORKING).RUN_ON
+    assert sorted(run_on, key=_numbers) == list(run_on)
+    prepared = [pin.comfyui for pin in host.PINS]
+    assert prepared[0] == run_on[-1]
+    assert {version for version in prepared if _numbers(version) >= _numbers(run_on[0])} == set(run_on)
+    for page in ("README.md", "docs/install.md", "docs/compatibility.md"):
+        text = (repo / page).read_text(encoding="utf-8")
+        assert f"{', '.join(run_on[:-1])} and {run_on[-1]}" in text, page
+    needs = (repo / "scripts" / "requirements-host.txt").read_text(encoding="utf-8")
+    assert needs.startswith(f"# What ComfyUI {run_on[-1]} needs")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

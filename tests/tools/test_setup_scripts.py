@@ -71,8 +71,8 @@ def test_what_comfyui_asks_for_is_installed_where_it_was_named(monkeypatch: pyte
     asked: list[Path | None] = []
     monkeypatch.setattr(host, "inside_venv", lambda: True)
     monkeypatch.setattr(host, "_provisioned_host", lambda pin: pin.folder)
-    monkeypatch.setattr(host, "_ensure_packages", asked.append)
-    monkeypatch.setattr(host, "_ensure_pack", lambda folder: None)
+    monkeypatch.setattr(host, "install_packages", asked.append)
+    monkeypatch.setattr(host, "install_pack", lambda folder: None)
     monkeypatch.setenv("COMFYUI_PATH", "")
     monkeypatch.setenv("COMFYUI_VERSION", "0.24")
     assert host.prepare().name == "ComfyUI-0.24.1"
@@ -85,23 +85,23 @@ def test_what_comfyui_asks_for_is_installed_where_it_was_named(monkeypatch: pyte
 
 def test_the_pack_is_linked_once(checkout: Path, repo: Path) -> None:
     link = checkout / "custom_nodes" / host.PACK_NAME
-    host._ensure_pack(checkout)
+    host.install_pack(checkout)
     assert link.resolve() == repo
-    host._ensure_pack(checkout)
+    host.install_pack(checkout)
     link.rename(link.with_name("by-another-name"))
-    host._ensure_pack(checkout)
+    host.install_pack(checkout)
     assert [path.name for path in link.parent.iterdir()] == ["by-another-name"]
 
 
 def test_a_link_to_elsewhere_is_replaced_and_a_copy_is_not(checkout: Path, repo: Path, tmp_path: Path) -> None:
     link = checkout / "custom_nodes" / host.PACK_NAME
     host._link(link, tmp_path)
-    host._ensure_pack(checkout)
+    host.install_pack(checkout)
     assert link.resolve() == repo
     host._unlink(link)
     link.mkdir()
     with pytest.raises(_env.SetupError, match="holds another copy"):
-        host._ensure_pack(checkout)
+        host.install_pack(checkout)
 
 
 def test_removing_a_host_spares_what_it_links_to(checkout: Path, tmp_path: Path) -> None:

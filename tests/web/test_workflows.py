@@ -32,7 +32,15 @@ MADE_FROM = {
     "wan2.2_14b_video": "video_wan2_2_14B_t2v",
     "qwen_image": "image_qwen_image",
     "z_image": "image_z_image",
+    "qwen_image_edit": "image_qwen_image_edit_2511",
+    "wan2.2_14b_4_steps": "video_wan2_2_14B_i2v",
+    "hunyuan_video_1.5": "video_hunyuan_video_1.5_720p_t2v",
+    "ltx_2": "video_ltx2_t2v",
+    "z_image_turbo": "image_z_image_turbo",
+    "flux_2": "image_flux2_text_to_image",
 }
+SWITCHED_ON = {"wan2.2_14b_4_steps": "129:131"}
+"""The switches of templates that are on in ours, by the node of the prompt."""
 # One or two of each family whose nodes this ComfyUI has. Among them: KSampler, KSamplerAdvanced, SamplerCustom and
 # SamplerCustomAdvanced; plain graphs, subgraphs and primitives that set a widget; broken links; old and new files.
 OFFICIAL = [
@@ -46,7 +54,6 @@ OFFICIAL = [
     "hunyuan_video_text_to_video",
     "image_chroma_text_to_image",
     "image_ernie_image",
-    "image_flux2_text_to_image",
     "image_kandinsky5_t2i",
     "image_longcat_text_to_image",
     "image_lotus_depth_v1_1",
@@ -59,8 +66,6 @@ OFFICIAL = [
     "sd3.5_large_canny_controlnet_example",
     "sdxl_simple_example",
     "sdxlturbo_example",
-    "video_hunyuan_video_1.5_720p_t2v",
-    "video_wan2_2_14B_i2v",
 ]
 VALUES = """
 return [graph, ...graph.subgraphs.values()].flatMap((graph) => graph.nodes.map((node) => [
@@ -243,6 +248,9 @@ def test_official_workflows_give_the_same_prompt_apart_from_the_swap(
         assert _refusal(client, prompt) is None, name
         if name in MADE_FROM.values():
             (ours,) = [key for key, value in MADE_FROM.items() if value == name]
+            if ours in SWITCHED_ON:
+                assert prompt[SWITCHED_ON[ours]]["inputs"] == {"value": False}
+                prompt[SWITCHED_ON[ours]]["inputs"]["value"] = True
             assert _bare(_read(FOLDER / "api" / f"{ours}.json")) == _bare(prompt), ours
 
 
@@ -264,12 +272,12 @@ def test_what_a_subgraph_shows_outside_reaches_our_sampler(
     assert (sampler["inputs"]["steps"], sampler["inputs"]["cfg"]) == (33, 3.5)
 
 
-@pytest.mark.parametrize("name", ["flux_dev", "qwen_image", "z_image"])
+@pytest.mark.parametrize("name", ["flux_2", "flux_dev", "qwen_image", "qwen_image_edit", "z_image", "z_image_turbo"])
 def test_fidelity_can_be_set_from_outside_the_subgraph(frontend: Frontend, name: str) -> None:
     frontend.load_file(FOLDER / f"{name}.json")
     (outer,) = frontend.evaluate("return graph.nodes.filter((n) => n.isSubgraphNode?.()).map((n) => n.id)")
     frontend.set_widget(outer, "fidelity", "near")
-    (sampler,) = [n for n in _prompt(frontend).values() if n["class_type"] == "ChordsKSampler"]
+    (sampler,) = [n for n in _prompt(frontend).values() if n["class_type"] in BY_OURS]
     assert sampler["inputs"]["fidelity"] == "near"
 
 

@@ -42,5 +42,6 @@ def runs(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     server.PromptServer.instance = None
     folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+    folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
     torch.set_num_threads(1)
     return Runs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -102,6 +103,10 @@ def test_scail(comfy: None) -> None:
 
 def test_a_patch_between_blocks(comfy: None) -> None:
     """As Uni3C's. It runs after the last block too, where the tokens are still shared."""
+    from comfy.ldm.wan.model import WanModel
+
+    if 'patches["double_block"]' not in inspect.getsource(WanModel):
+        pytest.skip("Wan of this ComfyUI calls no patches between its blocks: it is too old")
     patched = case(exchanges=EXCHANGES + 4)
     plain = patched.whole()
     patched.options = lambda: {"patches": {"double_block": [Stateful(TOKENS)]}}

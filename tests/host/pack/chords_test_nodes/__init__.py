@@ -9,6 +9,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     compat,
     controlnets,
+    families,
     gguf_loader,
     gpu,
     host_state,
@@ -87,6 +88,7 @@ NODES = [
     TestSlope,
     *compat.NODES,
     *controlnets.NODES,
+    *families.NODES,
     *gguf_loader.NODES,
     *gpu.NODES,
     *host_state.NODES,

@@ -51,7 +51,7 @@ def copies_on(guider: Any, devices: Sequence[torch.device], x: Tensor) -> tuple[
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
         forget_gligen(guider.conds)
-        _load([primary], memory, minimum)  # the deep clone may have unloaded it
+        _load([primary, *gligen_models(guider.conds, ())], memory, minimum)  # copying may have unloaded them
     return copies, problem
 
 

@@ -68,7 +68,7 @@ def copies_on(
         forget_gligen(guider.conds)
         if controls is not None:
             controls.forget_networks()
-        _load([primary, *further], memory, minimum)  # the deep clone may have unloaded it
+        _load([primary, *further, *gligen_models(guider.conds, ())], memory, minimum)  # copying may have unloaded them
     return copies, problem
 
 

@@ -34,6 +34,7 @@ from .trial.verdicts import TrialSubject, known_reason
 _COND_REASONS = {
     "gligen": "GLIGEN has networks of its own, which are on one device",
     "hooks": "conditioning hooks change the model's weights while it samples",
+    "additional_models": "a prompt has a model of its own, which is on one device",
 }
 _MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
 _KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")

@@ -441,3 +441,11 @@ def test_controlnets_that_packs_change_run_on_one_core(run_graph, controls: Cont
     summary, ours, stock = _run(run_graph, flux, controls, cores=4, accept="first", devices=_lanes(4))
     assert summary["cores"] == 1 and reason in summary["message"]
     assert torch.equal(ours, stock)
+
+
+def test_a_patch_that_passed_its_trial_is_tried_again_with_a_controlnet(run_graph) -> None:
+    """It makes calls of other sizes, for which lanes have no picture."""
+    for controls, cores in ((nothing, 4), (FLUX["encoded"], 1), (nothing, 4)):
+        summary, ours, stock = _run(run_graph, flux, chain(controls, on_model("TestPatch", kind="in_halves")), **EXACT)
+        assert summary["cores"] == cores and torch.equal(ours, stock), summary["message"]
+    assert "patches of" not in summary["message"]

@@ -6,6 +6,10 @@ needs one core. ``rows``: why it needs calls of one row. ``ranges``: whether eve
 ``stripped``: what is left on a copy of a network that was streamed. ``unfit``: the problem of pictures that lanes
 cannot have. ``elsewhere``: whether the other side of guidance has an instance of its own. ``own_parts``,
 ``another_model``: whether an instance takes parts of the model from its own lane's copy, and in each run anew.
+``chains``: whether lanes and the host agree where a network is used several times, and whether each use matters.
+``sizes``: whether they agree in calls of one prompt and of two in turn, or why not, by the number of pictures for two
+latents. ``read``: what a patch reads of a lane's ControlNet. ``away``: where the networks of lanes are if the host's is
+on another device than the model, and whether a copy counts as loaded that is not.
 """
 
 from __future__ import annotations
@@ -135,12 +139,12 @@ def run_of(control: Any, model: Any, x: Any, devices: list[Any], groups: Any = N
     return run, [run.in_conds(conds, group, copies)["positive"][0]["control"] for group in lanes]
 
 
-def residuals(control: Any, x: Any, sigma: float, cond: dict[str, Any]) -> list[Any]:
+def residuals(control: Any, x: Any, sigma: float, cond: dict[str, Any], prompts: int = 2) -> list[Any]:
     import torch
 
     batch = torch.full((x.shape[0],), sigma)
     with torch.no_grad():
-        found = control.get_control(x, batch, dict(cond), 2, {})
+        found = control.get_control(x, batch, dict(cond), prompts, {})
     if found is None:
         return []
     return [tensor.cpu() for name in ("input", "middle", "output") for tensor in found[name] if tensor is not None]
@@ -202,6 +206,14 @@ def reasons() -> dict[str, str | None]:
         control.control_model.x_embedder = type("Own", (torch.nn.Linear,), {"__module__": "__main__"})(2, 2)
         return control
 
+    def compiled(control: Any) -> Any:
+        control.control_model = torch.compile(control.control_model, backend="eager")
+        return control
+
+    def compiled_in_place(control: Any) -> Any:
+        control.control_model.x_embedder.compile(backend="eager")
+        return control
+
     def newer(control: Any) -> Any:
         control.__class__ = Newer
         return control
@@ -210,6 +222,7 @@ def reasons() -> dict[str, str | None]:
         return control
 
     cases = {"sd35": without_hint, "patched": with_patch, "part": with_part, "newer": newer}
+    cases |= {"compiled": compiled, "compiled in place": compiled_in_place}
     found = {name: change(sd35(True)[0]) for name, change in cases.items()}
     found["qwen_fun"] = qwen_fun()[0]
     found["of no class of the host"] = types.SimpleNamespace()
@@ -227,6 +240,13 @@ def reasons() -> dict[str, str | None]:
     comfy.controlnet.ControlBase.cleanup = lambda self: harmless(self)
     told["cleanup"], comfy.controlnet.ControlBase.cleanup = against(conds), harmless
     return told
+
+
+def reason_of_models() -> str | None:
+    """Why prompts with models that no ControlNet has need one core."""
+    guider = types.SimpleNamespace(conds={"positive": [{"additional_models": [object()]}], "negative": None})
+    found: str | None = module("compatibility.reasons")._reason_in_conds(guider)
+    return found
 
 
 def rows() -> dict[str, list[str]]:
@@ -354,6 +374,93 @@ def another_model() -> bool:
     return all(same) and len(copies[control.control_model]) == 1
 
 
+def _same(one: list[Any], two: list[Any]) -> bool:
+    import torch
+
+    return len(one) == len(two) > 0 and all(map(torch.equal, one, two))
+
+
+def chains() -> dict[str, bool]:
+    """One network, used at two strengths in a chain, of which one ends, and at a third one in the other prompt."""
+    import torch
+
+    first, network, cond = sd35(True)
+    model, vae = base_model(network), CountedVae()
+    first.set_cond_hint(torch.rand(1, 3, 96, 80), 0.7, (0.0, 0.5), vae=vae)
+    second = first.copy().set_cond_hint(torch.rand(1, 3, 96, 80), 0.4, vae=vae).set_previous_controlnet(first)
+    third = first.copy().set_cond_hint(torch.rand(1, 3, 96, 80), 1.5, vae=vae).set_previous_controlnet(first)
+    cpu, other = torch.device("cpu"), torch.device("cpu", 1)
+    x, found = torch.randn(2, 16, 12, 10), {}
+    for name, control in (("second", second), ("third", third)):
+        _, lanes = run_of(control, model, x, [cpu, other])
+        wanted = {sigma: residuals(control, x, sigma, cond) for sigma in SIGMAS}
+        for lane, place in zip(lanes, (cpu, other), strict=True):
+            same = [_same(residuals(lane, x.to(place), sigma, _on(place, cond)), wanted[sigma]) for sigma in SIGMAS]
+            found[f"{name} {place}"] = all(same)
+        alone = control.copy().set_previous_controlnet(None)
+        alone.pre_run(model, model.model_sampling.percent_to_sigma)
+        differs = [not _same(residuals(alone, x, sigma, cond), wanted[sigma]) for sigma in SIGMAS]
+        found[f"{name} differs where the first acts"] = differs == [True, True, True, False, False]
+    return found
+
+
+def sizes() -> dict[int, bool | str]:
+    """Of calls of one prompt with two latents, and of two prompts: the host splits a call that has no memory, a prompt
+    can be left out, and devices share sides."""
+    import torch
+
+    found: dict[int, bool | str] = {}
+    for pictures in (1, 2, 3, 4, 6):
+        control, network, cond = sd35(True)
+        control.set_cond_hint(torch.rand(pictures, 3, 96, 80), 0.7, vae=CountedVae())
+        cpu, other = torch.device("cpu"), torch.device("cpu", 1)
+        x = torch.randn(2, 16, 12, 10)
+        run, lanes = run_of(control, base_model(network), x, [cpu, other])
+        found[pictures] = run.problem or True
+        for prompts in (2, 1, 2) if lanes else ():
+            inputs = {name: tensor.repeat(prompts, *[1] * (tensor.ndim - 1)) for name, tensor in cond.items()}
+            rows = x.repeat(prompts, 1, 1, 1)
+            wanted = residuals(control, rows, 0.5, inputs, prompts)
+            alike = [_same(residuals(lane, rows, 0.5, inputs, prompts), wanted) for lane in lanes]
+            found[pictures] = found[pictures] is True and all(alike)
+    return found
+
+
+def read() -> list[Any]:
+    import torch
+
+    control, network, _ = sd35(True)
+    control.set_cond_hint(torch.rand(1, 3, 64, 64), 0.7, (0.1, 0.9), vae=CountedVae())
+    second = control.copy().set_cond_hint(torch.rand(1, 3, 64, 64), 0.4, vae=CountedVae())
+    second.set_previous_controlnet(control)
+    _, lanes = run_of(second, base_model(network), torch.randn(1, 16, 8, 8), [torch.device("cpu")])
+    before = lanes[0].previous_controlnet
+    return [lanes[0].strength, before.strength, before.timestep_percent_range, before.previous_controlnet]
+
+
+def away() -> tuple[list[str], float]:
+    import comfy.model_management
+    import torch
+    from comfy.model_patcher import ModelPatcher
+
+    control, network, _ = sd35(True)
+    control.set_cond_hint(torch.rand(1, 3, 64, 64), 1.0, vae=CountedVae())
+    cpu, other, third = torch.device("cpu"), torch.device("cpu", 1), torch.device("cpu", 2)
+    control.control_model_wrapped = ModelPatcher(control.control_model, load_device=third, offload_device=cpu)
+    _, lanes = run_of(control, base_model(network), torch.randn(1, 16, 8, 8), [cpu, other])
+    places = [str(lane._own.control_model_wrapped.load_device) for lane in lanes]
+    control, *_ = sd35(True)
+    comfy.model_management.load_models_gpu([control.control_model_wrapped])
+    management = comfy.model_management
+    usual = management.get_torch_device, management.get_all_torch_devices
+    management.get_torch_device, management.get_all_torch_devices = lambda: other, lambda *_, **__: [cpu, other]
+    try:
+        copied = module("devices.controlnets")._network_on(other, control)
+    finally:
+        management.get_torch_device, management.get_all_torch_devices = usual
+    return places, copied.loaded_size()
+
+
 def main() -> None:
     start(sys.argv[1])
     import comfy.controlnet  # noqa: F401
@@ -368,6 +475,7 @@ def main() -> None:
     answers: dict[str, Any] = {"equal": {name: equal(*case) for name, case in kinds.items()}}
     answers |= {"reasons": reasons(), "rows": rows(), "ranges": ranges(), "stripped": stripped(), "unfit": unfit()}
     answers |= {"elsewhere": elsewhere(), "own_parts": own_parts(), "another_model": another_model()}
+    answers |= {"chains": chains(), "sizes": sizes(), "read": read(), "away": away(), "models": reason_of_models()}
     print(json.dumps(answers))
 
 

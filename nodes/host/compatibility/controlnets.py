@@ -111,9 +111,16 @@ def _reasons_in_network(control: Any, network: nn.Module) -> Iterator[str]:
     patcher = getattr(control, "control_model_wrapped", None)
     if patcher is None or any(getattr(patcher, name, None) for name in _PATCHED):
         yield "the network of a ControlNet has patches"
+    elif patcher.model is not network or any(map(_is_compiled, network.modules())):
+        yield "the network of a ControlNet is compiled for one device"
     for part in network.modules():
         if origin_of(type(part)) is Origin.PACK:
             yield f"the network of a ControlNet has parts of the pack {pack_of(type(part))}"
             return
     for hook in hooks_in_network(network):
         yield f"{hook.name} of a ControlNet may keep state between calls"
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    """In place, by ``nn.Module.compile``; a copy would not be."""
+    return getattr(part, "_compiled_call_impl", None) is not None

@@ -23,6 +23,7 @@ HOOKS = "conditioning hooks change the model's weights while it samples"
 _KEYFRAMES = "conditioning hooks with keyframes: the host remembers the keyframe from step to step"
 _OTHER_HOOKS = "conditioning hooks that change more than weights"
 _INJECTED = "a patch is injected into the loaded model"
+_FURTHER_MODEL = "a prompt has a model of its own, which is on one device"
 _WINDOWS = "context windows"
 _OTHER_WINDOWS = f"{_WINDOWS} of another pack may need the steps in order"
 
@@ -38,6 +39,8 @@ def reason_in_conds(guider: Any) -> str | None:
         reason = _reason_against_gligen(cond.get("gligen")) or _reason_against_hooks(cond.get("hooks"))
         if reason is not None:
             return reason
+        if cond.get("additional_models") is not None:
+            return _FURTHER_MODEL
     return None
 
 

@@ -18,6 +18,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..devices.controlnets import controls_in
 from ..devices.token_split import reason_against
 from .compiled import is_compiled, is_host_wrapper, reason_for_one_device
 from .controlnets import reason_for_range, reason_in_controls
@@ -95,7 +96,8 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     if not packs:
         return None
     calls = tuple(each.hook for each in foreign)
-    return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider))
+    controlled = next(controls_in(guider.conds), None) is not None
+    return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider), controlled)
 
 
 def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:

@@ -177,7 +177,10 @@ class RunControls:
         """Prepare the picture for calls with inputs of this shape. Returns why that is not enough for lanes."""
         is_adapter = isinstance(control, T2IAdapter)
         pictures = pictures_of(control)
-        if pictures > 1 and (x.shape[0] == 1 or is_adapter):
+        batch = x.shape[0]
+        # As many pictures as a call has rows are taken as they are, and the first of each prompt in calls of other
+        # sizes, and from then on. So the pictures of a prompt depend on which prompts share its call.
+        if (pictures > batch and pictures % batch == 0) or (pictures > 1 and is_adapter):
             return "a ControlNet has several pictures, and the host takes some of them by the calls before"
         hint = _prepared(control, x.new_zeros(pictures, *x.shape[1:]), sigma)
         wanted = [length * control.compression_ratio for length in x.shape[2:4]]
@@ -242,6 +245,12 @@ class LaneControl:
     def get_instance_for_device(self, device: torch.device) -> LaneControl:
         """The instance for calls on this device, as the host's code for several GPUs asks for it."""
         return self.elsewhere.get(device, self)
+
+    def __getattr__(self, name: str) -> Any:
+        """What patches may read of a prompt's ControlNet: its strength, its range, those before it."""
+        if name == "_own":  # not set yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self._own, name)
 
 
 def _all(conds: Conds) -> Iterator[dict[str, Any]]:
@@ -314,7 +323,7 @@ def _network_on(device: torch.device, control: Any) -> ModelPatcher:
     for oldest in list(_copies.keys())[:-_MAX_NETWORKS]:
         _copies.pop(oldest, None)
     if device not in copies:
-        comfy.model_management.unload_model_and_clones(original)
+        comfy.model_management.unload_model_and_clones(original, all_devices=True)
         network = _without_streaming(control.control_model)
         offload = comfy.model_management.unet_offload_device()
         copies[device] = ModelPatcher(network, load_device=device, offload_device=offload)

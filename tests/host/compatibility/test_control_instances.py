@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "control_answers.py"
+COMPILED = "the network of a ControlNet is compiled for one device"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def test_kinds_that_need_one_core(answers: dict[str, Any]) -> None:
     assert "a control LoRA makes its network of the model's own weights" in reasons.pop("lora")
     assert "a control LoRA" in reasons.pop("before")  # of a chain
     assert reasons.pop("patched") == "the network of a ControlNet has patches"
+    assert reasons.pop("compiled") == reasons.pop("compiled in place") == COMPILED
     assert reasons.pop("part") == "the network of a ControlNet has parts of the pack __main__"
     assert reasons == {"newer": "ControlNets of the kind Newer are not copied for several lanes"}
 
@@ -72,3 +74,29 @@ def test_every_step_is_called_where_a_controlnet_begins_or_ends_within_the_sched
 
 def test_a_copy_of_a_network_has_nothing_of_what_streams_its_weights(answers: dict[str, Any]) -> None:
     assert answers["stripped"] == []
+
+
+def test_uses_of_one_network_in_a_chain_and_in_both_prompts_are_the_hosts(answers: dict[str, Any]) -> None:
+    """A lane without the ControlNets before has other residuals."""
+    found = answers["chains"]
+    assert len(found) == 6 and all(found.values())
+
+
+def test_what_lanes_give_does_not_depend_on_the_sizes_of_calls(answers: dict[str, Any]) -> None:
+    """With a picture for each row of a call of two prompts, what the host gives depends on them."""
+    found = answers["sizes"]
+    assert found.pop("1") is found.pop("2") is found.pop("3") is True
+    assert set(found) == {"4", "6"} and all("several pictures" in str(reason) for reason in found.values())
+
+
+def test_patches_can_read_a_lanes_controlnet_like_the_hosts(answers: dict[str, Any]) -> None:
+    assert answers["read"] == [0.4, 0.7, [0.1, 0.9], None]
+
+
+def test_a_network_on_another_device_than_the_model_is_copied_to_it(answers: dict[str, Any]) -> None:
+    """A copy of loaded weights would count as loaded, wherever they are."""
+    assert answers["away"] == [["cpu", "cpu:1"], 0]
+
+
+def test_a_model_that_a_pack_gives_with_a_prompt_needs_one_core(answers: dict[str, Any]) -> None:
+    assert answers["models"] == "a prompt has a model of its own, which is on one device"

@@ -74,6 +74,34 @@ def old_apply(graph: Graph, sampling: dict[str, Any]) -> None:
     sampling["positive"] = graph.add("ControlNetApply", **given)
 
 
+def same_network(graph: Graph, sampling: dict[str, Any]) -> None:
+    """One ControlNet at two strengths: in the positive and in the negative prompt, each with a picture of its own."""
+    control = graph.add("TestControlNet", kind="flux", seed=1, how="", salt=next(_SALTS))
+    for side, strength in (("positive", 0.9), ("negative", 0.3)):
+        image = graph.add("TestImage", red=strength, green=0.2, blue=0.1, broken=False)
+        given = {"control_net": control, "image": image, "start_percent": 0.0, "end_percent": 1.0}
+        applied = graph.add(
+            "ControlNetApplyAdvanced",
+            positive=sampling[side],
+            negative=sampling[side],
+            strength=strength,
+            **given,
+        )
+        sampling[side] = applied[0]
+
+
+def masked(graph: Graph, sampling: dict[str, Any]) -> None:
+    """A prompt with a ControlNet for a part of the picture, by a mask, and one without for all of it."""
+    plain = sampling["positive"]
+    controlled("flux")(graph, sampling)
+    nowhere = graph.add("SolidMask", value=0.0, width=128, height=128)
+    left = graph.add("SolidMask", value=0.6, width=64, height=128)
+    mask = graph.add("MaskComposite", destination=nowhere, source=left, x=0, y=0, operation="add")
+    how = {"strength": 1.0, "set_cond_area": "mask bounds"}
+    limited = graph.add("ConditioningSetMask", conditioning=sampling["positive"], mask=mask, **how)
+    sampling["positive"] = graph.add("ConditioningCombine", conditioning_1=limited, conditioning_2=plain)
+
+
 def areas(graph: Graph, sampling: dict[str, Any]) -> None:
     """A prompt for an area has its picture in another size; the host prepares it again in each call."""
     area = {"width": 0.5, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0}
@@ -133,6 +161,8 @@ FLUX: dict[str, Controls] = {
     "union": controlled("flux_modes", encoded=True),
     "inpaint": controlled("flux_inpaint", encoded=True),
     "areas": areas,
+    "same_network": same_network,
+    "masked": masked,
     "after_a_patch_of_a_pack": chain(controlled("flux"), on_model("TestPatch", kind="scaled")),
 }
 UNET: dict[str, Controls] = {
@@ -267,6 +297,33 @@ def test_an_error_of_a_controlnet_in_a_lane_costs_time_only(run_graph, whole_aga
     assert torch.equal(ours, stock)
 
 
+@pytest.fixture
+def hang_is_over(client: ComfyClient):
+    """Ends all hanging calls and says which threads are left; also after the test."""
+
+    def over() -> list[str]:
+        graph = Graph()
+        node = graph.add("TestHangIsOver", salt=next(_SALTS))
+        threads: list[str] = client.run(graph.nodes).outputs[node.name]["threads"]
+        return threads
+
+    yield over
+    over()
+
+
+def test_a_controlnet_that_hangs_in_a_lane_costs_time_only(
+    run_graph, client: ComfyClient, whole_again: None, hang_is_over
+) -> None:
+    """The next run has no part of that lane, as its call still works with the lane's network. Nothing is left."""
+    summary, ours, stock = _run(run_graph, flux, FLUX["encoded"], **EXACT, model=_failing("1", "hang"))
+    assert "cpu:1" in " ".join(summary["lost_lanes"]) and torch.equal(ours, stock)
+    summary, ours, stock = _run(run_graph, flux, FLUX["encoded"], **EXACT, model=_failing(""))
+    assert "cpu:1" not in summary["devices"] and len(summary["devices"]) > 1 and torch.equal(ours, stock)
+    assert not any("chords-lane" in name for name in hang_is_over())
+    found = _watched(client)
+    assert found["left"] == found["hints"] == 0
+
+
 def test_an_error_of_a_controlnet_in_all_lanes_is_told(run_graph, client: ComfyClient, whole_again: None) -> None:
     with pytest.raises(ExecutionError, match="the ControlNet of lane [0-3] is broken on purpose"):
         _run(run_graph, flux, FLUX["encoded"], **EXACT, model=_failing("0,1,2,3"))
@@ -290,6 +347,25 @@ def test_previews_are_shown_meanwhile(run_graph) -> None:
     vae = {"preview_vae": lambda graph: [_loader(graph), 1]}
     summary, ours, stock = _run(run_graph, flux, FLUX["encoded"], **EXACT, **vae)
     assert summary["cores"] == 4 and torch.equal(ours, stock)
+
+
+def test_a_second_stage_of_another_size_in_the_same_graph(run_graph) -> None:
+    """The same ControlNet, whose picture is prepared for each stage."""
+    graph = Graph()
+    sampling = demo(graph) | settings(seed=next(_SALTS), steps=STEPS)
+    FLUX["encoded"](graph, sampling)
+    given = {key: _in(graph, value) for key, value in EXACT.items()}
+    nodes = []
+    for kind, ours in (("ChordsKSampler", given), ("KSampler", {})):
+        first = graph.add(kind, **sampling, latent_image=empty_latent(graph), **ours)
+        size = {"width": 192, "height": 160, "upscale_method": "nearest-exact", "crop": "disabled"}
+        larger = graph.add("LatentUpscale", samples=first, **size)
+        nodes.append(graph.add(kind, **sampling | {"denoise": 0.6}, latent_image=larger, **ours))
+    graph.save("ours", nodes[0])
+    graph.save("stock", nodes[1])
+    run, latents = run_graph(graph)
+    assert len(run.outputs[nodes[0].name]["chords"][0]["devices"]) == 4
+    assert torch.equal(latents["ours"], latents["stock"])
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -365,3 +441,11 @@ def test_controlnets_that_packs_change_run_on_one_core(run_graph, controls: Cont
     summary, ours, stock = _run(run_graph, flux, controls, cores=4, accept="first", devices=_lanes(4))
     assert summary["cores"] == 1 and reason in summary["message"]
     assert torch.equal(ours, stock)
+
+
+def test_a_patch_that_passed_its_trial_is_tried_again_with_a_controlnet(run_graph) -> None:
+    """It makes calls of other sizes, for which lanes have no picture."""
+    for controls, cores in ((nothing, 4), (FLUX["encoded"], 1), (nothing, 4)):
+        summary, ours, stock = _run(run_graph, flux, chain(controls, on_model("TestPatch", kind="in_halves")), **EXACT)
+        assert summary["cores"] == cores and torch.equal(ours, stock), summary["message"]
+    assert "patches of" not in summary["message"]

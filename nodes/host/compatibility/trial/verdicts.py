@@ -27,6 +27,7 @@ class TrialSubject:
         model: the BaseModel.
         version: the version of its weights.
         guider: the class of the guider.
+        controlled: whether ControlNets take part. A patch may do with them what lanes cannot, as calls of other sizes.
     """
 
     packs: tuple[str, ...]
@@ -34,6 +35,7 @@ class TrialSubject:
     model: Any
     version: Any
     guider: type
+    controlled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class Verdict:
     hooks: tuple[Callable[[], Any], ...]
     version: Any
     guider: Callable[[], type | None]
+    controlled: bool
     places: frozenset[LanePlace]
     reason: str | None
     anywhere: bool
@@ -58,6 +61,7 @@ class Verdict:
         return (
             self.version == subject.version
             and self.guider() is subject.guider
+            and self.controlled == subject.controlled
             and len(self.hooks) == len(subject.hooks)
             and all(_is_same(reference(), hook.call) for reference, hook in zip(self.hooks, subject.hooks, strict=True))
         )
@@ -92,7 +96,9 @@ def remember(subject: TrialSubject, places: Sequence[LanePlace], reason: str | N
     except TypeError:  # a hook without weak references is tried in each run
         return
     alive = [old for old in _verdicts.get(subject.model, ()) if all(hook() is not None for hook in old.hooks)]
-    new = Verdict(hooks, subject.version, weakref.ref(subject.guider), frozenset(places), reason, anywhere)
+    new = Verdict(
+        hooks, subject.version, weakref.ref(subject.guider), subject.controlled, frozenset(places), reason, anywhere
+    )
     _verdicts[subject.model] = [new, *alive][:_MAX_VERDICTS]
 
 

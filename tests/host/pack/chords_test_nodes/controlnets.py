@@ -17,6 +17,7 @@ import torch
 from comfy_api.latest import io
 
 from .base import ModelNode, SaltedOutputNode, lane_number
+from .lanes import Hang
 
 _FLUX = {
     "in_channels": 16,
@@ -218,7 +219,8 @@ class TestWatchControls(SaltedOutputNode):
 
 
 class TestFailingControl(ModelNode):
-    """The ControlNets of the given lanes raise, hang for a while, or cancel the prompt, from the given call on."""
+    """The ControlNets of the given lanes raise or cancel the prompt from the given call on, or one call of each hangs
+    as with TestHangingLane."""
 
     INPUTS = [
         io.String.Input("lanes", default="1"),
@@ -233,12 +235,17 @@ class TestFailingControl(ModelNode):
         usual = getattr(lane_control.get_control, "usual", lane_control.get_control)
         failing = {int(lane) for lane in lanes.split(",") if lane}
         calls = dict.fromkeys(failing, 0)
+        if how == "hang":
+            Hang.begin()
 
         def get_control(self, *args, **kwargs):
             lane = lane_number()
             if lane in failing:
                 calls[lane] += 1
-                if calls[lane] > from_call:
+                if how == "hang":
+                    if calls[lane] == from_call + 1:
+                        Hang.over.wait(600)
+                elif calls[lane] > from_call:
                     if how == "cancel":
                         comfy.model_management.interrupt_current_processing()
                         raise comfy.model_management.InterruptProcessingException

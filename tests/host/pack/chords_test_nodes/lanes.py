@@ -106,10 +106,16 @@ class TestFailingLane(ModelNode):
         return io.NodeOutput(model)
 
 
-class _Hang:
+class Hang:
     """The state of calls that hang, shared by all runs."""
 
     over = threading.Event()
+
+    @classmethod
+    def begin(cls):
+        """Let calls hang that wait for ``over``, and give lanes little time."""
+        cls.over.clear()
+        cls.set_timeouts(floor=1.0, first=3.0)
 
     @staticmethod
     def set_timeouts(**seconds):
@@ -128,15 +134,14 @@ class TestHangingLane(ModelNode):
     def execute(cls, model, lanes, after_calls):
         model = model.clone()
         calls = dict.fromkeys((int(lane) for lane in lanes.split(",")), 0)
-        _Hang.over.clear()
-        _Hang.set_timeouts(floor=1.0, first=3.0)
+        Hang.begin()
 
         def hanging_there(apply_model, args):
             lane = lane_number()
             if lane in calls:
                 calls[lane] += 1
                 if calls[lane] == after_calls + 1:
-                    _Hang.over.wait(600)
+                    Hang.over.wait(600)
             return apply_model(args["input"], args["timestep"], **args["c"])
 
         model.set_model_unet_function_wrapper(hanging_there)
@@ -148,8 +153,8 @@ class TestHangIsOver(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt):
-        _Hang.over.set()
-        _Hang.set_timeouts()
+        Hang.over.set()
+        Hang.set_timeouts()
         for thread in threading.enumerate():
             if thread.name.startswith("chords-lane-"):
                 thread.join(60)

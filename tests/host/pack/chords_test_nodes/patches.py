@@ -6,6 +6,7 @@ import sys
 import types
 import unittest.mock
 
+import comfy.samplers
 import torch
 from comfy_api.latest import io
 
@@ -235,6 +236,17 @@ def skimmed(args):
     return conds_out
 
 
+def in_halves(args):
+    """Evaluates the left and the right half of a picture apart, like patches for tiles."""
+    x = args["input"]
+    middle = x.shape[-1] // 2
+    parts = [
+        comfy.samplers.calc_cond_batch(args["model"], args["conds"], part, args["sigma"], args["model_options"])
+        for part in (x[..., :middle], x[..., middle:])
+    ]
+    return [torch.cat(sides, dim=-1) for sides in zip(*parts, strict=True)]
+
+
 WRAPPERS = {
     maker.__name__: maker
     for maker in (
@@ -270,6 +282,8 @@ class TestPatch(ModelNode):
             sampling = copy.deepcopy(model.get_model_object("model_sampling"))
             sampling.__class__ = _sampling(type(sampling))
             model.add_object_patch("model_sampling", sampling)
+        elif kind == "in_halves":
+            model.set_model_sampler_calc_cond_batch_function(in_halves)
         elif kind == "hidden_option":
             model.set_model_sampler_post_cfg_function(types.FunctionType(hidden_option.__code__, globals()))
             model.set_model_patch(counted, "post_input")

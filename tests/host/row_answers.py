@@ -173,6 +173,24 @@ def coupled() -> dict[str, str]:
     return found
 
 
+def coupled_controls() -> list[bool]:
+    """Whether rows can be used with a ControlNet, and then, of the same model, with one whose network couples them."""
+    import torch
+
+    class Other:
+        """Another kind."""
+
+    network, found = Network("cpu"), []
+    for share, kind in ((0.0, object), (0.5, Other), (0.0, object)):
+        network._coupled = share
+        network.conds = {"positive": [{"control": types.SimpleNamespace(control_model=kind())}]}
+        x, sigmas = torch.ones(1, 1, 2, 2), torch.linspace(10, 0, 21)
+        calls = module("devices.batched_rows").RowCalls(network, {}, x, sigmas, True)
+        calls.use({1: 1.0, 8: 1.0})
+        found.append(bool(calls.check(8)))
+    return found
+
+
 def trial_where_the_device_cannot_wait() -> str:
     """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
     batched_rows = module("devices.batched_rows")
@@ -268,7 +286,7 @@ def main() -> None:
     takes_one = module("compatibility.reading.one_sigma").takes_one_sigma
     answers = {"reasons": reasons(), "one_sigma": {each.__name__: takes_one(each) for each in FUNCTIONS}}
     answers["around_guidance"] = around_guidance()
-    answers |= {"coupled": coupled()}
+    answers |= {"coupled": coupled(), "coupled_controls": coupled_controls()}
     answers |= {"untried": untried(), "cannot_wait": trial_where_the_device_cannot_wait()}
     print(json.dumps({**answers, "tiled": tiled()}))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ....chords_core import ROW_COUNTS, BatchPool, DenoiseRows, RowTimes, RowTrial
 from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
+from .controlnets import kinds_in
 from .lanes import inline_denoiser
 from .waiting import wait_for_device
 
@@ -70,7 +71,7 @@ class RowCalls:
         self._patcher = self._guider.model_patcher
         self.denoise = rows_denoiser(model, self._extra_args)
         structure = tuple(
-            (side, tuple(sorted((*cond, *cond.get("model_conds", ())))))
+            (side, tuple(sorted((*cond, *cond.get("model_conds", ())))), kinds_in(cond))
             for side, conds in self._guider.conds.items()
             for cond in conds or ()
         )

@@ -68,6 +68,12 @@ def network_of(control: Any) -> nn.Module | None:
     return getattr(control, "control_model", None)
 
 
+def kinds_in(cond: Mapping[str, Any]) -> tuple[tuple[type, type, int], ...]:
+    """What the ControlNets of a prompt compute with: their classes, those of their networks, and how many pictures."""
+    chain = chain_of(cond.get("control"))
+    return tuple((type(control), type(network_of(control)), pictures_of(control)) for control in chain)
+
+
 @dataclass(frozen=True, eq=False)
 class _Hint:
     """A prepared picture.

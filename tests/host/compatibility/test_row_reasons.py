@@ -66,3 +66,7 @@ def test_rows_of_a_guided_model_that_differ_by_more_than_rounding_are_found(answ
     assert found.pop("apart, checked") == found.pop("apart, tried") == ""
     assert set(found) == {"coupled, checked", "coupled, tried"}
     assert all(problem.startswith("the rows of a call differ by") for problem in found.values())
+
+
+def test_rows_that_a_controlnet_allows_are_tried_again_with_another_kind(answers: dict[str, Any]) -> None:
+    assert answers["coupled_controls"] == [True, False, True]

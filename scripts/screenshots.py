@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+if (_SCRIPTS := str(Path(__file__).resolve().parent)) not in sys.path:  # not in front of what the tests have there
+    sys.path.insert(0, _SCRIPTS)
 
 from _env import REPO, SetupError, enter_venv, say
 from _screenshot_graphs import GRAPHS, HEADS, Graph, node

@@ -13,7 +13,8 @@ if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
 import os
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+if (_SCRIPTS := str(Path(__file__).resolve().parent)) not in sys.path:  # not in front of what the tests have there
+    sys.path.insert(0, _SCRIPTS)
 
 from _env import REPO, SetupError, become, enter_venv, say
 from _newest_frontend import newest_frontend

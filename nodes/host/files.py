@@ -16,14 +16,17 @@ _POLL_SECONDS = 0.02
 
 def write_whole(path: Path, data: bytes, sync: bool = False) -> None:
     """Write a file in one step: a reader finds either the old file or the new one, whatever happens. The folder is made
-    if it is missing. If ``path`` is a link, the file that it points to is replaced. ``sync``: this also holds after a
-    power failure.
+    if it is missing. If ``path`` is a link, the file that it points to is replaced. A device such as /dev/null is
+    written to. ``sync``: this also holds after a power failure.
 
     Raises:
         OSError: if that is not possible. The old file is then unchanged, and no other file is left.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("xb") as file:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -91,6 +92,7 @@ def test_links_and_permissions_stay(files: ModuleType, tmp_path: Path) -> None:
 
 COUNT = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import files
@@ -99,6 +101,17 @@ for _ in range(50):
     with files.locked(path.with_name("count.lock"), 60):
         files.write_whole(path, str(int(path.read_bytes()) + 1).encode())
 """
+
+
+@posix
+def test_what_is_no_file_is_written_to_and_stays(files: ModuleType, tmp_path: Path) -> None:
+    """A person who names /dev/null for a file must not lose it for the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        found = reader.submit(pipe.read_bytes)
+        files.write_whole(pipe, b"content")
+        assert stat.S_ISFIFO(pipe.stat().st_mode) and found.result() == b"content"
 
 
 def test_several_processes_take_turns(repo: Path, tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ class CallMemory:
                 self._by_blocks[key] = value
                 self._written[key[0]] = attributes
 
+    def undo_block(self, given: Changes) -> None:
+        """Take back what blocks have kept, before the same block runs again in this call; ``given``: its
+        `before_block`."""
+        for key, (attributes, _) in list(self._changes()):
+            before = given[key][1] if key in given else self._before[key[0]].get(key[1], _MISSING)
+            if before is _MISSING:
+                del attributes[key[1]]
+            else:
+                attributes[key[1]] = before
+
     def _changes(self) -> Iterator[tuple[tuple[int, str], tuple[dict[str, Any], Any]]]:
         """Attributes that were written in the running call. After the first call, only modules that a call has written
         to are looked at: this is faster."""

@@ -128,6 +128,8 @@ def _checkpointed(
             return _Block.apply(run, memory, len(places), *(values[place] for place in places), *parameters)
         except _NoTensors:
             plain_calls = True
+            if kept is not None:
+                kept.undo_block(found)
             return call(list(_snapshot(before)))
 
     return checkpointed

@@ -24,7 +24,7 @@ class _Block(torch.nn.Module):
         self._keys, self.scale = None, 1.0
 
     def keys(self, prompt, network):
-        if self.by == "block":  # keys and values of the prompt, as of the first call
+        if self.by.startswith("block"):  # keys and values of the prompt, as of the first call
             if self._keys is None:
                 self._keys = torch.tanh(self.key(prompt))
             return self._keys
@@ -35,7 +35,8 @@ class _Block(torch.nn.Module):
         return torch.tanh(self.key(prompt))
 
     def forward(self, x, prompt, network):
-        return x + self.scale * torch.tanh(self.mix(x)) * self.keys(prompt, network[0]).mean(1, keepdim=True)
+        x = x + self.scale * torch.tanh(self.mix(x)) * self.keys(prompt, network[0]).mean(1, keepdim=True)
+        return [x] if self.by == "block that returns a list" else x
 
 
 class _Network(torch.nn.Module):
@@ -77,7 +78,8 @@ class _Network(torch.nn.Module):
         for block in self.blocks:
             if self.by == "no memory: set on parts":
                 block.scale = 1.0 + x.shape[0]
-            x = block(x, prompt, (self,))
+            found = block(x, prompt, (self,))
+            x = found[0] if isinstance(found, list) else found
         return x * self.table_cache if self.by == "no memory: a table" else x
 
 
@@ -87,7 +89,16 @@ class _Model(torch.nn.Module):
         self.diffusion_model = _Network(by)
 
 
-WAYS = ("nothing", "attribute", "list", "dictionary", "new attribute", "block", "network, by blocks")
+WAYS = (
+    "nothing",
+    "attribute",
+    "list",
+    "dictionary",
+    "new attribute",
+    "block",
+    "network, by blocks",
+    "block that returns a list",
+)
 OTHERS = ("no memory: set on parts", "no memory: a table")
 """Attributes that each call needs: it sets them for its blocks, or they are there from the beginning."""
 

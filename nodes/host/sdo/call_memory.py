@@ -86,7 +86,9 @@ class CallMemory:
         to are looked at: this is faster."""
         for attributes in list(self._written.values()) if self._was_called else self._modules:
             before = self._before.get(id(attributes))
-            for name, value in () if before is None else _own(attributes).items():
+            if before is None:
+                continue
+            for name, value in _own(attributes).items():
                 if before.get(name, _MISSING) is not value:
                     yield (id(attributes), name), (attributes, value)
 

@@ -127,6 +127,8 @@ def test_an_option_alone_matters_to_a_changed_core_only(run_graph) -> None:
     assert found["setting layers"] == ["sparse_attention"]  # a part of the network reads it
     assert found["node before"] == found["core before"] == found["core after"] == ["HOST"]
     assert found["node after"] == ["NEW_HOST"]
+    for moment in ("before", "after", "new"):  # a pack's function in the place of the host's is found in each
+        assert found[f"replaced {moment}"] == ["the function DoubleStreamBlock.forward that replaces the host's"]
     assert found["cache before"] == found["handler before"] == [""]  # known by other means
     assert "easycache." in found["cache after"][0] and "of ComfyUI's nodes_easycache" in found["cache after"][0]
     assert "of ComfyUI's context_windows" in found["handler after"][0]

@@ -71,13 +71,22 @@ class TestChangedHost(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt, model):
-        origins, reader, setting = (
+        origins, reader, setting, hooks = (
             next(module for name, module in sys.modules.items() if name.endswith(f".compatibility.{found}"))
-            for found in ("origins", "reading.source_reader", "new_setting")
+            for found in ("origins", "reading.source_reader", "new_setting", "hooks")
         )
         easy_cache = next(module for name, module in sys.modules.items() if name.endswith("nodes_easycache"))
         freelunch = next(module for name, module in sys.modules.items() if name.endswith("nodes_freelunch"))
         core = sys.modules["comfy.context_windows"].IndexListContextHandler.execute
+
+        def replaced():
+            kind = type(model.model.diffusion_model.double_blocks[0])
+            forward = kind.forward
+            kind.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+            try:
+                return [hook.name for hook in hooks.hooks_in_network(model.model)]
+            finally:
+                kind.forward = forward
 
         def found():
             return {
@@ -86,6 +95,7 @@ class TestChangedHost(SaltedOutputNode):
                 "cache": [str(reader.read(easy_cache.easycache_forward_wrapper).finding or "")],
                 "handler": [str(reader.read(core).finding or "")],
                 "setting": [setting.new_setting(model) or ""],
+                "replaced": replaced(),
             }
 
         moments = {"before": found()}
@@ -94,6 +104,8 @@ class TestChangedHost(SaltedOutputNode):
             moments["layers"] = found()
             _count_as_changed(origins, "")
             moments["after"] = found()
+            _use_files(origins, dict)
+            moments["new"] = {"replaced": replaced()}
         finally:
             _use_files(origins, _KNOWN["files"])
         return io.NodeOutput(

@@ -69,7 +69,7 @@ def hooks_around_call(guider: Any) -> Iterator[Hook]:
             continue
         origin = origin_of(method.__func__)
         # The host's guider is the call itself, also where a newer host has it in another file.
-        is_own = origin is Origin.NEW_HOST and method.__func__ is getattr(CFGGuider, name)
+        is_own = origin is Origin.NEW_HOST and method.__func__ is getattr(CFGGuider, name, None)
         if origin in FOREIGN and not is_own:
             yield Hook(f"the guider {type(guider).__name__}", method)
     yield from hooks_of_model(guider.model_patcher)

@@ -37,10 +37,14 @@ def new_setting(patcher: Any) -> str | None:
 def _has_changed(model: nn.Module) -> bool:
     """Whether the code of this model and its parts, or of the attention and the calls of all models, is not what this
     pack was run with."""
+    attention = comfy.ldm.modules.attention
     functions = [
-        comfy.ldm.modules.attention.optimized_attention,
-        comfy.ldm.modules.attention.attention_basic,
-        comfy.samplers.calc_cond_batch,
+        getattr(module, name, None)  # a newer host may have them elsewhere
+        for module, name in (
+            (attention, "optimized_attention"),
+            (attention, "attention_basic"),
+            (comfy.samplers, "calc_cond_batch"),
+        )
     ]
     kinds = {kind for part in {type(part) for part in model.modules()} for kind in part.__mro__}
     functions += [vars(kind)[name] for kind in kinds for name in ("apply_model", "forward") if name in vars(kind)]

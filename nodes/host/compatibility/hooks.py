@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.samplers import CFGGuider
 from torch import nn
 
 from .origins import FOREIGN, Origin, origin_of
@@ -64,7 +65,12 @@ def hooks_around_call(guider: Any) -> Iterator[Hook]:
     model, and changes of the network."""
     for name in _GUIDER_METHODS:
         method = getattr(guider, name, None)
-        if isinstance(method, types.MethodType) and origin_of(method.__func__) in FOREIGN:
+        if not isinstance(method, types.MethodType):
+            continue
+        origin = origin_of(method.__func__)
+        # The host's guider is the call itself, also where a newer host has it in another file.
+        is_own = origin is Origin.NEW_HOST and method.__func__ is getattr(CFGGuider, name, None)
+        if origin in FOREIGN and not is_own:
             yield Hook(f"the guider {type(guider).__name__}", method)
     yield from hooks_of_model(guider.model_patcher)
 
@@ -92,7 +98,7 @@ def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
             if origin_of(getattr(found, "__func__", found)) in FOREIGN:
                 yield Hook(f"the function {path}.{name} that was set on the network", found)
     for kind, part in classes.items():
-        if origin_of(kind) is Origin.HOST:
+        if origin_of(kind) in (Origin.HOST, Origin.NEW_HOST):
             for name, function in vars(kind).items():
                 if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
                     description = f"the function {kind.__name__}.{name} that replaces the host's"

@@ -11,6 +11,7 @@ import types
 from typing import Any
 
 import comfy.ldm.modules.attention
+import comfy.samplers
 from torch import nn
 
 from .origins import Origin, is_changed, origin_of
@@ -30,13 +31,23 @@ def new_setting(patcher: Any) -> str | None:
     does not know it; None if there is none. A function in an option is not meant: it is read."""
     options = patcher.model_options.get("transformer_options", {})
     found = [str(name) for name, value in options.items() if name not in _READ_BY_THE_CORE and _has_data(value)]
-    return found[0] if found and _has_changed(getattr(patcher.model, "diffusion_model", None)) else None
+    return found[0] if found and _has_changed(patcher.model) else None
 
 
-def _has_changed(network: nn.Module | None) -> bool:
-    """Whether the code of this network, or of the attention of all networks, is not what this pack was run with."""
-    functions = [comfy.ldm.modules.attention.optimized_attention, comfy.ldm.modules.attention.attention_basic]
-    functions += [vars(kind)["forward"] for kind in type(network).__mro__ if "forward" in vars(kind)]
+def _has_changed(model: nn.Module) -> bool:
+    """Whether the code of this model and its parts, or of the attention and the calls of all models, is not what this
+    pack was run with."""
+    attention = comfy.ldm.modules.attention
+    functions = [
+        getattr(module, name, None)  # a newer host may have them elsewhere
+        for module, name in (
+            (attention, "optimized_attention"),
+            (attention, "attention_basic"),
+            (comfy.samplers, "calc_cond_batch"),
+        )
+    ]
+    kinds = {kind for part in {type(part) for part in model.modules()} for kind in part.__mro__}
+    functions += [vars(kind)[name] for kind in kinds for name in ("apply_model", "forward") if name in vars(kind)]
     return any(
         origin_of(function) is Origin.NEW_HOST or is_changed(function)
         for function in functions

@@ -106,6 +106,7 @@ def _checkpointed(
         if plain_calls or outermost.inside or not torch.is_grad_enabled() or not all(map(_is_setting, values)):
             return forward(*args, **kwargs)
         places = tuple(place for place, value in enumerate(values) if isinstance(value, Tensor))
+        found = {} if kept is None else kept.before_block()
         before = _snapshot(values)  # the host writes into its options which block is running
 
         def call(given: list[Any]) -> Any:
@@ -115,15 +116,20 @@ def _checkpointed(
             given = list(_snapshot(before) if again else values)
             for place, tensor in zip(places, tensors, strict=True):
                 given[place] = tensor.clone()  # the block may write into it
-            # A second run must not find what the first one has kept, which has no graph, nor leave anything.
-            forgotten = kept.forgotten(only_written=True) if again and kept is not None else nullcontext()
-            with outermost(), forgotten:
-                return call(given)
+            # A second run must not find what blocks have kept in the first one, which has no graph, nor leave anything.
+            as_before = kept.as_before_block(found) if again and kept is not None else nullcontext()
+            with outermost(), as_before:
+                result = call(given)
+            if not again and kept is not None:
+                kept.after_block(found)
+            return result
 
         try:
             return _Block.apply(run, memory, len(places), *(values[place] for place in places), *parameters)
         except _NoTensors:
             plain_calls = True
+            if kept is not None:
+                kept.undo_block(found)
             return call(list(_snapshot(before)))
 
     return checkpointed

@@ -6,23 +6,27 @@ The host's own modules are trusted as far as this pack was run with them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from graphs import Graph, Node, demo
+from graphs import Graph, Node, demo, empty_latent, settings
 from host import PINS
 from host_files import listed
 
 from tests.host.compatibility.parallel_rows import (
+    STEPS,
     Patch,
+    Sampled,
     add_parallel,
     check_parallel,
     chords_inputs,
     is_close,
     on_model,
+    sampled_by_guider,
     sampled_by_ksampler,
 )
 
@@ -120,8 +124,11 @@ def test_an_option_alone_matters_to_a_changed_core_only(run_graph) -> None:
     node = graph.add("TestChangedHost", salt=next(_SALTS), model=model)
     found = run_graph(graph)[0].outputs[node.name]
     assert found["setting before"] == [""] and found["setting after"] == ["sparse_attention"]
+    assert found["setting layers"] == ["sparse_attention"]  # a part of the network reads it
     assert found["node before"] == found["core before"] == found["core after"] == ["HOST"]
     assert found["node after"] == ["NEW_HOST"]
+    for moment in ("before", "after", "new"):  # a pack's function in the place of the host's is found in each
+        assert found[f"replaced {moment}"] == ["the function DoubleStreamBlock.forward that replaces the host's"]
     assert found["cache before"] == found["handler before"] == [""]  # known by other means
     assert "easycache." in found["cache after"][0] and "of ComfyUI's nodes_easycache" in found["cache after"][0]
     assert "of ComfyUI's context_windows" in found["handler after"][0]
@@ -131,6 +138,58 @@ def test_an_option_that_the_core_does_not_read_changes_nothing(run_graph) -> Non
     graph = Graph()
     add_parallel(graph, sampled_by_ksampler(graph, on_model("TestSparseSetting")))
     check_parallel(run_graph(graph)[1])
+
+
+def _plain(graph: Graph, sampling: dict[str, Any]) -> None:
+    pass
+
+
+def _by_guider(graph: Graph) -> Sampled:
+    sampling = demo(graph)
+    guider = graph.add("CFGGuider", cfg=3.5, **sampling)
+    return sampled_by_guider(graph, guider, sampling["model"], empty_latent(graph))
+
+
+def _family(graph: Graph) -> Sampled:
+    made = graph.add("TestFamily", family="flux_2", plain=False)
+    inputs = {"model": made[0], "positive": made[1], "negative": made[2], "latent_image": made[3]}
+    inputs |= settings(steps=STEPS)
+    return lambda chords: graph.add("ChordsKSampler" if chords else "KSampler", **inputs, **chords)
+
+
+def _with(patch: Patch) -> Callable[[Graph], Sampled]:
+    return lambda graph: sampled_by_ksampler(graph, patch)
+
+
+ORDINARY = {
+    "plain": _with(_plain),
+    "lora": _with(on_model("LoraLoaderModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.5)),
+    "shift": _with(on_model("ModelSamplingFlux", max_shift=1.15, base_shift=0.5, width=256, height=256)),
+    "guider": _by_guider,
+    "flux_2": _family,
+}
+"""Graphs that everybody has."""
+
+
+@pytest.mark.parametrize("files", ["changed", "new"])
+def test_ordinary_graphs_run_in_parallel_where_all_files_of_the_host_are_other_ones(client, run_graph, files) -> None:
+    """As on a newer host. Doubt about its core must not take the pack's use away."""
+
+    def count_as(files: str) -> None:
+        graph = Graph()
+        graph.add("TestHostFiles", files=files, salt=next(_SALTS))
+        client.run(graph.nodes)
+
+    graph = Graph()
+    for name, build in ORDINARY.items():
+        add_parallel(graph, build(graph), name)
+    count_as(files)
+    try:
+        _, latents = run_graph(graph)
+    finally:
+        count_as("known")
+    for name in ORDINARY:
+        check_parallel(latents, name)
 
 
 def test_rows_are_refused_with_a_new_node(run_graph) -> None:

@@ -29,11 +29,14 @@ def test_gradients_through_blocks_that_share_lists_options_and_containers(client
 
 
 def test_what_a_network_keeps_of_a_prompt_does_not_take_its_gradient(client) -> None:
-    """In an attribute, a list, a dictionary, a block, or by one block for the others; the network is then as before."""
+    """In an attribute, a list, a dictionary, a block, or by one block for the others; the network is then as before.
+
+    What is no memory stays: what a call sets for its blocks, and tables.
+    """
     graph = Graph()
     node = graph.add("TestKeptPrompt", salt=next(SEEDS))
     (found,) = client.run(graph.nodes).outputs[node.name]["found"]
-    assert len(found) > 5
+    assert len(found) > 8
     assert all(max(each["errors"]) < 1e-5 for each in found.values()), found
     assert all(each["same"] for each in found.values()), found
 

@@ -21,10 +21,10 @@ class _Block(torch.nn.Module):
         super().__init__()
         self.by, self.number = by, number
         self.key, self.mix = torch.nn.Linear(WIDTH, WIDTH), torch.nn.Linear(WIDTH, WIDTH)
-        self._keys = None
+        self._keys, self.scale = None, 1.0
 
     def keys(self, prompt, network):
-        if self.by == "block":  # keys and values of the prompt, as of the first call
+        if self.by.startswith("block"):  # keys and values of the prompt, as of the first call
             if self._keys is None:
                 self._keys = torch.tanh(self.key(prompt))
             return self._keys
@@ -35,7 +35,8 @@ class _Block(torch.nn.Module):
         return torch.tanh(self.key(prompt))
 
     def forward(self, x, prompt, network):
-        return x + torch.tanh(self.mix(x)) * self.keys(prompt, network[0]).mean(1, keepdim=True)
+        x = x + self.scale * torch.tanh(self.mix(x)) * self.keys(prompt, network[0]).mean(1, keepdim=True)
+        return [x] if self.by == "block that returns a list" else x
 
 
 class _Network(torch.nn.Module):
@@ -48,6 +49,7 @@ class _Network(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(_Block(by, number) for number in range(3))
         self.shared, self._prompt_cache, self.entries_cache = None, None, []
         self.by_prompt = {}
+        self.table_cache = torch.linspace(1, 2, WIDTH).double()  # as of angles: not of a prompt
 
     def embedded(self, prompt):
         if self.by == "attribute":
@@ -74,8 +76,11 @@ class _Network(torch.nn.Module):
     def forward(self, x, prompt):
         prompt = self.embedded(prompt)
         for block in self.blocks:
-            x = block(x, prompt, (self,))
-        return x
+            if self.by == "no memory: set on parts":
+                block.scale = 1.0 + x.shape[0]
+            found = block(x, prompt, (self,))
+            x = found[0] if isinstance(found, list) else found
+        return x * self.table_cache if self.by == "no memory: a table" else x
 
 
 class _Model(torch.nn.Module):
@@ -84,7 +89,18 @@ class _Model(torch.nn.Module):
         self.diffusion_model = _Network(by)
 
 
-WAYS = ("nothing", "attribute", "list", "dictionary", "new attribute", "block", "network, by blocks")
+WAYS = (
+    "nothing",
+    "attribute",
+    "list",
+    "dictionary",
+    "new attribute",
+    "block",
+    "network, by blocks",
+    "block that returns a list",
+)
+OTHERS = ("no memory: set on parts", "no memory: a table")
+"""Attributes that each call needs: it sets them for its blocks, or they are there from the beginning."""
 
 
 def kept_of(module):
@@ -106,12 +122,12 @@ class TestKeptPrompt(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt):
-        return io.NodeOutput(ui={"found": [{by: cls._found(by) for by in WAYS}]})
+        return io.NodeOutput(ui={"found": [{by: cls._found(by) for by in (*WAYS, *OTHERS)}]})
 
     @classmethod
     def _found(cls, by):
         torch.manual_seed(0)
-        model, plain = _Model(by).double(), _Model("nothing").double()
+        model, plain = _Model(by).double(), _Model(by if by in OTHERS else "nothing").double()
         if by == "network, by blocks":
             for block in plain.diffusion_model.blocks[1:]:
                 block.key = plain.diffusion_model.blocks[0].key

@@ -10,7 +10,21 @@ from comfy_api.latest import io
 from . import newer_host
 from .base import ModelNode, SaltedOutputNode
 
+_KNOWN = {}
 _NODES, _CORE = "comfy_extras.nodes_sparse_attention", "comfy.ldm.modules.sparse_attention"
+
+
+def _use_files(origins, files):
+    origins._host_files = files
+    for cache in (origins.origin_of_file, origins._is_changed):
+        cache.cache_clear()
+
+
+def _count_as_changed(origins, end):
+    """The files of the host whose path ends so count as changed, and no others."""
+    known = _KNOWN.setdefault("files", origins._host_files)()
+    changed = {path: frozenset({"00000000"}) if path.endswith(end) else digests for path, digests in known.items()}
+    _use_files(origins, lambda: changed)
 
 
 class TestSparseAttention(ModelNode):
@@ -57,13 +71,22 @@ class TestChangedHost(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt, model):
-        origins, reader, setting = (
+        origins, reader, setting, hooks = (
             next(module for name, module in sys.modules.items() if name.endswith(f".compatibility.{found}"))
-            for found in ("origins", "reading.source_reader", "new_setting")
+            for found in ("origins", "reading.source_reader", "new_setting", "hooks")
         )
         easy_cache = next(module for name, module in sys.modules.items() if name.endswith("nodes_easycache"))
         freelunch = next(module for name, module in sys.modules.items() if name.endswith("nodes_freelunch"))
         core = sys.modules["comfy.context_windows"].IndexListContextHandler.execute
+
+        def replaced():
+            kind = type(model.model.diffusion_model.double_blocks[0])
+            forward = kind.forward
+            kind.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+            try:
+                return [hook.name for hook in hooks.hooks_in_network(model.model)]
+            finally:
+                kind.forward = forward
 
         def found():
             return {
@@ -72,24 +95,41 @@ class TestChangedHost(SaltedOutputNode):
                 "cache": [str(reader.read(easy_cache.easycache_forward_wrapper).finding or "")],
                 "handler": [str(reader.read(core).finding or "")],
                 "setting": [setting.new_setting(model) or ""],
+                "replaced": replaced(),
             }
 
-        caches = origins.origin_of_file, origins._is_changed
-        known = origins._host_files
-        before = found()
+        moments = {"before": found()}
         try:
-            origins._host_files = lambda: {path: frozenset({"00000000"}) for path in known()}
-            for cache in caches:
-                cache.cache_clear()
-            after = found()
+            _count_as_changed(origins, "flux/layers.py")
+            moments["layers"] = found()
+            _count_as_changed(origins, "")
+            moments["after"] = found()
+            _use_files(origins, dict)
+            moments["new"] = {"replaced": replaced()}
         finally:
-            origins._host_files = known
-            for cache in caches:
-                cache.cache_clear()
-        moments = {"before": before, "after": after}
+            _use_files(origins, _KNOWN["files"])
         return io.NodeOutput(
             ui={f"{key} {moment}": value for moment, values in moments.items() for key, value in values.items()}
         )
+
+
+class TestHostFiles(SaltedOutputNode):
+    """From now on, all files of the host count as they are (``known``), or as files with another content (``changed``),
+    or as files with another name (``new``)."""
+
+    @classmethod
+    def define_schema(cls):
+        schema = super().define_schema()
+        schema.inputs.append(io.String.Input("files"))
+        return schema
+
+    @classmethod
+    def execute(cls, salt, files):
+        (origins,) = (module for name, module in sys.modules.items() if name.endswith(".compatibility.origins"))
+        _count_as_changed(origins, "")
+        if files != "changed":
+            _use_files(origins, _KNOWN["files"] if files == "known" else dict)
+        return io.NodeOutput(ui={"files": [files]})
 
 
 class TestRowReasons(io.ComfyNode):
@@ -116,4 +156,4 @@ class TestRowReasons(io.ComfyNode):
         return io.NodeOutput(ui={"reason": found})
 
 
-NODES = [TestSparseAttention, TestSparseSetting, TestChangedHost, TestRowReasons]
+NODES = [TestSparseAttention, TestSparseSetting, TestChangedHost, TestHostFiles, TestRowReasons]

@@ -245,7 +245,7 @@ def reasons() -> dict[str, str | None]:
 def reason_of_models() -> str | None:
     """Why prompts with models that no ControlNet has need one core."""
     guider = types.SimpleNamespace(conds={"positive": [{"additional_models": [object()]}], "negative": None})
-    found: str | None = module("compatibility.reasons")._reason_in_conds(guider)
+    found: str | None = module("compatibility.lane_parts").reason_in_conds(guider)
     return found
 
 

@@ -27,7 +27,9 @@ def is_compiled(value: Any) -> bool:
         return True
     if getattr(value, "_compiled_call_impl", None) is not None:  # Module.compile()
         return True
-    return hasattr(getattr(value, "__func__", value), "_torchdynamo_orig_callable")
+    function = getattr(value, "__func__", value)
+    # What torch.compiler.disable gives has the original, too: it is never compiled.
+    return hasattr(function, "_torchdynamo_orig_callable") and not getattr(function, "_torchdynamo_disable", False)
 
 
 def reason_for_one_device(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:

@@ -169,8 +169,9 @@ def _names_of_tables(network: Any) -> set[str]:
     """What a network writes where it writes a table, such as the length that the table is for."""
     if not isinstance(network, nn.Module):
         return set()
+    kind: Any = type(network)
     tables = {name for name, value in vars(network).items() if _has_tensors(value)}
-    return {name for written in _written_together(type(network)) if not tables.isdisjoint(written) for name in written}
+    return {name for written in _written_together(kind) if not tables.isdisjoint(written) for name in written}
 
 
 @functools.lru_cache(maxsize=16)

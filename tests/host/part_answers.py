@@ -143,6 +143,52 @@ def bypass_lora() -> dict[str, Any]:
         "taken off": torch.equal(replica.model.layer(x), plain),
         "of a pack": against(injected(OfAPack)),
         "another injection": against(other),
+        **_failed_injection(injected(LoRAAdapter), patcher),
+    }
+
+
+def _failed_injection(primary: Any, patcher: Any) -> dict[str, bool]:
+    """What is true where the weights of a LoRA do not fit on the device of a copy."""
+    from contextlib import ExitStack
+
+    import torch
+
+    replicas, opened, bypass = map(module, ("devices.replicas", "sampling.opened_lanes", "devices.bypass_lora"))
+    home, there = torch.device("cpu"), torch.device("cpu", 1)
+    replica, x = patcher(1), torch.randn(3, 4)
+    plain = replica.model.layer(x)
+    on_own_device = bypass._on_own_device
+
+    def too_large(inject: Any, manager: Any, device: Any) -> Any:
+        def inject_some(patcher: Any) -> None:
+            inject(patcher)
+            raise RuntimeError("out of memory")
+
+        return on_own_device(inject_some, manager, device)
+
+    said: list[str] = []
+    placed = module("sampling.placement").Placement
+    plan = opened.SequentialPlan(4, ("why",))
+    call = types.SimpleNamespace(guider=types.SimpleNamespace(model_patcher=primary), x=x, primary=home, steps=4)
+    request = types.SimpleNamespace(call=call, options=types.SimpleNamespace(cores=0), request=None)
+    request.facts = types.SimpleNamespace(primary=home, steps=4)
+    request.announcer = types.SimpleNamespace(note=said.extend, say=said.append)
+    kept = types.SimpleNamespace(timings=None, keep_splits=None, keep_rows=None)
+    usual = opened.copies_on
+    opened.copies_on = lambda *arguments: ({there: replica}, None)
+    bypass._on_own_device = too_large
+    primary.model.model_lowvram = replica.model.model_lowvram = False
+    try:
+        with ExitStack() as stack:
+            problem = replicas.prepare_copies(stack, primary, {there: replica})
+            opener = opened.LaneOpener(stack, request, kept, None)
+            placement, copies = opener._copied(placed(plan, ((home,), (there,))), False, None)
+    finally:
+        opened.copies_on, bypass._on_own_device = usual, on_own_device
+    return {
+        "one that failed is taken off": torch.equal(replica.model.layer(x), plain) and not replica.is_injected,
+        "it is told": problem == "the copies of the model could not be prepared (out of memory)",
+        "then the run is on the own device": placement.groups == ((home,),) and not copies and problem in said[-1],
     }
 
 
@@ -191,6 +237,14 @@ def windows() -> dict[str, list[str | None]]:
     cut = handler(host.IndexListContextHandler, "batched")
     cut.context_schedule = host.ContextSchedule("batched", lambda *arguments: [])
     odd = {"of a pack": handler(OfAPack, "batched"), "called back": called, "cut by a pack": cut}
+
+    class OfItsOwn(host.ContextHandlerABC):  # type: ignore[misc]
+        def should_use_context(self, *arguments: Any) -> bool:
+            return False
+
+        get_resized_cond = execute = should_use_context
+
+    odd["cut otherwise by a pack"] = OfItsOwn()
     found = {
         name: [parts.reason_in_windows(options), parts.reason_for_every_window(options)]
         for name, options in {name: {"context_handler": each} for name, each in (usual | odd).items()}.items()
@@ -261,8 +315,12 @@ def compiled() -> dict[str, bool]:
     def patch(patcher: Any) -> None:
         patcher.add_object_patch("diffusion_model.0", torch.compile(block(patcher), backend="eager"))
 
+    def disabled(patcher: Any) -> None:
+        block(patcher).forward = torch.compiler.disable(block(patcher).forward)
+
     return {
         "nothing": found(lambda patcher: None),
+        "disabled": found(disabled),
         "the host's wrapper": found(lambda patcher: set_torch_compile_wrapper(patcher, backend="eager")),
         "an object patch": found(patch),
         "a part in place": found(part),

@@ -56,6 +56,7 @@ class Reasons:
 
     @property
     def for_one_device(self) -> str | None:
+        self.asked.append("one device")
         return self.one_device
 
     @property
@@ -572,6 +573,16 @@ COMPILED = "the model is compiled for cuda:0"
 
 def compiled(count: int, **changes: Any) -> Any:
     return facts(GPUS[:count], reasons=Reasons(one_device=COMPILED, tokens=COMPILED), guided=True, **changes)
+
+
+def test_whether_a_model_belongs_to_its_device_is_asked_only_where_there_is_another_one() -> None:
+    """The answer reads the whole network, which the only device would wait for."""
+    for count, asked in ((1, False), (2, True)):
+        for wanted in (Options(), Options(1), Options(fidelity="near")):
+            known = facts(GPUS[:count])
+            place(known, wanted)
+            placement.place_stock(Request(split="auto"), known, "why", None)
+            assert ("one device" in known.reasons.asked) == asked
 
 
 @pytest.mark.parametrize("split", ["auto", "guidance", "tokens"])

@@ -118,6 +118,30 @@ def test_tables_of_the_network_stay_its_own() -> None:
         assert not other.diffusion_model.table.any() and not hasattr(other.diffusion_model, "cache")
 
 
+def test_what_a_network_notes_with_a_table_stays_with_the_table() -> None:
+    """Else a copy would take its own table, which is for another length."""
+
+    class WithTable(Network):
+        length = 0
+
+        def forward(self, length: int) -> torch.Tensor:
+            if self.length != length:
+                self.length, self.table = length, torch.full((1,), float(length))
+            return self.table
+
+        def prepare(self, frames: int) -> None:
+            self.frames = frames
+
+    own, other = Model(), Model()
+    own.diffusion_model, other.diffusion_model = WithTable(), WithTable()
+    own.diffusion_model(8)
+    own.diffusion_model.prepare(3)
+    other.diffusion_model(2)
+    with run_state.RunState.of(_patcher(own)).set_on(other, CPU):
+        assert other.diffusion_model(8) == 8 and other.diffusion_model.frames == 3
+    assert other.diffusion_model(2) == 2
+
+
 def test_what_loading_sets_is_not_copied(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     """It belongs to one copy and its device. The code of the host tells what that is."""
     file = tmp_path / "stand_in_patcher.py"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 
 from .hooks import functions_set_on, hooks_in_options
 
@@ -23,11 +24,12 @@ def is_host_wrapper(function: Callable[..., Any]) -> bool:
 
 def is_compiled(value: Any) -> bool:
     """Whether torch has compiled a module or a function. Says so without an import of the compiler."""
-    if type(value).__name__ == "OptimizedModule" and hasattr(value, "_orig_mod"):
-        return True
-    if getattr(value, "_compiled_call_impl", None) is not None:  # Module.compile()
-        return True
-    return hasattr(getattr(value, "__func__", value), "_torchdynamo_orig_callable")
+    if isinstance(value, nn.Module):  # a network has thousands: no look-up that fails
+        by_method = getattr(value, "_compiled_call_impl", None) is not None
+        return by_method or (type(value).__name__ == "OptimizedModule" and hasattr(value, "_orig_mod"))
+    function = getattr(value, "__func__", value)
+    # What torch.compiler.disable gives has the original, too: it is never compiled.
+    return hasattr(function, "_torchdynamo_orig_callable") and not getattr(function, "_torchdynamo_disable", False)
 
 
 def reason_for_one_device(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:

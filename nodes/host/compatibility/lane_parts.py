@@ -74,7 +74,8 @@ def reason_in_windows(model_options: dict[str, Any]) -> str | None:
 def reason_for_every_window(model_options: dict[str, Any]) -> str | None:
     """Why every step must be called because of context windows; None if steps may be left out."""
     handler = model_options.get(HANDLER)
-    if handler is None or getattr(handler.context_schedule, "name", None) in _STILL_SCHEDULES:
+    schedule = getattr(handler, "context_schedule", None)  # handlers of packs may have none
+    if handler is None or getattr(schedule, "name", None) in _STILL_SCHEDULES:
         return None
     return f"{_WINDOWS} move from step to step, and every step is called"
 

@@ -72,17 +72,28 @@ def copies_on(
     return copies, problem
 
 
-def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> None:
+def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> str | None:
     """Make loaded copies ready for calls until ``stack`` closes. They get what the host has injected into the primary's
-    network, and what the run has set on its model."""
-    state = RunState.of(primary)
-    for device, replica in copies.items():
-        replica.injections = injections_on(replica, primary)
-        replica.inject_model()
-        stack.callback(replica.eject_model)
-        replica.pre_run()
-        stack.callback(replica.cleanup)
-        stack.enter_context(state.set_on(replica.model, device))
+    network, and what the run has set on its model.
+
+    Returns why that failed, if it did: then no copy can be used, and all are as before.
+    """
+    try:
+        with ExitStack() as prepared:
+            state = RunState.of(primary)
+            for device, replica in copies.items():
+                replica.injections = injections_on(replica, primary)
+                prepared.callback(_eject, replica)
+                replica.inject_model()
+                prepared.callback(replica.cleanup)
+                replica.pre_run()
+                prepared.enter_context(state.set_on(replica.model, device))
+            stack.push(prepared.pop_all())
+    except Exception as error:
+        problem = f"the copies of the model could not be prepared ({error})"
+        logging.getLogger("chords").warning("CHORDS: %s", problem)
+        return problem
+    return None
 
 
 def short_of_memory(primary: ModelPatcher, copies: Copies) -> list[torch.device]:
@@ -179,6 +190,12 @@ def _under_patches_of(primary: ModelPatcher, base: ModelPatcher) -> ModelPatcher
     }
     replica.parent = base
     return replica
+
+
+def _eject(replica: ModelPatcher) -> None:
+    """Take off all that is injected into a copy, which is kept. After an injection that failed the host does not."""
+    replica.is_injected = replica.is_injected or bool(replica.injections)
+    replica.eject_model()
 
 
 def _without_state(patcher: ModelPatcher) -> None:

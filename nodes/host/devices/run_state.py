@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import dis
 import functools
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,7 @@ class RunState:
 
     Attributes:
         values: those that a copy can be given: numbers, texts, tensors, and containers of these. Of the network those
-            without tensors: a tensor there is a table that the network makes for itself.
+            without tensors: a tensor there is a table that the network makes for itself, as is what it notes with it.
         objects: names of other attributes that the model's own code uses, with the class of each.
         others: the attributes that are not in ``values``. What a copy has there is its own.
     """
@@ -63,7 +64,12 @@ class RunState:
             for (path, name), value in found.items()
             if name not in _names_of_loading() and (f"{path}.{name}" if path else name) not in replaced
         }
-        values = {key: value for key, value in attributes.items() if _is_plain(value, with_tensors=not key[0])}
+        tables = {(_NETWORK, name) for name in _names_of_tables(getattr(model, _NETWORK, None))}
+        values = {
+            key: value
+            for key, value in attributes.items()
+            if key not in tables and _is_plain(value, with_tensors=not key[0])
+        }
         objects = {
             name: type(value).__name__
             for (path, name), value in attributes.items()
@@ -159,6 +165,31 @@ def _names_used_by(kind: type) -> frozenset[str]:
     return frozenset(found)
 
 
+def _names_of_tables(network: Any) -> set[str]:
+    """What a network writes where it writes a table, such as the length that the table is for."""
+    if not isinstance(network, nn.Module):
+        return set()
+    kind: Any = type(network)
+    tables = {name for name, value in vars(network).items() if _has_tensors(value)}
+    return {name for written in _written_together(kind) if not tables.isdisjoint(written) for name in written}
+
+
+@functools.lru_cache(maxsize=16)
+def _written_together(kind: type) -> tuple[frozenset[str], ...]:
+    """The attributes that each method of a network's classes writes, without those of its loading."""
+    methods = (
+        inspect.unwrap(member)
+        for base in kind.__mro__[: kind.__mro__.index(nn.Module)]
+        for name, member in vars(base).items()
+        if isinstance(member, FunctionType) and name != "__init__"
+    )
+    return tuple(
+        frozenset(step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR")
+        for method in methods
+        if isinstance(method, FunctionType)
+    )
+
+
 def _names_in(code: CodeType) -> set[str]:
     found = {*code.co_names, *(text for text in code.co_consts if isinstance(text, str))}
     for inner in code.co_consts:
@@ -178,6 +209,11 @@ def _is_plain(value: Any, with_tensors: bool) -> bool:
     if isinstance(value, list | tuple | set | frozenset):
         return all(_is_plain(item, with_tensors) for item in value)
     return False
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether a value is data with tensors."""
+    return _is_plain(value, with_tensors=True) and not _is_plain(value, with_tensors=False)
 
 
 def _is_nested(value: Any) -> bool:

@@ -270,19 +270,20 @@ class LaneOpener:
         call = self._call
         devices = [device for group in placement.groups for device in group]
         copies, problem = copies_on(call.guider, devices, call.x, controls)
-        if problem is not None:
-            if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
-                placement = place_alone(placement, self._options, self._facts, problem)
-            else:
-                placement = Placement(placement.plan, ((call.primary,),), notes=(problem,))
-            self._say(placement)
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
             problem = "a further device has too little memory for the model"
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
-        prepare_copies(self._stack, call.guider.model_patcher, copies)
+        problem = problem or prepare_copies(self._stack, call.guider.model_patcher, copies)
+        if problem is not None:
+            if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
+                placement = place_alone(placement, self._options, self._facts, problem)
+            else:
+                placement = Placement(placement.plan, ((call.primary,),), notes=(problem,))
+            self._say(placement)
+            return placement, {}
         if short:
             names = ", ".join(map(str, short))
             self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])

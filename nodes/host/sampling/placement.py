@@ -114,14 +114,15 @@ def place(options: SamplerOptions, request: DeviceRequest, facts: Facts, timings
 
     ``timings``: of this model on these devices, if they were measured.
     """
-    bound = facts.reasons.for_one_device
+    on_own = _on_own_device(facts)
+    others = facts.devices != on_own.devices and (options.cores != 1 or request.split != "off")
+    wants_more = options.cores > 1 or others
+    bound = facts.reasons.for_one_device if wants_more else None  # it reads the whole network
     if bound is None:
         return _advised(_fastest_placement(options, request, facts, timings), options, facts)
-    on_own = _on_own_device(facts)
     alone = replace(options, cores=min(options.cores, 1))
     placed = _advised(_fastest_placement(alone, request, on_own, timings), alone, on_own)
-    wants_more = options.cores != 1 and (facts.devices != on_own.devices or options.cores > 1)
-    return replace(placed, plan=_bound(placed, bound)) if wants_more else placed
+    return placed if options.cores == 1 else replace(placed, plan=_bound(placed, bound))
 
 
 def _fastest_placement(
@@ -159,12 +160,12 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
 
     ``reason``: why only that sampler can do this.
     """
-    if facts.reasons.for_one_device is not None:
-        facts = _on_own_device(facts)
-    choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     placed = Placement(SequentialPlan(facts.steps, (reason,)), ((facts.primary,),))
     if request.split == "off":
         return placed
+    if len(facts.devices) > 1 and facts.reasons.for_one_device is not None:
+        facts = _on_own_device(facts)
+    choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
         return _noted(placed, _not_by_tokens(problem))
     placed = choice.on_one_core(placed)

@@ -31,10 +31,10 @@ def new_setting(patcher: Any) -> str | None:
     does not know it; None if there is none. A function in an option is not meant: it is read."""
     options = patcher.model_options.get("transformer_options", {})
     found = [str(name) for name, value in options.items() if name not in _READ_BY_THE_CORE and _has_data(value)]
-    return found[0] if found and _has_changed(patcher.model) else None
+    return found[0] if found and has_changed(patcher.model) else None
 
 
-def _has_changed(model: nn.Module) -> bool:
+def has_changed(model: nn.Module) -> bool:
     """Whether the code of this model and its parts, or of the attention and the calls of all models, is not what this
     pack was run with."""
     attention = comfy.ldm.modules.attention

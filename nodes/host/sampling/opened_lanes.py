@@ -10,6 +10,7 @@ from typing import Any
 from ....chords_core import AdaptivePlan, LaneTimeouts, Plan, Pool, RowsFailed, SequentialPlan
 from ....chords_core.execution.ray.errors import NoWorker
 from ..compatibility.network_structure import reason_against_copies
+from ..compatibility.new_setting import has_changed
 from ..compatibility.reasons import reason_against_repeats, subject_of_trial
 from ..compatibility.verified_lanes import open_tried_pool, try_workers
 from ..devices.controlnets import RunControls, controls_in
@@ -202,24 +203,41 @@ class LaneOpener:
         controls = RunControls(call.guider, call.x, call.sigmas[0], {*leaders, call.primary})
         return (controls, None) if controls.problem is None else (None, controls.problem)
 
+    def _ways(self, placement: Placement) -> tuple[tuple[Split, ...], Mapping[Split, float], bool]:
+        """The ways to share a call that are tried, the known seconds of each, and whether a call may be made twice."""
+        call = self._call
+        splits, known = placement.splits, self._timings.splits if self._timings is not None else {}
+        by_tokens = any(split.shares > 1 for split in splits)
+        changed = by_tokens and has_changed(call.guider.model_patcher.model)
+        repeatable = (
+            (len(splits) > 1 or changed)
+            and reason_against_repeats(call.guider, call.model_options) is None
+            and subject_of_trial(call.guider, call.model_options) is None  # reading does not find all state
+        )
+        if changed and repeatable:
+            # Nobody has looked at how the network of this host computes. Shared calls are compared with whole ones.
+            return (*(split for split in splits if split != WHOLE), WHOLE), {}, True
+        if changed:
+            self._announcer.note(
+                ["calls are not shared by tokens: this version of ComfyUI has other code for the model"]
+            )
+            splits = tuple(split for split in splits if split.shares == 1) or (WHOLE,)
+        return splits, known, repeatable
+
     def _sharings(self, placement: Placement, copies: Copies) -> tuple[Sharing, ...]:
         """How the devices of each lane share its calls; closed when the run ends."""
         if placement.splits == (WHOLE,):
             return ()
         call = self._call
         patchers = {call.primary: call.guider.model_patcher, **copies}
-        repeatable = (
-            len(placement.splits) > 1
-            and reason_against_repeats(call.guider, call.model_options) is None
-            and subject_of_trial(call.guider, call.model_options) is None  # reading does not find all state
-        )
+        splits, known, repeatable = self._ways(placement)
         opened = []
         for group in placement.groups:
             sharing = Sharing(
                 {device: patchers[device] for device in group},
-                [split for split in placement.splits if split.devices <= len(group)] or [WHOLE],
+                [split for split in splits if split.devices <= len(group)] or [WHOLE],
                 self._facts.guided,
-                {**(self._timings.splits if self._timings is not None else {}), **self._facts.split_seconds(group)},
+                {**known, **self._facts.split_seconds(group)},
                 compare=repeatable,
                 on_tuned=self._keep_splits if len(placement.groups) == 1 else None,
             )

@@ -171,23 +171,48 @@ ORDINARY = {
 """Graphs that everybody has."""
 
 
+def _count_as(client, files: str) -> None:
+    graph = Graph()
+    graph.add("TestHostFiles", files=files, salt=next(_SALTS))
+    client.run(graph.nodes)
+
+
+def test_shared_calls_of_a_changed_network_are_compared_with_whole_ones(client, run_graph) -> None:
+    """Nobody has looked at whether its tokens can be shared. Here they can; a network whose call is made twice with
+    another result would be found. With a patch that keeps state around the call nothing can be compared."""
+    graph = Graph()
+    devices = graph.add("ChordsDevices", devices="auto", cpu_lanes=2, split="tokens")
+    for name, patch in {
+        "plain": lambda graph, sampling: None,
+        "state": on_model("APG", eta=1.0, norm_threshold=5.0, momentum=-0.5),
+    }.items():
+        build = sampled_by_ksampler(graph, patch)
+        graph.save(name, build({"devices": devices, "cores": 1, "accept": "exact"}))
+        graph.save(f"{name}_stock", build({}))
+    _count_as(client, "changed")
+    try:
+        run, latents = run_graph(graph)
+    finally:
+        _count_as(client, "known")
+    for name in ("plain", "state"):
+        assert torch.equal(latents[name], latents[f"{name}_stock"])
+    messages = [output["chords"][0]["message"] for output in run.outputs.values() if "chords" in output]
+    not_shared = ["this version of ComfyUI has other code for the model" in message for message in messages]
+    assert not_shared == [False, True], messages
+
+
 @pytest.mark.parametrize("files", ["changed", "new"])
 def test_ordinary_graphs_run_in_parallel_where_all_files_of_the_host_are_other_ones(client, run_graph, files) -> None:
     """As on a newer host. Doubt about its core must not take the pack's use away."""
 
-    def count_as(files: str) -> None:
-        graph = Graph()
-        graph.add("TestHostFiles", files=files, salt=next(_SALTS))
-        client.run(graph.nodes)
-
     graph = Graph()
     for name, build in ORDINARY.items():
         add_parallel(graph, build(graph), name)
-    count_as(files)
+    _count_as(client, files)
     try:
         _, latents = run_graph(graph)
     finally:
-        count_as("known")
+        _count_as(client, "known")
     for name in ORDINARY:
         check_parallel(latents, name)
 

@@ -4,9 +4,13 @@ again: the server keeps it (docs/headless.md has the protocol)."""
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from comfy.model_management import InterruptProcessingException
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
@@ -20,7 +24,7 @@ class NodeTexts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = 0
+        self._count = time.time_ns() // 1_000_000  # higher than the numbers of the server before a restart
         self._workflows: OrderedDict[str, OrderedDict[str, dict[str, Any]]] = OrderedDict()
 
     def keep(self, workflow_id: str | None, node_id: str, text: str) -> dict[str, Any]:
@@ -60,6 +64,18 @@ def show_text(text: str) -> None:
     node_id = get_progress_state().dynprompt.get_display_node_id(context.node_id)
     shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, text)
     server.send_sync("chords_text", {"prompt_id": context.prompt_id, **shown}, server.client_id)
+
+
+@contextmanager
+def failure_shown(shown: bool = True) -> Iterator[None]:
+    """If the block is cancelled or fails, the text says so. The one before it reads as if the node still ran."""
+    try:
+        yield
+    except (Exception, InterruptProcessingException) as error:  # the host's interrupt is not an Exception
+        if shown:
+            cancelled = isinstance(error, InterruptProcessingException)
+            show_text("cancelled" if cancelled else f"failed: {str(error).strip() or type(error).__name__}")
+        raise
 
 
 def _workflow_id(server: Any, prompt_id: str) -> str | None:

@@ -27,7 +27,7 @@ class NodeTexts:
         self._count = time.time_ns() // 1_000_000  # higher than the numbers of the server before a restart
         self._workflows: OrderedDict[str, OrderedDict[str, dict[str, Any]]] = OrderedDict()
 
-    def keep(self, workflow_id: str | None, node_id: str, text: str) -> dict[str, Any]:
+    def keep(self, workflow_id: str | None, node_id: str, class_type: str, text: str) -> dict[str, Any]:
         """Keep a text in place of the node's earlier one. Without a workflow, nothing is kept.
 
         Returns:
@@ -35,7 +35,8 @@ class NodeTexts:
         """
         with self._lock:
             self._count += 1
-            shown = {"workflow_id": workflow_id, "node_id": node_id, "number": self._count, "text": text}
+            node = {"node_id": node_id, "class_type": class_type}
+            shown = {"workflow_id": workflow_id, **node, "number": self._count, "text": text}
             if workflow_id is not None:
                 nodes = self._workflows.setdefault(workflow_id, OrderedDict())
                 nodes[node_id] = shown
@@ -61,8 +62,10 @@ def show_text(text: str) -> None:
     context, server = get_executing_context(), PromptServer.instance
     if context is None or server is None:
         return
-    node_id = get_progress_state().dynprompt.get_display_node_id(context.node_id)
-    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, text)
+    prompt = get_progress_state().dynprompt
+    node_id = prompt.get_display_node_id(context.node_id)
+    class_type = prompt.get_node(node_id)["class_type"] if prompt.has_node(node_id) else ""
+    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, class_type, text)
     server.send_sync("chords_text", {"prompt_id": context.prompt_id, **shown}, server.client_id)
 
 

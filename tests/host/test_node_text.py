@@ -49,6 +49,7 @@ def test_the_newest_text_of_a_node_is_sent_and_kept(client: ComfyClient) -> None
         assert {(each["prompt_id"], each["node_id"]) for each in sent} == {(run.prompt_id, sampler.name)}
         (shown,) = _kept(client, workflow)  # one for the node, not one for each run
         assert {"prompt_id": run.prompt_id, **shown} == sent[-1]
+        assert shown["class_type"] == "ChordsKSampler"
         assert [shown["text"]] == run.outputs[sampler.name]["text"]
         assert [each["number"] for each in sent] == sorted({each["number"] for each in sent})
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from _server import ComfyServer
 from client import ClientError, ComfyClient
-from frontend import OURS, VIEWPORT, Frontend, in_the_newest, in_the_newest_too
+from frontend import OURS, VIEWPORT, Frontend, in_the_newest_too
 from servers import Servers
 from swap import BY_OURS, WIDGETS, is_saved, swap
 
@@ -182,22 +182,16 @@ def test_a_workflow_loads_completely_and_is_the_same_after_a_save_and_a_reload(
     assert not errors
 
 
-@in_the_newest
-def test_each_workflow_opens(frontend: Frontend) -> None:
+@in_the_newest_too
+def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> None:
+    """Nodes grow where they have no room for what they show."""
+    frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
     for name in NAMES:
         path = FOLDER / f"{name}.json"
         frontend.load_file(path)
         assert frontend.evaluate("return graph.nodes.length") == len(_read(path)["nodes"]), name
         assert frontend.evaluate(MISSING) == [], name
         assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / f"{name}.json")), name
-
-
-@in_the_newest_too
-def test_no_node_covers_another(frontend: Frontend) -> None:
-    """Nodes grow where they have no room for what they show."""
-    frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
-    for name in NAMES:
-        frontend.load_file(FOLDER / f"{name}.json")
         frontend.evaluate("app.canvas.ds.scale = 0.6; app.canvas.draw(true, true)")
         frontend.page.wait_for_timeout(300)
         boxes = frontend.boxes()

@@ -186,6 +186,7 @@ def test_a_workflow_loads_completely_and_is_the_same_after_a_save_and_a_reload(
 def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> None:
     """Nodes grow where they have no room for what they show."""
     frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
+    covered = []
     for name in NAMES:
         path = FOLDER / f"{name}.json"
         frontend.load_file(path)
@@ -198,8 +199,10 @@ def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> N
         for i, (x, y, width, height) in enumerate(boxes):
             for left, top, wide, high in boxes[:i]:
                 apart = x >= left + wide or left >= x + width or y >= top + high or top >= y + height
-                assert apart, (name, (x, y, width, height), (left, top, wide, high))
+                if not apart:
+                    covered.append((name, (x, y, width, height), (left, top, wide, high)))
     frontend.page.set_viewport_size(VIEWPORT)
+    assert not covered
 
 
 def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, client: ComfyClient) -> None:

@@ -12,7 +12,7 @@ from ..chords_core import InvalidInput
 from .benchmark_report import comparison_of, report_of
 from .host.benchmark.runner import run_benchmark
 from .host.devices.request import DeviceRequest
-from .host.node_text import show_text
+from .host.node_text import failure_shown, show_text
 from .host.sampling.ksampler import KSamplerInputs
 from .inputs import CATEGORY, devices_input, ksampler_inputs
 from .plots.comparison import draw_comparison
@@ -78,7 +78,8 @@ class ChordsBenchmark(io.ComfyNode):
         cls, vae: Any, devices: DeviceRequest | None = None, cores: str = "", repeats: int = 3, **inputs: Any
     ) -> io.NodeOutput:
         counts, given = parse_cores(cores), KSamplerInputs(**inputs)
-        result = run_benchmark(given, vae, devices, counts, repeats)
+        with failure_shown():
+            result = run_benchmark(given, vae, devices, counts, repeats)
         figures = report_of(result, given)
         image = as_image(draw_comparison(comparison_of(result, given)))
         show_text(figures["advice"])

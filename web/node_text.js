@@ -10,6 +10,7 @@ import { t } from "./stream/translations.js";
 
 // The nodes that have a card before their first run, so that their size stays. Others, such as SamplerCustomAdvanced with
 // a sampler of ours, get one with their first text.
+const SAMPLER = "ChordsSampler";
 const NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"];
 const TEXT_HEIGHT = 46; // one line and two smaller ones, as in chords.css
 const MARGIN = 6;
@@ -42,10 +43,20 @@ async function loadTexts() {
 }
 
 /** Show a text, unless another workflow is on the screen: workflows have the same node ids. */
-function show({ workflow_id: workflow, node_id: id, number, text }) {
+function show({ workflow_id: workflow, node_id: id, class_type: type, number, text }) {
   if (!workflow || workflow !== graph()?.id) return;
   const node = nodeAt(id);
-  if (node) (cards.get(node) ?? addCard(node)).show(text, number);
+  if (node?.comfyClass !== type || !hasTexts(type)) return;
+  (cards.get(node) ?? addCard(node)).show(text, number);
+}
+
+/**
+ * Whether nodes of a class have texts in the workflow on the screen. Two workflows may have the same id: templates of
+ * ComfyUI do, and one in which the samplers of the host were replaced by ours and its original.
+ */
+function hasTexts(type) {
+  const graphs = [graph(), ...(graph().subgraphs?.values() ?? [])];
+  return NODES.includes(type) || graphs.some(({ nodes }) => nodes.some((node) => node.comfyClass === SAMPLER));
 }
 
 function addCard(node) {

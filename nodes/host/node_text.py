@@ -4,9 +4,13 @@ again: the server keeps it (docs/headless.md has the protocol)."""
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from comfy.model_management import InterruptProcessingException
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
@@ -20,10 +24,10 @@ class NodeTexts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = 0
+        self._count = time.time_ns() // 1_000_000  # higher than the numbers of the server before a restart
         self._workflows: OrderedDict[str, OrderedDict[str, dict[str, Any]]] = OrderedDict()
 
-    def keep(self, workflow_id: str | None, node_id: str, text: str) -> dict[str, Any]:
+    def keep(self, workflow_id: str | None, node_id: str, class_type: str, text: str) -> dict[str, Any]:
         """Keep a text in place of the node's earlier one. Without a workflow, nothing is kept.
 
         Returns:
@@ -31,7 +35,8 @@ class NodeTexts:
         """
         with self._lock:
             self._count += 1
-            shown = {"workflow_id": workflow_id, "node_id": node_id, "number": self._count, "text": text}
+            node = {"node_id": node_id, "class_type": class_type}
+            shown = {"workflow_id": workflow_id, **node, "number": self._count, "text": text}
             if workflow_id is not None:
                 nodes = self._workflows.setdefault(workflow_id, OrderedDict())
                 nodes[node_id] = shown
@@ -57,9 +62,23 @@ def show_text(text: str) -> None:
     context, server = get_executing_context(), PromptServer.instance
     if context is None or server is None:
         return
-    node_id = get_progress_state().dynprompt.get_display_node_id(context.node_id)
-    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, text)
+    prompt = get_progress_state().dynprompt
+    node_id = prompt.get_display_node_id(context.node_id)
+    class_type = prompt.get_node(node_id)["class_type"] if prompt.has_node(node_id) else ""
+    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, class_type, text)
     server.send_sync("chords_text", {"prompt_id": context.prompt_id, **shown}, server.client_id)
+
+
+@contextmanager
+def failure_shown(shown: bool = True) -> Iterator[None]:
+    """If the block is cancelled or fails, the text says so. The one before it reads as if the node still ran."""
+    try:
+        yield
+    except (Exception, InterruptProcessingException) as error:  # the host's interrupt is not an Exception
+        if shown:
+            cancelled = isinstance(error, InterruptProcessingException)
+            show_text("cancelled" if cancelled else f"failed: {str(error).strip() or type(error).__name__}")
+        raise
 
 
 def _workflow_id(server: Any, prompt_id: str) -> str | None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import uuid
 from typing import Any
 
 import pytest
 import websocket
-from client import ComfyClient, HttpError
+from client import ComfyClient, ExecutionError, HttpError, Interrupted
 from graphs import Graph, Node, demo, empty_latent, settings
+from searches import VAE, optimizer
 
 SEEDS = itertools.count(5000)  # the host does not repeat a run that it knows
 TEXT = 3  # the number of the host's binary messages with a progress text
 
 
-def _graph() -> tuple[Graph, Node]:
+def _graph(steps: int = 3, **inputs: Any) -> tuple[Graph, Node]:
     graph = Graph()
     sampler = graph.add(
         "ChordsKSampler",
         **demo(graph),
-        **settings(steps=3, seed=next(SEEDS)),
+        **settings(steps=steps, seed=next(SEEDS)),
+        **inputs,
         latent_image=empty_latent(graph),
     )
     graph.save("latent", sampler)
@@ -46,6 +49,7 @@ def test_the_newest_text_of_a_node_is_sent_and_kept(client: ComfyClient) -> None
         assert {(each["prompt_id"], each["node_id"]) for each in sent} == {(run.prompt_id, sampler.name)}
         (shown,) = _kept(client, workflow)  # one for the node, not one for each run
         assert {"prompt_id": run.prompt_id, **shown} == sent[-1]
+        assert shown["class_type"] == "ChordsKSampler"
         assert [shown["text"]] == run.outputs[sampler.name]["text"]
         assert [each["number"] for each in sent] == sorted({each["number"] for each in sent})
 
@@ -61,6 +65,58 @@ def test_a_prompt_without_a_workflow_is_told_and_nothing_is_kept(client: ComfyCl
     assert _kept(client, "None") == _kept(client, "7") == _kept(client, str(uuid.uuid4())) == []
     with pytest.raises(HttpError):
         client.get_json("/chords/texts/")
+
+
+def test_a_number_is_higher_than_those_of_the_server_before_a_restart(client: ComfyClient) -> None:
+    """A page that stays open over a restart would take the new texts for older ones."""
+    before = time.time() - 3600
+    graph, _ = _graph()
+    number = client.run(graph.nodes).of_kind("chords_text")[0]["number"]
+    assert before * 1000 < number < 2**53  # JavaScript's whole numbers
+
+
+def test_a_node_that_was_cancelled_does_not_look_as_if_it_still_ran(client: ComfyClient) -> None:
+    workflow = str(uuid.uuid4())
+
+    def cancel(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords" and data["kind"] == "step":
+            client.interrupt(data["prompt_id"])
+
+    graph, sampler = _graph(steps=200)
+    with pytest.raises(Interrupted):
+        client.run(graph.nodes, extra=_from_page(workflow), on_event=cancel)
+    assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {sampler.name: "cancelled"}
+
+
+def test_a_node_that_failed_says_so(client: ComfyClient) -> None:
+    workflow = str(uuid.uuid4())
+    graph, sampler = _graph(steps=12, cores=4)
+    inputs = graph.nodes[sampler.name]["inputs"]
+    inputs["model"] = graph.add("TestFailingLane", model=inputs["model"], lanes="0,1,2,3", from_call=1)[0]
+    with pytest.raises(ExecutionError):
+        client.run(graph.nodes, extra=_from_page(workflow))
+    (shown,) = _kept(client, workflow)
+    assert shown["text"].startswith("failed: ") and "is broken on purpose" in shown["text"]
+
+
+def test_a_search_and_a_benchmark_that_were_cancelled_say_so(client: ComfyClient) -> None:
+    def cancel(kind: str, data: dict[str, Any]) -> None:
+        if kind == "chords_text" and data["text"] != "cancelled":
+            client.interrupt(data["prompt_id"])
+
+    def search(graph: Graph) -> Node:
+        return optimizer(graph, iterations=200)
+
+    def benchmark(graph: Graph) -> Node:
+        inputs = {**demo(graph), **settings(seed=next(SEEDS)), "vae": VAE, "latent_image": empty_latent(graph)}
+        return graph.add("ChordsBenchmark", **inputs, repeats=2)
+
+    for add in (search, benchmark):
+        workflow, graph = str(uuid.uuid4()), Graph()
+        node = add(graph)
+        with pytest.raises(Interrupted):
+            client.run(graph.nodes, extra=_from_page(workflow), on_event=cancel)
+        assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {node.name: "cancelled"}
 
 
 def test_no_binary_message_has_a_text(client: ComfyClient) -> None:

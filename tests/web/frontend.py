@@ -31,7 +31,7 @@ def _frontends(*which: tuple[str, bool]) -> pytest.MarkDecorator:
 
 in_every_frontend = _frontends(("pinned", False), ("pinned", True), ("newest", False), ("newest", True))
 with_nodes_2 = _frontends(("pinned", True), ("newest", True))
-in_the_newest = _frontends(("newest", False), ("newest", True))
+in_both_frontends = _frontends(("pinned", False), ("newest", True))
 in_the_newest_too = _frontends(("pinned", False), ("newest", False), ("newest", True))
 
 

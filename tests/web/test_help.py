@@ -27,7 +27,11 @@ return {
   outputs: node.outputs.map((o) => o.label ?? o.localized_name ?? o.name),
 };
 """
-in_both_frontends = pytest.mark.parametrize("frontend_name", ["pinned", "newest"], indirect=True)
+in_both_frontends = pytest.mark.parametrize(
+    ("frontend_name", "language"),
+    [*(("pinned", language) for language in LANGUAGES), ("newest", "ja")],
+    indirect=True,
+)
 LOADED = "(images) => images.map((i) => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 50)"
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from client import ComfyClient
-from frontend import Frontend, in_every_frontend
+from frontend import Frontend, in_both_frontends, in_every_frontend, in_the_newest_too
 from playwright.sync_api import Locator
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 WORKFLOW = FOLDER / "chords_demo.json"
 SEEDS = iter(range(50_000, 60_000))
 NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"]
+STOCK = {"ChordsKSampler": "KSampler", "ChordsSampler": "KSamplerSelect"}
 ADD = """
 graph.clear();
 const node = LiteGraph.createNode(argument);
@@ -122,7 +123,7 @@ def test_the_text_stays_after_the_run_and_after_a_reload(
     frontend.until(lambda: _card(frontend).count() and _text(_card(frontend)) == text, "the text is back")
 
 
-@in_every_frontend
+@in_both_frontends
 def test_a_sampler_of_the_host_shows_the_text_of_our_sampler(
     frontend: Frontend, client: ComfyClient, tmp_path: Path
 ) -> None:
@@ -151,7 +152,29 @@ def test_the_text_is_not_shown_in_another_workflow(frontend: Frontend, client: C
     frontend.until(lambda: _text(_card(frontend)) == text, "the text is back")
 
 
-@in_every_frontend
+@pytest.mark.parametrize("replaced", [False, True], ids=["our node", "a node of the host"])
+def test_the_original_of_a_workflow_has_no_text_of_ours(
+    frontend: Frontend, client: ComfyClient, tmp_path: Path, replaced: bool
+) -> None:
+    """`scripts/swap.py` keeps the ids of the workflow and of its nodes."""
+    sampler = _open(frontend, tmp_path)
+    if replaced:
+        sampler = frontend.evaluate(CUSTOM, next(SEEDS))
+    _run(frontend, client)
+    frontend.until(lambda: _card(frontend).count() and _text(_card(frontend)), "the node has a text")
+    workflow = frontend.evaluate("return graph.serialize()")
+    for node in workflow["nodes"]:
+        node["type"] = STOCK.get(node["type"], node["type"])
+    workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] != "ChordsStreamPreview"]
+    workflow["links"] = []
+    with frontend.page.expect_response(lambda answer: "/chords/texts/" in answer.url) as answer:
+        frontend.load_file(_written(workflow, tmp_path / "original.json"))
+    assert str(sampler) in [text["node_id"] for text in answer.value.json()["texts"]]
+    frontend.page.wait_for_timeout(500)
+    assert _card(frontend).count() == 0
+
+
+@in_the_newest_too
 def test_the_card_is_no_input_of_the_side_panel(frontend: Frontend) -> None:
     """And it is on every node that tells what it does, from the start."""
     for name in [*NODES, "ChordsStreamPreview"]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client import ComfyClient
-from frontend import Frontend, Panel, call_count, in_the_newest_too, with_nodes_2
+from frontend import Frontend, Panel, call_count, in_both_frontends, in_the_newest_too, with_nodes_2
 from PIL import Image
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
@@ -187,7 +187,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
     assert panel.labels == STRIP
 
 
-@in_the_newest_too
+@in_both_frontends
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = _open(frontend, VERY_LONG)
     prompt = _start(frontend, client)
@@ -222,7 +222,7 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
     assert panel.caption == "result 4 of 4 · core 1 · 30 calls"
 
 
-@in_the_newest_too
+@in_both_frontends
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend gives the outputs without events of a run."""
     graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
@@ -244,7 +244,7 @@ def test_a_missing_picture_is_reported(frontend: Frontend) -> None:
     assert panel.labels == ["draft"]
 
 
-@in_the_newest_too
+@in_both_frontends
 def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
     _open(frontend)
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
@@ -319,7 +319,7 @@ def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient
     assert {panel.caption.split(" · ")[0] for panel in panels} == {"result 4 of 4", "result 2 of 2"}
 
 
-@in_the_newest_too
+@in_both_frontends
 def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> None:
     _open(frontend)
     frontend.evaluate(

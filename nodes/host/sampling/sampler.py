@@ -46,6 +46,7 @@ from ..devices.sharing import Sharing, measured_splits
 from ..devices.timings import Timings, TimingsKey
 from ..devices.timings_file import keep_rows, keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
+from ..node_text import failure_shown
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
@@ -124,7 +125,7 @@ class _SamplerFunction:
     ) -> Tensor:
         call = SamplerCall(model, x, sigmas, extra_args or {}, callback, disable, stock_options)
         stream = RUNS.begin()
-        with failure_sent(stream):
+        with failure_sent(stream), failure_shown(self.shown):
             samples, run = self._sampled(call, stream)
         run = replace(run, seconds=stream.seconds)
         send_success(stream, run)

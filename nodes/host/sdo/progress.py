@@ -15,7 +15,7 @@ from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
-from ..node_text import show_text
+from ..node_text import failure_shown, show_text
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RUNS, RunStream
 
@@ -53,7 +53,8 @@ def streamed_run() -> Iterator[RunStream]:
     stream = RUNS.begin()
     status, error = "error", None
     try:
-        yield stream
+        with failure_shown():
+            yield stream
         status = "success"
     except InterruptProcessingException:
         status = "interrupted"

@@ -194,15 +194,15 @@ def coupled_controls() -> list[bool]:
 def trial_where_the_device_cannot_wait() -> str:
     """The problem that a trial gives on a device whose module of torch has no ``synchronize`` of this kind."""
     batched_rows = module("devices.batched_rows")
-    usual = batched_rows._synchronize
+    usual = batched_rows.wait_for_device
 
     def fails(device: Any) -> None:
         raise TypeError("synchronize() takes 0 positional arguments but 1 was given")
 
-    batched_rows._synchronize = fails
+    batched_rows.wait_for_device = fails
     calls = row_calls(0.0)
     assert not calls.measure(lambda rows, seconds: True)
-    batched_rows._synchronize = usual
+    batched_rows.wait_for_device = usual
     return str(calls.problem)
 
 

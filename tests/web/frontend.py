@@ -66,6 +66,8 @@ class Frontend:
 
     def load_file(self, path: Path) -> None:
         """Open a workflow file as the menu's Open does."""
+        # The page takes the file before out of the input when it has opened it, and would take out this one.
+        self.page.wait_for_function("() => document.getElementById('comfy-file-input').value === ''")
         marker = "() => { window.comfyAPI.app.app.rootGraph.extra.notYetReplaced = true }"
         self.page.evaluate(marker)
         self.page.locator("#comfy-file-input").set_input_files(path)

@@ -27,13 +27,6 @@ def frontend(shared_frontend: Frontend) -> Frontend:
     return shared_frontend
 
 
-def _open(frontend: Frontend, path: Path) -> None:
-    """Like `Frontend.open_file`, for workflows without a stream preview."""
-    frontend.evaluate("graph.extra.notYetReplaced = true")
-    frontend.page.locator("#comfy-file-input").set_input_files(path)
-    frontend.page.wait_for_function("() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced")
-
-
 def _bare(prompt: dict[str, Any]) -> dict[str, Any]:
     return {name: {"class_type": node["class_type"], "inputs": node["inputs"]} for name, node in prompt.items()}
 
@@ -48,7 +41,7 @@ def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Pat
 
     frontend.page.on("console", note)
     path = FOLDER / f"{name}.json"
-    _open(frontend, path)
+    frontend.load_file(path)
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert frontend.evaluate("return graph.nodes.length") == len(saved["nodes"])
     unknown = "return graph.nodes.filter((n) => n.has_errors || !(n.type in LiteGraph.registered_node_types)).length"
@@ -61,7 +54,7 @@ def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Pat
     again.write_text(json.dumps(frontend.evaluate("return graph.serialize()")), encoding="utf-8")
     frontend.page.reload()
     frontend.wait_until_ready()
-    _open(frontend, again)
+    frontend.load_file(again)
     assert frontend.evaluate(WIDGETS) == values
     assert _bare(frontend.evaluate("return (await app.graphToPrompt()).output")) == _bare(twin)
     frontend.page.remove_listener("console", note)
@@ -70,7 +63,7 @@ def test_a_workflow_loads_and_keeps_its_values(frontend: Frontend, tmp_path: Pat
 
 @in_the_newest_too
 def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client: ComfyClient) -> None:
-    _open(frontend, FOLDER / "sdo_blue_background.json")
+    frontend.load_file(FOLDER / "sdo_blue_background.json")
     node = frontend.evaluate(f"{OPTIMIZER} return node.id")
     frontend.set_widget(node, "seed", next(SEEDS))
     frontend.set_widget(node, "iterations", 2)

@@ -32,7 +32,7 @@ def tiny_files(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def runs(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Samples on lanes of the CPU, one thread each."""
-    sys.path.insert(1, str(comfy_host))
+    sys.path.insert(0, str(comfy_host))  # its nodes, not ours
     from comfy.cli_args import args
 
     args.cpu = True

@@ -1,12 +1,13 @@
 /**
  * Which steps are called next, and when a run ends, by what was measured: as `chords_core/methods/window_rule.py`,
- * `stepping_rule.py`, `sensitivity.py` and `estimate.py`, for one picture and Euler (whose amplification is 1).
+ * `stepping_rule.py`, `sensitivity.py` and `estimate.py`, for one picture, even steps, and Euler (whose amplification
+ * is 1).
  */
 
 (() => {
   "use strict";
   const CHORDS = (globalThis.CHORDS ??= {});
-  const { bisectLeft, range, roundHalfEven } = CHORDS;
+  const { bisectLeft, range } = CHORDS;
 
   const BUDGET = 1.34; // of all moves, over the tolerance
   const MAX_MOVE = 3; // of one step, over the tolerance
@@ -15,20 +16,10 @@
   const JUMP = 4; // from so many times the allowed surprise on, what the model expects jumps
   const DENSE_NODES = 4; // between the first steps none is left out
   const FAR = 8; // from this move on, in tolerances, a step is called again
-  const UNEVEN = 2;
 
   /** The surprise that a new step may have if the distances are to stay as they are. */
   function allowedSurprise(steps, tolerance) {
     return 34.6 * tolerance * Math.min(steps, 200) ** (-2 / 3);
-  }
-
-  /** Steps between a long and a short step of the schedule. They are not left out. */
-  function unevenSteps(times) {
-    const lengths = range(0, times.length - 1).map((i) => times[i] - times[i + 1]);
-    return range(1, lengths.length).filter((step) => {
-      const [before, after] = [lengths[step - 1], lengths[step]];
-      return Math.max(before, after) > UNEVEN * Math.min(before, after);
-    });
   }
 
   /** The window: it begins at the first step that has moved too far. */
@@ -37,7 +28,6 @@
       this.steps = times.length - 1;
       this.cores = cores;
       this.tolerance = tolerance;
-      this.required = unevenSteps(times);
       this.gap = 1;
       this.skipped = []; // steps that were left out where the answers turned out to be rough
     }
@@ -117,12 +107,10 @@
       const found = [];
       let place = newest;
       while (found.length < count && place < last) {
-        const began = place;
         const left = last - place;
         if (distance >= left) place = last;
         else if (left - distance <= Math.floor(distance / 2)) place += Math.floor((left + 1) / 2);
         else place += distance;
-        place = range(began + 1, place).find((each) => this.required.includes(each)) ?? place;
         found.push(place);
       }
       return found;
@@ -134,7 +122,6 @@
     constructor(times, tolerance) {
       this.steps = times.length - 1;
       this.tolerance = tolerance;
-      this.required = unevenSteps(times);
       this.gap = 1;
       this.skipped = [];
     }
@@ -158,8 +145,7 @@
       const again = spare ? known.find((_, k) => measured.moves[k] / this.tolerance > FAR) : undefined;
       if (again !== undefined) return [again];
       if (newest === last) return null;
-      const following = this.next(newest);
-      return [this.required.find((step) => newest < step && step < following) ?? following];
+      return [this.next(newest)];
     }
 
     /** Set the gap by the newest surprise. Returns whether what the model expects jumps before the newest step. */
@@ -182,7 +168,7 @@
 
     next(newest) {
       const last = this.steps - 1;
-      const distance = Math.max(1, roundHalfEven(this.gap));
+      const distance = Math.max(1, Math.round(this.gap));
       const rest = last - newest - distance;
       if (rest <= 0) return last;
       const half = newest + Math.floor((last - newest + 1) / 2);

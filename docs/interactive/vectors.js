@@ -55,12 +55,6 @@
     return place < 0 ? values.length : place;
   }
 
-  /** The nearest whole number; halves go to the even one, as in Python. */
-  function roundHalfEven(value) {
-    const rounded = Math.round(value);
-    return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
-  }
-
   function range(first, end) {
     return Array.from({ length: Math.max(0, end - first) }, (_, i) => first + i);
   }
@@ -76,6 +70,5 @@
     norm,
     range,
     relativeError,
-    roundHalfEven,
   });
 })();

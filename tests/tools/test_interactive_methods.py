@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -28,6 +29,8 @@ from torch import Tensor
 from benchmarks._token_split_costs import Exchange, Way, load_costs
 from chords_core import Agreement, Chords, Evaluation, Event, Window, lattice_starts, simulate, tolerance_window
 from chords_core.methods.events import Hit
+from chords_core.methods.stepping_rule import SteppingRule
+from chords_core.methods.window_rule import Measured, MovingRule, Progress
 from chords_core.simulated_devices import ETHERNET_1, ETHERNET_10, ETHERNET_100, LOCAL, NVLINK, PCIE, Device
 from chords_core.solvers import EULER
 
@@ -220,6 +223,50 @@ def test_schedules_times_and_states_are_those_of_chords_core(
             _check(case, found)
         except AssertionError as error:
             raise AssertionError(f"{case}: {error}") from error
+
+
+def _told(rule: MovingRule | SteppingRule, cores: int, chance: random.Random) -> list[Json]:
+    """What a rule answers, round by round, to measurements of a path that is smooth here and jumps there."""
+    progress, asked, known, told = Progress(), rule.first(cores), [], list[Json]()
+    for rounds in range(1, rule.steps):
+        new = [node for node in asked if node not in known]
+        known = sorted({*known, *asked})
+        moves = [0.01 * 10 ** chance.uniform(-4, 1.5) for _ in known]
+        surprises = {node: 0.05 * 10 ** chance.uniform(-3, 2) for node in new if node > 0}
+        effects = [0.01 * 10 ** chance.uniform(-3, 1) for _ in known] if known[-1] == rule.steps - 1 else []
+        measured = Measured(
+            known=tuple(known),
+            moves=tuple((move,) for move in moves),
+            changed=(True,) * len(known),
+            surprises={node: (found,) for node, found in surprises.items()},
+            effects=tuple((effect,) for effect in effects),
+        )
+        left = rule.steps - rounds
+        progress, following = rule.following(progress, measured, cores, rounds, left)
+        given = {"known": tuple(known), "moves": moves, "surprises": list(surprises.items())}
+        told.append({**given, "effects": effects or None, "left": left, "answer": following})
+        if following is None:
+            break
+        asked = following
+    return told
+
+
+def test_the_rules_answer_as_those_of_chords_core_also_where_the_model_jumps(compute: Compute) -> None:
+    cases = []
+    for seed, steps, cores in product(range(8), (5, 12, 20, 50), (1, 2, 4, 8)):
+        chance = random.Random(f"{seed} {steps} {cores}")
+        rule = tolerance_window(torch.linspace(1, 0, steps + 1, dtype=torch.float64), cores, EULER, 0.01).rule
+        assert isinstance(rule, MovingRule | SteppingRule)
+        told = _told(rule, min(cores, steps), chance)
+        cases.append({"steps": steps, "cores": min(cores, steps), "told": told})
+    text = """(cases) => cases.map(({ steps, cores, told }) => {
+      const times = CHORDS.evenSigmas(steps);
+      const rule = cores === 1 ? new CHORDS.SteppingRule(times, 0.01) : new CHORDS.MovingRule(times, cores, 0.01);
+      return told.map((each, k) => rule.following({ ...each, surprises: new Map(each.surprises) }, k + 1, each.left));
+    })"""
+    for case, found in zip(cases, compute(text, cases), strict=True):
+        expected = [each["answer"] if each["answer"] is None else list(each["answer"]) for each in case["told"]]
+        assert found == expected, case
 
 
 def test_links_are_those_of_chords_core(compute: Compute) -> None:

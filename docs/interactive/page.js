@@ -148,7 +148,7 @@
   function showSummary() {
     const { method, steps, sequential, split } = shown;
     const row = rows(shown).find(({ key }) => key === method);
-    const gain = (ratio) => (ratio >= 1.05 ? `${ratio.toFixed(1)}x as fast` : ratio > 0.95 ? "as long" : "slower");
+    const gain = (ratio) => (ratio >= 1.05 ? `${ratio.toFixed(1)}x as fast` : ratio > 0.95 ? "no gain" : "slower");
     const calls =
       method === "split"
         ? `${steps} calls in a row, each shared by ${split.members} device${split.members > 1 ? "s" : ""}`
@@ -202,7 +202,7 @@
     find("#timeline .text").textContent = shares
       ? "Coloured: a device computes its share. Grey: keys and values come over the link."
       : shown.method === "split"
-        ? "Sharing calls is not faster here, so one device makes them whole."
+        ? "Sharing calls is not faster here, so one device makes them whole. Try NVLink, or the video."
         : "A number is a step. The time of a call has the way over the link and back. Colours as above.";
     drawTimeline(find("#timeline .plot"), { lanes, seconds: last, marks });
   }

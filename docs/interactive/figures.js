@@ -106,7 +106,7 @@
         if (block.kind === "after") box.setAttribute("class", "after");
         box.append(make("title", {}, block.title));
         drawing.append(box);
-        if (block.text && wide >= 7 + 6 * block.text.length) {
+        if (block.text && block.kind !== "after" && wide >= 7 + 6 * block.text.length) {
           const text = label(x(block.began) + wide / 2, y + rowHeight / 2 + 4, block.text, "inside");
           text.setAttribute("pointer-events", "none");
           drawing.append(text);
@@ -134,7 +134,7 @@
       drawing.append(line(left, y(value), width - right, y(value), "grid"));
       drawing.append(label(left - 8, y(value) + 4, `${value * 100} %`, "tick", "end"));
     }
-    drawing.append(label(left - 8, y(lowest) + 4, "exact", "tick", "end"));
+    drawing.append(label(left - 8, y(lowest) + 4, "0.01 %", "tick", "end"));
     drawing.append(line(left, y(lowest), width - right, y(lowest), "axis"));
     for (const value of wholeTicks(rounds, width < 500 ? 5 : 10)) {
       drawing.append(label(x(value), height - bottom + 16, String(value)));
@@ -164,10 +164,10 @@
     const width = Math.max(260, place.clientWidth);
     const height = Math.min(460, width);
     const { drawing } = canvas(place, height, "The points of the picture, each with a line to where KSampler has it");
-    const reach = 3.4;
+    const [reach, middle] = [2.75, [0.3, -0.2]];
     const scale = Math.min(width, height) / (2 * reach);
-    const x = (value) => width / 2 + value * scale;
-    const y = (value) => height / 2 - value * scale;
+    const x = (value) => width / 2 + (value - middle[0]) * scale;
+    const y = (value) => height / 2 - (value - middle[1]) * scale;
     for (const { at, prompted } of CENTRES) {
       const name = prompted ? "group named" : "group";
       drawing.append(make("circle", { cx: x(at[0]), cy: y(at[1]), r: 1.6 * SPREAD * scale, class: name }));
@@ -191,12 +191,12 @@
   function formatError(error) {
     if (error < 1e-9) return "exact";
     const percent = error * 100;
-    if (percent < 0.01) return "under 0.01 %";
-    return `${percent.toFixed(percent < 1 ? 2 : percent < 10 ? 1 : 0)} %`;
+    if (percent < 0.01) return "under 0.01\u00a0%";
+    return `${percent.toFixed(percent < 1 ? 2 : percent < 10 ? 1 : 0)}\u00a0%`;
   }
 
   function formatSeconds(seconds) {
-    return `${seconds.toFixed(seconds < 1 ? 2 : seconds < 100 ? 1 : 0)} s`;
+    return `${seconds.toFixed(seconds < 1 ? 2 : seconds < 100 ? 1 : 0)}\u00a0s`;
   }
 
   Object.assign(CHORDS, { drawError, drawPlane, drawSchedule, drawTimeline, formatError, formatSeconds });

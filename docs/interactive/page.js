@@ -19,7 +19,7 @@
     chords: "Each core starts further along the path, and a slower core corrects it. The first result comes early.",
     window: "A round calls the model at several steps at once. Then the whole path is solved again.",
     fewer: "One core leaves calls out where the answer hardly changes, and interpolates there. One device is enough.",
-    split: "All devices share each call. The calls in a row stay, but each is shorter. The picture is the same.",
+    split: "Devices share each call: as many as is fastest. The calls in a row stay, but each is shorter.",
   };
   const COLOURS = {
     sequential: "var(--noise)",
@@ -154,7 +154,7 @@
         ? `${steps} calls in a row, each shared by ${split.members} device${split.members > 1 ? "s" : ""}`
         : `${row.depth} of ${steps} calls in a row`;
     const inexact = row.error < 1e-9 ? "the exact result" : `${formatError(row.error)} off`;
-    const off = method === "split" ? "the same picture" : inexact;
+    const off = method === "split" ? "the same picture apart from rounding" : inexact;
     const time = `${formatSeconds(row.seconds)} instead of ${formatSeconds(sequential.seconds)}`;
     const text = `${NAMES[method]}: <b>${calls}</b>, ${off}. ${time}: ${gain(sequential.seconds / row.seconds)}.`;
     find("#summary").innerHTML = text;
@@ -231,8 +231,8 @@
 
   function showError() {
     const isWithin = shown.method === "window" || shown.method === "fewer";
-    find("#error .text").textContent = `The scale is logarithmic. A large dot is the result that is taken. KSampler's
-      line is what the model expects on the way.`;
+    find("#error .text").textContent = `The scale is logarithmic. A large dot is the result that is taken; smaller errors
+      than 0.01 % are at the bottom. KSampler's line is what the model expects on the way.`;
     const lines = Object.entries(shown.runs)
       .filter(([key]) => key === "sequential" || key === shown.method)
       .map(([key, found]) => ({

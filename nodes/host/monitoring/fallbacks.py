@@ -59,8 +59,9 @@ class Fallbacks:
 
     def known(self, fallback: Fallback, reason: _R) -> _R:
         """Remember the class of a reason, and return the reason. None is no reason."""
-        if reason:
-            self._classes[reason] = fallback
+        text: str | None = reason
+        if text:
+            self._classes[text] = fallback
         return reason
 
     def of(self, plan: Plan, notes: Iterable[str] = (), shared: bool = False) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,17 @@ def test_metrics_are_there_on_the_common_server(server: ComfyServer, client: Com
     """Without a log of runs, too."""
     client.run(_graph().nodes)
     assert sum(value for (name, _), value in _scrape(server).items() if name == "chords_runs_total") >= 1
+
+
+def test_without_the_library_the_answer_says_how_to_install_it(comfy_host: Path, tmp_path: Path) -> None:
+    """And runs end as they do with it, and are logged."""
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError('not installed')\n", encoding="utf-8")
+    log = tmp_path / "runs.jsonl"
+    environment = {"PYTHONPATH": str(tmp_path), "CHORDS_RUN_LOG": str(log)}
+    with ComfyServer(comfy_host, threads=1, cpu=True, environment=environment, python=str(venv_python())) as running:
+        run = running.client().run(_graph().nodes)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            _scrape(running)
+    assert caught.value.code == 501
+    assert "python -m pip install prometheus-client" in json.loads(caught.value.read())["error"]
+    assert [line["prompt_id"] for line in _lines(log)] == [run.prompt_id]

@@ -16,6 +16,11 @@ from .allowed_addresses import reason_against
 from .serialization import NotShippable, model_payload, run_payload
 from .worker import setup_here, worker_factory
 
+
+class NotAllowed(NoWorker):
+    """The owner of this server does not allow the cluster."""
+
+
 _kept: dict[tuple[str, int], RayWorkers] = {}  # at most one entry: a machine has memory for the models of one
 
 
@@ -23,11 +28,12 @@ def cluster_lanes(request: DeviceRequest) -> int:
     """How many lanes the cluster has for this request. Starts Ray, or connects to it, at the first call.
 
     Raises:
-        NoWorker: if the owner of this server does not allow the cluster, or if the connection to it is lost.
+        NotAllowed: if the owner of this server does not allow the cluster.
+        NoWorker: if the connection to it is lost.
         WorkersUnavailable: if Ray is not installed, or cannot be started or reached.
     """
     if (reason := reason_against(request.ray_address)) is not None:
-        raise NoWorker(reason)
+        raise NotAllowed(reason)
     return _workers(request).lanes
 
 

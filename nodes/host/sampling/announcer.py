@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..node_text import show_text
 
 _log = logging.getLogger("chords")
@@ -18,16 +19,27 @@ class Announcer:
 
     Attributes:
         message: the newest message, with all notes.
+        fallbacks: the classes of the reasons in it.
     """
 
     def __init__(self, shown: bool = True) -> None:
         self.message = ""
+        self.fallbacks = Fallbacks()
         self._shown = shown
         self._notes: list[str] = []
 
-    def note(self, notes: Iterable[str]) -> None:
-        """Add each of these notes to every later message, once."""
-        self._notes += [note for note in dict.fromkeys(notes) if note not in self._notes]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes so far."""
+        return tuple(self._notes)
+
+    def note(self, notes: Iterable[str], fallback: Fallback | None = None) -> None:
+        """Add each of these notes to every later message, once. ``fallback``: the class of reasons that they are."""
+        for note in notes:
+            if note not in self._notes:
+                self._notes.append(note)
+            if fallback is not None:
+                self.fallbacks.known(fallback, note)
 
     def say(self, message: str) -> None:
         """Show what is done, and the notes."""

@@ -20,7 +20,8 @@ from ..devices.request import DeviceRequest
 from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
-from ..ray.cluster import cluster_lanes, no_worker, open_cluster_pool
+from ..monitoring.fallbacks import Fallback
+from ..ray.cluster import NotAllowed, cluster_lanes, no_worker, open_cluster_pool
 from .announcer import Announcer
 from .call import SamplerCall
 from .messages import describe
@@ -139,7 +140,8 @@ class LaneOpener:
     def after_failed_rows(self, failed: OpenedRows, placement: Placement, error: RowsFailed) -> OpenedLanes:
         """Lanes of the placement without rows, for a run that begins again."""
         failed.failed(error)
-        self._announcer.note([f"it took longer, because {error}; it began again with one row in each call"])
+        note = f"it took longer, because {error}; it began again with one row in each call"
+        self._announcer.note([note], Fallback.ROWS)
         return self._on_devices(placement, keep_cores=False)
 
     def _on_devices(self, placement: Placement, keep_cores: bool) -> OpenedLanes:
@@ -168,6 +170,7 @@ class LaneOpener:
             controls=controls,
         )
         if reason is not None:
+            self._announcer.fallbacks.known(Fallback.CHECK, reason)
             placement, sharings = Placement(SequentialPlan(call.steps, (reason,)), ((call.primary,),)), ()
             self._say(placement)
         return OpenedLanes(placement.plan, names_of(placement.groups), pool, sharings)
@@ -185,6 +188,7 @@ class LaneOpener:
         problem = reason_against_copies(call.guider.model_patcher, copies)
         if problem is not None:
             forget_copies(call.guider.model_patcher)
+            self._announcer.fallbacks.known(Fallback.CHECK, problem)
             placement = place_alone(placement, self._options, self._facts, problem)
         sharings = self._sharings(placement, copies)
         if not sharings:
@@ -201,7 +205,9 @@ class LaneOpener:
         leaders = {group[0] for group in placement.groups}
         leaders |= {team[0] for group in placement.groups for split in sides for team in split.teams(group) if team}
         controls = RunControls(call.guider, call.x, call.sigmas[0], {*leaders, call.primary})
-        return (controls, None) if controls.problem is None else (None, controls.problem)
+        if controls.problem is None:
+            return controls, None
+        return None, self._announcer.fallbacks.known(Fallback.CONTROLNET, controls.problem)
 
     def _ways(self, placement: Placement) -> tuple[tuple[Split, ...], Mapping[Split, float], bool]:
         """The ways to share a call that are tried, the known seconds of each, and whether a call may be made twice."""
@@ -219,7 +225,8 @@ class LaneOpener:
             return (*(split for split in splits if split != WHOLE), WHOLE), {}, True
         if changed:
             self._announcer.note(
-                ["calls are not shared by tokens: this version of ComfyUI has other code for the model"]
+                ["calls are not shared by tokens: this version of ComfyUI has other code for the model"],
+                Fallback.SHARING,
             )
             splits = tuple(split for split in splits if split.shares == 1) or (WHOLE,)
         return splits, known, repeatable
@@ -253,7 +260,8 @@ class LaneOpener:
         try:
             lanes = cluster_lanes(request)
         except NoWorker as problem:
-            announcer.note([no_worker(problem)])
+            kind = Fallback.NOT_ALLOWED if isinstance(problem, NotAllowed) else Fallback.CLUSTER
+            announcer.note([no_worker(problem)], kind)
             return None
         placement = self._placed_on_cluster(lanes, timings)
         if placement.plan.cores == 1:
@@ -262,13 +270,14 @@ class LaneOpener:
         cluster, notes = open_cluster_pool(
             self._stack, request, call.model, call.extra_args, call.x, placement.plan.cores
         )
-        announcer.note(notes)
+        announcer.note(notes, Fallback.CLUSTER if cluster is None else Fallback.WORKERS_MISSING)
         if cluster is None:
             return None
         if options.cores == 0 and cluster.lanes < placement.plan.cores:
             placement = self._placed_on_cluster(cluster.lanes, timings)
             if placement.plan.cores == 1:
-                announcer.note([f"only {cluster.lanes} of the Ray workers could be used"])
+                note = f"only {cluster.lanes} of the Ray workers could be used"
+                announcer.note([note], Fallback.WORKERS_MISSING)
                 return None
         announcer.say(describe(placement.plan, cluster.names))
         pool, reason = try_workers(
@@ -291,11 +300,13 @@ class LaneOpener:
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
             problem = "a further device has too little memory for the model"
+            self._announcer.fallbacks.known(Fallback.MEMORY, problem)
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
             return placement, {}
         problem = problem or prepare_copies(self._stack, call.guider.model_patcher, copies)
         if problem is not None:
+            self._announcer.fallbacks.known(Fallback.COPIES, problem)
             if not keep_cores and (self._options.cores == 0 or placement.plan.cores == 1):
                 placement = place_alone(placement, self._options, self._facts, problem)
             else:
@@ -304,7 +315,8 @@ class LaneOpener:
             return placement, {}
         if short:
             names = ", ".join(map(str, short))
-            self._announcer.note([f"slow because of too little memory, with parts of the model outside: {names}"])
+            note = f"slow because of too little memory, with parts of the model outside: {names}"
+            self._announcer.note([note], Fallback.MEMORY)
             self._say(placement)
         return placement, copies
 

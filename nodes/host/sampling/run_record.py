@@ -61,6 +61,8 @@ class ChordsRun:
             most runs; 0 where it is KSampler's, apart from rounding. None if it is not known.
         shared: how the devices of the first lane shared calls; None if each lane had one device.
         rows: how many evaluations were one model call at most, on one device; 1: each was a call of its own.
+        fallbacks: the classes of the reasons for which the run did less in parallel than the pack can
+            (`monitoring.fallbacks.Fallback`).
     """
 
     message: str = ""
@@ -79,6 +81,7 @@ class ChordsRun:
     estimate: float | None = None
     shared: SharedCalls | None = None
     rows: int = 1
+    fallbacks: tuple[str, ...] = ()
 
     @property
     def lanes(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from ....chords_core import (
     Event,
     InvalidInput,
     LaneTimeouts,
+    Plan,
     Recorder,
     Result,
     RowsFailed,
@@ -46,6 +47,8 @@ from ..devices.sharing import Sharing, measured_splits
 from ..devices.timings import Timings, TimingsKey
 from ..devices.timings_file import keep_rows, keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
+from ..monitoring.fallbacks import Fallback, Fallbacks
+from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
@@ -125,17 +128,19 @@ class _SamplerFunction:
     ) -> Tensor:
         call = SamplerCall(model, x, sigmas, extra_args or {}, callback, disable, stock_options)
         stream = RUNS.begin()
-        with failure_sent(stream), failure_shown(self.shown):
-            samples, run = self._sampled(call, stream)
-        run = replace(run, seconds=stream.seconds)
-        send_success(stream, run)
+        with REPORTER.reported(stream) as report:
+            with failure_sent(stream), failure_shown(self.shown):
+                samples, run = self._sampled(call, stream)
+            run = replace(run, seconds=stream.seconds)
+            send_success(stream, run)
+            report(run)
         if self.on_record is not None:
             self.on_record(run)
         return samples
 
     def _sampled(self, call: SamplerCall, stream: RunStream) -> tuple[Tensor, ChordsRun]:
-        reason = self._reason_for_stock(call)
         announcer = Announcer(self.shown)
+        reason = self._reason_for_stock(call, announcer.fallbacks)
         if not call.plain:
             return self._sample_stock(call, stream, announcer, str(reason))
         shapes = self.shapes or shapes_of_parts(call.guider.conds) or shapes_on_model(call.base_model, call.x)
@@ -151,19 +156,21 @@ class _SamplerFunction:
             stream.send("accepted", index=1, core=1, depth=run.depth, by="plan")
             return samples, replace(run, hits=(RunHit(1, run.depth, call.to_latent(samples)),))
 
-    def _reason_for_stock(self, call: SamplerCall) -> str | None:
+    def _reason_for_stock(self, call: SamplerCall, fallbacks: Fallbacks) -> str | None:
         """Why only the host's own sampler can do this; None if ours can."""
-        if self.sampler_name not in PARALLEL:
-            return f"{self.sampler_name} is not one of the samplers that run in parallel ({', '.join(PARALLEL)})"
+        name, known = self.sampler_name, fallbacks.known
+        if name not in PARALLEL:
+            samplers = ", ".join(PARALLEL)
+            return known(Fallback.SAMPLER, f"{name} is not one of the samplers that run in parallel ({samplers})")
         if not call.plain:
-            return "another node wraps the sampler and expects its steps in order"
+            return known(Fallback.WRAPPED, "another node wraps the sampler and expects its steps in order")
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
-            return f"the schedule is none that can be run in parallel ({error})"
-        last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
+            return known(Fallback.SCHEDULE, f"the schedule is none that can be run in parallel ({error})")
+        last = SOLVERS[PARALLEL[name]].last_sigma
         if last and (call.steps < 2 or call.sigmas[-2] <= last):
-            return f"{self.sampler_name} needs at least two steps, the last from above sigma {last}"
+            return known(Fallback.SCHEDULE, f"{name} needs at least two steps, the last from above sigma {last}")
         return None
 
     def _sample_stock(
@@ -182,14 +189,15 @@ class _SamplerFunction:
             samples = stock(opened.model, call.x, call.sigmas, **arguments, **call.stock_options)
             self._say_sharing(announcer, opened.sharings)
             shared, lost = _shared_calls(opened.sharings), _lost_members(opened.sharings)
-            return samples, replace(run, message=announcer.message, shared=shared, lost_lanes=lost)
+            run = replace(run, message=announcer.message, shared=shared, lost_lanes=lost)
+            return samples, replace(run, fallbacks=_fallbacks(announcer, chosen, opened.sharings))
 
     def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: str) -> OpenedStock:
         if not call.plain:
             placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.x.device,),))
             return OpenedStock(placement, call.model)
         request = replace(self.request, ray_address="")
-        facts, timings = self._facts(call), self._timings(call, request)
+        facts, timings = self._facts(call, announcer.fallbacks), self._timings(call, request)
         return self._opener(call, stack, announcer, facts, timings).stock(place_stock(request, facts, reason, timings))
 
     def _opener(
@@ -213,7 +221,7 @@ class _SamplerFunction:
         last = SOLVERS[PARALLEL[self.sampler_name]].last_sigma
         if last and call.sigmas[-1] == 0:
             call.sigmas[-1] = last  # in place, as the stock sampler does: the host scales the result by it
-        facts = self._facts(call)
+        facts = self._facts(call, announcer.fallbacks)
         with ExitStack() as stack:
             timings = self._timings(call, replace(self.request, ray_address=""))
             opener = self._opener(call, stack, announcer, facts, timings)
@@ -226,7 +234,7 @@ class _SamplerFunction:
             try:
                 return self._driven(call, lanes, stream, previews, announcer)
             except WorkersUnavailable as error:  # the last one is lost: the same plan gives the same picture here
-                announcer.note([f"all Ray workers were lost, so it was done here ({error})"])
+                announcer.note([f"all Ray workers were lost, so it was done here ({error})"], Fallback.WORKERS_LOST)
                 devices = lane_devices(self.request, call.primary)[: lanes.plan.cores]
                 placement = Placement(lanes.plan, tuple((device,) for device in devices))
                 return self._driven(call, opener.local(placement, keep_cores=True), stream, previews, announcer)
@@ -253,7 +261,7 @@ class _SamplerFunction:
             lanes = opener.after_failed_rows(in_rows, placement, error)
         return self._driven(call, lanes, stream, previews, announcer)
 
-    def _facts(self, call: SamplerCall) -> Facts:
+    def _facts(self, call: SamplerCall, fallbacks: Fallbacks) -> Facts:
         """What the placement depends on, from the host."""
         primary, patcher = call.primary, call.guider.model_patcher
         guided = is_guided(call.guider, call.model_options)
@@ -269,7 +277,7 @@ class _SamplerFunction:
             threads=torch.get_num_threads(),
             guided=guided,
             split_seconds=lambda group: measured_splits(patcher, call.x.shape, group, guided),
-            reasons=_Reasons(call),
+            reasons=_Reasons(call, fallbacks),
         )
 
     def _timings(self, call: SamplerCall, request: DeviceRequest) -> Timings | None:
@@ -325,6 +333,7 @@ class _SamplerFunction:
             estimate=_estimate(result),
             shared=_shared_calls(lanes.sharings),
             rows=lanes.rows,
+            fallbacks=_fallbacks(announcer, chosen, lanes.sharings),
         )
         return result.x.to(call.x.device), run
 
@@ -357,17 +366,19 @@ class _SamplerFunction:
 
 @dataclass(frozen=True, eq=False)
 class _Reasons:
-    """Asks each time, for a trial during the run may have found a reason."""
+    """Asks each time, for a trial during the run may have found a reason. ``fallbacks`` gets the class of each."""
 
     call: SamplerCall
+    fallbacks: Fallbacks
 
     @property
     def for_one_core(self) -> str | None:
-        return reason_for_one_core(self.call.guider, self.call.model_options)
+        reason = reason_for_one_core(self.call.guider, self.call.model_options)
+        return self.fallbacks.known(Fallback.PATCHES, reason)
 
     @property
     def for_every_step(self) -> str | None:
-        return reason_for_every_step(self.call.guider, self.call.sigmas)
+        return self.fallbacks.known(Fallback.EVERY_STEP, reason_for_every_step(self.call.guider, self.call.sigmas))
 
     @property
     def step_cache(self) -> str | None:
@@ -375,7 +386,8 @@ class _Reasons:
 
     @property
     def for_one_device(self) -> str | None:
-        return reason_for_one_device(self.call.guider.model_patcher, self.call.model_options)
+        reason = reason_for_one_device(self.call.guider.model_patcher, self.call.model_options)
+        return self.fallbacks.known(Fallback.ONE_DEVICE, reason)
 
     @property
     def against_sides(self) -> str | None:
@@ -383,7 +395,15 @@ class _Reasons:
 
     @property
     def against_tokens(self) -> str | None:
-        return reason_against_tokens(self.call.guider, self.call.model_options)
+        reason = reason_against_tokens(self.call.guider, self.call.model_options)
+        return self.fallbacks.known(Fallback.SHARING, reason)
+
+
+def _fallbacks(announcer: Announcer, chosen: Plan, sharings: Sequence[Sharing]) -> tuple[str, ...]:
+    """The classes of the reasons for which the run did less in parallel than the pack can."""
+    reason = announcer.fallbacks.known(Fallback.SHARING, sharings[0].reason if sharings else None)
+    notes = announcer.notes if reason is None else (*announcer.notes, reason)
+    return announcer.fallbacks.of(chosen, notes, shared=bool(sharings))
 
 
 def _estimate(result: Result) -> float | None:

@@ -1,14 +1,16 @@
-"""The HTTP routes of the pack: accept the best result so far, read the events of a run, and the texts on the nodes of a
-workflow. docs/headless.md has the protocol."""
+"""The HTTP routes of the pack: accept the best result so far, read the events of a run, the texts on the nodes of a
+workflow, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 from aiohttp import web
 from server import PromptServer
 
+from ..monitoring.reporter import REPORTER, MetricsNotInstalled
 from ..node_text import TEXTS
 from .stream import RUNS
 
@@ -22,6 +24,7 @@ def register() -> None:
     routes.post("/chords/accept")(accept)
     routes.get("/chords/runs/{prompt_id}")(events)
     routes.get("/chords/texts/{workflow_id}")(texts)
+    routes.get("/chords/metrics")(metrics)
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -58,6 +61,15 @@ async def events(request: web.Request) -> web.Response:
 async def texts(request: web.Request) -> web.Response:
     """GET /chords/texts/{workflow_id}: the newest text of each node of a workflow."""
     return web.json_response({"texts": TEXTS.of(request.match_info["workflow_id"])})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /chords/metrics: the metrics of all runs since the server started, in Prometheus' text format."""
+    try:
+        text, content_type = await asyncio.to_thread(REPORTER.exposition)
+    except MetricsNotInstalled as error:
+        return _error(501, str(error))
+    return web.Response(body=text, headers={"Content-Type": content_type})
 
 
 class BadBody(ValueError):

@@ -37,10 +37,18 @@ class RunStream:
 
     Attributes:
         accept: set it to end the run early, with its best result so far.
+        queued_seconds: from the arrival of the prompt to the beginning of this run. None if the prompt had another run
+            before, or if the arrival is not known.
     """
 
-    def __init__(self, prompt_id: str | None, node_id: str | None, viewers: tuple[str, ...]) -> None:
-        self.prompt_id, self.node_id = prompt_id, node_id
+    def __init__(
+        self,
+        prompt_id: str | None,
+        node_id: str | None,
+        viewers: tuple[str, ...],
+        queued_seconds: float | None = None,
+    ) -> None:
+        self.prompt_id, self.node_id, self.queued_seconds = prompt_id, node_id, queued_seconds
         self.accept = threading.Event()
         self._viewers = viewers
         self._server = PromptServer.instance if prompt_id is not None else None
@@ -50,6 +58,7 @@ class RunStream:
         self._files: list[Path] = []
         self._discarded = False
         self._name = uuid.uuid4().hex[:12]
+        self._first_picture: float | None = None
         self._began = time.perf_counter()
 
     @property
@@ -57,9 +66,16 @@ class RunStream:
         """The seconds since the run began."""
         return time.perf_counter() - self._began
 
+    @property
+    def first_picture_seconds(self) -> float | None:
+        """From the beginning to the first picture or, where none was shown, to the first hit; None before it."""
+        return self._first_picture
+
     def send(self, kind: str, **fields: Any) -> None:
         """Send an event. Nothing is sent after ``done``: a picture that is ready later is left out."""
         event = {"prompt_id": self.prompt_id, "node_id": self.node_id, "kind": kind, **fields}
+        if kind == "hit":
+            self._mark_picture()
         with self._lock:
             if self._is_over():
                 return
@@ -119,12 +135,17 @@ class RunStream:
         for path in files:
             _remove(path)
 
+    def _mark_picture(self) -> None:
+        if self._first_picture is None:
+            self._first_picture = self.seconds
+
     def _is_over(self) -> bool:
         """Call it with the lock held."""
         return any(event["kind"] == "done" for event in self._events)
 
     def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
         server, client = self._server, self._client
+        self._mark_picture()
         if server is None:
             return
         if not feature_flags.supports_feature(server.sockets_metadata, client, "supports_preview_metadata"):
@@ -174,7 +195,8 @@ class Runs:
         context = get_executing_context()
         if context is None:
             return RunStream(None, None, ())
-        stream = RunStream(context.prompt_id, context.node_id, _viewers(context.node_id))
+        queued = None if self.of(context.prompt_id) else _queued_seconds(context.prompt_id)
+        stream = RunStream(context.prompt_id, context.node_id, _viewers(context.node_id), queued)
         with self._lock:
             runs = self._prompts.setdefault(context.prompt_id, {})
             replaced = (
@@ -195,6 +217,15 @@ class Runs:
 
 
 RUNS = Runs()
+
+
+def _queued_seconds(prompt_id: str) -> float | None:
+    """The seconds since the host took a running prompt into its queue; None if it does not say when that was."""
+    with contextlib.suppress(Exception):  # it is for statistics only: no run fails because of another host's queue
+        running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+        extra = next(item[3] for item in running if item[1] == prompt_id)
+        return max(0.0, time.time() - float(extra["create_time"]) / 1000)  # which is in milliseconds
+    return None
 
 
 def _viewers(sampler: str) -> tuple[str, ...]:

@@ -49,14 +49,14 @@ class ChordsRun:
         solver: the solver, or the name of the host's sampler.
         plan: what was to be done.
         devices: one name a lane; one in all where the lanes are the rows of a call.
-        depth: sequential model calls.
+        depth: sequential model calls that were made.
         evaluations: all model calls. One of several rows counts once.
         seconds: duration of the run.
         lost_lanes: devices that were lost or are late, each with its error.
-        hits: the results in the order they came; the last is the run's own.
+        hits: the results in the order they came, up to the run's own.
         timeline: when each lane did what; None for the host's own sampler.
         latent_format: the host's, for previews.
-        by_request: a user ended the run by taking the best result so far.
+        by_request: a user ended the run by taking a result.
         estimate: about the relative RMS difference of the result from KSampler's latent, right within a factor of 3 in
             most runs; 0 where it is KSampler's, apart from rounding. None if it is not known.
         shared: how the devices of the first lane shared calls; None if each lane had one device.

@@ -23,10 +23,12 @@ from ....chords_core import (
     Event,
     InvalidInput,
     LaneTimeouts,
+    OnDemand,
     Plan,
     Recorder,
     Result,
     RowsFailed,
+    SampleOptions,
     SequentialPlan,
     WindowPlan,
     WorkersUnavailable,
@@ -315,7 +317,7 @@ class _SamplerFunction:
                 on_event=passed,
                 cancel=check_interrupt,
                 timeouts=LANE_TIMEOUTS,
-                **chosen.sample_options(accept_now=stream.accept.is_set),
+                **_until_accepted(chosen, stream),
             )
         self._say_end(announcer, lanes, relay, result)
         run = ChordsRun(
@@ -404,6 +406,14 @@ def _fallbacks(announcer: Announcer, chosen: Plan, sharings: Sequence[Sharing]) 
     reason = announcer.fallbacks.known(Fallback.SHARING, sharings[0].reason if sharings else None)
     notes = announcer.notes if reason is None else (*announcer.notes, reason)
     return announcer.fallbacks.of(chosen, notes, shared=bool(sharings))
+
+
+def _until_accepted(chosen: Plan, stream: RunStream) -> SampleOptions:
+    """The plan's arguments for `sample`, with which a user may end the run with a result that is there."""
+    options = chosen.sample_options(accept_now=stream.accept.is_set)
+    assert isinstance(options["accept"], OnDemand)
+    options["accept"] = replace(options["accept"], index=lambda: stream.accept_index)
+    return options
 
 
 def _estimate(result: Result) -> float | None:

@@ -47,17 +47,13 @@ export function iconButton(name, onClick) {
   return button;
 }
 
-/** A link that saves a picture. Set its address and the name of the file with `setDownload`. */
-export function saveLink() {
-  const link = make("a", "icon chords-save");
-  link.append(icon("save"));
-  return link;
-}
-
-/** The picture that a link saves; null: none. */
-export function setDownload(link, picture) {
-  link.hidden = picture === null;
-  if (picture === null) return;
-  link.href = picture.url;
-  link.download = picture.file;
+/** Save a picture under a name of ours. A plain link does not: the server names the file, too, and browsers prefer that. */
+export async function savePicture({ url, file }) {
+  const answer = await fetch(url);
+  if (!answer.ok) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = file;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser reads it after the click
 }

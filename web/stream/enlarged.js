@@ -1,6 +1,6 @@
 /** The large view of a result, over the whole page: turn results and pictures, compare, save, accept. Escape closes it. */
 
-import { iconButton, make, saveLink, setDownload, setName, setText } from "./elements.js";
+import { iconButton, make, savePicture, setName, setText } from "./elements.js";
 import { Pager } from "./pager.js";
 import { t } from "./translations.js";
 
@@ -22,26 +22,29 @@ export class Enlarged {
     this.other = make("img", "other", { draggable: "false" });
     this.names = [make("span", "name chords-left"), make("span", "name chords-right")];
     this.divider = make("div", "divider");
+    this.slider = make("input", "slider", { type: "range", min: "0", max: "100", step: "1" });
+    this.slider.addEventListener("input", () => this.#place());
     this.frame = make("div", "large");
-    this.frame.append(this.image, this.other, this.divider, ...this.names);
+    this.frame.append(this.image, this.other, this.divider, this.slider, ...this.names);
     this.image.draggable = false;
     const stage = make("div", "stage");
     stage.append(this.frame);
     this.caption = make("div", "caption");
-    this.slider = make("input", "slider", { type: "range", min: "0", max: "100", step: "1" });
-    this.slider.addEventListener("input", () => this.#place());
     this.compare = make("button", "compare", { type: "button", "aria-pressed": "false" });
     this.compare.addEventListener("click", () => this.#compare(!this.comparing));
     this.close = iconButton("close", () => this.dialog.close());
     this.before = iconButton("before", () => turnResult(-1));
     this.next = iconButton("next", () => turnResult(1));
+    this.result = make("span");
     this.pager = new Pager(turnPicture);
-    this.save = saveLink();
+    this.save = iconButton("save", () => savePicture(this.view().picture));
     this.accept = make("button", "accept", { type: "button" });
     this.accept.addEventListener("click", accept);
     const tools = make("div", "tools");
-    tools.append(this.before, this.next, this.pager.element, this.compare, this.save, this.accept);
-    this.dialog.append(this.close, stage, this.slider, this.caption, tools);
+    const results = make("div", "pager", { role: "group", "aria-label": t("Results so far") });
+    results.append(this.before, this.result, this.next);
+    tools.append(results, this.pager.element, this.compare, this.save, this.accept);
+    this.dialog.append(this.close, stage, this.caption, tools);
     this.dialog.addEventListener("keydown", (event) => this.#onKey(event));
     this.dialog.addEventListener("close", () => this.dialog.remove());
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -61,9 +64,10 @@ export class Enlarged {
   /** Show the newest state, if it is open. */
   render() {
     if (!this.dialog.isConnected) return;
-    const { picture, before, text, page, pages, isFirst, isLast, button } = this.view();
+    const { picture, before, name, text, page, pages, isFirst, isLast, button } = this.view();
     this.dialog.setAttribute("aria-label", text);
     setText(this.caption, text);
+    setText(this.result, name);
     setName(this.close, t("Close"));
     setName(this.before, t("Result before"));
     setName(this.next, t("Next result"));
@@ -71,7 +75,7 @@ export class Enlarged {
     this.before.disabled = isFirst;
     this.next.disabled = isLast;
     this.pager.render(page, pages);
-    setDownload(this.save, picture);
+    this.save.hidden = picture === null;
     setText(this.accept, button.label);
     this.accept.disabled = button.disabled;
     this.accept.title = button.title;
@@ -115,12 +119,13 @@ export class Enlarged {
   /** The pointer moves the divider, while it is held down on the picture. */
   #followPointer() {
     const follow = (event) => {
-      if (!this.comparing || !(event.buttons & 1)) return;
+      if (!this.comparing || event.target === this.slider || !(event.buttons & 1)) return;
       const box = this.frame.getBoundingClientRect();
       this.slider.value = (100 * (event.clientX - box.left)) / box.width;
       this.#place();
     };
     this.frame.addEventListener("pointerdown", (event) => {
+      if (event.target === this.slider) return;
       if (this.comparing && event.button === 0) this.frame.setPointerCapture(event.pointerId);
       follow(event);
     });

@@ -1,6 +1,6 @@
 /** The widget on a CHORDS Stream Preview node: picture, caption, progress, a strip of thumbnails, Accept. */
 
-import { iconButton, make, saveLink, setDownload, setName, setText } from "./elements.js";
+import { iconButton, make, savePicture, setName, setText } from "./elements.js";
 import { Enlarged } from "./enlarged.js";
 import { Pager } from "./pager.js";
 import {
@@ -101,8 +101,8 @@ export class Panel {
   }
 
   /**
-   * What the enlarged view shows: the `picture` and the one of the result `before` ({url, name, file} or null), their
-   * `text`, the `page` of so many `pages`, whether the result is the first or the last, and the Accept `button`.
+   * What the enlarged view shows: the `picture` and the one of the result `before` ({url, name, file} or null), the `name`
+   * of the result, the `text` about it, the `page` of so many `pages`, whether the result is the first or the last, and the Accept `button`.
    */
   view() {
     const hit = this.#shownHit();
@@ -111,6 +111,7 @@ export class Panel {
     return {
       picture: this.#named(hit),
       before: this.#named(this.run?.hits[place - 1]),
+      name: hit ? nameOf(hit, this.run, true) : "",
       text: [...(this.run?.isEarlier ? [t("earlier run")] : []), ...(hit ? describeHit(hit, this.run) : [])].join(" · "),
       page: this.#pageOf(hit),
       pages: this.#picturesOf(hit).length,
@@ -170,7 +171,7 @@ export class Panel {
     this.picture = make("div", "picture");
     this.hint = make("div", "hint");
     this.badge = make("span", "badge");
-    this.save = saveLink();
+    this.save = iconButton("save", () => savePicture(this.#named(this.#shownHit())));
     this.enlarge = iconButton("enlarge", () => this.enlarged.open());
     const corner = make("div", "corner");
     corner.append(this.save, this.enlarge);
@@ -191,7 +192,7 @@ export class Panel {
     const missing = isBroken ? t("the picture is no longer on the server") : waitingText(this.run, hit);
     setText(this.hint, url && !isBroken ? "" : missing);
     const picture = this.#named(hit);
-    setDownload(this.save, picture);
+    this.save.hidden = picture === null;
     setName(this.save, t("Save this picture"));
     this.enlarge.hidden = picture === null;
     setName(this.enlarge, t("Enlarge"));
@@ -287,7 +288,7 @@ export class Panel {
   }
 
   #onKey(event) {
-    if (!(event.target instanceof HTMLButtonElement || event.target instanceof HTMLAnchorElement)) return;
+    if (!(event.target instanceof HTMLButtonElement)) return;
     const isOurs = ["Enter", " ", "ArrowLeft", "ArrowRight"].includes(event.key);
     if (isOurs) event.stopPropagation(); // the canvas must not get these keys
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -45,8 +45,12 @@ export class Enlarged {
     results.append(this.before, this.result, this.next);
     tools.append(results, this.pager.element, this.compare, this.save, this.accept);
     this.dialog.append(this.close, stage, this.caption, tools);
-    this.dialog.addEventListener("keydown", (event) => this.#onKey(event));
-    this.dialog.addEventListener("close", () => this.dialog.remove());
+    const onKey = (event) => this.#onKey(event);
+    this.listen = () => window.addEventListener("keydown", onKey, { capture: true });
+    this.dialog.addEventListener("close", () => {
+      window.removeEventListener("keydown", onKey, { capture: true });
+      this.dialog.remove();
+    });
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     this.#followPointer();
   }
@@ -59,6 +63,7 @@ export class Enlarged {
     document.body.append(this.dialog);
     this.#compare(false);
     this.dialog.showModal();
+    this.listen();
   }
 
   /** Show the newest state, if it is open. */
@@ -77,6 +82,7 @@ export class Enlarged {
     this.pager.render(page, pages);
     this.save.hidden = picture === null;
     setText(this.accept, button.label);
+    if (button.disabled && document.activeElement === this.accept) this.close.focus(); // not lost to the page
     this.accept.disabled = button.disabled;
     this.accept.title = button.title;
     this.#renderPictures(picture, before);
@@ -133,11 +139,12 @@ export class Enlarged {
   }
 
   #onKey(event) {
-    event.stopPropagation(); // the canvas must not get these keys
+    event.stopPropagation(); // neither the canvas nor the frontend must get these keys
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || event.target === this.slider) return;
-    event.preventDefault();
-    this.turnResult(step);
+    const isTurn = step && event.target !== this.slider;
+    if (isTurn || event.key === "Escape") event.preventDefault();
+    if (isTurn) this.turnResult(step);
+    if (event.key === "Escape") this.dialog.close();
   }
 }
 

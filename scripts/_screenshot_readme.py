@@ -1,4 +1,4 @@
-"""The browser's pictures in the README: a graph after its run, the stream of a run as an animation, and thumbnails.
+"""The browser's pictures in the README: a graph after its run, and the stream of a run as an animation.
 
 The runs are real, on a ComfyUI on the CPU with the demo model. For the animation each model call waits as well, so that
 it takes as long as that of a large model.
@@ -6,40 +6,21 @@ it takes as long as that of a large model.
 
 from __future__ import annotations
 
-import io
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _env import REPO, say
+from _screenshot_files import FRAMES_A_SECOND, animate, small_png
 from _screenshot_graphs import DECODED, NEGATIVE, PREVIEW, SAMPLING, WIRES, Graph, Node, node
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from screenshots import FrontendPage
 
 IMAGES = REPO / "docs" / "images"
-THUMBNAILS = IMAGES / "nodes"
 TEST_NODES = REPO / "tests" / "host" / "pack"  # among them a model whose calls take longer
 VIEWPORT = (1900, 1500)  # width, height
-THUMBNAIL = 240  # pixels: the width, and at most 3/4 of it high
-SHOWN = (  # the nodes in the README's table
-    "ChordsKSampler",
-    "ChordsKSamplerAdvanced",
-    "ChordsSampler",
-    "ChordsDevices",
-    "ChordsStreamPreview",
-    "ChordsReport",
-    "ChordsBenchmark",
-    "ChordsScheduler",
-    "SDOLatentOptimizer",
-    "SDOTrainLoRA",
-    "ChordsDemoModel",
-)
-WITH_PICTURES = ("ChordsStreamPreview", "ChordsReport", "ChordsBenchmark")  # shown whole: the pictures are the point
 
 SEED: dict[str, Any] = {"seed": 7, "control_after_generate": "fixed"}
 TEXT = "a big red circle on the left and a small yellow star on the right, blue background"
@@ -90,14 +71,14 @@ RENAME = """([type, title]) => {
   window.comfyAPI.app.app.rootGraph.nodes.find((node) => node.type === type).title = title;
 }"""
 
-FRAMES_A_SECOND = 5
-LENGTH_S, HOLD_S = 7.5, 2.5  # how long the run takes in the animation, and how long its end stays
-LIMIT_S = 120.0
+LIMIT_S = 240.0  # for the recorded run
 
 
 def make_graph(page: FrontendPage, folder: Path = IMAGES) -> Path:
     """The README's first picture: a graph after its run."""
-    return _save_png(page.picture(FIRST), folder / "graph.png")
+    path = folder / "graph.png"
+    path.write_bytes(small_png(page.picture(FIRST)))
+    return path
 
 
 def make_stream(page: FrontendPage, folder: Path = IMAGES) -> Path:
@@ -118,70 +99,7 @@ def make_stream(page: FrontendPage, folder: Path = IMAGES) -> Path:
         frames.append((time.monotonic() - began, page.page.screenshot(clip=clip)))
         page.page.wait_for_timeout(1000 / FRAMES_A_SECOND / 4)
     path = folder / "stream.gif"
-    animate(frames, path)
-    return path
-
-
-def animate(frames: Sequence[tuple[float, bytes]], path: Path) -> None:
-    """Save pictures (seconds, PNG) as a GIF of ten seconds. Pictures equal to the one before only make that one longer."""
-    from PIL import Image
-
-    images = [Image.open(io.BytesIO(png)).convert("RGB") for _at, png in frames]
-    scale = LENGTH_S / frames[-1][0]
-    at = [seconds * scale for seconds, _png in frames]
-    kept = [0]
-    for index in range(1, len(images)):
-        long_enough = at[index] - at[kept[-1]] >= 1 / FRAMES_A_SECOND or index == len(images) - 1
-        if long_enough and images[index].tobytes() != images[kept[-1]].tobytes():
-            kept.append(index)
-    say(f"{len(frames)} pictures in {frames[-1][0]:.1f} s; {len(kept)} are shown, {1 / scale:.1f} times as fast")
-    palette = _palette([images[index] for index in kept])
-    drawn = [images[index].quantize(palette=palette, dither=Image.Dither.NONE) for index in kept]
-    gaps = [at[after] - at[before] for before, after in itertools.pairwise(kept)]
-    lengths = [round(1000 * seconds) for seconds in (*gaps, HOLD_S)]
-    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=lengths, loop=0, optimize=True)
-
-
-def _palette(images: Sequence[Image]) -> Image:
-    """A palette for all of them, from every third picture side by side, the last one included."""
-    from PIL import Image
-
-    chosen = [*images[:-1:3], images[-1]]
-    sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
-    for index, image in enumerate(chosen):
-        sheet.paste(image, (0, index * image.height))
-    return sheet.quantize(255)
-
-
-def thumbnail(picture: Image, box: tuple[int, int, int, int], whole: bool) -> Image:
-    """A node's part of a picture, small: its upper part, or all of it if ``whole``."""
-    from PIL import Image
-
-    left, top, right, bottom = box
-    if not whole:
-        bottom = min(bottom, top + (right - left) * 3 // 4)
-    part = picture.crop((left, top, right, bottom))
-    if whole:
-        part.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        return part
-    height = round(part.height * THUMBNAIL / part.width)
-    return part.resize((THUMBNAIL, height), Image.Resampling.LANCZOS)
-
-
-def save_thumbnail(png: bytes, box: tuple[int, int, int, int], name: str, folder: Path = THUMBNAILS) -> None:
-    """Write the thumbnail of a node from a picture of it in a graph."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    small = thumbnail(Image.open(io.BytesIO(png)).convert("RGB"), box, name in WITH_PICTURES)
-    path = folder / f"{name}.png"
-    small.quantize(128).save(path, optimize=True)
-
-
-def _save_png(png: bytes, path: Path) -> Path:
-    from screenshots import small_png
-
-    path.write_bytes(small_png(png))
+    say(animate(frames, path))
     return path
 
 

@@ -28,14 +28,14 @@ if (_SCRIPTS := str(Path(__file__).resolve().parent)) not in sys.path:  # not in
     sys.path.insert(0, _SCRIPTS)
 
 from _env import REPO, SetupError, enter_venv, say
+from _screenshot_files import SHOWN, save_thumbnail, small_png
 from _screenshot_graphs import GRAPHS, HEADS, Graph, node
-from _screenshot_readme import SHOWN, TEST_NODES, VIEWPORT, make_readme_pictures, save_thumbnail
+from _screenshot_readme import TEST_NODES, VIEWPORT, make_readme_pictures
 
 from locales import LANGUAGES, PAGES, read_texts
 
 PICTURES = PAGES / "images"
 SHEETS = REPO / "output" / "help"
-FREQUENT_COLOURS = 160  # of the 256 colours of a picture's palette, which keeps the file small
 MARGIN = 24
 TALL = (1500, 4400)  # for whole help pages
 WIDE = (2600, 3200)  # for all nodes at once
@@ -259,21 +259,6 @@ def make_pictures(nodes: list[str]) -> None:
             if name in SHOWN:
                 save_thumbnail(picture, page.box_of(name), name)
             say(f"{path.relative_to(REPO)}: {path.stat().st_size / 1024:.0f} KB")
-
-
-def small_png(png: bytes) -> bytes:
-    """The picture with a palette: its most frequent colours stay, and others are approximated."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    colours: list[tuple[int, Any]] = image.getcolors(image.width * image.height) or []
-    frequent = sorted(colours, reverse=True)[:FREQUENT_COLOURS]
-    others = (image.quantize(256 - FREQUENT_COLOURS).getpalette() or [])[: 3 * (256 - FREQUENT_COLOURS)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _count, colour in frequent for value in colour] + others)
-    out = io.BytesIO()
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    return out.getvalue()
 
 
 def make_sheets() -> None:

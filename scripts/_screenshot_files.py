@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from _env import REPO
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FREQUENT_COLOURS = 160  # of the 256 colours of a picture's palette, which keeps the file small
+COLOURS, FREQUENT_COLOURS = 256, 160  # of a palette: all, and those that stay as they are
 FRAMES_A_SECOND = 5
 LENGTH_S, HOLD_S = 7.5, 2.5  # how long the run takes in the animation, and how long its end stays
 THUMBNAILS = REPO / "docs" / "images" / "nodes"
@@ -35,18 +36,35 @@ WITH_PICTURES = ("ChordsStreamPreview", "ChordsReport", "ChordsBenchmark")  # sh
 
 
 def small_png(png: bytes) -> bytes:
-    """The picture with a palette: its most frequent colours stay, and others are approximated."""
+    """The picture with a palette, which keeps the file small."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    colours: list[tuple[int, Any]] = image.getcolors(image.width * image.height) or []
-    frequent = sorted(colours, reverse=True)[:FREQUENT_COLOURS]
-    others = (image.quantize(256 - FREQUENT_COLOURS).getpalette() or [])[: 3 * (256 - FREQUENT_COLOURS)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _count, colour in frequent for value in colour] + others)
     out = io.BytesIO()
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    image.quantize(palette=_palette([image]), dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _palette(images: Sequence[Image]) -> Image:
+    """A palette for all of these pictures: their most frequent colours, and approximations of all others.
+
+    Each other colour counts once. By area, the few pixels of a small thing would get a colour of something else.
+    """
+    from PIL import Image
+
+    counts: Counter[Any] = Counter()
+    for image in images:
+        counts.update({colour: count for count, colour in image.getcolors(image.width * image.height) or []})
+    ordered = [colour for colour, _count in counts.most_common()]
+    frequent, rare = ordered[:FREQUENT_COLOURS], ordered[FREQUENT_COLOURS:]
+    values = [value for colour in frequent for value in colour]
+    if rare:
+        others = Image.new("RGB", (len(rare), 1))
+        others.putdata(rare)
+        values += (others.quantize(COLOURS - FREQUENT_COLOURS).getpalette() or [])[: 3 * (COLOURS - FREQUENT_COLOURS)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(values)
+    return palette
 
 
 def animate(frames: Sequence[tuple[float, bytes]], path: Path) -> str:
@@ -72,17 +90,6 @@ def animate(frames: Sequence[tuple[float, bytes]], path: Path) -> str:
     return f"{len(frames)} pictures in {frames[-1][0]:.1f} s: {len(kept)} are shown, {1 / scale:.1f} times as fast"
 
 
-def _palette(images: Sequence[Image]) -> Image:
-    """A palette for all of them, from some pictures one above the other, the last one included."""
-    from PIL import Image
-
-    chosen = [*images[: -1 : max(1, len(images) // 8)], images[-1]]
-    sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
-    for index, image in enumerate(chosen):
-        sheet.paste(image, (0, index * image.height))
-    return sheet.quantize(255)
-
-
 def thumbnail(picture: Image, box: tuple[int, int, int, int], whole: bool) -> Image:
     """A node's part of a picture, small: its upper part, or all of it if ``whole``."""
     from PIL import Image
@@ -105,4 +112,4 @@ def save_thumbnail(png: bytes, box: tuple[int, int, int, int], name: str, folder
     folder.mkdir(parents=True, exist_ok=True)
     small = thumbnail(Image.open(io.BytesIO(png)).convert("RGB"), box, name in WITH_PICTURES)
     path = folder / f"{name}.png"
-    small.quantize(128).save(path, optimize=True)
+    small.quantize(palette=_palette([small]), dither=Image.Dither.NONE).save(path, optimize=True)

@@ -43,7 +43,7 @@ STREAM_STEPS, STREAM_CORES, CALL_MS = 30, 4, 1200
 
 
 def _stream_graph() -> Graph:
-    """A run on lanes whose calls take some time, and CHORDS Stream Preview."""
+    """A run on lanes whose calls take some time, and CHORDS Stream Preview; all else is folded."""
     folded: tuple[Node, ...] = (
         node("demo", "ChordsDemoModel", True),
         node("positive", "ChordsDemoPrompt", True, text=STREAM_TEXT),
@@ -53,7 +53,7 @@ def _stream_graph() -> Graph:
     )
     slow = node("model", "TestSlowModel", True, milliseconds=CALL_MS)
     seed = SEED | {"seed": STREAM_SEED - 1}
-    sampler = node("sampler", "ChordsKSampler", **SAMPLING | {"steps": STREAM_STEPS}, **seed, cores=STREAM_CORES)
+    sampler = node("sampler", "ChordsKSampler", True, **SAMPLING | {"steps": STREAM_STEPS}, **seed, cores=STREAM_CORES)
     wires = (*WIRES, "demo.MODEL > model.model", "devices.CHORDS_DEVICE_SET > sampler.devices")
     shown = ("sampler.CHORDS_RUN > show.run", "demo.VAE > show.vae", "demo.VAE > sampler.preview_vae")
     return Graph((folded, (slow, sampler), (node("show", "ChordsStreamPreview"),)), (*wires, *shown))

@@ -36,7 +36,7 @@ def anchors_of(page: str) -> set[str]:
 
 def words_of(page: str) -> int:
     """About how many words a reader sees: no pictures, addresses, code blocks, or signs of tables."""
-    page = re.sub(r"!\[[^]]*\]\([^)]*\)|^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    page = re.sub(r"!\[[^]]*\]\([^)]*\)|<img [^>]*>|^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
     page = re.sub(r"\]\([^)]*\)", "]", page)
     return sum(bool(re.search(r"\w", word)) for word in page.split())
 

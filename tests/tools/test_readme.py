@@ -164,7 +164,8 @@ def test_other_figures_of_the_readme_are_measured_ones() -> None:
         assert abs(int(few) - min(demo)) <= 0.5 and abs(int(many) - emoji) <= 0.5, cell
     four, *_ = _measured("tolerance.json", "flow simple, 20 steps, CFG 1, euler", 4)
     pairs, *_ = _measured("tolerance.json", "flow simple, 20 steps, CFG 3.5, euler", 2)
-    assert f"{four:.0f} of 20 calls in a row at CFG 1; {pairs:.0f} of 20 at CFG 3.5" in text
+    emoji, *_ = _measured("tolerance_emoji.json", "emoji flow simple, 20 steps, CFG 1, euler", 4)
+    assert f"{four:.0f} to {emoji:.0f} of 20 calls in a row at CFG 1; {pairs:.0f} of 20 at CFG 3.5" in text
     _, ninetieth, worst = _measured("tolerance_emoji.json", "emoji flow simple, 20 steps, CFG 8, euler", 1)
     assert f"nine of ten within {ninetieth:.1f} %, worst {worst:.1f} %" in text
 

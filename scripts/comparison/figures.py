@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,9 @@ from typing import Any
 from .pictures import Difference
 
 _EIGHT_BIT = 1e-6  # a relative difference that pictures of 8 bits cannot show: the text then says "apart from rounding"
-_RECOMMENDATION = Path(__file__).resolve().parents[2] / "nodes" / "recommendation.py"
+_PACK = "chords_without_host"
+_REPO = Path(__file__).resolve().parents[2]
+_HOST = _REPO / "nodes" / "host"
 FEW_ROUNDS = 5
 """With fewer, the 90th percentile is about the worst, and the page says so."""
 
@@ -143,6 +145,7 @@ def advise(rows: Sequence[Row], all_rounds: Mapping[str, Mapping[int, Round]], s
         apart = max(row.difference_90, _EIGHT_BIT) if math.isfinite(row.difference_90) else math.nan
         entries.append(rule.Entry(row.name, times, row.first, apart, row.psnr, saving[row.name], row.message))
     place, why = rule.advise(entries)
+    why = str(why).replace("more repeats", "more seeds")  # each seed is one timed run here
     if place == 0 and len(rows) == 1:
         why = "Only KSampler was measured, so there is nothing to recommend."
     cautions = []
@@ -192,11 +195,10 @@ def rule() -> str:
 
 @cache
 def recommendation() -> ModuleType:
-    """`nodes/recommendation.py`, which CHORDS Benchmark uses. It needs no ComfyUI; the package around it does."""
-    name = "chords_recommendation"
-    spec = importlib.util.spec_from_file_location(name, _RECOMMENDATION)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
+    """`nodes/recommendation.py`, which CHORDS Benchmark uses. It needs no ComfyUI, but the packages around it do: here
+    they are names without content."""
+    for name, folder in {_PACK: _REPO, f"{_PACK}.nodes": _REPO / "nodes", f"{_PACK}.nodes.host": _HOST}.items():
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    return importlib.import_module(f"{_PACK}.nodes.recommendation")

@@ -141,7 +141,8 @@ def _legend(result: Result) -> str:
     lines = [
         f"Recommended is {rule()}.",
         "Speed: KSampler's seconds over this variant's of the same round, which has the same seed. In brackets: what "
-        "nine of ten rounds reach, of seconds and of speed. Overlap: not each run was faster than each of KSampler's.",
+        "nine of ten rounds reach, of seconds and of speed. Runs overlap: the slowest of one took longer than the "
+        "fastest of the other.",
         "First picture: from the beginning of the sampling to the first result that is shown (drafts and KSampler's "
         "noisy previews do not count), or to the end of the prompt.",
         "Difference: root mean square over all values of the picture, relative to KSampler's picture of the same seed. "

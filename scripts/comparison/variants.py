@@ -44,6 +44,10 @@ class Peer:
         return f"{self.node} ({given})" if given else self.node
 
 
+_EASYCACHE_NOTE = (
+    "EasyCache writes into the network's input. Where a model computes in float32, as on many CPUs, ComfyUI goes on "
+    "with the changed values and the picture is lost; that says nothing about EasyCache with a model in half precision."
+)
 PEERS = (
     Peer("EasyCache"),
     Peer("EasyCache", (("reuse_threshold", 0.05),)),
@@ -125,6 +129,7 @@ def variants_of(workflow: Json, classes: Json, devices: int = 1, peers: Sequence
             notes.append(f"The workflow has {peer.node} in it, for all variants.")
         else:
             found.append(Variant(peer.name, _with_peer(stock, peer, classes), samplers, peer=True))
+            notes += [_EASYCACHE_NOTE] if peer.node == "EasyCache" else []
     return Variants(tuple(found), tuple(dict.fromkeys(notes)))
 
 

@@ -1,7 +1,7 @@
 """A run that does less in parallel than it could counts under the class of its reason: what alerts are made of.
 
 Of the classes that are not here, `no_gain`, `sampler` and `not_allowed` are in test_metrics.py and test_monitoring.py,
-`rows` and `check` with the tests that cause them, and those of a cluster in tests/cluster.
+`rows` and `check` are with the tests that cause them, and those of a cluster in tests/cluster.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .fallbacks import Fallback
 from .finished_run import METHODS, OUTCOMES, FinishedRun
@@ -35,7 +36,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._registry = CollectorRegistry(auto_describe=True)
-        by_method = {"labelnames": ("method",), "registry": self._registry}
+        by_method: dict[str, Any] = {"labelnames": ("method",), "registry": self._registry}
         self._in_progress = Gauge(
             "chords_runs_in_progress", "Runs that have begun and not ended.", registry=self._registry
         )

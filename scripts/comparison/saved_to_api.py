@@ -190,10 +190,20 @@ def _widgets(node: Json, known: Json) -> tuple[Json, str | None]:
     left: list[Any] = list(values)
     found: Json = {}
     uploads = _take(specs, "", shown, left, found)
+    _fill(known["input"].get("required", {}), found)
     surplus = [value for value in left if value is not None]
-    if surplus and not uploads:
-        return found, f"it has {len(surplus)} values more than its class has inputs, so it is of another version"
+    if surplus and found and not uploads:  # a node without widgets may save what it has shown
+        count = "a value" if len(surplus) == 1 else f"{len(surplus)} values"
+        return found, f"it has {count} more than its class has inputs, so it is of another version"
     return found, None
+
+
+def _fill(required: Json, found: Json) -> None:
+    """Give required inputs without a value their default, as the page does: the file may be of an older version."""
+    for name, spec in required.items():
+        options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+        if "default" in options:
+            found.setdefault(name, options["default"])
 
 
 def _take(specs: Json, prefix: str, shown: set[str], left: list[Any], found: Json) -> bool:
@@ -203,7 +213,7 @@ def _take(specs: Json, prefix: str, shown: set[str], left: list[Any], found: Jso
     for key, spec in specs.items():
         name = f"{prefix}{key}"
         kind, options = spec[0], spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-        plain = isinstance(kind, list) or kind in _WIDGETS
+        plain = isinstance(kind, list) or kind in _WIDGETS or options.get("widgetType")
         if not left or options.get("forceInput") or not (plain or kind == _DYNAMIC_COMBO or name in shown):
             continue
         found[name] = left.pop(0)

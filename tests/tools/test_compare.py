@@ -369,6 +369,11 @@ def test_a_saved_workflow_as_a_prompt() -> None:
     assert _converted(_page()) == _prompt()
 
 
+def test_a_file_of_an_older_version_gets_the_defaults_of_new_inputs() -> None:
+    sampler = _linked(saved_node(3, "KSampler", widgets_values=[5, "randomize"]), model=1, latent_image=2)
+    assert _converted(_page(sampler=sampler)) == _prompt(steps=20)
+
+
 def test_what_only_the_page_has_is_followed() -> None:
     """A reroute on the model, a primitive for the steps, a bypassed and a muted node."""
     primitive = saved_node(7, "PrimitiveNode", widgets_values=[8, "fixed"])
@@ -422,7 +427,7 @@ def test_what_cannot_be_converted_is_named() -> None:
     of_another_version = _linked(saved_node(3, "KSampler", widgets_values=[5, "fixed", 20, 1.0]), model=1)
     page_only = saved_node(7, "GetNode", widgets_values=["model"])
     faults = to_api(saved_workflow(_page(sampler=of_another_version, more=page_only), LINKS), CLASSES).faults
-    assert faults["3"].startswith("node 3 (KSampler): it has 1 values more") and "Export (API)" in faults["3"]
+    assert faults["3"].startswith("node 3 (KSampler): it has a value more") and "Export (API)" in faults["3"]
     assert faults["7"].startswith("node 7 (GetNode): the server does not have it") and "Export (API)" in faults["7"]
 
 

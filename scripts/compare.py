@@ -21,6 +21,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - this is what tells the user
     sys.exit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
 
 import argparse
+import io
 import json
 import math
 import re
@@ -228,6 +229,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command with these arguments. Returns the exit code."""
     options = parse_options(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names may hold letters that the terminal's encoding lacks
     try:
         return compare(options)
     except KeyboardInterrupt:

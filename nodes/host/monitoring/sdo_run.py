@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .finished_run import OUTCOMES, Stream, newest
 
 NODES = ("optimizer", "trainer")
-"""The labels of nodes: SDO Latent Optimizer, and SDO Train LoRA."""
+"""The labels of nodes: SDO Latent Optimizer, and SDO LoRA Trainer."""
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,17 @@ from .host.benchmark.results import BenchmarkResult, BenchmarkRow, TimedResult
 from .host.sampling.ksampler import KSamplerInputs
 from .plots.comparison import Comparison, Shown, decibels, percent
 from .plots.drawing import duration
-from .recommendation import RULE, Entry, advise
+from .recommendation import RULE, Entry, Verdict, verdict_of
 
 
 def report_of(result: BenchmarkResult, inputs: KSamplerInputs) -> dict[str, Any]:
     """A benchmark as JSON. docs/benchmark.md says what each field means."""
-    place, advice = advise(_entries(result))
+    verdict = verdict_of_result(result)
+    place = verdict.place
     best = result.rows[place]
     return {
-        "advice": advice,
+        "headline": verdict.headline,
+        "advice": verdict.advice,
         "rule": RULE,
         "recommended": {"row": place, "name": best.name, **_node(best)},
         "task": {
@@ -37,6 +39,11 @@ def report_of(result: BenchmarkResult, inputs: KSamplerInputs) -> dict[str, Any]
         "seconds": result.seconds,
         "rows": [_row(row, result.rows[0]) for row in result.rows],
     }
+
+
+def verdict_of_result(result: BenchmarkResult) -> Verdict:
+    """What the benchmark recommends, and why."""
+    return verdict_of(_entries(result))
 
 
 def _row(row: BenchmarkRow, stock: BenchmarkRow) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def _entries(result: BenchmarkResult) -> list[Entry]:
 def comparison_of(result: BenchmarkResult, inputs: KSamplerInputs) -> Comparison:
     """A benchmark as what its picture shows."""
     entries, key = _entries(result), result.key
-    place, advice = advise(entries)
+    verdict = verdict_of(entries)
     size = "x".join(map(str, key.latent))
     devices = ", ".join(key.devices)
     repeats = len(result.rows[0].seconds)
@@ -110,7 +117,8 @@ def comparison_of(result: BenchmarkResult, inputs: KSamplerInputs) -> Comparison
         f"{key.model} ({key.dtype}), latent {size}, {inputs.sampler_name}, {inputs.steps} steps, cfg {inputs.cfg:g}, "
         f"on {devices}; {timed}"
     )
-    return Comparison(about, tuple(entries), place, advice, _pictures(result, place))
+    pictures = _pictures(result, verdict.place)
+    return Comparison(about, tuple(entries), verdict.place, verdict.headline, verdict.advice, pictures)
 
 
 def _pictures(result: BenchmarkResult, best: int) -> tuple[Shown, ...]:

@@ -1,6 +1,6 @@
 /**
- * The card with the text of a run on the node that makes it: what the run does and why. The text stays until the next
- * run. The server sends it as a `chords_text` event and keeps it (docs/headless.md has the protocol).
+ * The card of a run on the node that makes it: what is gained, how and why, and advice. It stays until the next run. The
+ * server sends it as a `chords_text` event and keeps it (docs/headless.md has the protocol).
  */
 
 import { app } from "../../scripts/app.js";
@@ -12,7 +12,7 @@ import { t } from "./stream/translations.js";
 // a sampler of ours, get one with their first text.
 const SAMPLER = "ChordsSampler";
 const NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"];
-const TEXT_HEIGHT = 46; // one line and two smaller ones, as in chords.css
+const TEXT_HEIGHT = 46; // a title and two smaller lines, as in chords.css
 const MARGIN = 6;
 
 const cards = new WeakMap(); // node -> its card
@@ -43,11 +43,11 @@ async function loadTexts() {
 }
 
 /** Show a text, unless another workflow is on the screen: workflows have the same node ids. */
-function show({ workflow_id: workflow, node_id: id, class_type: type, number, text }) {
+function show({ workflow_id: workflow, node_id: id, class_type: type, number, card }) {
   if (!workflow || workflow !== graph()?.id) return;
   const node = nodeAt(id);
   if (node?.comfyClass !== type || !hasTexts(type)) return;
-  (cards.get(node) ?? addCard(node)).show(text, number);
+  (cards.get(node) ?? addCard(node)).show(card, number);
 }
 
 /**
@@ -67,26 +67,37 @@ function addCard(node) {
   return card;
 }
 
+/** A text of the server in the frontend's language: a phrase is a template and its values, other text is a string. */
+function words(text) {
+  if (typeof text === "string") return t(text);
+  const [template, values] = text;
+  return t(template, Object.fromEntries(Object.entries(values).map(([name, value]) => [name, valueText(value)])));
+}
+
+const valueText = (value) => (Array.isArray(value) ? words(value) : value);
+
 class Card {
   #number = 0;
 
   constructor() {
     this.title = document.createElement("strong");
     this.detail = document.createElement("span");
+    this.advice = document.createElement("em");
     this.detail.textContent = t("no run yet");
     this.element = document.createElement("div");
     this.element.className = "chords-text";
     this.element.setAttribute("role", "status");
-    this.element.append(this.title, this.detail);
+    this.element.append(this.title, this.detail, this.advice);
   }
 
-  /** Show a text, unless the card has a newer one. What comes before the first colon is its title. */
-  show(text, number) {
+  /** Show what the server tells of a run, unless the card has something newer. */
+  show({ title, detail, advice }, number) {
     if (number < this.#number) return;
     this.#number = number;
-    const [, title, detail] = text.match(/^(.*?): (.*)$/s) ?? [null, text, ""];
-    this.title.textContent = title;
-    this.detail.textContent = detail;
-    this.element.title = text;
+    this.title.textContent = title.map(words).join(t(", "));
+    this.detail.textContent = detail.map(words).join(t("; "));
+    this.advice.textContent = advice.length ? t("Tip: {advice}", { advice: advice.map(words).join(t("; ")) }) : "";
+    const lines = [this.title, this.detail, this.advice].map(({ textContent }) => textContent);
+    this.element.title = lines.filter(Boolean).join("\n");
   }
 }

@@ -75,12 +75,13 @@ class Comparison:
     """What to draw.
 
     ``about``: the task and the devices, in words. ``entries``: one per setting, KSampler's first. ``best``: the index
-    of the recommended entry. ``advice``: the reason, in words. ``pictures``: what the settings made.
+    of the recommended entry. ``headline`` and ``advice``: the verdict, in words. ``pictures``: what the settings made.
     """
 
     about: str
     entries: tuple[Entry, ...]
     best: int
+    headline: str
     advice: str
     pictures: tuple[Shown, ...]
 
@@ -92,8 +93,10 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
     pictures. Without matplotlib, a text that says how to install it takes the place of the rows.
     """
     best = comparison.entries[comparison.best]
-    title = f"Take {best.name}" if comparison.best else "Stay with KSampler"
-    sections = [header(title, comparison.advice, _figures(comparison.entries[0], best)), _settings(comparison)]
+    sections = [
+        header(comparison.headline, comparison.advice, _figures(comparison.entries[0], best)),
+        _settings(comparison),
+    ]
     if pictures := [shown for shown in comparison.pictures if shown.visible]:
         note = "time until it is there, difference of the latent from KSampler's, PSNR"
         sections.append(picture_card(note, pictures, _PICTURES))

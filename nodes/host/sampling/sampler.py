@@ -62,6 +62,7 @@ from .options import SamplerOptions
 from .placement import Facts, Placement, place, place_stock
 from .precision import as_in_the_host
 from .run_record import ChordsRun, RunHit, SharedCalls
+from .status_card import card_of
 
 LANE_TIMEOUTS = LaneTimeouts()
 
@@ -180,8 +181,8 @@ class _SamplerFunction:
         with ExitStack() as stack:
             opened = self._opened_stock(call, stack, announcer, reason)
             chosen = opened.placement.plan
-            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}")
             names = names_of(opened.placement.groups)
+            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}", card_of(chosen, names))
             run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps, estimate=0.0)
             send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
             stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
@@ -340,13 +341,12 @@ class _SamplerFunction:
     @staticmethod
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
-        if ends_by_measurement(lanes.plan):
-            announcer.say(
-                describe(lanes.plan, lanes.names, Outcome(result.depth, result.estimate, relay.by_request), lanes.rows)
-            )
+        if ends_by_measurement(lanes.plan) or relay.by_request:
+            outcome = Outcome(result.depth, result.estimate, relay.by_request)
+            message = describe(lanes.plan, lanes.names, outcome, lanes.rows)
+            announcer.say(message, card_of(lanes.plan, lanes.names, outcome, lanes.rows))
         if relay.lost_lanes:
-            lost = "; ".join(relay.lost_lanes)
-            announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
+            announcer.add([f"it took longer, because of lost devices: {'; '.join(relay.lost_lanes)}"])
         _SamplerFunction._say_sharing(announcer, lanes.sharings)
 
     @staticmethod
@@ -361,7 +361,7 @@ class _SamplerFunction:
         elif not said and first.chosen is not None and (WHOLE in first.seconds or first.dropped):
             said.append(describe_sharing(first.chosen, first.seconds, first.dropped))
         if said:
-            announcer.say("; ".join((announcer.message, *said)))
+            announcer.add(said)
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,7 +163,7 @@ def _nothing_gained(stock: Entry, ours: Sequence[Entry]) -> Verdict:
     saving = [entry for entry in ours if entry.saves]
     if saving:
         best = min(saving, key=lambda entry: entry.seconds)
-        why = Phrase(
+        why: str = Phrase(
             "nothing was faster by {percent} % or more ({name} was {factor}x as fast)",
             percent=f"{100 * MIN_GAIN:g}",
             name=best.name,

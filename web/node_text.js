@@ -15,6 +15,9 @@ const NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "S
 const TEXT_HEIGHT = 46; // a title and two smaller lines, as in chords.css
 const MARGIN = 6;
 
+// The size of a new node, in which its picture can be read.
+const SIZES = { ChordsReport: [560, 480], ChordsBenchmark: [640, 760] };
+
 const cards = new WeakMap(); // node -> its card
 
 app.registerExtension({
@@ -22,11 +25,19 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("chords_text", ({ detail }) => show(detail));
-    api.addEventListener("reconnected", loadTexts);
+    api.addEventListener("status", tellLanguage);
+    api.addEventListener("reconnected", () => {
+      told = null; // the server may be a new one
+      tellLanguage();
+      loadTexts();
+    });
+    tellLanguage();
   },
 
   nodeCreated(node) {
     if (NODES.includes(node.comfyClass)) addCard(node);
+    const size = SIZES[node.comfyClass];
+    if (size) node.setSize(size.map((length, i) => Math.max(length, node.size[i])));
   },
 
   /** All nodes are new: a workflow was opened, or a change was undone. */
@@ -34,6 +45,19 @@ app.registerExtension({
     loadTexts();
   },
 });
+
+let told = null; // what the server knows of this page
+
+/** Tell the server the language of this page, in which nodes then draw their pictures. */
+function tellLanguage() {
+  const client = api.clientId ?? api.initialClientId;
+  const language = app.ui.settings.getSettingValue("Comfy.Locale");
+  const body = JSON.stringify({ client_id: client, language });
+  if (!client || !language || body === told) return;
+  told = body;
+  const headers = { "Content-Type": "application/json" };
+  api.fetchApi("/chords/language", { method: "POST", headers, body }).catch(() => (told = null));
+}
 
 /** The texts of the workflow on the screen, as the server has them. */
 async function loadTexts() {

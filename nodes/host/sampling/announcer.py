@@ -32,6 +32,11 @@ class Announcer:
         self._card: Card | None = None
 
     @property
+    def card(self) -> Card | None:
+        """The newest message as the node shows it."""
+        return self._card
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """The notes so far."""
         return tuple(self._notes)

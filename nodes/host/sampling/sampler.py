@@ -190,7 +190,7 @@ class _SamplerFunction:
             samples = stock(opened.model, call.x, call.sigmas, **arguments, **call.stock_options)
             self._say_sharing(announcer, opened.sharings)
             shared, lost = _shared_calls(opened.sharings), _lost_members(opened.sharings)
-            run = replace(run, message=announcer.message, shared=shared, lost_lanes=lost)
+            run = replace(run, message=announcer.message, card=announcer.card, shared=shared, lost_lanes=lost)
             return samples, replace(run, fallbacks=_fallbacks(announcer, chosen, opened.sharings))
 
     def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: str) -> OpenedStock:
@@ -335,6 +335,7 @@ class _SamplerFunction:
             shared=_shared_calls(lanes.sharings),
             rows=lanes.rows,
             fallbacks=_fallbacks(announcer, chosen, lanes.sharings),
+            card=announcer.card,
         )
         return result.x.to(call.x.device), run
 

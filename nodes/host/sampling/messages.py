@@ -50,7 +50,7 @@ def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = Non
 
 def reasons_of(chosen: Plan) -> str:
     """Why this plan was chosen, the most important reason first."""
-    return "; ".join(reason_in_words(reason, chosen) for reason in chosen.reasons)
+    return "; ".join(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons))
 
 
 def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, str]) -> str:
@@ -63,14 +63,24 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Map
     """
     alone = _duration(seconds[WHOLE]) if WHOLE in seconds else ""
     if chosen != WHOLE:
-        by = " by tokens" if chosen.shares > 1 else ""
-        sides = " guided" if chosen.sides > 1 else ""
-        return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
+        values = {"devices": chosen.devices, "time": _duration(seconds[chosen]), "alone": alone}
+        if chosen.sides > 1 and chosen.shares > 1:
+            return Phrase("{devices} devices share each guided call by tokens: {time} instead of {alone}", **values)
+        if chosen.sides > 1:
+            return Phrase("{devices} devices share each guided call: {time} instead of {alone}", **values)
+        return Phrase("{devices} devices share each call by tokens: {time} instead of {alone}", **values)
     slower = [split for split in seconds if split != WHOLE and split not in dropped]
     others = ", ".join(f"{split.name}: {_duration(seconds[split])}" for split in slower)
-    causes = [f"they are not notably faster together ({others})"] if slower else []
-    causes += [f"{split.name} cannot be used: {reason}" for split, reason in dropped.items()]
-    return f"one device makes each call{alone and f' in {alone}'}, because {', and '.join(causes)}"
+    together: list[str] = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
+    together += [
+        Phrase("{split} cannot be used: {reason}", split=split.name, reason=reason) for split, reason in dropped.items()
+    ]
+    causes = together[0]
+    for cause in together[1:]:
+        causes = Phrase("{one}, and {other}", one=causes, other=cause)
+    if alone:
+        return Phrase("one device makes each call in {alone}, because {causes}", alone=alone, causes=causes)
+    return Phrase("one device makes each call, because {causes}", causes=causes)
 
 
 def _duration(seconds: float) -> str:

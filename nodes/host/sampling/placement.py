@@ -16,7 +16,7 @@ from ....chords_core import AdaptivePlan, Cause, Plan, Reason, SequentialPlan, f
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
-from ..phrases import Advice, Phrase
+from ..phrases import Advice, Phrase, counted_phrase
 from .options import NEAR, SamplerOptions
 
 _NEARLY = 1.1
@@ -443,19 +443,21 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
         return ()
-    same = "" if isinstance(placed.plan, AdaptivePlan) else ", the same picture apart from rounding"
-    names = in_words(placed.groups[0])
+    names, split = in_words(placed.groups[0]), placed.splits[0]
     if len(placed.splits) > 1:
-        return (
-            f"{names} make each call together or one of them alone, whichever the first calls show to be faster{same}",
+        how = Phrase(
+            "{devices} make each call together or one of them alone, whichever the first calls show to be faster",
+            devices=names,
         )
-    split = placed.splits[0]
-    how = {
-        (True, False): f"share each guided call, one side each{same}",
-        (False, True): f"share each call by tokens{same}",
-        (True, True): f"share each guided call, each side by tokens{same}",
-    }
-    return (f"{names} {how[split.sides > 1, split.shares > 1]}",)
+    elif split.sides > 1 and split.shares > 1:
+        how = Phrase("{devices} share each guided call, each side by tokens", devices=names)
+    elif split.sides > 1:
+        how = Phrase("{devices} share each guided call, one side each", devices=names)
+    else:
+        how = Phrase("{devices} share each call by tokens", devices=names)
+    if isinstance(placed.plan, AdaptivePlan):
+        return (how,)
+    return (Phrase("{how}, the same picture apart from rounding", how=how),)
 
 
 def _on_own_device(facts: Facts) -> Facts:
@@ -474,7 +476,7 @@ def _noted(placed: Placement, note: str) -> Placement:
 
 
 def _not_by_tokens(problem: str) -> str:
-    return f"calls are not shared by tokens: {problem}"
+    return Phrase("calls are not shared by tokens: {problem}", problem=problem)
 
 
 def _is_about_lanes(chosen: Plan) -> bool:
@@ -483,5 +485,9 @@ def _is_about_lanes(chosen: Plan) -> bool:
 
 
 def _few_processors(lanes: int, processors: int) -> str:
-    cores = "1 core" if processors == 1 else f"{processors} cores"
-    return f"only {processors} of {lanes} CPU lanes are used, because the processor has {cores}"
+    return Phrase(
+        "only {processors} of {lanes} CPU lanes are used, because the processor has {cores}",
+        processors=processors,
+        lanes=lanes,
+        cores=counted_phrase(processors, "1 core", "{count} cores"),
+    )

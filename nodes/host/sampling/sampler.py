@@ -50,6 +50,7 @@ from ..interrupts import check_interrupt, passed_on
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown
+from ..phrases import Phrase
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
@@ -162,9 +163,12 @@ class _SamplerFunction:
         name, known = self.sampler_name, fallbacks.known
         if name not in PARALLEL:
             samplers = ", ".join(PARALLEL)
-            return known(Fallback.SAMPLER, f"{name} is not one of the samplers that run in parallel ({samplers})")
+            reason = Phrase(
+                "{name} is not one of the samplers that run in parallel ({samplers})", name=name, samplers=samplers
+            )
+            return known(Fallback.SAMPLER, reason)
         if not call.plain:
-            return known(Fallback.WRAPPED, "another node wraps the sampler and expects its steps in order")
+            return known(Fallback.WRAPPED, Phrase("another node wraps the sampler and expects its steps in order"))
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
@@ -347,7 +351,8 @@ class _SamplerFunction:
             message = describe(lanes.plan, lanes.names, outcome, lanes.rows)
             announcer.say(message, card_of(lanes.plan, lanes.names, outcome, lanes.rows))
         if relay.lost_lanes:
-            announcer.add([f"it took longer, because of lost devices: {'; '.join(relay.lost_lanes)}"])
+            lost = "; ".join(relay.lost_lanes)
+            announcer.add([Phrase("it took longer, because of lost devices: {lost}", lost=lost)])
         _SamplerFunction._say_sharing(announcer, lanes.sharings)
 
     @staticmethod
@@ -356,9 +361,10 @@ class _SamplerFunction:
         if not sharings:
             return
         first = sharings[0]
-        said = [f"lost a device, and went on without it: {lost}" for lost in _lost_members(sharings)]
+        lost = _lost_members(sharings)
+        said: list[str] = [Phrase("lost a device, and went on without it: {lost}", lost=each) for each in lost]
         if not said and first.reason is not None:
-            said.append(f"calls were not shared by tokens: {first.reason}")
+            said.append(Phrase("calls were not shared by tokens: {problem}", problem=first.reason))
         elif not said and first.chosen is not None and (WHOLE in first.seconds or first.dropped):
             said.append(describe_sharing(first.chosen, first.seconds, first.dropped))
         if said:

@@ -20,7 +20,7 @@ def card_of(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = None
         outcome: None before the end of the run.
         rows: how many evaluations are one model call.
     """
-    reasons = [reason_in_words(reason, chosen) for reason in chosen.reasons]
+    reasons = list(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons))
     causes = [reason for reason in reasons if not isinstance(reason, Advice)]
     advice = [reason for reason in reasons if isinstance(reason, Advice)]
     turns = _turns(chosen, devices, rows)

@@ -410,7 +410,7 @@ def _draw_hit(
             row.font,
             Phrase("result {index}", index=hit.index),
         )
-        if hit.change is not None and len(rows) > 1:
+        if hit.change is not None and hit.change < 1 and len(rows) > 1:  # a larger one is from a mere draft
             label = f"{translated(label)}  ·  {_percent(hit.change)}"
     x = plot.x(hit.depth) + radius + 7
     sheet.diamond((x, middle), radius, colour)

@@ -17,6 +17,7 @@ EACH_PAGE = [(node, language) for node in NODES for language in LANGUAGES]
 SCRIPTS = {"ja": r"[\u3040-\u30ff\u4e00-\u9fff]", "zh": r"[\u4e00-\u9fff]"}  # kana and Chinese characters
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
 PICTURE_MOST = 60 * 1024
+TEMPLATES = ("_WITHIN_ALONE", "_TOO_MANY_CORES")
 PHRASES = ("Phrase", "Advice", "counted_phrase")
 
 
@@ -64,6 +65,8 @@ def _phrases(folder: Path) -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in PHRASES:
                 found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TEMPLATES:
+                found.add(ast.literal_eval(node.value))
             elif isinstance(node, ast.Dict):
                 causes = [getattr(getattr(key, "value", None), "id", "") == "Cause" for key in node.keys]
                 found |= {text.value for cause, text in zip(causes, node.values, strict=True) if cause}

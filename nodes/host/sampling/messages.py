@@ -165,7 +165,9 @@ def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome
     return f"as many calls in a row as with one core{shown}; on {names}"
 
 
-_WITHIN_ALONE = Phrase("the other steps are interpolated, as far as the measured error allows")
+_WITHIN_ALONE = "the other steps are interpolated, as far as the measured error allows"
+
+_TOO_MANY_CORES = "{cores} cores were asked for, but {counted_steps} have work for {used} only"
 
 _SENTENCES = {
     Cause.ONE_CORE_REQUESTED: "one core was asked for",
@@ -190,9 +192,13 @@ def reason_in_words(reason: Reason | str, chosen: Plan) -> str:
     """One reason for a plan; a phrase if it can be translated."""
     if isinstance(reason, str):
         return reason
-    alone = reason.cause is Cause.WITHIN_TOLERANCE and chosen.cores == 1
+    sentence = _SENTENCES[reason.cause]
+    if reason.cause is Cause.WITHIN_TOLERANCE and chosen.cores == 1:
+        sentence = _WITHIN_ALONE
+    if reason.cause is Cause.CORES_REQUESTED and chosen.cores < reason.cores:
+        sentence = _TOO_MANY_CORES
     return Phrase(
-        _WITHIN_ALONE if alone else _SENTENCES[reason.cause],
+        sentence,
         cores=reason.cores,
         lanes=reason.lanes,
         solver=reason.solver,

@@ -10,6 +10,8 @@ from ..phrases import Advice, Card, Phrase, counted_phrase
 from .messages import Outcome, reason_in_words
 from .percent import SMALLEST, one_digit
 
+_MAX_NAMED = 4  # devices
+
 
 def card_of(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = None, rows: int = 1) -> Card:
     """The card of a run.
@@ -59,7 +61,7 @@ def _title(chosen: Plan, outcome: Outcome | None, turns: int) -> tuple[str, ...]
 
 
 def _how(chosen: Plan, devices: Sequence[str], rows: int) -> Phrase:
-    names, cores = ", ".join(dict.fromkeys(devices)), chosen.cores
+    names, cores = _names(devices), chosen.cores
     if rows > 1:
         return Phrase("{rows} steps in each call, on {devices}", rows=rows, devices=names)
     if cores == 1:
@@ -72,6 +74,14 @@ def _how(chosen: Plan, devices: Sequence[str], rows: int) -> Phrase:
     if turns:
         return Phrase("{cores} cores, which take turns on {devices}", cores=cores, devices=names)
     return Phrase("{cores} cores on {devices}", cores=cores, devices=names)
+
+
+def _names(devices: Sequence[str]) -> str:
+    """The devices, each once; of many, the first and the last."""
+    each = list(dict.fromkeys(devices))
+    if len(each) <= _MAX_NAMED:
+        return ", ".join(each)
+    return Phrase("{count} devices, {first} to {last}", count=len(each), first=each[0], last=each[-1])
 
 
 def _picture(chosen: Plan, outcome: Outcome | None) -> tuple[str, ...]:

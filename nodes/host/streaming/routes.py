@@ -1,5 +1,5 @@
-"""The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a
-workflow, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
+"""The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a workflow,
+the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from server import PromptServer
 
 from ..monitoring.reporter import REPORTER, MetricsNotInstalled
 from ..node_text import TEXTS
+from ..page_language import tell_language
 from .stream import RUNS
 
 _MAX_BODY_BYTES = 4096
@@ -25,6 +26,7 @@ def register() -> None:
     routes.get("/chords/runs/{prompt_id}")(events)
     routes.get("/chords/texts/{workflow_id}")(texts)
     routes.get("/chords/metrics")(metrics)
+    routes.post("/chords/language")(tell_language)
 
 
 async def accept(request: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
-"""The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a workflow,
-the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
+"""The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a
+workflow, the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md
+the metrics."""
 
 from __future__ import annotations
 

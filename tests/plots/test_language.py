@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,16 @@ def test_with_a_font_it_is_translated_and_english_again_afterwards(
         assert language.translated("cuda:0") == "cuda:0"
         assert language.joined([_japanese(phrases), "cuda:0"]) == "呼び出し 11/20 回。cuda:0"
     assert language.translated(_japanese(phrases)) == "11 of 20 calls"
+
+
+def test_the_names_of_fonts_may_have_their_letters_taken_apart(
+    language: ModuleType, fonts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As file systems of macOS have them."""
+    monkeypatch.setattr(language, "_has", lambda *_: True)
+    hiragino = tmp_path / unicodedata.normalize("NFD", "ヒラギノ角ゴシック W3.ttc")
+    fonts(hiragino)
+    assert language.font_for("ja") == hiragino
 
 
 def test_lines_of_letters_without_spaces_break_anywhere_but_before_a_closing_sign(

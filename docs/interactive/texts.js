@@ -14,6 +14,7 @@ CHORDS.TEXTS = {
   "Light": ["ライト", "浅色"],
   "Controls": ["設定", "设置"],
   "Method": ["方式", "方法"],
+  "CHORDS": ["CHORDS", "CHORDS"],
   "Secant window": ["割線ウィンドウ", "割线窗口"],
   "Fewer calls": ["呼び出しの省略", "减少调用"],
   "Token split": ["トークン分割", "Token拆分"],

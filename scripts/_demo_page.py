@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def headlines(found: Json) -> list[tuple[str, str]]:
         (
             "Change the picture by its initial noise",
             f"The same prompt and model, another noise: {found['search']['iterations']} iterations "
-            f"({found['search']['seconds']:.0f} s) took the objective, blue edges, from {before:.2g} to {after:.2g}.",
+            f"({found['search']['seconds']:.0f} s) took the objective, blue edges, from {before:.2g} to {after:.2g} (0: met).",
         ),
     ]
 
@@ -91,7 +92,7 @@ def summary(found: Json) -> str:
         f"{number}. {title}\n   {gained}\n   Set: {setting}"
         for number, ((title, gained), setting) in enumerate(parts, start=1)
     ]
-    return "\n\n".join([*lines, *notes(found)])
+    return "\n\n".join([*lines, *(textwrap.fill(note, 100) for note in notes(found))])
 
 
 def page(found: Json) -> str:

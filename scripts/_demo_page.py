@@ -61,7 +61,8 @@ def headlines(found: Json) -> list[tuple[str, str]]:
         (
             "Change the picture by its initial noise",
             f"The same prompt and model, another noise: {found['search']['iterations']} iterations "
-            f"({found['search']['seconds']:.0f} s) took the objective, blue edges, from {before:.2g} to {after:.2g} (0: met).",
+            f"({found['search']['seconds']:.0f} s) took the objective, blue edges, from {before:.2g} to"
+            f" {after:.2g} (0: met).",
         ),
     ]
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _templates import BY_API
 from client import ComfyClient
 from frontend import Frontend, Panel, call_count, in_both_frontends, in_the_newest_too, with_nodes_2
 from PIL import Image
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
+WORKFLOW = BY_API["chords_streaming"].path
 CORES = 4
 SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
 LONG = 80  # steps: some seconds, in which the tests check and click
@@ -350,7 +351,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
     assert (panel.state, panel.labels) == ("idle", [])
     client.wait(prompt)
     assert (panel.state, panel.labels) == ("idle", [])
-    frontend.page.get_by_text("chords_streaming", exact=False).first.click()
+    frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
     frontend.until(lambda: len(frontend.panel().drawn()) == CORES + 1, "the strip is back")
 
 

@@ -63,10 +63,16 @@ def _result(pictures: Pictures) -> Any:
     return pictures.of("Save Image"), "", []
 
 
+def _results(pictures: Pictures) -> Any:
+    """The first three results of a run, and the last."""
+    hits = pictures.of("CHORDS Stream Preview")
+    return [*hits[:3], hits[-1]], "", []
+
+
 # What is shown: pictures, the sign between them and the next ones.
 SHOWN = {
     "chords_demo": _result,
-    "chords_streaming": lambda pictures: (pictures.of("CHORDS Stream Preview")[:4], "", []),
+    "chords_streaming": _results,
     "chords_few_steps": lambda pictures: (pictures.of("KSampler")[:1], "equal", pictures.of("KSampler (CHORDS)")[:1]),
     "chords_img2img": _change("The picture to start from", "Save Image"),
     "chords_inpaint": _change("The picture to start from", "Save Image"),

@@ -48,8 +48,8 @@ class Template:
 
 TEMPLATES = (
     Template("chords_demo", "01 Start here, no download", "Start here", "no download, runs in seconds"),
-    Template("chords_streaming", "02 Watch results and accept (demo)", "Watch and accept", "each result as it arrives"),
-    Template("chords_few_steps", "03 Few steps on two devices (demo)", "4 steps, 2 devices", "they share each call"),
+    Template("chords_streaming", "02 Watch and accept (demo)", "Watch and accept", "each result as it arrives"),
+    Template("chords_few_steps", "03 Few steps, two devices (demo)", "4 steps, 2 devices", "they share each call"),
     Template("chords_img2img", "04 Image to image (demo)", "Image to image", "same shapes, new colours"),
     Template("chords_inpaint", "05 Inpainting (demo)", "Inpainting", "a new half of a picture"),
     Template("sdo_blue_background", "06 SDO, blue background (demo)", "SDO: an objective", "a blue background"),
@@ -69,7 +69,7 @@ TEMPLATES = (
     Template("wan2.2_14b_video", "20 Wan 2.2 14B, text to video", "Wan 2.2 14B", "text to video, 20 steps", "video"),
     Template(
         "wan2.2_14b_4_steps",
-        "21 Wan 2.2 14B, image to video, 4 steps",
+        "21 Wan 2.2 14B I2V, 4 steps",
         "Wan 2.2 14B",
         "image to video, 4 steps",
         "image to video",

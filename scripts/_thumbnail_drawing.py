@@ -13,8 +13,9 @@ SIZE = 512  # pixels of a side; the template browser shows about 256
 SHARP = 3  # drawn so many times larger, and then made smaller
 MARGIN = 28
 TITLE_SIZE, SUBTITLE_SIZE = 58, 33  # points; a longer title becomes smaller
-TOP = 166  # where the picture begins
-AREA = (SIZE - 2 * MARGIN, SIZE - TOP - MARGIN)  # width and height of the picture
+TITLE_Y, SUBTITLE_Y = 92, 147  # the middle of the lines; newer frontends lay a badge over the first 55 pixels
+TOP, BOTTOM = 182, 500  # where the picture begins and ends
+AREA = (SIZE - 2 * MARGIN, BOTTOM - TOP)  # width and height of the picture
 GAP = 14
 BACKGROUND, INK, FAINT, FRAME = "#15171c", "#f4f6fa", "#b4bccb", "#3a404d"
 ACCENTS = {"chords": "#4c8dff", "sdo": "#b06bf0", "model": "#21b3a6"}
@@ -35,8 +36,10 @@ def card(template: Template, picture: Image.Image) -> Image.Image:
     draw = ImageDraw.Draw(image)
     kind = "model" if template.shows else template.api.partition("_")[0]
     draw.rectangle((0, 0, SIZE, 10), fill=ACCENTS[kind])
-    draw.text((MARGIN, 70), template.title, INK, _font(draw, template.title, TITLE_SIZE, bold=True), anchor="lm")
-    draw.text((MARGIN, 128), template.subtitle, FAINT, _font(draw, template.subtitle, SUBTITLE_SIZE), anchor="lm")
+    draw.text((MARGIN, TITLE_Y), template.title, INK, _font(draw, template.title, TITLE_SIZE, bold=True), anchor="lm")
+    draw.text(
+        (MARGIN, SUBTITLE_Y), template.subtitle, FAINT, _font(draw, template.subtitle, SUBTITLE_SIZE), anchor="lm"
+    )
     image.paste(picture, ((SIZE - picture.width) // 2, TOP + (AREA[1] - picture.height) // 2))
     return image
 

@@ -175,6 +175,13 @@ def test_every_workflow_has_its_twin_and_its_picture() -> None:
             assert np.asarray(picture.convert("RGB"), dtype=float).std() > 10
 
 
+def test_templates_sort_by_their_numbers_and_their_names_have_room() -> None:
+    names = [template.name for template in TEMPLATES]
+    assert names[0] == "01 Start here, no download"
+    assert [name[:3] for name in names] == [f"{number:02} " for number in range(1, len(names) + 1)]
+    assert max(map(len, names)) <= 33  # a card of the template browser shows about as many
+
+
 def _note(name: str) -> str:
     """What a workflow says about itself. It names each file to download, with its folder."""
     (note,) = [n for n in _read(BY_API[name].path)["nodes"] if n.get("title") == "What to download, what to expect"]

@@ -1,6 +1,8 @@
-"""Makes pictures of the nodes in a real browser: for the help pages, and sheets for people to check.
+"""Makes pictures of the nodes in a real browser: for help pages and README, and sheets for people to check.
 
-    python scripts/screenshots.py pictures [NODE ...]    # web/docs/images/<node>.png: each node in a small graph
+    python scripts/screenshots.py pictures [NODE ...]    # web/docs/images/<node>.png: each node in a small graph,
+                                                         # and docs/images/nodes/<node>.png: the README's thumbnails
+    python scripts/screenshots.py readme                 # docs/images/graph.png, stream.gif: the README's pictures
     python scripts/screenshots.py sheets                 # output/help/: every node and help page in three languages
 
 It starts a ComfyUI and a headless Chromium (Japanese and Chinese need a font such as `fonts-noto-cjk`). The sheets show
@@ -26,15 +28,15 @@ if (_SCRIPTS := str(Path(__file__).resolve().parent)) not in sys.path:  # not in
     sys.path.insert(0, _SCRIPTS)
 
 from _env import REPO, SetupError, enter_venv, say
+from _screenshot_files import SHOWN, save_thumbnail, small_png
 from _screenshot_graphs import GRAPHS, HEADS, Graph, node
+from _screenshot_readme import TEST_NODES, VIEWPORT, make_readme_pictures
 
 from locales import LANGUAGES, PAGES, read_texts
 
 PICTURES = PAGES / "images"
 SHEETS = REPO / "output" / "help"
-FREQUENT_COLOURS = 160  # of the 256 colours of a picture's palette, which keeps the file small
 MARGIN = 24
-VIEWPORT = (1900, 1500)  # width, height
 TALL = (1500, 4400)  # for whole help pages
 WIDE = (2600, 3200)  # for all nodes at once
 ORIGIN = (380, 160)  # the position of the graph on the screen, beside the frontend's own bars
@@ -100,6 +102,16 @@ RUN = """async () => {
   await app.queuePrompt(0);
   await over;
 }"""
+SET_WIDGET = """([type, name, value]) => {
+  const node = window.comfyAPI.app.app.rootGraph.nodes.find((node) => node.type === type);
+  node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+BOX = """(type) => {
+  const { nodes } = window.comfyAPI.app.app.rootGraph;
+  const x = Math.min(...nodes.map(({ pos }) => pos[0])), y = Math.min(...nodes.map(({ pos }) => pos[1] - 30));
+  const { pos, size } = nodes.find((node) => node.type === type);
+  return [pos[0] - x, pos[1] - 30 - y, pos[0] + size[0] - x, pos[1] + size[1] - y].map(Math.round);
+}"""
 SELECT = """(type) => {
   const { app } = window.comfyAPI.app;
   const graph = app.rootGraph;
@@ -127,24 +139,42 @@ class FrontendPage:
 
     def picture(self, graph: Graph) -> bytes:
         """A picture of a graph on the canvas, as PNG."""
+        self.build(graph)
+        if graph.runs:
+            self.run()
+        picture: bytes = self.page.screenshot(clip=self.clip())
+        return picture
+
+    def build(self, graph: Graph) -> None:
+        """Put a graph on the canvas, in place of what is there."""
         self.page.evaluate(
             BUILD, [[[node.as_dict() for node in column] for column in graph.columns], graph.link_list()]
         )
-        if graph.runs:
-            self.page.set_default_timeout(RUN_LIMIT_MS)
-            self.page.evaluate(RUN)
-            self.page.wait_for_timeout(1500)  # the pictures load
+
+    def run(self) -> None:
+        """Run the graph on the canvas to its end."""
+        self.page.set_default_timeout(RUN_LIMIT_MS)
+        self.page.evaluate(RUN)
+        self.page.wait_for_timeout(1500)  # the pictures load
+
+    def set_widget(self, type: str, widget: str, value: Any) -> None:
+        """Set a widget of the first node of this type."""
+        self.page.evaluate(SET_WIDGET, [type, widget, value])
+
+    def clip(self) -> Any:
+        """Move the whole graph into view, and say where it is, with a margin."""
         self.page.evaluate(SHOW_ALL, list(ORIGIN))
         self.page.mouse.move(2, 2)
         self.page.wait_for_timeout(400)
         width, height = self.page.evaluate(SHOW_ALL, list(ORIGIN))
         self.page.wait_for_timeout(300)
         left, top = ORIGIN
-        clip = {
-            "x": left - MARGIN, "y": top - MARGIN, "width": width + 2 * MARGIN, "height": height + 2 * MARGIN
-        }  # fmt: skip
-        picture: bytes = self.page.screenshot(clip=clip)
-        return picture
+        return {"x": left - MARGIN, "y": top - MARGIN, "width": width + 2 * MARGIN, "height": height + 2 * MARGIN}
+
+    def box_of(self, type: str) -> tuple[int, int, int, int]:
+        """Where the first node of this type is in the last picture: left, top, right, bottom."""
+        left, top, right, bottom = self.page.evaluate(BOX, type)
+        return left + MARGIN, top + MARGIN, right + MARGIN, bottom + MARGIN
 
     def help(self, node: str) -> bytes:
         """A picture of the help page of a node in its panel, as PNG."""
@@ -162,22 +192,23 @@ class FrontendPage:
 
 
 def _models(folder: Path) -> Path:
-    """A paths file for ComfyUI, with empty files that can be chosen and that nothing loads here."""
+    """A paths file for ComfyUI: empty files that can be chosen and that nothing loads here, and the tests' nodes."""
     (folder / "classifiers").mkdir()
     for head in HEADS:
         (folder / "classifiers" / head).touch()
     paths = folder / "paths.yaml"
-    text = json.dumps({"models": {"base_path": str(folder), "classifiers": "classifiers"}})  # JSON is YAML
-    paths.write_text(text, encoding="utf-8")
+    models = {"base_path": str(folder), "classifiers": "classifiers"}
+    nodes = {"base_path": str(TEST_NODES.parent), "custom_nodes": TEST_NODES.name}
+    paths.write_text(json.dumps({"models": models, "nodes": nodes}), encoding="utf-8")  # JSON is YAML
     return paths
 
 
-OpenPage = Callable[[str, tuple[int, int]], FrontendPage]
+OpenPage = Callable[..., FrontendPage]  # language, window size, further settings of the frontend
 
 
 @contextlib.contextmanager
 def frontend() -> Iterator[OpenPage]:
-    """A function that opens a page of the frontend, by language and window size."""
+    """A function that opens a page of the frontend, by language, window size and further settings."""
     from _browser import ensure_chromium
     from _server import ComfyServer
     from host import prepare
@@ -194,7 +225,7 @@ def frontend() -> Iterator[OpenPage]:
         browser = playwright.chromium.launch(executable_path=str(ensure_chromium()), args=arguments)
         client = server.client()
 
-        def open_page(language: str, size: tuple[int, int]) -> FrontendPage:
+        def open_page(language: str, size: tuple[int, int], more: dict[str, Any] | None = None) -> FrontendPage:
             settings = {
                 "Comfy.TutorialCompleted": True,
                 "Comfy.VueNodes.Enabled": False,
@@ -202,6 +233,7 @@ def frontend() -> Iterator[OpenPage]:
                 "Comfy.Minimap.Visible": False,
                 "Comfy.Graph.CanvasInfo": False,
                 "Comfy.Canvas.SelectionToolbox": True,
+                **(more or {}),
             }
             for name, value in settings.items():
                 client.post(f"/settings/{name}", value)
@@ -222,23 +254,11 @@ def make_pictures(nodes: list[str]) -> None:
         page = open_page("en", VIEWPORT)
         for name in nodes:
             path = PICTURES / f"{name}.png"
-            path.write_bytes(_small(page.picture(GRAPHS[name])))
+            picture = page.picture(GRAPHS[name])
+            path.write_bytes(small_png(picture))
+            if name in SHOWN:
+                save_thumbnail(picture, page.box_of(name), name)
             say(f"{path.relative_to(REPO)}: {path.stat().st_size / 1024:.0f} KB")
-
-
-def _small(png: bytes) -> bytes:
-    """The picture with a palette: its most frequent colours stay, and others are approximated."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    colours: list[tuple[int, Any]] = image.getcolors(image.width * image.height) or []
-    frequent = sorted(colours, reverse=True)[:FREQUENT_COLOURS]
-    others = (image.quantize(256 - FREQUENT_COLOURS).getpalette() or [])[: 3 * (256 - FREQUENT_COLOURS)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _count, colour in frequent for value in colour] + others)
-    out = io.BytesIO()
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    return out.getvalue()
 
 
 def make_sheets() -> None:
@@ -278,13 +298,16 @@ def _sheet(pngs: list[bytes], columns: int, path: Path, folder: Path, names: lis
 def main() -> int:
     """Run the command, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pictures", "sheets"))
+    parser.add_argument("what", choices=("pictures", "readme", "sheets"))
     parser.add_argument("nodes", nargs="*", metavar="NODE", help="pictures of these nodes only")
     options = parser.parse_args()
     try:
         enter_venv()
         if options.what == "pictures":
             make_pictures(options.nodes or list(GRAPHS))
+        elif options.what == "readme":
+            with frontend() as open_page:
+                make_readme_pictures(open_page)
         else:
             make_sheets()
     except SetupError as error:

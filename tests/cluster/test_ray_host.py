@@ -32,6 +32,7 @@ from chords_core import plan
 sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
 
 from graphs import Graph, Node, demo, empty_latent, lanes, settings
+from scrapes import new_fallbacks
 
 HOST_TESTS = Path(__file__).resolve().parents[1] / "host"
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "CHORDS_RAY_ADDRESSES": "127.0.0.1:9, local"}
@@ -355,22 +356,26 @@ def test_a_worker_that_stops_costs_some_time_and_a_cancel_works(server, client, 
 def test_a_worker_without_memory_is_left_out_with_a_note(server, client, tmp_path: Path) -> None:
     expected = _run(server, client, _on_lanes)[2]
     _wait_for_two(server, client)
-    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
+    with new_fallbacks(server) as counted:
+        _, summary, latent = _run(server, client, _on_ray, model=_without_memory(1, tmp_path / "asked"))
     assert torch.equal(latent, expected)
     assert len(summary["devices"]) == 1 and summary["devices"][0].startswith("ray:")
     assert "not all Ray workers are available (the worker ray:" in summary["message"]
     assert "MemoryError: out of memory on purpose" in summary["message"]
     assert not summary["lost_lanes"]
+    assert "workers_missing" in counted
 
 
 def test_without_memory_on_any_worker_the_run_is_done_here(server, client, tmp_path: Path) -> None:
     expected = _run(server, client, _on_lanes)[2]
     _wait_for_two(server, client)
-    _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
+    with new_fallbacks(server) as counted:
+        _, summary, latent = _run(server, client, _on_ray, model=_without_memory(2, tmp_path / "asked"))
     assert torch.equal(latent, expected)
     assert all(device.startswith("cpu") for device in summary["devices"])
     assert "no Ray worker is available, so the run was done here" in summary["message"]
     assert summary["message"].count("out of memory on purpose") == 2
+    assert "cluster" in counted
 
 
 def test_a_killed_worker_costs_time_only(server, client) -> None:
@@ -393,10 +398,12 @@ def test_without_any_worker_left_the_run_is_done_here(server, client) -> None:
     _wait_for_two(server, client, model=_closure)
     actors = _actors(server)
     kill = _when("step", lambda: [os.kill(actor.pid, signal.SIGKILL) for actor in actors])
-    _, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
+    with new_fallbacks(server) as counted:
+        _, summary, latent = _run(server, client, _on_ray, on_event=kill, **changes)
     assert "all Ray workers were lost" in summary["message"]
     assert all(device.startswith("cpu") for device in summary["devices"])
     assert torch.equal(latent, expected)
+    assert "workers_lost" in counted
 
 
 def test_with_fewer_workers_the_number_of_cores_is_chosen_again(server, client, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from _server import ComfyServer
 from client import ComfyClient, ExecutionError
 from graphs import Graph, demo, empty_latent, lanes, settings
 from prometheus_client.parser import text_string_to_metric_families
+from searches import optimizer
 
 SEEDS = itertools.count(9100)  # the host does not repeat a run that it knows
 
@@ -135,6 +136,22 @@ def test_an_address_that_is_not_allowed_is_on_record(logging_server: ComfyServer
     line = _lines(run_log)[-1]
     assert line["prompt_id"] == run.prompt_id and "192.0.2.1:6379" in line["message"]
     assert "not_allowed" in line["fallbacks"]
+
+
+def test_a_run_of_an_sdo_node_counts(logging_server: ComfyServer, run_log: Path) -> None:
+    """By itself: the runs of samplers stay as they are."""
+    before, graph = _scrape(logging_server), Graph()
+    optimizer(graph, iterations=3)
+    run = logging_server.client().run(graph.nodes)
+    found = _scrape(logging_server)
+    changed = {key: value - before.get(key, 0.0) for key, value in found.items() if value != before.get(key, 0.0)}
+    counted = {(name, tuple(labels)): value for (name, labels), value in changed.items() if name.startswith("chords_")}
+    assert counted and all(name.startswith("chords_sdo_") for name, _ in counted)
+    assert _value(changed, "chords_sdo_runs_total", node="optimizer", outcome="success") == 1
+    assert _value(changed, "chords_sdo_model_calls_total", node="optimizer") >= 3
+    line = _lines(run_log)[-1]
+    assert line["event"] == "sdo_run" and line["prompt_id"] == run.prompt_id and line["outcome"] == "success"
+    assert line["iterations"] == line["of"] == 3
 
 
 def test_a_scrape_does_not_disturb_a_run(logging_server: ComfyServer) -> None:

@@ -194,6 +194,44 @@ def test_a_run_without_any_picture_shows_its_result_at_its_end() -> None:
     assert failed.first_picture_seconds is None
 
 
+def iteration(number: int, of: int, evaluations: int) -> dict[str, Any]:
+    return {"kind": "iteration", "iteration": number, "of": of, "evaluations": evaluations}
+
+
+def report_sdo(subject: Any, stream: Stream, node: str = "optimizer") -> None:
+    """What the SDO nodes do."""
+    with subject.reported_sdo(stream, node):
+        pass
+
+
+def test_runs_of_sdo_nodes_count_by_themselves(subject: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are not runs of a sampler, whose shares of failures and of saved calls they would change."""
+    monkeypatch.setenv(run_log.VARIABLE, str(tmp_path / "runs.jsonl"))
+    report_sdo(subject, Stream(iteration(5, of=5, evaluations=40), done(seconds=90.0)))
+    report_sdo(subject, Stream(iteration(2, of=9, evaluations=16), done("interrupted", seconds=20.0)), "trainer")
+    with pytest.raises(KeyError), subject.reported_sdo(Stream(done("error", error="no memory")), "trainer"):
+        raise KeyError("what the run raises is what its caller gets")
+    found = {name: value for name, value in scraped(subject).items() if value}
+    counted = {name: value for name, value in found.items() if not name.endswith("_created") and "bucket" not in name}
+    assert {name: value for name, value in counted.items() if "_created" not in name} == {
+        'chords_sdo_runs_total{node="optimizer",outcome="success"}': 1,
+        'chords_sdo_runs_total{node="trainer",outcome="interrupted"}': 1,
+        'chords_sdo_runs_total{node="trainer",outcome="error"}': 1,
+        'chords_sdo_model_calls_total{node="optimizer"}': 40,
+        'chords_sdo_model_calls_total{node="trainer"}': 16,
+        'chords_sdo_run_seconds_count{node="optimizer"}': 1,
+        'chords_sdo_run_seconds_sum{node="optimizer"}': 90,
+    }
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["event"], line["node"], line["outcome"]) for line in lines] == [
+        ("sdo_run", "optimizer", "success"),
+        ("sdo_run", "trainer", "interrupted"),
+        ("sdo_run", "trainer", "error"),
+    ]
+    assert lines[1]["iterations"] == 2 and lines[1]["of"] == 9 and lines[1]["model_calls"] == 16
+    assert lines[2]["error"] == "no memory" and lines[0]["prompt_id"] == "a prompt" and "time" in lines[0]
+
+
 def test_runs_in_progress(subject: Any) -> None:
     with subject.reported(Stream(done())):
         assert scraped(subject)["chords_runs_in_progress"] == 1
@@ -369,6 +407,7 @@ def _all_series(subject: Any) -> set[str]:
     events = (plan_event(), lane("cuda:1", "lost"), done())
     report(subject, Stream(*events), record())
     report(subject, Stream(*events), record(estimate=None))
+    report_sdo(subject, Stream(iteration(5, of=5, evaluations=40), done()))
     return {name.partition("{")[0] for name in scraped(subject)}
 
 

@@ -127,21 +127,6 @@ def test_the_nodes_blocks_work_in_the_host(comfy_host: Path, repo: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["development.md", "how-it-works.md", "operations.md", "tuning.md"])
-def test_links_of_the_page_lead_somewhere(name: str) -> None:
-    """Files that are linked or shown exist; a link within the page has its heading."""
-    page = (PAGE.parent / name).read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)\s]+)\)", page)
-    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert links
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("https://"):
-            assert (PAGE.parent / link.partition("#")[0]).is_file(), link
-
-
-@pytest.mark.parametrize("name", ["development.md", "how-it-works.md", "operations.md", "tuning.md"])
 def test_files_the_page_names_exist(name: str, repo: Path) -> None:
     page = (PAGE.parent / name).read_text(encoding="utf-8")
     paths = re.findall(r"`((?:chords_core|nodes|tests|scripts|benchmarks|workflows|demo)/[\w./-]+)`", page)

@@ -1,6 +1,6 @@
 """The figures of docs/how-it-works.md show what chords_core does, and can be drawn.
 
-The counts of calls in this page and in docs/tuning.md are those of the planner, those in the README are measured.
+The counts of calls in this page and in docs/tuning.md are those of the planner, those in docs/measured.md are measured.
 
 The runs need torch only. Drawing needs matplotlib, and is skipped without it.
 """
@@ -28,7 +28,7 @@ from chords_core import hit_depth, plan, sample
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 PAGE = IMAGES.parent / "how-it-works.md"
 TUNING = IMAGES.parent / "tuning.md"
-README = IMAGES.parents[1] / "README.md"
+MEASURED_PAGE = IMAGES.parent / "measured.md"
 MEASURED = IMAGES.parents[1] / "benchmarks" / "results" / "tolerance.json"
 NEAR, FAST = 0.01, 0.03  # the tolerances of these fidelities
 STEPS = 12
@@ -193,9 +193,9 @@ def test_the_table_of_calls_in_a_row_is_the_planners() -> None:
         assert depths == expected
 
 
-def test_the_readmes_table_of_calls_in_a_row_is_the_measured_one() -> None:
+def test_the_table_of_measured_calls_in_a_row_is_the_measured_one() -> None:
     """To the nearest call."""
-    rows = _table(README, "| CFG | steps | 1 device | 2 | 4 | 8 |")
+    rows = _table(MEASURED_PAGE, "| CFG | steps | 1 device | 2 | 4 | 8 |")
     assert [(cfg, steps) for cfg, steps, *_ in rows] == [(cfg, steps) for cfg in (1, 3.5, 8) for steps in (20, 50)]
     found = json.loads(MEASURED.read_text(encoding="utf-8"))
     mean_calls = {(each["cell"], each["cores"]): statistics.mean(each["calls"]) for each in found}

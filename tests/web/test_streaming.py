@@ -18,30 +18,42 @@ from PIL import Image
 WORKFLOW = BY_API["chords_streaming"].path
 CORES = 4
 SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
-LONG = 80  # steps: some seconds, in which the tests check and click
-VERY_LONG = 400  # steps: the page is loaded again during the run
-DELAY = """
-const sampler = graph.getNodeById(argument);
-const delay = LiteGraph.createNode("TestRandomDelay");
-graph.add(delay);
-delay.pos = [sampler.pos[0], sampler.pos[1] - 200];
-sampler.getInputNode(0).connect(0, delay, "model");
-delay.connect(0, sampler, "model");
-"""  # each model call takes longer, on any machine
+HOLD = """
+const [sampler, held] = [graph.getNodeById(argument[0]), LiteGraph.createNode("TestHeldModel")];
+graph.add(held);
+held.pos = [sampler.pos[0], sampler.pos[1] - 200];
+held.widgets[0].value = argument[1];
+held.widgets[1].value = argument[2];
+sampler.getInputNode(0).connect(0, held, "model");
+held.connect(0, sampler, "model");
+"""
 SEEDS = iter(range(1000, 10_000))
 STRIP = ["draft", "result 1", "result 2", "result 3", "result 4"]
 
 
-def _open(frontend: Frontend, steps: int | None = None, accept: str = "exact") -> Panel:
+def _open(frontend: Frontend, held_after: int | None = None, accept: str = "exact") -> Panel:
     """Open the workflow file, with one result for each core. The host does not repeat a run that it knows, so that each
-    test has another seed."""
+    test has another seed. ``held_after``: so many results, after which the run waits until the test lets it go on."""
     frontend.open_file(WORKFLOW)
-    frontend.set_widget(SAMPLER, "seed", next(SEEDS))
+    seed = next(SEEDS)
+    frontend.set_widget(SAMPLER, "seed", seed)
     frontend.set_widget(SAMPLER, "accept", accept)
-    if steps is not None:
-        frontend.set_widget(SAMPLER, "steps", steps)
-        frontend.evaluate(DELAY, SAMPLER)
+    if held_after is not None:
+        frontend.evaluate(HOLD, [SAMPLER, held_after, seed])
     return frontend.panel()
+
+
+def _let_go(client: ComfyClient, held_after: int | None = None) -> None:
+    """The held run continues, until it has so many results, or to the end."""
+    client.post("/chords_test/let_go", {"results": held_after} if held_after else {})
+
+
+def _accept(frontend: Frontend, panel: Panel, client: ComfyClient) -> None:
+    """Click Accept in the middle of a held run, which then ends."""
+    with frontend.page.expect_response("**/chords/accept") as answer:
+        panel.click(panel.button)
+    assert answer.value.ok
+    _let_go(client)
 
 
 def _running(client: ComfyClient) -> str | None:
@@ -72,7 +84,7 @@ def _start(frontend: Frontend, client: ComfyClient) -> str:
 
 @in_the_newest_too
 def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 2)
     assert panel.button.is_disabled() and panel.state == "idle"
     prompt = _start(frontend, client)
     for number, name in enumerate(STRIP[:3], start=1):
@@ -81,16 +93,16 @@ def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: Com
         assert client.history(prompt) is None  # still running
     assert len(set(panel.drawn())) == len(panel.drawn())
     assert _differ(panel.pixels()[:3])
-    assert panel.caption.startswith(("result 2 of 4 · core 3", "result 3 of 4 · core 2"))
-    panel.click(panel.button)
+    assert panel.caption.startswith("result 2 of 4 · core 3")
+    _accept(frontend, panel, client)
     history = client.wait(prompt)
     panel.wait_for_state("success")
     (accepted,) = _events(client, prompt, "accepted")
     name = STRIP[accepted["index"]]
-    assert accepted["by"] == "request" and accepted["index"] in (2, 3)
+    assert accepted["by"] == "request" and accepted["index"] == 2
     assert panel.button.text_content() == f"Accepted {name}" and panel.button.is_disabled()
     assert panel.caption.startswith(f"{name} of 4")
-    assert call_count(panel.caption) == accepted["depth"] < LONG
+    assert call_count(panel.caption) == accepted["depth"] < 30
     assert panel.labels == STRIP[: accepted["index"] + 1]
     (saved,) = _pictures(client, history, SAVED)
     assert np.array_equal(saved, _pictures(client, history, PREVIEW)[accepted["index"]])
@@ -102,6 +114,9 @@ def _latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.n
     complete = copy.deepcopy(client.history(prompt)["prompt"][2])
     complete["salt"] = {"class_type": "ChordsDemoPrompt", "inputs": {"text": ""}}  # else the host takes the run it has
     complete[str(SAMPLER)]["inputs"]["negative"] = ["salt", 0]
+    for node in complete.values():
+        if node["class_type"] == "TestHeldModel":
+            node["inputs"]["results"] = CORES  # this run is not held
     history = client.run(complete).history
     assert np.array_equal(saved, _pictures(client, history, PREVIEW)[index])
 
@@ -141,22 +156,23 @@ def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client
 
 def test_a_thumbnail_can_be_selected(frontend: Frontend, client: ComfyClient) -> None:
     """The selection of an earlier result changes neither later results nor what Accept takes."""
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.click(panel.thumbs.first)
     frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is selected")
+    _let_go(client, 2)
     frontend.until(lambda: len(panel.drawn()) >= 3, "the next one comes")
     assert panel.caption.startswith("draft · ")
     frontend.until(lambda: panel.picture.evaluate("(i) => i.src") == panel.drawn()[0], "the draft is shown large")
     assert panel.thumbs.first.get_attribute("aria-pressed") == "true"
-    panel.click(panel.button)
+    _accept(frontend, panel, client)
     client.wait(prompt)
     assert _events(client, prompt, "accepted")[0]["index"] >= 2
 
 
 def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.thumbs.first.focus()
@@ -165,13 +181,15 @@ def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient
     frontend.page.keyboard.press("ArrowRight")
     assert panel.caption.startswith("result 1 of 4 · ")
     panel.button.focus()
-    frontend.page.keyboard.press("Space")
+    with frontend.page.expect_response("**/chords/accept"):
+        frontend.page.keyboard.press("Space")
+    _let_go(client)
     client.wait(prompt)
     assert _events(client, prompt, "accepted")[0]["by"] == "request"
 
 
 def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     first = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     frontend.cancel()
@@ -181,6 +199,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
     frontend.until(lambda: client.history(first), "the first prompt is over")
     old = set(panel.drawn())
     frontend.set_widget(SAMPLER, "steps", 30)
+    _let_go(client)
     frontend.run()
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
@@ -190,7 +209,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
 
 @in_both_frontends
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, VERY_LONG)
+    panel = _open(frontend, 1)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     frontend.page.reload()
@@ -200,7 +219,7 @@ def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     frontend.until(lambda: len(panel.drawn()) >= 1, "the strip is back")
     assert panel.labels == STRIP[: len(panel.labels)]
     assert panel.state == "running"
-    panel.click(panel.button)
+    _accept(frontend, panel, client)
     panel.wait_for_state("success")
     assert client.wait(prompt)["outputs"]
 
@@ -340,7 +359,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
 
 def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
     """The other workflow has the same node ids, but does not run. The running one, opened again, has its strip."""
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
@@ -349,6 +368,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
     panel = frontend.panel()
     frontend.page.wait_for_timeout(500)
     assert (panel.state, panel.labels) == ("idle", [])
+    _let_go(client)
     client.wait(prompt)
     assert (panel.state, panel.labels) == ("idle", [])
     frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
@@ -356,7 +376,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
 
 
 def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     refusal = {"status": 409, "json": {"error": "the run is over"}}
     frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
     prompt = _start(frontend, client)
@@ -365,7 +385,7 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
     frontend.until(lambda: "not accepted: the run is over" in panel.status, "the refusal is shown")
     assert panel.button.is_enabled()
     frontend.page.unroute("**/chords/accept")
-    panel.click(panel.button)
+    _accept(frontend, panel, client)
     client.wait(prompt)
     panel.wait_for_state("success")
 
@@ -373,12 +393,12 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
 @with_nodes_2
 def test_there_is_no_second_picture_below_the_panel(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend's newer nodes have a place for previews there."""
-    panel = _open(frontend, LONG)
+    panel = _open(frontend, 1)
     prompt = _start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     node = frontend.page.locator(".lg-node", has=panel.element)
     assert node.locator("img:visible").count() == len(panel.drawn()) + 1
-    panel.click(panel.button)
+    _accept(frontend, panel, client)
     client.wait(prompt)
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == len(panel.labels), "the thumbnails are drawn")

@@ -68,8 +68,8 @@ class FinishedRun:
 def finished_run(stream: Stream, record: ChordsRun | None) -> FinishedRun:
     """The run of a stream whose ``done`` event was sent. ``record``: of the run, if it ended well."""
     events = stream.events()
-    plan = _newest(events, "plan")
-    done = _newest(events, "done")
+    plan = newest(events, "plan")
+    done = newest(events, "done")
     outcome, method = done.get("status", "success" if record else "error"), str(plan.get("method", "none"))
     run = FinishedRun(
         stream.prompt_id,
@@ -89,7 +89,8 @@ def finished_run(stream: Stream, record: ChordsRun | None) -> FinishedRun:
     return replace(run, devices=record.devices, lanes=lanes, call_seconds=_call_seconds(record), record=record)
 
 
-def _newest(events: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
+def newest(events: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
+    """The newest event of a kind; {} if there is none."""
     return next((event for event in reversed(events) if event["kind"] == kind), {})
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .fallbacks import Fallback
 from .finished_run import METHODS, OUTCOMES, FinishedRun
+from .sdo_run import NODES, SdoRun
 
 MAX_DEVICES = 64
 """Names of devices that get a label of their own. Workers of a cluster may come and go; later names count as one."""
@@ -18,6 +20,7 @@ LANE_STATES = ("lost", "slow", "back", "member_lost")
 
 _RUN_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _PICTURE_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+_SDO_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
 _CALL_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _ESTIMATES = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5)
 
@@ -33,7 +36,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._registry = CollectorRegistry(auto_describe=True)
-        by_method = {"labelnames": ("method",), "registry": self._registry}
+        by_method: dict[str, Any] = {"labelnames": ("method",), "registry": self._registry}
         self._in_progress = Gauge(
             "chords_runs_in_progress", "Runs that have begun and not ended.", registry=self._registry
         )
@@ -82,6 +85,19 @@ class Metrics:
             buckets=_PICTURE_SECONDS,
             registry=self._registry,
         )
+        self._sdo_runs = Counter(
+            "chords_sdo_runs", "Runs of SDO nodes that have ended.", ("node", "outcome"), registry=self._registry
+        )
+        self._sdo_seconds = Histogram(
+            "chords_sdo_run_seconds",
+            "Seconds of the runs of SDO nodes that ended well.",
+            ("node",),
+            buckets=_SDO_SECONDS,
+            registry=self._registry,
+        )
+        self._sdo_calls = Counter(
+            "chords_sdo_model_calls", "Model calls of the runs of SDO nodes.", ("node",), registry=self._registry
+        )
         self._failures = Counter(
             "chords_monitoring_failures", "Runs that could not be counted or logged.", registry=self._registry
         )
@@ -95,6 +111,9 @@ class Metrics:
                 self._runs.labels(method, outcome)
         for fallback in Fallback:
             self._fallbacks.labels(fallback.value)
+        for node in NODES:
+            for outcome in OUTCOMES:
+                self._sdo_runs.labels(node, outcome)
 
     def watch_progress(self, count: Callable[[], float]) -> None:
         """``count``: a function that gives the number of runs in progress at each scrape."""
@@ -124,6 +143,13 @@ class Metrics:
             observed = self._call_seconds.labels(self._device(device))
             for each in seconds:
                 observed.observe(each)
+
+    def add_sdo(self, run: SdoRun) -> None:
+        """Count a run of an SDO node that has ended."""
+        self._sdo_runs.labels(run.node, run.outcome).inc()
+        self._sdo_calls.labels(run.node).inc(run.model_calls)
+        if run.outcome == "success":
+            self._sdo_seconds.labels(run.node).observe(run.seconds)
 
     def failed(self) -> None:
         """Count a run that could not be counted or logged."""

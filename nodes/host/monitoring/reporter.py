@@ -14,6 +14,7 @@ from ..sampling.run_record import ChordsRun
 from .finished_run import Stream, finished_run
 from .metrics import Metrics
 from .run_log import write_line
+from .sdo_run import sdo_run
 
 MAX_WAITING = 1000
 """Runs that wait to be counted. More are dropped, the oldest first: a disk that hangs must not fill the memory."""
@@ -38,7 +39,7 @@ class Reporter:
     """Takes the runs of this server. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Stream, ChordsRun | None]] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[tuple[Stream, ChordsRun | None, str | None]] = deque(maxlen=MAX_WAITING)
         self._came = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
@@ -60,6 +61,14 @@ class Reporter:
         finally:
             self._progress(-1)
             self._submit(stream, replace(record[-1], hits=()) if record else None)  # without the pictures
+
+    @contextmanager
+    def reported_sdo(self, stream: Stream, node: str) -> Iterator[None]:
+        """The block is one run of an SDO node, ``node``: one of `sdo_run.NODES`."""
+        try:
+            yield
+        finally:
+            self._submit(stream, None, node)
 
     def exposition(self) -> tuple[bytes, str]:
         """The metrics of all runs so far in Prometheus' text format, and its content type.
@@ -84,9 +93,9 @@ class Reporter:
         finally:
             self._work_lock.release()
 
-    def _submit(self, stream: Stream, record: ChordsRun | None) -> None:
+    def _submit(self, stream: Stream, record: ChordsRun | None, sdo_node: str | None = None) -> None:
         try:
-            self._waiting.append((stream, record))
+            self._waiting.append((stream, record, sdo_node))
             self._came.set()
             if self._thread is None:
                 self._start()
@@ -106,10 +115,16 @@ class Reporter:
             self._came.clear()
             self.work_off()
 
-    def _work(self, stream: Stream, record: ChordsRun | None) -> None:
+    def _work(self, stream: Stream, record: ChordsRun | None, sdo_node: str | None) -> None:
         """Count and log one run. Call it with the lock held."""
         metrics = self._counted_by()
         try:
+            if sdo_node is not None:
+                search = sdo_run(stream, sdo_node)
+                if metrics is not None:
+                    metrics.add_sdo(search)
+                write_line(search)
+                return
             run = finished_run(stream, record)
             if metrics is not None:
                 metrics.add(run)

@@ -10,10 +10,12 @@ import json
 import logging
 import math
 import os
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 from .finished_run import FinishedRun
+from .sdo_run import SdoRun
 
 VARIABLE = "CHORDS_RUN_LOG"
 TO_LOG = "log"
@@ -22,7 +24,7 @@ TO_LOG = "log"
 _log = logging.getLogger("chords")
 
 
-def write_line(run: FinishedRun) -> None:
+def write_line(run: FinishedRun | SdoRun) -> None:
     """Write the line of a run where the environment variable `VARIABLE` says; nothing without it.
 
     Raises:
@@ -31,7 +33,8 @@ def write_line(run: FinishedRun) -> None:
     place = os.environ.get(VARIABLE, "").strip()
     if not place:
         return
-    line = json.dumps(fields_of(run), allow_nan=False)
+    fields = sdo_fields_of(run) if isinstance(run, SdoRun) else fields_of(run)
+    line = json.dumps({"time": _now(), **fields}, allow_nan=False)
     if place == TO_LOG:
         _log.info("%s", line)
         return
@@ -40,9 +43,8 @@ def write_line(run: FinishedRun) -> None:
 
 
 def fields_of(run: FinishedRun) -> dict[str, Any]:
-    """What the line says. Fields that are not known are null."""
+    """What the line says apart from its time. Fields that are not known are null."""
     fields: dict[str, Any] = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "event": "chords_run",
         "prompt_id": run.prompt_id,
         "node_id": run.node_id,
@@ -75,6 +77,15 @@ def fields_of(run: FinishedRun) -> dict[str, Any]:
         "call_seconds": calls,
         "message": record.message,
     }
+
+
+def sdo_fields_of(run: SdoRun) -> dict[str, Any]:
+    """What the line of a run of an SDO node says apart from its time."""
+    return {"event": "sdo_run", **asdict(run), "seconds": _finite(run.seconds)}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _finite(value: float | None) -> float | None:

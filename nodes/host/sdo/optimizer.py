@@ -123,7 +123,7 @@ def optimise(
     """
     setup = _set_up(model, positive, negative, vae, latent, spec, options)
     inputs = RunInputs.of((model, vae, spec), (positive, negative), setup.candidates[0], options)
-    with streamed_run() as stream:
+    with streamed_run("optimizer") as stream:
         return _run(setup, inputs, keep_when_cancelled, stream)
 
 

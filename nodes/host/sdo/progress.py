@@ -15,6 +15,7 @@ from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
+from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown, show_text
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RUNS, RunStream
@@ -48,22 +49,27 @@ class ObjectiveHistory:
 
 
 @contextmanager
-def streamed_run() -> Iterator[RunStream]:
-    """The stream of the executing node's run. Its last event says how the run has ended."""
+def streamed_run(node: str) -> Iterator[RunStream]:
+    """The stream of the executing node's run, which is counted. Its last event says how the run has ended.
+
+    Args:
+        node: its label in the metrics, one of `monitoring.sdo_run.NODES`.
+    """
     stream = RUNS.begin()
     status, error = "error", None
-    try:
-        with failure_shown():
-            yield stream
-        status = "success"
-    except InterruptProcessingException:
-        status = "interrupted"
-        raise
-    except Exception as failure:
-        error = str(failure)
-        raise
-    finally:
-        stream.send("done", status=status, seconds=stream.seconds, error=error)
+    with REPORTER.reported_sdo(stream, node):
+        try:
+            with failure_shown():
+                yield stream
+            status = "success"
+        except InterruptProcessingException:
+            status = "interrupted"
+            raise
+        except Exception as failure:
+            error = str(failure)
+            raise
+        finally:
+            stream.send("done", status=status, seconds=stream.seconds, error=error)
 
 
 class OptimizationProgress:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from graphs import Graph, demo, empty_latent, lanes, settings
+from scrapes import new_fallbacks
 
 from tests.host.compatibility.parallel_rows import Patch, on_model
 
@@ -295,7 +296,7 @@ def changed(run_graph) -> Iterator[Callable[[Graph, Any, str], Any]]:
         ("weight", "were tried, and the model's copy on cpu:1 gave another result than the model"),
     ],
 )
-def test_a_network_that_was_changed_in_place(run_graph, changed, how: str, reason: str) -> None:
+def test_a_network_that_was_changed_in_place(run_graph, server, changed, how: str, reason: str) -> None:
     """Copies from earlier runs are no exception."""
     assert _with_patch(run_graph, "scaled", lanes=4, cores=4)[0]["cores"] == 4
     graph = Graph()
@@ -304,7 +305,9 @@ def test_a_network_that_was_changed_in_place(run_graph, changed, how: str, reaso
     node = graph.add("ChordsKSampler", **sampling, cores=4, accept="first", devices=lanes(graph, 4))
     graph.save("ours", node)
     graph.save("stock", graph.add("KSampler", **sampling))
-    run, latents = run_graph(graph)
+    with new_fallbacks(server) as counted:
+        run, latents = run_graph(graph)
     summary = run.outputs[node.name]["chords"][0]
     assert summary["cores"] == 1 and reason in summary["message"], summary["message"]
     assert torch.equal(latents["ours"], latents["stock"])
+    assert "check" in counted

@@ -14,6 +14,7 @@ import torch
 from _server import ComfyServer
 from client import Run
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
+from scrapes import new_fallbacks
 from torch import Tensor
 
 from tests.host.compatibility.parallel_rows import on_model
@@ -300,8 +301,10 @@ def test_a_controlnet_for_a_part_of_the_steps_gets_its_steps_in_order(run_graph:
 def test_after_rows_that_fail_in_a_run_it_begins_again_on_one_core(run_graph: RunGraph, server: ComfyServer) -> None:
     """Which makes fewer calls than KSampler. The message says it, and no later run tries so many rows. The first call
     of several rows is that of the check, which compares them with calls of one."""
-    found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=4, fidelity="near")
+    with new_fallbacks(server) as counted:
+        found, ours, stock = ours_and_stock(run_graph, plain, FREE, fails_from=4, fidelity="near")
     assert "it took longer, because a call of" in found["message"] and "too little memory" in found["message"]
+    assert "rows" in counted
     assert (found["rows"], found["cores"]) == (1, 1) and found["evaluations"] == found["depth"] < STEPS
     assert difference(ours, stock) < NEAR and not found["lost_lanes"]
     assert "4" not in _kept_rows(server)

@@ -152,7 +152,7 @@ def train(inputs: TrainingInputs, keep_when_cancelled: bool) -> TrainingResult:
     setup = _set_up(inputs)
     models = (inputs.model, inputs.vae, inputs.spec, inputs.clip)
     known = RunInputs.of(models, (*inputs.origins, inputs.lora), setup.empty, inputs.options)
-    with streamed_run() as stream:
+    with streamed_run("trainer") as stream:
         return _run(setup, known, keep_when_cancelled, stream)
 
 

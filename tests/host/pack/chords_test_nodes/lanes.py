@@ -1,5 +1,7 @@
 """Models that are slow, fail or hang on a lane, and what runs leave in the host's process."""
 
+import collections
+import math
 import random
 import sys
 import threading
@@ -7,7 +9,9 @@ import time
 
 import comfy.model_management
 import comfy.patcher_extension
+import server
 import torch
+from aiohttp import web
 from comfy_api.latest import io
 
 from .base import ModelNode, SaltedOutputNode, lane_number
@@ -162,6 +166,57 @@ class TestHangIsOver(SaltedOutputNode):
         return io.NodeOutput(ui={"threads": names})
 
 
+class Hold:
+    """The state of the run that is held: how many results it may have, and the last calls of cores so far."""
+
+    results = math.inf
+    lock = threading.Lock()
+    last_calls = collections.Counter()  # by lane: the guard against patches that keep state leaves this to the lanes
+
+    @classmethod
+    def allow(cls, results):
+        """Let the run have so many results. A held call is no broken lane: lanes have long timeouts meanwhile."""
+        cls.results = results
+        Hang.set_timeouts(**({} if results == math.inf else {"floor": 600.0, "first": 600.0}))
+
+    @classmethod
+    def wait(cls):
+        with cls.lock:
+            cls.last_calls[lane_number()] += 1
+            result = cls.last_calls.total()
+        while result > cls.results and not comfy.model_management.processing_interrupted():
+            time.sleep(0.02)
+
+
+@server.PromptServer.instance.routes.post("/chords_test/let_go")
+async def let_go(request):
+    """The held run continues: until it has so many ``results``, else to its end."""
+    Hold.allow((await request.json()).get("results", math.inf))
+    return web.json_response({})
+
+
+class TestHeldModel(ModelNode):
+    """The run has this number of results after the draft, one of each core, and then waits until POST
+    /chords_test/let_go: a test can look and click in the middle of a run, however fast or slow the machine is."""
+
+    INPUTS = [io.Int.Input("results", default=1), io.Int.Input("salt", default=0)]
+
+    @classmethod
+    def execute(cls, model, results, salt):
+        model = model.clone()
+        Hold.allow(results)
+        Hold.last_calls.clear()
+
+        def held(apply_model, args):
+            last = args["c"]["transformer_options"]["sample_sigmas"][-2]
+            if args["timestep"].max() <= 1.0001 * last:
+                Hold.wait()  # a core makes its result with this call
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        model.set_model_unet_function_wrapper(held)
+        return io.NodeOutput(model)
+
+
 class TestThreads(SaltedOutputNode):
     """What a run might leave in the host: threads, the number of intra-op threads, patchers in use."""
 
@@ -174,6 +229,7 @@ class TestThreads(SaltedOutputNode):
 
 
 NODES = [
+    TestHeldModel,
     TestRandomDelay,
     TestSleepingModel,
     TestSlowModel,

@@ -34,8 +34,9 @@ class Method(Protocol):
     def complete(self, evaluation: Evaluation, denoised: Tensor) -> list[Event]:
         """Take the result of one evaluation. Returns the events that follow from it, in order."""
 
-    def accept_newest(self) -> list[Event]:
-        """End with the newest hit. If there is none yet, the first one will end the run."""
+    def accept_hit(self, index: int | None = None) -> list[Event]:
+        """End with the hit of this index, 0 for the first; None: with the newest. If it is not there yet, it will end
+        the run when it comes; for None, the first one will. A later call takes the place of an earlier one."""
 
 
 @runtime_checkable

@@ -41,11 +41,11 @@ class Result:
         x: the accepted state at the last sigma, like the ``x`` that was given.
         hits: every hit up to the accepted one. The draft is the first, then come the cores from the fastest on; a
             window method has one a round.
-        depth: model calls in a row until the accepted hit.
+        depth: model calls in a row until the newest hit: the accepted one, unless `OnDemand` took an earlier one.
         evaluations: model calls in all, without those that failed or never came back.
         estimate: with a tolerance: about the relative RMS difference of x from the solver's own result, in the item of
             the batch where it is largest (`chords_core.methods.estimate`). None for other runs, and for a run that was
-            ended before the last step was called.
+            ended before the last step was called, or with an earlier hit than the newest.
     """
 
     x: Tensor
@@ -90,9 +90,9 @@ def sample(
             sigmas for a curve, chooses its own nodes on it, and aims at the solution of the ODE.
         accept: n ends with the n-th core to reach the end (1 = the fastest). "exact" ends with the slowest, which is
             the sequential result. `Residual` and `Agreement` end when two hits agree. `OnDemand` has one of these, and
-            ends with the newest hit when it is asked to. Window methods end by what they measure: 1 asks for a small
-            distance from the sequential result, each larger number for a smaller one, "exact" for the sequential
-            result apart from rounding. In a batch the most demanding item decides.
+            ends with the newest hit, or with the one of an index, when it is asked to. Window methods end by what they
+            measure: 1 asks for a small distance from the sequential result, each larger number for a smaller one,
+            "exact" for the sequential result apart from rounding. In a batch the most demanding item decides.
         rounds: for window methods: how many to make, whatever ``accept`` says. None: ``accept`` decides.
         calls: at how many of the N steps to call the model, 2 to N, with its prediction interpolated at the others
             (`chords_core.solvers.interpolated`). There are more calls where the prediction jumps. ``starts`` count
@@ -119,7 +119,7 @@ def sample(
     """
     _check_call(denoise, x, pool, on_event, timeouts)
     check_choice("method", method, METHODS)
-    rule, asked = (accept.otherwise, accept.asked) if isinstance(accept, OnDemand) else (accept, None)
+    rule = accept.otherwise if isinstance(accept, OnDemand) else accept
     sigmas = check_sigmas(sigmas).to(x.device)
     request = _Request(
         x,
@@ -149,12 +149,13 @@ def sample(
         run.steps if isinstance(run, Window) else request.steps,
         on_event=on_event,
         cancel=cancelled,
-        newest_will_do=asked,
+        on_demand=accept if isinstance(accept, OnDemand) else None,
         watchdog=LaneWatchdog(timeouts),
     )
     assert run.accepted is not None
     estimate = run.estimate() if tolerance is not None and isinstance(run, Window) else None
-    return Result(run.accepted.x, tuple(run.hits), run.accepted.depth, evaluations, estimate)
+    hits = run.hits[: next(place for place, hit in enumerate(run.hits) if hit is run.accepted) + 1]
+    return Result(run.accepted.x, tuple(hits), run.hits[-1].depth, evaluations, estimate)
 
 
 def check_sigmas(sigmas: Tensor) -> Tensor:

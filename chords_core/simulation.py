@@ -89,9 +89,9 @@ class Barrier:
         self.accepted = self._method.accepted
         return events
 
-    def accept_newest(self) -> list[Event]:
+    def accept_hit(self, index: int | None = None) -> list[Event]:
         """As ``method`` does."""
-        events = self._method.accept_newest()
+        events = self._method.accept_hit(index)
         self.accepted = self._method.accepted
         return events
 

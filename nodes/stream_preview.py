@@ -19,8 +19,8 @@ class ChordsStreamPreview(io.ComfyNode):
             display_name="CHORDS Stream Preview",
             category=CATEGORY,
             description="Shows each result of a CHORDS sampler while it runs. A click on Accept ends the run with the "
-            "best result so far. On several cores there is a result after each round of model calls. Outputs every "
-            "result, the best one last.",
+            "result that is shown. On several cores there is a result after each round of model calls. Outputs every "
+            "result, the accepted one last.",
             search_aliases=["chords", "preview", "streaming", "accept"],
             is_output_node=True,
             inputs=[

@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import comfy_client
 from comfy_client import (  # noqa: F401 - some are for those who import them from here
     DEFAULT_SERVER,
     ClientError,
@@ -47,7 +46,6 @@ from comfy_client import (  # noqa: F401 - some are for those who import them fr
     view_path,
 )
 
-ACCEPT_POLL_SECONDS = 0.02  # between two questions to the server while a run goes on towards the hit of --accept-hit
 BAR_WIDTH = 24
 EXIT_CODES = """\
 exit codes:
@@ -199,29 +197,27 @@ def core_name(event: Json) -> str:
 
 
 class Acceptance:
-    """Ends each CHORDS run of a prompt `after` some seconds, or at the `hit` of this index; math.inf: never."""
+    """Ends each CHORDS run of a prompt `after` some seconds (math.inf: never), or with the `hit` of this index.
 
-    def __init__(self, client: ComfyClient, prompt_id: str, after: float, hit: float, note: Callable[[str], None]):
+    The server is asked for a hit at the beginning of the run, and takes it when it comes.
+    """
+
+    def __init__(self, client: ComfyClient, prompt_id: str, after: float, hit: int | None, note: Callable[[str], None]):
         self._client, self._prompt_id, self._after, self._hit, self._note = client, prompt_id, after, hit, note
         self._begun: set[str] = set()
         self._due: dict[str, float] = {}  # node id -> when to accept
 
-    def poll_seconds(self) -> float:
-        """How long to wait between two polls: a short time while a hit is awaited, because the next may replace it."""
-        return ACCEPT_POLL_SECONDS if self._hit < math.inf and self._due else comfy_client.POLL_SECONDS
-
     def event(self, data: Json) -> None:
         """Take an event of a CHORDS run."""
         node = data["node_id"]
-        if data["kind"] == "plan" or (data["kind"] == "iteration" and node not in self._begun):
+        has_hits = data["kind"] == "plan"
+        if has_hits or (data["kind"] == "iteration" and node not in self._begun and self._hit is None):
             self._begun.add(node)
-            self._due[node] = time.monotonic() + self._after
-        elif data["kind"] == "hit" and data["index"] >= self._hit and node in self._due:
-            self._due[node] = time.monotonic()
+            self._due[node] = time.monotonic() + (self._after if self._hit is None else 0.0)
         elif data["kind"] in ("accepted", "done"):
             self._due.pop(node, None)
-            if data.get("by") == "request" and data["index"] > self._hit:
-                self._note(f"hit {self._hit} had passed: the server took the newest, hit {data['index']}")
+            if data["kind"] == "accepted" and self._hit is not None and data["index"] != self._hit:
+                self._note(f"hit {self._hit} was not taken: the run ended with hit {data['index']}")
         self.tick()
 
     def tick(self) -> None:
@@ -230,7 +226,7 @@ class Acceptance:
         for node in [node for node, when in self._due.items() if when <= now]:
             del self._due[node]
             try:
-                self._client.accept(self._prompt_id, node)
+                self._client.accept(self._prompt_id, node, self._hit)
             except HttpError as error:
                 if error.code != 409:  # 409: the run has ended by itself
                     self._note(f"could not accept: {error}")
@@ -359,7 +355,7 @@ class Job:
     def _follow(self, run: Run, stream: EventStream | None) -> None:
         options, line = self._options, self._progress.line
         acceptance = Acceptance(self._client, run.prompt_id, options.accept_after, options.accept_hit, line)
-        for message in follow(self._client, run, stream, options.timeout, acceptance.poll_seconds):
+        for message in follow(self._client, run, stream, options.timeout):
             acceptance.tick()
             if isinstance(message, str):
                 line(message)
@@ -459,8 +455,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     accept = parser.add_mutually_exclusive_group()
     words = "take the best result so far this long after a CHORDS sampler began"
     accept.add_argument("--accept-after", type=not_negative(float), default=math.inf, metavar="SECONDS", help=words)
-    words = "take hit N when it comes (0: the draft); if it has passed, the newest hit"
-    accept.add_argument("--accept-hit", type=not_negative(int), default=math.inf, metavar="N", help=words)
+    words = "take hit N when it comes (0: the draft)"
+    accept.add_argument("--accept-hit", type=not_negative(int), metavar="N", help=words)
     add("--save", type=Path, metavar="FOLDER", help="save each hit's picture when it comes, and the outputs")
     words = "cancel the prompt if it is not done by then"
     add("--timeout", type=not_negative(float), default=math.inf, metavar="SECONDS", help=words)

@@ -216,9 +216,13 @@ class ComfyClient:
                 return []
             raise
 
-    def accept(self, prompt_id: str, node_id: str | None = None) -> Json:
-        """End a CHORDS run with its newest hit. HttpError: 404 before the run begins, 409 after its end."""
-        return self.post("/chords/accept", {"prompt_id": prompt_id, **({"node_id": node_id} if node_id else {})})
+    def accept(self, prompt_id: str, node_id: str | None = None, index: int | None = None) -> Json:
+        """End a CHORDS run with its newest hit, or with the hit of this index, at once or when it comes.
+
+        HttpError: 404 before the run begins, 409 after its end.
+        """
+        wanted = {"prompt_id": prompt_id, "node_id": node_id, "index": index}
+        return self.post("/chords/accept", {name: value for name, value in wanted.items() if value is not None})
 
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop what runs now. With a prompt id: only if it is that prompt."""
@@ -349,7 +353,6 @@ def follow(
     run: Run,
     stream: EventStream | None,
     time_limit: float = math.inf,
-    poll_seconds: Callable[[], float] = lambda: POLL_SECONDS,
 ) -> Iterator[Message | str | None]:
     """Follow a prompt to its end: over the event stream while that works, else by polling.
 
@@ -399,7 +402,7 @@ def follow(
             run.history, run.seconds = entry, run.seconds or time.monotonic() - began
             return _check(entry)
         if polls:
-            time.sleep(poll_seconds())
+            time.sleep(POLL_SECONDS)
 
 
 def _ended(client: ComfyClient, prompt_id: str) -> bool:

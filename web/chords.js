@@ -8,14 +8,20 @@ import { api } from "../../scripts/api.js";
 import { addElement, getJson, graph, nodeAt } from "./host.js";
 import { Panel } from "./stream/panel.js";
 import { Run, Runs } from "./stream/runs.js";
+import { Tabs } from "./stream/tabs.js";
 import { setTranslations, t } from "./stream/translations.js";
 
 const NODE = "ChordsStreamPreview";
-const NODE_SIZE = [340, 480];
-const PANEL_MIN_HEIGHT = 280;
+const NODE_SIZE = [400, 600];
+const PANEL_MIN_HEIGHT = 320;
 const PROMPTS_KEPT = 64;
 
 const runs = new Runs();
+const workflows = () => app.extensionManager?.workflow;
+const tabs = new Tabs(
+  () => workflows()?.activeWorkflow ?? null,
+  () => workflows()?.openWorkflows ?? [],
+);
 const prompts = new Map(); // prompt id -> promise of {nodes, workflowId} or null
 const panels = new WeakMap(); // node -> its panel
 
@@ -26,6 +32,7 @@ app.registerExtension({
     addStylesheet();
     setTranslations(await getJson("/i18n"), app.ui.settings.getSettingValue("Comfy.Locale"));
     api.addEventListener("chords", ({ detail }) => follow(runs.receive(detail)));
+    api.addEventListener("execution_start", ({ detail }) => onStart(detail.prompt_id));
     api.addEventListener("executed", ({ detail }) => onExecuted(detail));
     // A run reports its own end. If that event is lost, the host's event ends it.
     api.addEventListener("execution_success", ({ detail }) => closeRuns(detail.prompt_id, "success"));
@@ -41,17 +48,25 @@ app.registerExtension({
     if (node.comfyClass === NODE) addPanel(node);
   },
 
-  /** All nodes are new: a workflow was opened, or a change was undone. */
-  afterConfigureGraph() {
-    for (const run of runs.all) show(run);
+  /** The frontend clears the page before it opens a workflow, but not before it undoes a change. */
+  beforeConfigureGraph() {
+    const isCleared = graph().nodes.length === 0 && Object.keys(app.nodeOutputs ?? {}).length === 0;
+    if (isCleared) tabs.begin();
   },
 
-  /** Outputs without a prompt: one from the history, or a tab that was opened again. */
+  /** All nodes are new: a workflow was opened, or a change was undone. */
+  afterConfigureGraph() {
+    tabs.settle().then(() => runs.all.forEach(show)); // not awaited: the frontend changes the tab after this
+  },
+
+  /** Outputs without a prompt: one from the history, or those of a tab that is on the screen again. */
   onNodeOutputsUpdated(outputs) {
+    if (tabs.isChanging) return; // a workflow is opened again in its tab: it has no outputs of its own yet
     for (const [id, output] of Object.entries(outputs)) {
       const panel = panels.get(nodeAt(id));
       if (!panel || panel.run || !output.chords) continue;
       const run = new Run(null, null, 0);
+      run.isEarlier = true;
       applyOutput(run, id, output);
       panel.show(run, id);
     }
@@ -69,8 +84,26 @@ async function follow(run) {
   show(run);
 }
 
+/** A prompt begins. Until it reaches them, the preview nodes of its workflow show an earlier run. */
+async function onStart(promptId) {
+  const prompt = await promptOf(promptId);
+  if (!prompt?.workflowId || prompt.workflowId !== graph()?.id) return;
+  for (const node of previewNodes(graph())) {
+    const panel = panels.get(node);
+    if (!panel?.run || panel.run.promptId === promptId) continue;
+    panel.run.isEarlier = true;
+    panel.render();
+  }
+}
+
+/** The preview nodes of a graph and of its subgraphs. */
+function previewNodes(where) {
+  const graphs = [where, ...(where.subgraphs?.values() ?? [])];
+  return graphs.flatMap((each) => each.nodes.filter((node) => node.comfyClass === NODE));
+}
+
 function show(run) {
-  if (run.viewers === null || belongsToAnotherWorkflow(run)) return;
+  if (run.viewers === null || belongsToAnotherWorkflow(run) || !tabs.has(run)) return;
   for (const id of run.viewers) {
     const panel = panels.get(nodeAt(id));
     const isOlder = panel?.run && panel.run.order > run.order;
@@ -98,7 +131,7 @@ function applyOutput(run, viewer, { chords: [record], images = [] }) {
   const each = images.length / record.hits.length; // the pictures of each hit: a batch, or the frames of a video
   record.hits.forEach((hit, i) => {
     run.apply({ ...hit, kind: "hit", index: first + i });
-    if (Number.isInteger(each)) (run.hit(first + i).final ??= {})[viewer] = images[i * each];
+    if (Number.isInteger(each)) (run.hit(first + i).final ??= {})[viewer] = images.slice(i * each, (i + 1) * each);
   });
   if (run.accepted === null && run.newest) run.apply({ ...run.newest, kind: "accepted" });
   if (run.running) run.apply({ ...record, kind: "done", status: "success" });
@@ -165,11 +198,12 @@ function closeRuns(promptId, status, error = null) {
   }
 }
 
-async function accept(run) {
-  run.request = { pending: true };
+/** End a run with the hit of this index; null: with the first that comes. */
+async function accept(run, index) {
+  run.request = { index, pending: true };
   show(run);
   try {
-    const body = JSON.stringify({ prompt_id: run.promptId, node_id: run.nodeId });
+    const body = JSON.stringify({ prompt_id: run.promptId, node_id: run.nodeId, index });
     const headers = { "Content-Type": "application/json" };
     const answer = await api.fetchApi("/chords/accept", { method: "POST", headers, body });
     run.request = answer.ok ? await answer.json() : { error: await errorOf(answer) };

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._types import Method, Pool
 from ..errors import Cancelled, LaneFaulty, NonFiniteDenoised
+from ..methods.accept import OnDemand
 from ..methods.events import Evaluated, Evaluation, Event, LaneBack, LaneLost, LaneSlow
 from .lane_timeout import LaneWatchdog
 from .nonfinite import check_denoised, has_finite_item, merge, newly_nonfinite
@@ -30,7 +31,7 @@ def drive(
     *,
     on_event: Callable[[Event], None] | None = None,
     cancel: Callable[[], bool] | None = None,
-    newest_will_do: Callable[[], bool] | None = None,
+    on_demand: OnDemand | None = None,
     watchdog: LaneWatchdog | None = None,
 ) -> int:
     """Run ``method`` on ``pool`` until it has accepted a hit.
@@ -53,7 +54,8 @@ def drive(
         on_event: called with each event, in this thread.
         cancel: ends the run once it returns true or raises. Called in this thread after every evaluation, and every
             20 ms while all lanes are busy.
-        newest_will_do: once it returns true, the run ends with the newest hit. Called as ``cancel`` is.
+        on_demand: asked, as often as ``cancel``, whether the run is to end with a hit. The method itself has the
+            rule for what happens otherwise.
         watchdog: decides when a lane is slow; None: one with the usual `LaneTimeouts`.
 
     Returns:
@@ -68,7 +70,7 @@ def drive(
             while the run waits for its last lanes.
     """
     listener, cancelled = on_event or _ignore, cancel or _never
-    run = _Run(method, pool, steps, listener, cancelled, newest_will_do or _never, watchdog or LaneWatchdog())
+    run = _Run(method, pool, steps, listener, cancelled, on_demand, watchdog or LaneWatchdog())
     try:
         run.go()
     except BaseException as error:
@@ -118,11 +120,11 @@ class _Run:
         steps: int | None,
         on_event: Callable[[Event], None],
         cancelled: Callable[[], bool],
-        newest_will_do: Callable[[], bool],
+        on_demand: OnDemand | None,
         watchdog: LaneWatchdog,
     ) -> None:
         self._method, self._pool, self._steps, self._watchdog = method, pool, steps, watchdog
-        self._on_event, self._cancelled, self._newest_will_do = on_event, cancelled, newest_will_do
+        self._on_event, self._cancelled, self._on_demand = on_event, cancelled, on_demand
         self._numbers = count()
         self._waiting: list[_Job] = []
         self._idle = list(range(pool.lanes))
@@ -150,8 +152,8 @@ class _Run:
             if events := self._take_unconfirmable():
                 continue
             assert self._under_way, "the method waits for an evaluation that it never asked for"
-            self._check_cancel()  # a listener may have cancelled, or asked for the newest hit
-            if self._newest_will_do() and (events := self._method.accept_newest()):
+            self._check_cancel()  # a listener may have cancelled, or asked for a hit
+            if events := self._take_asked():
                 continue
             # A lane is slow only if its answer is not there. A listener may have delayed us, so take answers first.
             result = self._pool.next(0.0 if self._watchdog.overdue() else _POLL_SECONDS)
@@ -179,6 +181,11 @@ class _Run:
             elif not isinstance(result.error, Exception) and isinstance(interrupt, Exception | None):
                 interrupt = result.error
         return interrupt
+
+    def _take_asked(self) -> list[Event]:
+        """End the run with the hit that is asked for, if one is and it is there."""
+        asked = self._on_demand
+        return self._method.accept_hit(asked.index()) if asked is not None and asked.asked() else []
 
     def _check_cancel(self) -> None:
         if self._cancelled():

@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from ..methods.events import Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified
+from ..methods.events import Accepted, Evaluated, Event, Hit, LaneBack, LaneLost, LaneSlow, Rectified
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Timeline:
     """The record of one run, each kind of mark in the order of its events.
 
     Evaluations that were still under way when a hit was accepted are not in it. ``seconds``: from the beginning of
-    the run to its newest event.
+    the run to its newest event. Hits after the accepted one are not in it either.
     """
 
     evaluations: tuple[EvaluationMark, ...] = ()
@@ -166,12 +166,19 @@ class Recorder:
             finite = change if change is not None and math.isfinite(change) else None
             self._hits.append(HitMark(len(self._hits), event.core, event.depth, now, finite))
             self._newest_hit = x
+        elif isinstance(event, Accepted):
+            self._drop_later_hits(event.hit)
         elif isinstance(event, LaneLost):
             self._mark(event.lane, f"{type(event.error).__name__}: {event.error}")
         elif isinstance(event, LaneSlow):
             self._mark(event.lane, f"no answer for {event.seconds:.3g} s")
         elif isinstance(event, LaneBack):
             self._lost.pop(event.lane, None)
+
+    def _drop_later_hits(self, accepted: Hit) -> None:
+        """The last hit of the record is the accepted one, also where a user has taken an earlier one."""
+        found = [mark.index for mark in self._hits if (mark.core, mark.depth) == (accepted.core, accepted.depth)]
+        del self._hits[found[-1] + 1 if found else len(self._hits) :]
 
     def _mark(self, lane: int, error: str) -> None:
         self._lost.pop(lane, None)  # so that the new mark comes last

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..checks import check_callable, is_number, shown
 from ..errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .events import Hit
 
 
 @dataclass(frozen=True)
@@ -68,26 +72,47 @@ AcceptRule = int | str | Residual | Agreement
 """The number of a hit, "exact", or a rule on two hits."""
 
 
+def _newest() -> None:
+    """The newest hit, as `OnDemand.index`."""
+
+
 @dataclass(frozen=True)
 class OnDemand:
-    """The rule ``otherwise``, until ``asked()`` returns true. Then the newest hit ends the run at once.
+    """The rule ``otherwise``, until ``asked()`` returns true. Then the hit of index ``index()`` ends the run at once.
 
-    The newest hit may be the draft. If there is no hit yet, the first one ends the run.
+    Index 0 is the draft. If that hit is not there yet, it ends the run when it comes, unless ``otherwise`` ends it
+    before. None stands for the newest hit, which may be the draft; if there is no hit yet, for the first one.
+
+    A run keeps the states of all its hits to its end in any case, so an earlier hit costs no memory.
 
     Attributes:
         otherwise: the number of a hit, "exact", `Residual` or `Agreement`.
         asked: called in the thread of `chords_core.sample`, as often as its ``cancel``.
+        index: called after each ``asked()`` that returned true: 0 or more, or None. The newest answer counts.
     """
 
     otherwise: AcceptRule
     asked: Callable[[], bool]
+    index: Callable[[], int | None] = _newest
 
     def __post_init__(self) -> None:
         check_callable("accept", self.asked, "nothing")
+        check_callable("accept", self.index, "nothing")
 
 
 Accept = AcceptRule | OnDemand
 """What `chords_core.sample` takes as ``accept``."""
+
+
+def asked_hit(hits: Sequence[Hit], index: int | None) -> tuple[Hit | None, int]:
+    """The hit that `OnDemand` asks for, None if it is not there yet; and its index, which is where the run ends then.
+
+    Args:
+        hits: those that have come.
+        index: of the hit, 0 or more; None: the newest, or the first to come.
+    """
+    wanted = max(0, len(hits) - 1) if index is None else index
+    return (hits[wanted] if wanted < len(hits) else None), wanted
 
 
 def check_accept(accept: AcceptRule, cores: int) -> int | Residual | Agreement:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..solvers.base import Solver, State
-from .accept import Agreement, Residual
+from .accept import Agreement, Residual, asked_hit
 from .events import Accepted, Evaluation, Event, Hit, Rectified, RoundDone
 from .start_indices import hit_depth
 
@@ -83,7 +83,7 @@ class Chords:
         self._ready: list[Evaluation] = []
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
-        self._take_newest = False
+        self._end_at: int | None = None  # the index of the hit that was asked for and has not come
         self._start_core(solver.begin(x, sigmas))
 
     def ready(self) -> list[Evaluation]:
@@ -116,12 +116,13 @@ class Chords:
         self._settle(events)
         return events
 
-    def accept_newest(self) -> list[Event]:
-        """End with the newest hit, which may be the draft. If there is none yet, the first one will end the run."""
-        self._take_newest = True
+    def accept_hit(self, index: int | None = None) -> list[Event]:
+        """End with the hit of this index, 0 for the draft; None: with the newest. If it is not there yet, it will end
+        the run when it comes; for None, the first one will. A later call takes the place of an earlier one."""
         events: list[Event] = []
-        if self.hits and self.accepted is None:
-            self._end_with(self.hits[-1], events)
+        hit, self._end_at = asked_hit(self.hits, index)
+        if hit is not None and self.accepted is None:
+            self._end_with(hit, events)
         return events
 
     def _round(self, core: int, index: int) -> int:
@@ -208,7 +209,7 @@ class Chords:
 
     def _settle(self, events: list[Event]) -> None:
         """Report hits from the fastest core on, whichever core reached the end first, and accept one."""
-        if self.hits and self.accepted is None and self._take_newest:
+        if self.hits and self.accepted is None and self._end_at == len(self.hits) - 1:
             self._end_with(self.hits[-1], events)
         while self.hits and self.accepted is None:
             number = len(self._starts) - len(self.hits) + 1
@@ -223,7 +224,7 @@ class Chords:
             else:
                 comparable = before.core > 0 or isinstance(self._accept, Residual)
                 enough = number == 1 or (comparable and self._accept.accepts(before.x, hit.x))
-            if enough:
+            if enough or self._end_at == len(self.hits) - 1:
                 self._end_with(hit, events)
 
     def _end_with(self, hit: Hit, events: list[Event]) -> None:

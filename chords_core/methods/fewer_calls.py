@@ -13,6 +13,7 @@ from torch import Tensor
 from ..solvers.base import Solver, jump
 from ..solvers.interpolated import InterpolatedState, begin_interpolated, interpolation_nodes
 from ..solvers.linear_form import solver_updates
+from .accept import asked_hit
 from .events import Accepted, Evaluation, Event, Hit, RoundDone
 
 JUMP_FACTOR = 4.0
@@ -45,7 +46,7 @@ class FewerCalls:
         self.depth = calls
         self.hits: list[Hit] = []
         self.accepted: Hit | None = None
-        self._take_newest = False
+        self._end_at: int | None = None  # the index of the hit that was asked for and has not come
         self._state = self._replayed()
         self._ready = [self._evaluation()]
 
@@ -72,16 +73,17 @@ class FewerCalls:
         if len(self._values) == len(self._nodes):
             self.hits.append(Hit(1, self._calls, self._state.x))
             events.append(self.hits[-1])
-        if len(self.hits) == 2 or self._take_newest:
-            events.append(self._end())
+        if len(self.hits) == 2 or self._end_at == len(self.hits) - 1:
+            events.append(self._end_with(self.hits[-1]))
         else:
             self._ready.append(self._evaluation())
         return events
 
-    def accept_newest(self) -> list[Event]:
-        """End with the newest hit, which may be the draft. If there is none yet, the first one will end the run."""
-        self._take_newest = True
-        return [self._end()] if self.hits and self.accepted is None else []
+    def accept_hit(self, index: int | None = None) -> list[Event]:
+        """End with the hit of this index, 0 for the draft; None: with the newest. If it is not there yet, it will end
+        the run when it comes; for None, the first one will. A later call takes the place of an earlier one."""
+        hit, self._end_at = asked_hit(self.hits, index)
+        return [self._end_with(hit)] if hit is not None and self.accepted is None else []
 
     def _evaluation(self) -> Evaluation:
         step = self._nodes[len(self._values)]
@@ -129,6 +131,6 @@ class FewerCalls:
             self._bends.append(self._bend(denoised))
         self._values.append(denoised)
 
-    def _end(self) -> Accepted:
-        self.accepted = self.hits[-1]
-        return Accepted(self.accepted)
+    def _end_with(self, hit: Hit) -> Accepted:
+        self.accepted = hit
+        return Accepted(hit)

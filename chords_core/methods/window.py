@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..solvers.linear_form import LinearUpdate
-from .accept import AcceptRule, Agreement, Residual
+from .accept import AcceptRule, Agreement, Residual, asked_hit
 from .estimate import estimates
 from .events import Accepted, Evaluation, Event, Hit, RoundDone
 from .path import Path, trend
@@ -140,7 +140,7 @@ class Window:
         self._ready: list[Evaluation] = []
         self._new: tuple[int, ...] = ()  # nodes that this round evaluates for the first time
         self._round = 0
-        self._take_newest = False
+        self._end_at: int | None = None  # the index of the hit that was asked for and has not come
         self._latest: Measured | None = None  # what the last round has shown
         self.depth = spec.expected_rounds
         self.hits: list[Hit] = []
@@ -182,7 +182,7 @@ class Window:
             self._progress, following = self._spec.rule.following(
                 self._progress, measured, self._spec.cores, self._round, self._spec.max_rounds - self._round
             )
-        ends = following is None or self._take_newest
+        ends = following is None or self._end_at == len(self.hits) - 1
         of = self._round if ends else max(self._round + 1, self.depth)
         events: list[Event] = [RoundDone(self._round, of), hit]
         if ends:
@@ -191,12 +191,13 @@ class Window:
             self._ask(following or ())
         return events
 
-    def accept_newest(self) -> list[Event]:
-        """End with the newest hit. If there is none yet, the first one will end the run."""
-        self._take_newest = True
+    def accept_hit(self, index: int | None = None) -> list[Event]:
+        """End with the hit of this index, 0 for the first; None: with the newest. If it is not there yet, it will end
+        the run when it comes; for None, the first one will. A later call takes the place of an earlier one."""
         events: list[Event] = []
-        if self.hits and self.accepted is None:
-            self._end_with(self.hits[-1], events)
+        hit, self._end_at = asked_hit(self.hits, index)
+        if hit is not None and self.accepted is None:
+            self._end_with(hit, events)
         return events
 
     def estimate(self) -> float | None:
@@ -204,9 +205,11 @@ class Window:
         where it is largest; see `chords_core.methods.estimate`.
 
         None as long as no hit is accepted, if the run ended before the last step was called, if it has a single hit,
-        and for rules that measure no moves.
+        if an earlier hit than the newest was accepted, and for rules that measure no moves.
         """
         if self.accepted is None or self._latest is None or isinstance(self._spec.rule, ScheduledRule):
+            return None
+        if self.accepted is not self.hits[-1]:  # what was measured last is about the newest
             return None
         if self.steps == 1:
             return 0.0

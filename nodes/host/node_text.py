@@ -15,6 +15,8 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from .phrases import Card
+
 _WORKFLOWS_KEPT = 64
 _NODES_KEPT = 256  # of each workflow
 
@@ -27,7 +29,7 @@ class NodeTexts:
         self._count = time.time_ns() // 1_000_000  # higher than the numbers of the server before a restart
         self._workflows: OrderedDict[str, OrderedDict[str, dict[str, Any]]] = OrderedDict()
 
-    def keep(self, workflow_id: str | None, node_id: str, class_type: str, text: str) -> dict[str, Any]:
+    def keep(self, workflow_id: str | None, node_id: str, class_type: str, text: str, card: Card) -> dict[str, Any]:
         """Keep a text in place of the node's earlier one. Without a workflow, nothing is kept.
 
         Returns:
@@ -36,7 +38,8 @@ class NodeTexts:
         with self._lock:
             self._count += 1
             node = {"node_id": node_id, "class_type": class_type}
-            shown = {"workflow_id": workflow_id, **node, "number": self._count, "text": text}
+            content = {"text": text, "card": card.encoded()}
+            shown = {"workflow_id": workflow_id, **node, "number": self._count, **content}
             if workflow_id is not None:
                 nodes = self._workflows.setdefault(workflow_id, OrderedDict())
                 nodes[node_id] = shown
@@ -57,16 +60,24 @@ class NodeTexts:
 TEXTS = NodeTexts()
 
 
-def show_text(text: str) -> None:
-    """Show ``text`` on the running node: to the client that sent the prompt, and to all if it named none."""
+def show_text(text: str, card: Card | None = None) -> None:
+    """Show ``text`` on the running node: to the client that sent the prompt, and to all if it named none.
+
+    ``card``: the same as pages show it; None: the text, which ends its title with its first colon.
+    """
     context, server = get_executing_context(), PromptServer.instance
     if context is None or server is None:
         return
     prompt = get_progress_state().dynprompt
     node_id = prompt.get_display_node_id(context.node_id)
     class_type = prompt.get_node(node_id)["class_type"] if prompt.has_node(node_id) else ""
-    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, class_type, text)
+    shown = TEXTS.keep(_workflow_id(server, context.prompt_id), node_id, class_type, text, card or Card.of_text(text))
     server.send_sync("chords_text", {"prompt_id": context.prompt_id, **shown}, server.client_id)
+
+
+def show_lines(title: str, detail: str) -> None:
+    """Show a title and a detail on the running node."""
+    show_text(f"{title}: {detail}", Card((title,), (detail,)))
 
 
 @contextmanager

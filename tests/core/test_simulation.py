@@ -176,7 +176,7 @@ def test_barriers_change_no_bit() -> None:
 
 def test_a_barrier_passes_on_that_the_newest_hit_is_asked_for() -> None:
     barrier = Barrier(skeleton(STEPS, STARTS))
-    assert barrier.accept_newest() == []  # there is none yet
+    assert barrier.accept_hit() == []  # there is none yet
     for _ in STARTS:
         for evaluation in barrier.ready():
             barrier.complete(evaluation, evaluation.x)

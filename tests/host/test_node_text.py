@@ -51,6 +51,9 @@ def test_the_newest_text_of_a_node_is_sent_and_kept(client: ComfyClient) -> None
         assert {"prompt_id": run.prompt_id, **shown} == sent[-1]
         assert shown["class_type"] == "ChordsKSampler"
         assert [shown["text"]] == run.outputs[sampler.name]["text"]
+        ((title, values), (same, _)), (where, *_) = shown["card"]["title"], shown["card"]["detail"]
+        assert (title, values, same) == ("{count} steps", {"count": 3}, "as in KSampler")
+        assert where == ["one core on {devices}", {"devices": "cpu"}]
         assert [each["number"] for each in sent] == sorted({each["number"] for each in sent})
 
 
@@ -117,6 +120,19 @@ def test_a_search_and_a_benchmark_that_were_cancelled_say_so(client: ComfyClient
         with pytest.raises(Interrupted):
             client.run(graph.nodes, extra=_from_page(workflow), on_event=cancel)
         assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {node.name: "cancelled"}
+
+
+def test_a_page_tells_its_language(client: ComfyClient) -> None:
+    assert client.post("/chords/language", {"client_id": "a page", "language": "ja"}) == {}
+    for body in (
+        {},
+        [],
+        {"client_id": "a page"},
+        {"client_id": 7, "language": "ja"},
+        {"client_id": "", "language": "ja"},
+    ):
+        with pytest.raises(HttpError, match="client_id"):
+            client.post("/chords/language", body)
 
 
 def test_no_binary_message_has_a_text(client: ComfyClient) -> None:

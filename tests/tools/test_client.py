@@ -453,40 +453,24 @@ def test_interrupted_by_somebody_else(stand_in: StandIn, file: Path, capsys) -> 
     assert stand_in.posts("/interrupt") == []
 
 
-@pytest.mark.parametrize(("arguments", "times"), [(["--accept-hit", "1"], 1), (["--accept-hit", "2"], 0)], ids=str)
-def test_accept_at_a_hit(stand_in: StandIn, file: Path, arguments: list[str], times: int) -> None:
-    stand_in.record = RECORD
-    assert _call(stand_in, file, "--quiet", *arguments) == 0
-    assert stand_in.posts("/chords/accept") == [{"prompt_id": stand_in.prompt_id, "node_id": "2"}] * times
+@pytest.mark.parametrize("hit", [0, 1, 2])
+def test_accept_a_hit(stand_in: StandIn, file: Path, hit: int) -> None:
+    """The server is asked for it as soon as the run has begun, so that it cannot pass while the client polls."""
+    stand_in.record = RECORD[:1]
+    assert _call(stand_in, file, "--quiet", "--accept-hit", str(hit)) == 0
+    wanted = {"prompt_id": stand_in.prompt_id, "node_id": "2", "index": hit}
+    assert stand_in.posts("/chords/accept") == [wanted]
 
 
 @pytest.mark.parametrize(("taken", "said"), [(1, False), (2, True)])
-def test_a_hit_that_had_passed_is_named(stand_in: StandIn, file: Path, taken: int, said: bool, capsys) -> None:
+def test_a_hit_that_was_not_taken_is_named(stand_in: StandIn, file: Path, taken: int, said: bool, capsys) -> None:
     hits = [chords("hit", index=index, core=3, depth=3, seconds=0.3, change=0.1) for index in range(taken + 1)]
-    accepted = chords("accepted", index=taken, core=3, depth=3, by="request")
+    accepted = chords("accepted", index=taken, core=3, depth=3, by="plan" if said else "request")
     stand_in.record = [RECORD[0], *hits, accepted, RECORD[-1]]
     assert _call(stand_in, file, "--accept-hit", "1") == 0
     out, err = capsys.readouterr()
-    assert f"taken: hit {taken} (core 3) at depth 3, on request\n" in out
-    assert ("hit 1 had passed: the server took the newest, hit 2\n" in err) == said
-
-
-def test_polling_is_fast_from_the_plan_to_the_hit(stand_in: StandIn, file: Path, monkeypatch) -> None:
-    record, answer, waits = [*RECORD[:2], RECORD[4]], stand_in.get, []
-
-    def one_more_each_time(path: str, query: dict[str, str]) -> tuple[int, Any]:
-        if path.startswith("/chords/runs/"):
-            stand_in.record = record[: len(waits)]
-        return answer(path, query)
-
-    stand_in.get, stand_in.looks_until_done = one_more_each_time, 5
-    monkeypatch.setattr(comfy_client, "POLL_SECONDS", 100.0)
-    _replace_sleep(monkeypatch, waits.append)
-    assert _call(stand_in, file, "--quiet", "--accept-hit", "1") == 0
-    assert len(stand_in.posts("/chords/accept")) == 1
-    before, plan, draft, *after = waits
-    assert before == 100.0 and after == [100.0, 100.0]
-    assert plan == draft < 0.05
+    assert f"taken: hit {taken} (core 3) at depth 3, " in out
+    assert ("hit 1 was not taken: the run ended with hit 2\n" in err) == said
 
 
 def test_accept_after_a_while_counts_from_the_plan(stand_in: StandIn, file: Path) -> None:

@@ -146,8 +146,8 @@ class _WithModel:
     def complete(self, evaluation: Evaluation, denoised: Tensor) -> list[Event]:
         return self._method.complete(evaluation, self._denoise(evaluation.x, evaluation.sigma))
 
-    def accept_newest(self) -> list[Event]:
-        return self._method.accept_newest()
+    def accept_hit(self, index: int | None = None) -> list[Event]:
+        return self._method.accept_hit(index)
 
 
 def _method(case: Json, x: Tensor, sigmas: Tensor) -> Chords | Window:

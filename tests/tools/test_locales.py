@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ EACH_PAGE = [(node, language) for node in NODES for language in LANGUAGES]
 SCRIPTS = {"ja": r"[\u3040-\u30ff\u4e00-\u9fff]", "zh": r"[\u4e00-\u9fff]"}  # kana and Chinese characters
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
 PICTURE_MOST = 60 * 1024
+TEMPLATES = ("_WITHIN_ALONE", "_TOO_MANY_CORES")
+PHRASES = ("Phrase", "Advice", "counted_phrase")
 
 
 def _page(node: str, language: str) -> str:
@@ -49,6 +52,32 @@ def test_every_word_of_the_panel_is_there(repo: Path) -> None:
     assert len(words) > 30
     for language in LANGUAGES:
         theirs = locales.read_texts(language, "main")["chords"]
+        assert set(theirs) == words
+        for word, text in theirs.items():
+            assert language != "en" or text == word
+            assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", word)), (language, word)
+
+
+def _phrases(folder: Path) -> set[str]:
+    """The sentences that the server sends: see `nodes/host/phrases.py`."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in PHRASES:
+                found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TEMPLATES:
+                found.add(ast.literal_eval(node.value))
+            elif isinstance(node, ast.Dict):
+                causes = [getattr(getattr(key, "value", None), "id", "") == "Cause" for key in node.keys]
+                found |= {text.value for cause, text in zip(causes, node.values, strict=True) if cause}
+    return {text for text in found if isinstance(text, str)}
+
+
+def test_every_sentence_of_the_server_is_there(repo: Path) -> None:
+    words = _phrases(repo / "nodes")
+    assert len(words) > 60 and "with one device, nothing can run in parallel" in words
+    for language in LANGUAGES:
+        theirs = locales.read_texts(language, "main")["chords_run"]
         assert set(theirs) == words
         for word, text in theirs.items():
             assert language != "en" or text == word

@@ -2,195 +2,121 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from _templates import BY_API
 from client import ComfyClient
-from frontend import Frontend, Panel, call_count, in_both_frontends, in_the_newest_too, with_nodes_2
-from PIL import Image
-
-WORKFLOW = BY_API["chords_streaming"].path
-CORES = 4
-SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
-HOLD = """
-const [sampler, held] = [graph.getNodeById(argument[0]), LiteGraph.createNode("TestHeldModel")];
-graph.add(held);
-held.pos = [sampler.pos[0], sampler.pos[1] - 200];
-held.widgets[0].value = argument[1];
-held.widgets[1].value = argument[2];
-sampler.getInputNode(0).connect(0, held, "model");
-held.connect(0, sampler, "model");
-"""
-SEEDS = iter(range(1000, 10_000))
-STRIP = ["draft", "result 1", "result 2", "result 3", "result 4"]
-
-
-def _open(frontend: Frontend, held_after: int | None = None, accept: str = "exact") -> Panel:
-    """Open the workflow file, with one result for each core. The host does not repeat a run that it knows, so that each
-    test has another seed. ``held_after``: so many results, after which the run waits until the test lets it go on."""
-    frontend.open_file(WORKFLOW)
-    seed = next(SEEDS)
-    frontend.set_widget(SAMPLER, "seed", seed)
-    frontend.set_widget(SAMPLER, "accept", accept)
-    if held_after is not None:
-        frontend.evaluate(HOLD, [SAMPLER, held_after, seed])
-    return frontend.panel()
-
-
-def _let_go(client: ComfyClient, held_after: int | None = None) -> None:
-    """The held run continues, until it has so many results, or to the end."""
-    client.post("/chords_test/let_go", {"results": held_after} if held_after else {})
-
-
-def _accept(frontend: Frontend, panel: Panel, client: ComfyClient) -> None:
-    """Click Accept in the middle of a held run, which then ends."""
-    with frontend.page.expect_response("**/chords/accept") as answer:
-        panel.click(panel.button)
-    assert answer.value.ok
-    _let_go(client)
-
-
-def _running(client: ComfyClient) -> str | None:
-    """The id of the prompt that is running."""
-    return next((item[1] for item in client.get_json("/queue")["queue_running"]), None)
-
-
-def _events(client: ComfyClient, prompt_id: str, kind: str) -> list[dict[str, Any]]:
-    return [event for event in client.get_json(f"/chords/runs/{prompt_id}")["events"] if event["kind"] == kind]
-
-
-def _pictures(client: ComfyClient, history: dict[str, Any], node: int) -> list[np.ndarray]:
-    images = history["outputs"][str(node)]["images"]
-    return [np.asarray(Image.open(io.BytesIO(client.view(image))).convert("RGB")) for image in images]
-
-
-def _differ(pictures: list[np.ndarray]) -> bool:
-    """Whether each picture shows something, and differs from the next one."""
-    pictures = [picture[:40, :40] for picture in pictures]  # on the screen their sizes differ by rounding
-    pairs = zip(pictures, pictures[1:], strict=False)
-    return all(picture.std() > 5 for picture in pictures) and all(np.abs(a - b).mean() > 0.2 for a, b in pairs)
-
-
-def _start(frontend: Frontend, client: ComfyClient) -> str:
-    frontend.run()
-    return frontend.until(lambda: _running(client), "a prompt is running")
+from frontend import Frontend, call_count, in_both_frontends, in_the_newest_too, with_nodes_2
+from held_runs import (
+    API_WORKFLOW,
+    CORES,
+    PREVIEW,
+    SAMPLER,
+    SAVED,
+    SEEDS,
+    STRIP,
+    WORKFLOW,
+    accept_in_the_middle,
+    differ,
+    events,
+    latent_is_the_hit,
+    let_go,
+    open_workflow,
+    pictures,
+    start,
+)
 
 
 @in_the_newest_too
 def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, 2)
+    panel = open_workflow(frontend, 2)
     assert panel.button.is_disabled() and panel.state == "idle"
-    prompt = _start(frontend, client)
+    prompt = start(frontend, client)
     for number, name in enumerate(STRIP[:3], start=1):
         frontend.until(lambda number=number: len(panel.drawn()) >= number, f"{number} thumbnails are drawn")
         assert panel.labels[number - 1] == name
         assert client.history(prompt) is None  # still running
     assert len(set(panel.drawn())) == len(panel.drawn())
-    assert _differ(panel.pixels()[:3])
+    assert differ(panel.pixels()[:3])
     assert panel.caption.startswith("result 2 of 4 · core 3")
-    _accept(frontend, panel, client)
+    accept_in_the_middle(frontend, panel, client)
     history = client.wait(prompt)
     panel.wait_for_state("success")
-    (accepted,) = _events(client, prompt, "accepted")
+    (accepted,) = events(client, prompt, "accepted")
     name = STRIP[accepted["index"]]
     assert accepted["by"] == "request" and accepted["index"] == 2
     assert panel.button.text_content() == f"Accepted {name}" and panel.button.is_disabled()
     assert panel.caption.startswith(f"{name} of 4")
     assert call_count(panel.caption) == accepted["depth"] < 30
     assert panel.labels == STRIP[: accepted["index"] + 1]
-    (saved,) = _pictures(client, history, SAVED)
-    assert np.array_equal(saved, _pictures(client, history, PREVIEW)[accepted["index"]])
-    _latent_is_the_hit(client, prompt, accepted["index"], saved)
-
-
-def _latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.ndarray) -> None:
-    """A run to the end with the same seed has the saved picture as its hit of that index."""
-    complete = copy.deepcopy(client.history(prompt)["prompt"][2])
-    complete["salt"] = {"class_type": "ChordsDemoPrompt", "inputs": {"text": ""}}  # else the host takes the run it has
-    complete[str(SAMPLER)]["inputs"]["negative"] = ["salt", 0]
-    for node in complete.values():
-        if node["class_type"] == "TestHeldModel":
-            node["inputs"]["results"] = CORES  # this run is not held
-    history = client.run(complete).history
-    assert np.array_equal(saved, _pictures(client, history, PREVIEW)[index])
+    (saved,) = pictures(client, history, SAVED)
+    assert np.array_equal(saved, pictures(client, history, PREVIEW)[accepted["index"]])
+    latent_is_the_hit(client, prompt, accepted["index"], saved)
 
 
 def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: ComfyClient) -> None:
     """The workflow file without changes. The number of results is not known before, so that the names do not contain
     it."""
-    panel = _open(frontend, accept="auto")
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend, accept="auto")
+    prompt = start(frontend, client)
     panel.wait_for_state("success")
-    (accepted,) = _events(client, prompt, "accepted")
+    (accepted,) = events(client, prompt, "accepted")
     last, rounds = accepted["index"], accepted["depth"]
     assert last == rounds - 1 and 4 < rounds < 30
     frontend.until(lambda: len(panel.drawn()) == rounds, "all thumbnails are drawn")
     assert panel.labels == ["draft", *(f"result {index}" for index in range(1, rounds))]
     assert panel.caption.startswith(f"result {last} · {rounds} calls · ")
     assert panel.status.startswith(f"accepted result {last} · {rounds} calls in a row, {4 * rounds} in all")
-    (plan,) = _events(client, prompt, "plan")
+    (plan,) = events(client, prompt, "plan")
     assert plan["method"] == "secant" and "about" in plan["message"]
 
 
 @in_the_newest_too
 def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend)
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend)
+    prompt = start(frontend, client)
     panel.wait_for_state("success")
     history = client.wait(prompt)
     names = [image["filename"] for image in history["outputs"][str(PREVIEW)]["images"]]
     frontend.until(lambda: len(panel.drawn()) == CORES + 1 and all(n in " ".join(panel.drawn()) for n in names), names)
     assert panel.labels == STRIP
-    assert _differ(panel.pixels())
+    assert differ(panel.pixels())
     assert panel.caption.startswith("result 4 of 4 · core 1 · 30 calls · ")
     assert panel.status.startswith("accepted result 4 · 30 calls in a row, ")
     assert panel.picture.evaluate("(i) => i.naturalWidth") == 128
     assert frontend.evaluate("return graph.getNodeById(argument).imgs[0].src", PREVIEW) == panel.drawn()[-1]
 
 
-def test_a_thumbnail_can_be_selected(frontend: Frontend, client: ComfyClient) -> None:
-    """The selection of an earlier result changes neither later results nor what Accept takes."""
-    panel = _open(frontend, 1)
-    prompt = _start(frontend, client)
-    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
-    panel.click(panel.thumbs.first)
-    frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is selected")
-    _let_go(client, 2)
-    frontend.until(lambda: len(panel.drawn()) >= 3, "the next one comes")
-    assert panel.caption.startswith("draft · ")
-    frontend.until(lambda: panel.picture.evaluate("(i) => i.src") == panel.drawn()[0], "the draft is shown large")
-    assert panel.thumbs.first.get_attribute("aria-pressed") == "true"
-    _accept(frontend, panel, client)
-    client.wait(prompt)
-    assert _events(client, prompt, "accepted")[0]["index"] >= 2
-
-
 def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, 1)
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend, 1)
+    prompt = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.thumbs.first.focus()
     frontend.page.keyboard.press("Enter")
     assert panel.caption.startswith("draft · ")
     frontend.page.keyboard.press("ArrowRight")
     assert panel.caption.startswith("result 1 of 4 · ")
+    for name in ("Save this picture", "Enlarge"):
+        assert panel.element.get_by_label(name).evaluate("(e) => { e.focus(); return e === document.activeElement }")
+    frontend.page.keyboard.press("Enter")
+    large = frontend.page.locator("dialog.chords-enlarged[open]")
+    large.wait_for()
+    frontend.page.keyboard.press("Escape")
+    large.wait_for(state="detached")
     panel.button.focus()
     with frontend.page.expect_response("**/chords/accept"):
         frontend.page.keyboard.press("Space")
-    _let_go(client)
+    let_go(client)
     client.wait(prompt)
-    assert _events(client, prompt, "accepted")[0]["by"] == "request"
+    assert events(client, prompt, "accepted")[0]["by"] == "request"
 
 
 def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, 1)
-    first = _start(frontend, client)
+    panel = open_workflow(frontend, 1)
+    first = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     frontend.cancel()
     panel.wait_for_state("interrupted")
@@ -199,7 +125,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
     frontend.until(lambda: client.history(first), "the first prompt is over")
     old = set(panel.drawn())
     frontend.set_widget(SAMPLER, "steps", 30)
-    _let_go(client)
+    let_go(client)
     frontend.run()
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
@@ -209,8 +135,8 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
 
 @in_both_frontends
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, 1)
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend, 1)
+    prompt = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     frontend.page.reload()
     frontend.wait_until_ready()
@@ -219,14 +145,14 @@ def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     frontend.until(lambda: len(panel.drawn()) >= 1, "the strip is back")
     assert panel.labels == STRIP[: len(panel.labels)]
     assert panel.state == "running"
-    _accept(frontend, panel, client)
+    accept_in_the_middle(frontend, panel, client)
     panel.wait_for_state("success")
     assert client.wait(prompt)["outputs"]
 
 
 def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: ComfyClient) -> None:
     """The prompt does not run again: only the output of the node arrives."""
-    _open(frontend)
+    open_workflow(frontend)
     frontend.set_widget(SAMPLER, "control_after_generate", "fixed")
     panel = frontend.panel()
     frontend.run()
@@ -245,10 +171,10 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
 @in_both_frontends
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend gives the outputs without events of a run."""
-    graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    graph = json.loads(API_WORKFLOW.read_text(encoding="utf-8"))
     graph[str(SAMPLER)]["inputs"] |= {"seed": next(SEEDS), "accept": "exact"}
     outputs = client.run(graph).outputs
-    panel = _open(frontend)
+    panel = open_workflow(frontend)
     frontend.evaluate("app.nodeOutputs = argument", outputs)
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
     assert (panel.state, panel.labels) == ("success", STRIP)
@@ -256,7 +182,7 @@ def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: Comfy
 
 
 def test_a_missing_picture_is_reported(frontend: Frontend) -> None:
-    panel = _open(frontend)
+    panel = open_workflow(frontend)
     hits, images = [{"core": 0, "depth": 4}], [{"filename": "gone.png", "subfolder": "", "type": "temp"}]
     record = {"method": "chords", "cores": 4, "message": "", "hits": hits}
     frontend.evaluate("app.nodeOutputs = argument", {str(PREVIEW): {"chords": [record], "images": images}})
@@ -266,7 +192,7 @@ def test_a_missing_picture_is_reported(frontend: Frontend) -> None:
 
 @in_both_frontends
 def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
-    _open(frontend)
+    open_workflow(frontend)
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
     assert prompt[str(PREVIEW)]["inputs"] == {"run": [str(SAMPLER), 1], "vae": ["1", 1]}
     saved = frontend.evaluate("return graph.serialize()")
@@ -278,7 +204,7 @@ def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
 def test_the_api_twin_is_the_same_graph(frontend: Frontend) -> None:
     frontend.open_file(WORKFLOW)
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
-    twin = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    twin = json.loads(API_WORKFLOW.read_text(encoding="utf-8"))
     assert _bare(prompt) == _bare(twin)
 
 
@@ -294,20 +220,20 @@ def _bare(prompt: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_on_one_core_says_why(
     frontend: Frontend, client: ComfyClient, widget: str, value: object, labels: list[str]
 ) -> None:
-    _open(frontend)
+    open_workflow(frontend)
     frontend.set_widget(SAMPLER, widget, value)
     panel = frontend.panel()
-    prompt = _start(frontend, client)
+    prompt = start(frontend, client)
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == len(labels), "the thumbnails are drawn")
     assert panel.labels == labels
-    (plan,) = _events(client, prompt, "plan")
+    (plan,) = events(client, prompt, "plan")
     assert plan["message"] in panel.status
 
 
 def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient, tmp_path) -> None:
     """Two samplers with a preview each, and a second preview of the first one behind a reroute."""
-    _open(frontend)
+    open_workflow(frontend)
     frontend.evaluate(
         """
         const { LiteGraph } = globalThis;
@@ -341,13 +267,13 @@ def test_runs_of_two_samplers_do_not_mix(frontend: Frontend, client: ComfyClient
 
 @in_both_frontends
 def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> None:
-    _open(frontend)
+    open_workflow(frontend)
     frontend.evaluate(
         "graph.convertToSubgraph(new Set(argument.map((id) => graph.getNodeById(id))))", [SAMPLER, PREVIEW]
     )
-    prompt = _start(frontend, client)
+    prompt = start(frontend, client)
     client.wait(prompt)
-    assert ":" in _events(client, prompt, "plan")[0]["node_id"]
+    assert ":" in events(client, prompt, "plan")[0]["node_id"]
     frontend.evaluate(
         "const inside = graph.nodes.find((n) => n.subgraph).subgraph; app.canvas.setGraph(inside);"
         "app.canvas.ds.reset(); app.canvas.draw(true, true)"
@@ -359,8 +285,8 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
 
 def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
     """The other workflow has the same node ids, but does not run. The running one, opened again, has its strip."""
-    panel = _open(frontend, 1)
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend, 1)
+    prompt = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     other["id"] = "00000000-1111-4222-8333-444444444444"
@@ -368,7 +294,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
     panel = frontend.panel()
     frontend.page.wait_for_timeout(500)
     assert (panel.state, panel.labels) == ("idle", [])
-    _let_go(client)
+    let_go(client)
     client.wait(prompt)
     assert (panel.state, panel.labels) == ("idle", [])
     frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
@@ -376,16 +302,16 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
 
 
 def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend, 1)
+    panel = open_workflow(frontend, 1)
     refusal = {"status": 409, "json": {"error": "the run is over"}}
     frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
-    prompt = _start(frontend, client)
+    prompt = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     panel.click(panel.button)
     frontend.until(lambda: "not accepted: the run is over" in panel.status, "the refusal is shown")
     assert panel.button.is_enabled()
     frontend.page.unroute("**/chords/accept")
-    _accept(frontend, panel, client)
+    accept_in_the_middle(frontend, panel, client)
     client.wait(prompt)
     panel.wait_for_state("success")
 
@@ -393,21 +319,21 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
 @with_nodes_2
 def test_there_is_no_second_picture_below_the_panel(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend's newer nodes have a place for previews there."""
-    panel = _open(frontend, 1)
-    prompt = _start(frontend, client)
+    panel = open_workflow(frontend, 1)
+    prompt = start(frontend, client)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     node = frontend.page.locator(".lg-node", has=panel.element)
     assert node.locator("img:visible").count() == len(panel.drawn()) + 1
-    _accept(frontend, panel, client)
+    accept_in_the_middle(frontend, panel, client)
     client.wait(prompt)
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == len(panel.labels), "the thumbnails are drawn")
     assert node.locator("img:visible").count() == len(panel.drawn()) + 1
-    assert _events(client, prompt, "accepted")[0]["by"] == "request"
+    assert events(client, prompt, "accepted")[0]["by"] == "request"
 
 
 def test_a_failed_run_says_why(frontend: Frontend, client: ComfyClient) -> None:
-    panel = _open(frontend)
+    panel = open_workflow(frontend)
     frontend.evaluate(
         """
         const [sampler, failing] = [graph.getNodeById(argument), LiteGraph.createNode("TestFailingLane")];
@@ -426,7 +352,7 @@ def test_a_failed_run_says_why(frontend: Frontend, client: ComfyClient) -> None:
 
 
 def test_the_canvas_is_zoomed_and_panned_over_the_panel(frontend: Frontend) -> None:
-    panel = _open(frontend)
+    panel = open_workflow(frontend)
     box = panel.element.bounding_box()
     mouse = frontend.page.mouse
     mouse.move(box["x"] + 100, box["y"] + 100)

@@ -1,10 +1,27 @@
 /** The widget on a CHORDS Stream Preview node: picture, caption, progress, a strip of thumbnails, Accept. */
 
-import { acceptLabel, describeHit, describeRun, isAccepted, nameOf, progressFraction, reasonOf } from "./runs.js";
+import { iconButton, make, savePicture, setName, setText } from "./elements.js";
+import { Enlarged } from "./enlarged.js";
+import { Pager } from "./pager.js";
+import {
+  acceptLabel,
+  acceptTitle,
+  describeHit,
+  describeRun,
+  fileOf,
+  isAccepted,
+  nameOf,
+  picturesOf,
+  progressFraction,
+  reasonOf,
+} from "./runs.js";
 import { t } from "./translations.js";
 
+const CLICK_PIXELS = 4; // a pointer that moves further drags the node
+
 export class Panel {
-  #selected = null; // the index of the hit that is shown large; null: the newest
+  #selected = null; // the index of the hit that is shown large; null: follow the run
+  #page = 0; // which picture of each hit is shown
   #shownUrl = null; // the address of the large picture, or of the one that is loading
   #brokenUrl = null; // the last address without a picture
   #thumbs = new Map();
@@ -12,7 +29,7 @@ export class Panel {
   /**
    * @param {object} calls
    * @param {(image: object) => string} calls.urlOf the address of a picture on the server
-   * @param {(run: object) => void} calls.accept called when the user clicks Accept
+   * @param {(run: object, index: number | null) => void} calls.accept called when the user clicks Accept
    * @param {(image: HTMLImageElement) => void} calls.onPicture called with each picture that is shown large
    */
   constructor({ urlOf, accept, onPicture }) {
@@ -20,9 +37,15 @@ export class Panel {
     this.onPicture = onPicture;
     this.run = null;
     this.viewer = null;
-    this.picture = make("div", "picture");
-    this.hint = make("div", "hint");
-    this.picture.append(this.hint);
+    const acceptShown = () => this.run?.acceptable && accept(this.run, this.#shownHit()?.index ?? null);
+    this.enlarged = new Enlarged({
+      view: () => this.view(),
+      turnResult: (step) => this.#turnResult(step),
+      turnPicture: (step) => this.#turnPicture(step),
+      accept: acceptShown,
+    });
+    this.#makePicture();
+    this.pager = new Pager((step) => this.#turnPicture(step));
     this.caption = make("div", "caption", { role: "status" });
     this.bar = make("div", "fill");
     this.progress = make("div", "progress", { role: "progressbar", "aria-label": t("Progress") });
@@ -32,11 +55,11 @@ export class Panel {
     this.strip = make("div", "strip", { role: "group", "aria-label": t("Results so far") });
     this.status = make("div", "status");
     this.button = make("button", "accept", { type: "button" });
-    this.button.addEventListener("click", () => accept(this.run));
+    this.button.addEventListener("click", acceptShown);
     const foot = make("div", "foot");
     foot.append(this.status, this.button);
     this.element = make("div", "stream");
-    this.element.append(this.picture, this.caption, this.progress, this.strip, foot);
+    this.element.append(this.picture, this.pager.element, this.caption, this.progress, this.strip, foot);
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
     this.render();
   }
@@ -47,6 +70,7 @@ export class Panel {
     if (run !== this.run) {
       this.run = run;
       this.#selected = null;
+      this.#page = 0;
       this.#thumbs.clear();
       this.strip.replaceChildren();
       this.#clearPicture();
@@ -56,32 +80,110 @@ export class Panel {
 
   render() {
     const { run } = this;
-    const hit = this.#selectedHit();
+    const hit = this.#shownHit();
     this.element.dataset.state = stateOf(run);
+    this.badge.hidden = !run?.isEarlier;
+    setText(this.badge, t("earlier run"));
+    this.badge.title = t("The newest run of this workflow did not reach this node");
     this.#renderThumbs(hit);
     this.#renderCaption(hit);
     this.#renderPicture(hit);
+    this.pager.render(this.#pageOf(hit), this.#picturesOf(hit).length);
     const percent = Math.round(100 * progressFraction(run));
     this.bar.style.width = `${percent}%`;
     this.progress.setAttribute("aria-valuenow", percent);
     setText(this.status, describeRun(run));
     this.status.title = run?.plan?.message ?? "";
-    setText(this.button, acceptLabel(run));
+    setText(this.button, acceptLabel(run, hit));
     this.button.disabled = !run?.acceptable;
-    this.button.title = this.button.disabled ? "" : t("End the run now with the best result so far");
+    this.button.title = acceptTitle(run, hit);
+    this.enlarged.render();
   }
 
-  #selectedHit() {
+  /**
+   * What the enlarged view shows: the `picture` and the one of the result `before` ({url, name, file} or null), the `name`
+   * of the result, the `text` about it, the `page` of so many `pages`, whether the result is the first or the last, and the Accept `button`.
+   */
+  view() {
+    const hit = this.#shownHit();
+    const place = this.#placeOf(hit);
+    const { textContent: label, disabled, title } = this.button;
+    return {
+      picture: this.#named(hit),
+      before: this.#named(this.run?.hits[place - 1]),
+      name: hit ? nameOf(hit, this.run, true) : "",
+      text: [...(this.run?.isEarlier ? [t("earlier run")] : []), ...(hit ? describeHit(hit, this.run) : [])].join(" · "),
+      page: this.#pageOf(hit),
+      pages: this.#picturesOf(hit).length,
+      isFirst: place <= 0,
+      isLast: place === (this.run?.hits.length ?? 0) - 1,
+      button: { label, disabled, title },
+    };
+  }
+
+  #shownHit() {
     if (this.run === null) return null;
-    return (this.#selected === null ? null : this.run.hit(this.#selected)) ?? this.run.newest;
+    return (this.#selected === null ? null : this.run.hit(this.#selected)) ?? this.run.shown;
+  }
+
+  #placeOf(hit) {
+    return this.run?.hits.indexOf(hit) ?? -1;
+  }
+
+  #picturesOf(hit) {
+    return picturesOf(hit, this.viewer);
+  }
+
+  /** The page of a hit: a hit may have fewer pictures than another, while they are made. */
+  #pageOf(hit) {
+    return Math.max(0, Math.min(this.#page, this.#picturesOf(hit).length - 1));
   }
 
   #addressOf(hit) {
-    const image = hit?.final?.[this.viewer] ?? hit?.image;
+    const image = this.#picturesOf(hit)[this.#pageOf(hit)];
     return image ? this.urlOf(image) : null;
   }
 
+  /** A picture with its name, as `view` has it; null if the hit has none. */
+  #named(hit) {
+    const pictures = this.#picturesOf(hit);
+    const page = this.#pageOf(hit);
+    const url = this.#addressOf(hit);
+    if (url === null || url === this.#brokenUrl) return null;
+    const file = fileOf(hit, this.run, pictures[page], page, pictures.length);
+    return { url, name: nameOf(hit, this.run, true), file };
+  }
+
+  #turnPicture(step) {
+    const hit = this.#shownHit();
+    this.#page = Math.max(0, Math.min(this.#pageOf(hit) + step, this.#picturesOf(hit).length - 1));
+    this.render();
+  }
+
+  #turnResult(step) {
+    const hit = this.run?.hits[this.#placeOf(this.#shownHit()) + step];
+    if (hit) this.#select(hit.index);
+  }
+
   // ---------------------------------------------------------------------------------------------- picture
+
+  #makePicture() {
+    this.picture = make("div", "picture");
+    this.hint = make("div", "hint");
+    this.badge = make("span", "badge");
+    this.save = iconButton("save", () => savePicture(this.#named(this.#shownHit())));
+    this.enlarge = iconButton("enlarge", () => this.enlarged.open());
+    const corner = make("div", "corner");
+    corner.append(this.save, this.enlarge);
+    this.picture.append(this.hint, this.badge, corner);
+    let start = null;
+    this.picture.addEventListener("pointerdown", (event) => (start = event.button === 0 ? event : null));
+    this.picture.addEventListener("click", (event) => {
+      const isImage = event.target instanceof HTMLImageElement;
+      const moved = start ? Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY) : 0;
+      if (isImage && moved < CLICK_PIXELS) this.enlarged.open();
+    });
+  }
 
   #renderPicture(hit) {
     const url = this.#addressOf(hit);
@@ -89,6 +191,11 @@ export class Panel {
     this.picture.classList.toggle("chords-waiting", !url || isBroken);
     const missing = isBroken ? t("the picture is no longer on the server") : waitingText(this.run, hit);
     setText(this.hint, url && !isBroken ? "" : missing);
+    const picture = this.#named(hit);
+    this.save.hidden = picture === null;
+    setName(this.save, t("Save this picture"));
+    this.enlarge.hidden = picture === null;
+    setName(this.enlarge, t("Enlarge"));
     if (url && url !== this.#shownUrl) this.#load(url);
   }
 
@@ -103,6 +210,7 @@ export class Panel {
     const image = new Image();
     image.src = url;
     image.alt = this.caption.textContent;
+    image.title = t("Enlarge");
     const loaded = await image.decode().then(
       () => true,
       () => false,
@@ -130,11 +238,11 @@ export class Panel {
 
   // ---------------------------------------------------------------------------------------------- strip
 
-  #renderThumbs(selectedHit) {
+  #renderThumbs(shownHit) {
     for (const hit of this.run?.hits ?? []) {
       const isNew = !this.#thumbs.has(hit.index);
       const thumb = isNew ? this.#addThumb(hit) : this.#thumbs.get(hit.index);
-      this.#renderThumb(thumb, hit, hit === selectedHit);
+      this.#renderThumb(thumb, hit, hit === shownHit);
       if (isNew) this.strip.scrollLeft = this.strip.scrollWidth;
     }
   }
@@ -150,12 +258,12 @@ export class Panel {
     return button;
   }
 
-  #renderThumb(thumb, hit, isSelected) {
+  #renderThumb(thumb, hit, isShown) {
     const name = nameOf(hit, this.run, true);
     const accepted = isAccepted(hit, this.run);
     setText(thumb.querySelector("span"), accepted ? `✓ ${name}` : name);
     thumb.classList.toggle("chords-taken", accepted);
-    thumb.setAttribute("aria-pressed", isSelected);
+    thumb.setAttribute("aria-pressed", isShown);
     thumb.title = describeHit(hit, this.run).join(" · ");
     const what = { what: thumb.title };
     thumb.setAttribute("aria-label", accepted ? t("Show {what}, accepted", what) : t("Show {what}", what));
@@ -172,9 +280,10 @@ export class Panel {
     image.src = url;
   }
 
-  /** Show a hit large. The newest hit: follow the run again. Accept does not depend on the selection. */
+  /** Show a hit large; Accept takes it. The newest hit of a run that goes on: follow the run again. */
   #select(index) {
-    this.#selected = index === this.run?.newest?.index ? null : index;
+    const follows = index === this.run?.newest?.index && this.run.accepted === null;
+    this.#selected = follows ? null : index;
     this.render();
   }
 
@@ -204,16 +313,4 @@ function waitingText(run, hit) {
   if (hit) return run.running ? t("its picture is not ready yet") : t("it has no picture");
   if (!run.running) return t("no results");
   return [t("waiting for the first result"), ...reasonOf(run)].join("\n");
-}
-
-function make(tag, name, attributes = {}) {
-  const element = document.createElement(tag);
-  if (name) element.className = `chords-${name}`;
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-}
-
-/** Set a text only if it changes: each change makes the layout and screen readers work. */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

@@ -14,11 +14,14 @@ export class Run {
     this.order = order; // a node shows the run with the highest order
     this.viewers = null; // execution ids of the preview nodes that show it; null: not known yet
     this.workflowId = null;
+    this.began = performance.now();
+    this.opening = null; // of the workflow to which it belongs; see `Tabs`
+    this.isEarlier = false; // whether a newer run of the workflow has not reached the nodes that show this one
     this.plan = null;
     this.step = null;
-    this.hits = []; // sorted by index; `image`: its preview; `final`: the decoded picture, by viewer
+    this.hits = []; // sorted by index; `image`, `images`: its previews; `final`: the decoded pictures, by viewer
     this.lostLanes = []; // events of lanes that are lost or slow
-    this.request = null; // the state of an Accept of this page: {pending}, {index} or {error}
+    this.request = null; // the state of an Accept of this page: {index, pending}, {index} or {error}
     this.accepted = null;
     this.done = null;
   }
@@ -35,6 +38,11 @@ export class Run {
 
   get newest() {
     return this.hits.at(-1) ?? null;
+  }
+
+  /** The hit to show, unless the user selects another one: the newest, or the one that ended the run. */
+  get shown() {
+    return (this.accepted && this.hit(this.accepted.index)) ?? this.newest;
   }
 
   hit(index) {
@@ -54,7 +62,7 @@ export class Run {
         this.#merge(event);
         break;
       case "picture":
-        this.#merge({ index: event.index, image: event.image });
+        this.#merge({ index: event.index, image: event.image, images: event.images });
         break;
       case "lane":
         this.lostLanes = this.lostLanes.filter((lane) => lane.lane !== event.lane);
@@ -153,7 +161,7 @@ export function describeHit(hit, run) {
   if (hit.core > 0 && run.plan?.cores > 1) parts.push(t("core {core}", hit));
   if (hit.depth !== undefined) parts.push(callsText(hit.depth));
   if (Number.isFinite(hit.seconds)) parts.push(secondsText(hit.seconds));
-  if (Number.isFinite(hit.change)) parts.push(changeText(hit.change));
+  if (Number.isFinite(hit.change) && hit.change < 1) parts.push(changeText(hit.change)); // else: from a mere draft
   return parts;
 }
 
@@ -174,7 +182,7 @@ export const reasonOf = (run) =>
 function stateText(run) {
   if (run.done) return endText(run);
   if (isChosen(run)) return `${acceptedText(run)} · ${t("finishing")}`;
-  if (isRequested(run)) return t("accepting the best result so far…");
+  if (isRequested(run)) return t("accepting {name}…", { name: requestedName(run) });
   return run.step ? t("{depth} of {of} calls", run.step) : t("sampling…");
 }
 
@@ -220,12 +228,40 @@ function changeText(change) {
 /** Whether this hit was accepted. */
 export const isAccepted = (hit, run) => isChosen(run) && run.accepted.index === hit.index;
 
-/** The label of the Accept button. */
-export function acceptLabel(run) {
+/** The pictures of a hit, as a preview node shows them: one, those of a batch, or the frames of a video. */
+export const picturesOf = (hit, viewer) => hit?.final?.[viewer] ?? hit?.images ?? (hit?.image ? [hit.image] : []);
+
+/** The name of the file that a picture of a hit is saved to; `page`: which picture of the hit, from 0, of `pages`. */
+export function fileOf(hit, run, image, page, pages) {
+  const id = run.promptId ? `_${run.promptId.slice(0, 8)}` : "";
+  const result = hit.index === 0 ? "draft" : `result_${hit.index}`;
+  const suffix = image.filename.split(".").at(-1);
+  return `chords${id}_${result}${pages > 1 ? `_picture_${page + 1}` : ""}.${suffix}`;
+}
+
+/** The label of the Accept button: what it takes, the hit that is shown. */
+export function acceptLabel(run, hit = run?.shown) {
   if (run && isChosen(run)) return t("Accepted {name}", { name: nameOf(run.accepted, run, true) });
   if (run?.running && isRequested(run)) return t("accepting…");
   if (!run?.acceptable) return t("Accept");
-  return run.newest ? t("Accept {name}", { name: nameOf(run.newest, run, true) }) : t("Accept the first");
+  return hit ? t("Accept {name}", { name: nameOf(hit, run, true) }) : t("Accept the first");
+}
+
+/** The tooltip of the Accept button: what it does, or why it can do nothing. */
+export function acceptTitle(run, hit = run?.shown) {
+  if (run?.acceptable) {
+    return hit ? t("End the run now with {name}", { name: nameOf(hit, run, true) }) : t("End the run with its first result");
+  }
+  if (run?.plan?.method === "stock" && run.running) return t("This run has one result, at its end");
+  if (!hit || !run.accepted || run.accepted.index === hit.index) return "";
+  const name = nameOf(hit, run, true);
+  if (hit.index > run.accepted.index) return t("The run has ended: {name} can no longer be accepted", { name });
+  return t("The run has ended: {name} can no longer be accepted, but the outputs of this node have it", { name });
+}
+
+function requestedName(run) {
+  const hit = run.hit(run.request.index ?? -1);
+  return hit ? nameOf(hit, run, true) : t("the first result");
 }
 
 /** The progress of a run, 0 to 1. */

@@ -121,7 +121,7 @@ class EventRelay:
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
-        self.by_request = self._stream.accept.is_set()
+        self.by_request = self._stream.accept.is_set() and self._stream.accept_index in (None, index)
         by = "request" if self.by_request else "plan"
         self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)
 

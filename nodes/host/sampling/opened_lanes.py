@@ -29,6 +29,7 @@ from .opened_rows import OpenedRows, placed_in_rows
 from .options import SamplerOptions
 from .placement import Facts, Placement, place_alone, place_on_cluster
 from .row_placement import may_use_rows
+from .status_card import card_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +280,7 @@ class LaneOpener:
                 note = f"only {cluster.lanes} of the Ray workers could be used"
                 announcer.note([note], Fallback.WORKERS_MISSING)
                 return None
-        announcer.say(describe(placement.plan, cluster.names))
+        announcer.say(describe(placement.plan, cluster.names), card_of(placement.plan, cluster.names))
         pool, reason = try_workers(
             cluster, call.model, call.extra_args, call.x, call.sigmas, check_interrupt, self._timeouts
         )
@@ -322,4 +323,5 @@ class LaneOpener:
 
     def _say(self, placement: Placement) -> None:
         self._announcer.note(placement.notes)
-        self._announcer.say(describe(placement.plan, names_of(placement.groups), rows=placement.rows))
+        plan, names, rows = placement.plan, names_of(placement.groups), placement.rows
+        self._announcer.say(describe(plan, names, rows=rows), card_of(plan, names, rows=rows))

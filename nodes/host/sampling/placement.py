@@ -16,6 +16,7 @@ from ....chords_core import AdaptivePlan, Cause, Plan, Reason, SequentialPlan, f
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
+from ..phrases import Advice, Phrase, counted_phrase
 from .options import NEAR, SamplerOptions
 
 _NEARLY = 1.1
@@ -25,7 +26,14 @@ fastest."""
 _MIN_ADVISED = 0.15
 """A smaller saving of time is no reason to advise another fidelity."""
 
-_SHARES = {1 / 5: "a fifth", 1 / 4: "a quarter", 1 / 3: "a third", 2 / 5: "40 %", 1 / 2: "half", 2 / 3: "two thirds"}
+_SHARES = {
+    1 / 5: Phrase("a fifth"),
+    1 / 4: Phrase("a quarter"),
+    1 / 3: Phrase("a third"),
+    2 / 5: Phrase("40 %"),
+    1 / 2: Phrase("half"),
+    2 / 3: Phrase("two thirds"),
+}
 
 
 _ABOUT_LANES = frozenset((Cause.ONE_LANE, Cause.ONE_CORE_REQUESTED))
@@ -398,16 +406,21 @@ def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placem
     if not by_default:
         return placed
     share = _SHARES[min(_SHARES, key=lambda known: abs(known - saved))]
-    return replace(placed, plan=placed.plan.because(f"fidelity near: about {share} less time"))
+    return replace(placed, plan=placed.plan.because(Advice("fidelity near: about {share} less time", share=share)))
 
 
 def _instead_of(cache: str, options: SamplerOptions) -> str:
     """The advice to leave out calls by the fidelity instead of a step cache. See benchmarks/results/peers.md: at equal
     or more calls, the caches are further off by the 90th percentile in nearly every cell."""
-    closer = "that leaves out calls too, and usually stays closer to KSampler's picture"
+    closer = Phrase("that leaves out calls too, and usually stays closer to KSampler's picture")
     if options.fidelity != "auto":
-        return f"remove {cache}, and fidelity {options.fidelity} acts: {closer}"
-    return f"without {cache}, set fidelity to near: {closer}"
+        return Advice(
+            "remove {cache}, and fidelity {fidelity} acts: {closer}",
+            cache=cache,
+            fidelity=options.fidelity,
+            closer=closer,
+        )
+    return Advice("without {cache}, set fidelity to near: {closer}", cache=cache, closer=closer)
 
 
 def _described(placed: Placement) -> Placement:
@@ -430,19 +443,21 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
         return ()
-    same = "" if isinstance(placed.plan, AdaptivePlan) else ", the same picture apart from rounding"
-    names = in_words(placed.groups[0])
+    names, split = in_words(placed.groups[0]), placed.splits[0]
     if len(placed.splits) > 1:
-        return (
-            f"{names} make each call together or one of them alone, whichever the first calls show to be faster{same}",
+        how = Phrase(
+            "{devices} make each call together or one of them alone, whichever the first calls show to be faster",
+            devices=names,
         )
-    split = placed.splits[0]
-    how = {
-        (True, False): f"share each guided call, one side each{same}",
-        (False, True): f"share each call by tokens{same}",
-        (True, True): f"share each guided call, each side by tokens{same}",
-    }
-    return (f"{names} {how[split.sides > 1, split.shares > 1]}",)
+    elif split.sides > 1 and split.shares > 1:
+        how = Phrase("{devices} share each guided call, each side by tokens", devices=names)
+    elif split.sides > 1:
+        how = Phrase("{devices} share each guided call, one side each", devices=names)
+    else:
+        how = Phrase("{devices} share each call by tokens", devices=names)
+    if isinstance(placed.plan, AdaptivePlan):
+        return (how,)
+    return (Phrase("{how}, the same picture apart from rounding", how=how),)
 
 
 def _on_own_device(facts: Facts) -> Facts:
@@ -461,7 +476,7 @@ def _noted(placed: Placement, note: str) -> Placement:
 
 
 def _not_by_tokens(problem: str) -> str:
-    return f"calls are not shared by tokens: {problem}"
+    return Phrase("calls are not shared by tokens: {problem}", problem=problem)
 
 
 def _is_about_lanes(chosen: Plan) -> bool:
@@ -470,5 +485,9 @@ def _is_about_lanes(chosen: Plan) -> bool:
 
 
 def _few_processors(lanes: int, processors: int) -> str:
-    cores = "1 core" if processors == 1 else f"{processors} cores"
-    return f"only {processors} of {lanes} CPU lanes are used, because the processor has {cores}"
+    return Phrase(
+        "only {processors} of {lanes} CPU lanes are used, because the processor has {cores}",
+        processors=processors,
+        lanes=lanes,
+        cores=counted_phrase(processors, "1 core", "{count} cores"),
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ....chords_core import AdaptivePlan, ChordsPlan, Plan, SequentialPlan, Timeline, WindowPlan
+from ..phrases import Card
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +50,21 @@ class ChordsRun:
         solver: the solver, or the name of the host's sampler.
         plan: what was to be done.
         devices: one name a lane; one in all where the lanes are the rows of a call.
-        depth: sequential model calls.
+        depth: sequential model calls that were made.
         evaluations: all model calls. One of several rows counts once.
         seconds: duration of the run.
         lost_lanes: devices that were lost or are late, each with its error.
-        hits: the results in the order they came; the last is the run's own.
+        hits: the results in the order they came, up to the run's own.
         timeline: when each lane did what; None for the host's own sampler.
         latent_format: the host's, for previews.
-        by_request: a user ended the run by taking the best result so far.
+        by_request: a user ended the run by taking a result.
         estimate: about the relative RMS difference of the result from KSampler's latent, right within a factor of 3 in
             most runs; 0 where it is KSampler's, apart from rounding. None if it is not known.
         shared: how the devices of the first lane shared calls; None if each lane had one device.
         rows: how many evaluations were one model call at most, on one device; 1: each was a call of its own.
         fallbacks: the classes of the reasons for which the run did less in parallel than the pack can
             (`monitoring.fallbacks.Fallback`).
+        card: what the node shows of it.
     """
 
     message: str = ""
@@ -82,6 +84,7 @@ class ChordsRun:
     shared: SharedCalls | None = None
     rows: int = 1
     fallbacks: tuple[str, ...] = ()
+    card: Card | None = None
 
     @property
     def lanes(self) -> tuple[str, ...]:

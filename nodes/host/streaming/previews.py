@@ -14,13 +14,14 @@ from typing import Any
 import comfy.model_management
 import latent_preview
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy.model_management import InterruptProcessingException
 from comfy.utils import unpack_latents
 from PIL import Image
 from torch import Tensor
 
 from .preview_thread import PreviewRequest, PreviewThread
-from .stream import Frame, RunStream
+from .stream import Frames, RunStream
 
 _log = logging.getLogger("chords")
 
@@ -29,6 +30,7 @@ _MAX_WAITING_ROUNDS = 1  # of hits that a newer one may replace
 _FLUSH_SECONDS = 2.0  # how long the end of a run waits for quick pictures, which take milliseconds
 _VAE_FLUSH_SECONDS = 1.0  # how long it waits for a VAE whose last picture took less than this
 _VAE_LATE_SECONDS = 2.0  # if a VAE takes longer for one picture, the hits are shown without it
+_MAX_ITEMS = 8  # of a batch whose pictures are made during the run; the decoded ones at its end are all there
 _MEMORY_MARGIN = 1.5  # times what a VAE says it needs: with less, it could push the model out of memory
 
 Shapes = Sequence[Sequence[int]]
@@ -38,7 +40,8 @@ class Previews:
     """Makes pictures of steps and hits, and sends them to the stream.
 
     Of the steps only the newest waits, and of the hits only a few: the rest is left out, so that no caller waits. A VAE
-    has a thread of its own. While it is late, the quick previewer shows the hits.
+    has a thread of its own. While it is late, the quick previewer shows the hits. Where the host's preview method is
+    "none", the sampler node shows nothing, and the preview nodes show the hits all the same.
 
     Args:
         stream: receives the pictures.
@@ -66,11 +69,12 @@ class Previews:
         self._sequence = itertools.count(1)
         self._show_lock = threading.Lock()
         self._newest_shown = 0  # the sequence number of the hit that is shown
+        self._on_sampler = args.preview_method is not LatentPreviewMethod.NoPreviews
         latent_format = model.latent_format
         self._step_previewer = _Lazy(lambda: latent_preview.get_previewer(device, latent_format))
         self._hit_previewer = _Lazy(lambda: self._step_previewer() or rough_previewer(latent_format))
-        self._quick: PreviewThread[Frame] = PreviewThread("chords-previews", self._make_quickly, self._show)
-        self._full: PreviewThread[Frame] | None = None
+        self._quick: PreviewThread[Frames] = PreviewThread("chords-previews", self._make_quickly, self._show)
+        self._full: PreviewThread[Frames] | None = None
         if vae is not None:
             self._full = PreviewThread("chords-preview-vae", self._make_fully, self._show_or_make_quickly, math.inf)
 
@@ -101,46 +105,52 @@ class Previews:
         self._quick.close(_FLUSH_SECONDS if flush else 0.0)
         self._to_latent = None  # it holds the model: a VAE that hangs must not keep the model alive
 
-    def _make_quickly(self, request: PreviewRequest) -> Frame | None:
+    def _make_quickly(self, request: PreviewRequest) -> Frames | None:
         with self._errors_logged():
             previewer = self._step_previewer() if request.hit_index is None else self._hit_previewer()
-            # A previewer of another pack may show pictures by itself and return nothing.
             if previewer is not None:
                 latent = self._first_part(request.x).to(self._device)
-                frame: Frame | None = previewer.decode_latent_to_preview_image("JPEG", latent)
-                return frame
+                items = [latent] if request.hit_index is None else latent[: self._items()].split(1)
+                frames = [previewer.decode_latent_to_preview_image("JPEG", item) for item in items]
+                # A previewer of another pack may show pictures by itself and return nothing.
+                return tuple(frame for frame in frames if frame is not None) or None
         return None
 
-    def _make_fully(self, request: PreviewRequest) -> Frame | None:
-        """The first picture (the first frame of a video) by the VAE; None where the VAE is in use or has no memory."""
+    def _items(self) -> int:
+        """How many items of a batch are shown: a node that shows a run has a place for each."""
+        return _MAX_ITEMS if self._stream.viewed else 1
+
+    def _make_fully(self, request: PreviewRequest) -> Frames | None:
+        """The pictures (the first frames of videos) by the VAE; None where the VAE is in use or has no memory."""
         vae, to_latent = self._vae, self._to_latent
         with self._errors_logged(), _exclusive_use(vae) as is_free:
             if is_free and to_latent is not None:
-                latent = self._first_part(to_latent(request.x[:1].to(self._device)))
+                latent = self._first_part(to_latent(request.x[: self._items()].to(self._device)))
                 del to_latent
                 latent = latent[:, :, :1] if latent.ndim == 5 else latent
-                needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
+                needed = vae.memory_used_decode(latent[:1].shape, vae.vae_dtype) + vae.patcher.model_size()
                 if _free_memory(vae) >= _MEMORY_MARGIN * needed:
-                    return "JPEG", to_picture(vae.decode(latent)), latent_preview.MAX_PREVIEW_RESOLUTION
+                    pictures = [to_picture(vae.decode(item)) for item in latent.split(1)]
+                    return tuple(("JPEG", each, latent_preview.MAX_PREVIEW_RESOLUTION) for each in pictures)
         return None
 
-    def _show(self, request: PreviewRequest, frame: Frame | None) -> None:
+    def _show(self, request: PreviewRequest, frames: Frames | None) -> None:
         with self._errors_logged():
-            if frame is None:
+            if frames is None:
                 return
             if request.hit_index is None:
-                self._stream.send_frame(frame)
+                self._stream.send_frame(frames[0])
                 return
             with self._show_lock:  # two threads show hits: an older one must not replace a newer one
                 if request.sequence > self._newest_shown:
                     self._newest_shown = request.sequence
-                    self._stream.send_picture(request.hit_index, frame)
+                    self._stream.send_picture(request.hit_index, frames, self._on_sampler)
 
-    def _show_or_make_quickly(self, request: PreviewRequest, frame: Frame | None) -> None:
-        if frame is None:
+    def _show_or_make_quickly(self, request: PreviewRequest, frames: Frames | None) -> None:
+        if frames is None:
             self._quick.submit(request, _MAX_WAITING_HITS)
         else:
-            self._show(request, frame)
+            self._show(request, frames)
 
     @contextlib.contextmanager
     def _errors_logged(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
-"""The HTTP routes of the pack: accept the best result so far, read the events of a run, the texts on the nodes of a
-workflow, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
+"""The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a
+workflow, the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md
+the metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from server import PromptServer
 
 from ..monitoring.reporter import REPORTER, MetricsNotInstalled
 from ..node_text import TEXTS
+from ..page_language import tell_language
 from .stream import RUNS
 
 _MAX_BODY_BYTES = 4096
@@ -25,23 +27,25 @@ def register() -> None:
     routes.get("/chords/runs/{prompt_id}")(events)
     routes.get("/chords/texts/{workflow_id}")(texts)
     routes.get("/chords/metrics")(metrics)
+    routes.post("/chords/language")(tell_language)
 
 
 async def accept(request: web.Request) -> web.Response:
-    """POST /chords/accept: end the run of a prompt with its best result so far."""
+    """POST /chords/accept: end the run of a prompt with its best result so far, or with the one of an index."""
     try:
-        prompt_id, node_id = _ids(await _text(request))
+        prompt_id, node_id, index = _wanted(await _text(request))
     except BadBody as error:
-        return _error(400, f'{error}; the body must be {{"prompt_id": "...", "node_id": "..." (optional)}}')
+        body = '{"prompt_id": "...", "node_id": "..." (optional), "index": 0, 1, ... (optional)}'
+        return _error(400, f"{error}; the body must be {body}")
     runs = [run for run in RUNS.of(prompt_id).values() if node_id in (None, run.node_id)]
     if not runs:
         return _error(404, "no CHORDS run of this prompt (and node) has begun; it may still be in the queue")
     run = runs[-1]
     if not run.running:
         return _error(409, "this run is over")
-    index = run.newest_hit
-    run.accept.set()
-    return web.json_response({"prompt_id": run.prompt_id, "node_id": run.node_id, "index": index})
+    if index is not None and not run.has_hits:
+        return _error(409, "this run has no results to choose from; leave out the index to take the best so far")
+    return web.json_response({"prompt_id": run.prompt_id, "node_id": run.node_id, "index": run.ask(index)})
 
 
 async def events(request: web.Request) -> web.Response:
@@ -89,8 +93,8 @@ async def _text(request: web.Request) -> bytes:
     return text
 
 
-def _ids(text: bytes) -> tuple[str, str | None]:
-    """The prompt id and, if the body has one, the node id."""
+def _wanted(text: bytes) -> tuple[str, str | None, int | None]:
+    """The prompt id and, if the body has them, the node id and the index of a hit."""
     try:
         body = json.loads(text)
     except RecursionError:
@@ -99,7 +103,10 @@ def _ids(text: bytes) -> tuple[str, str | None]:
         raise BadBody(f"the body is not JSON ({error})") from None
     if not isinstance(body, dict):
         raise BadBody(f"the body is a {type(body).__name__}")
-    return _id(body, "prompt_id"), None if body.get("node_id") is None else _id(body, "node_id")
+    index = body.get("index")
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
+        raise BadBody("index must be a whole number of 0 or more")
+    return _id(body, "prompt_id"), None if body.get("node_id") is None else _id(body, "node_id"), index
 
 
 def _id(body: dict[str, Any], name: str) -> str:

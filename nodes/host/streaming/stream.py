@@ -31,12 +31,16 @@ _PROGRESS = ("step", "iteration")  # of each of these kinds only the newest even
 Frame = tuple[str, Image.Image, int | None]
 """A preview as the host's previewers make it: format, picture, maximum side in pixels."""
 
+Frames = tuple[Frame, ...]
+"""The previews of the items of a batch, one or more."""
+
 
 class RunStream:
     """One run of one sampler node. Any thread may send events.
 
     Attributes:
-        accept: set it to end the run early, with its best result so far.
+        accept: is set once the run is to end early; see `ask`.
+        accept_index: the index of the hit that it is to end with; None: the newest.
         queued_seconds: from the arrival of the prompt to the beginning of this run. None if the prompt had another run
             before, or if the arrival is not known.
     """
@@ -50,6 +54,7 @@ class RunStream:
     ) -> None:
         self.prompt_id, self.node_id, self.queued_seconds = prompt_id, node_id, queued_seconds
         self.accept = threading.Event()
+        self.accept_index: int | None = None
         self._viewers = viewers
         self._server = PromptServer.instance if prompt_id is not None else None
         self._client = self._server.client_id if self._server is not None else None
@@ -60,6 +65,20 @@ class RunStream:
         self._name = uuid.uuid4().hex[:12]
         self._first_picture: float | None = None
         self._began = time.perf_counter()
+
+    def ask(self, index: int | None = None) -> int | None:
+        """End the run early with the hit of this index, at once or when it comes; None: with the newest, or the first
+        to come. A later call takes the place of an earlier one. Returns the index, as far as it is known."""
+        with self._lock:
+            self.accept_index = index
+            self.accept.set()
+        return self.newest_hit if index is None else index
+
+    @property
+    def has_hits(self) -> bool:
+        """Whether this is a run with hits, and has begun: the search of an SDO node has none."""
+        with self._lock:
+            return any(event["kind"] == "plan" for event in self._events)
 
     @property
     def seconds(self) -> float:
@@ -88,22 +107,28 @@ class RunStream:
 
     def send_frame(self, frame: Frame) -> None:
         """Show a preview on the sampler node, as the host's samplers do."""
-        self._send_frame(frame, ())
+        self._send_frame(frame, (self.node_id,))
 
-    def send_picture(self, index: int, frame: Frame) -> None:
-        """Show a hit on the sampler node and on the preview nodes that it feeds, and save it in the temp folder.
+    def send_picture(self, index: int, frames: Frames, on_sampler: bool = True) -> None:
+        """Show a hit on the preview nodes that the sampler feeds, and save it in the temp folder.
+
+        Args:
+            index: of the hit.
+            frames: the first one is shown; each has a file.
+            on_sampler: show it on the sampler node, too.
 
         Raises:
             OSError: the folder cannot be written to. The picture is shown, and no file remains.
         """
-        self._send_frame(frame, self._viewers)
-        image = self._save(index, frame)
+        self._send_frame(frames[0], (self.node_id, *self._viewers) if on_sampler else self._viewers)
+        saved = [self._save(index, item, frame) for item, frame in enumerate(frames)]
+        fields = {"image": saved[0], **({"images": saved} if len(saved) > 1 else {})}
         with self._lock:
             if not self._is_over():
                 for event in self._events:
                     if event["kind"] == "hit" and event["index"] == index:
-                        event["image"] = image
-        self.send("picture", index=index, image=image)
+                        event.update(fields)
+        self.send("picture", index=index, **fields)
 
     @property
     def viewed(self) -> bool:
@@ -143,16 +168,17 @@ class RunStream:
         """Call it with the lock held."""
         return any(event["kind"] == "done" for event in self._events)
 
-    def _send_frame(self, frame: Frame, viewers: tuple[str, ...]) -> None:
+    def _send_frame(self, frame: Frame, nodes: tuple[str | None, ...]) -> None:
         server, client = self._server, self._client
         self._mark_picture()
-        if server is None:
+        if server is None or not nodes:
             return
         if not feature_flags.supports_feature(server.sockets_metadata, client, "supports_preview_metadata"):
-            server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, frame, client)
+            if self.node_id in nodes:  # it has no address: the client shows it on the node that runs
+                server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, frame, client)
             return
         prompt = get_progress_state().dynprompt
-        for node_id in (self.node_id, *viewers):
+        for node_id in nodes:
             where = {
                 "node_id": node_id,
                 "prompt_id": self.prompt_id,
@@ -162,10 +188,10 @@ class RunStream:
             }
             server.send_sync(BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA, (frame, where), client)
 
-    def _save(self, index: int, frame: Frame) -> dict[str, str]:
+    def _save(self, index: int, item: int, frame: Frame) -> dict[str, str]:
         kind, picture, size = frame
         folder = Path(folder_paths.get_temp_directory(), TEMP_SUBFOLDER)
-        path = folder / f"{self._name}_{index}.{'png' if kind == 'PNG' else 'jpg'}"
+        path = folder / f"{self._name}_{index}{f'_{item + 1}' * (item > 0)}.{'png' if kind == 'PNG' else 'jpg'}"
         small = picture if size is None else ImageOps.contain(picture, (size, size))
         data = io.BytesIO()
         small.save(data, "PNG" if kind == "PNG" else "JPEG", quality=95)

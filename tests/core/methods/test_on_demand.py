@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import Tensor
 
-from chords_core import Accepted, Event, Hit, InvalidInput, OnDemand, Residual, Result, ThreadPool, sample
+from chords_core import Accepted, Event, Hit, InvalidInput, OnDemand, Recorder, Residual, Result, ThreadPool, sample
 from tests.core.problems import Counted, geometric, noise, nonlinear
 
 STEPS = 12
@@ -53,6 +55,53 @@ def test_asked_before_any_hit_it_takes_the_first_to_come() -> None:
     result, _ = run_asking_after(0)
     assert [hit.core for hit in result.hits] == [0]
     assert result.depth == len(STARTS)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "chords": {"starts": STARTS},
+    "secant": {"method": "secant", "cores": 3, "rounds": 6},
+    "one core, tolerance": {"method": "sequential", "tolerance": 0.001},
+    "interpolated": {"method": "sequential", "calls": 6},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_earlier_hit_can_be_taken(way: str) -> None:
+    """The result is that hit, bit for bit, and the last one of the record."""
+    options = {**WAYS[way], **({} if "tolerance" in WAYS[way] else {"accept": "exact"})}
+    complete = sample(nonlinear, X, SIGMAS, **options).hits
+    assert len(complete) > 2 or way == "interpolated"
+    for index in range(len(complete) - 2):  # asked for at the hit after it, which does not end the run
+        recorder = Recorder()
+        asked = OnDemand(options.get("accept", 1), lambda r=recorder, i=index: len(r.hits) > i + 1, lambda i=index: i)
+        result = sample(nonlinear, X, SIGMAS, **{**options, "accept": asked}, on_event=recorder)
+        assert result.x.equal(complete[index].x) and result.hits[-1].x is result.x
+        assert len(result.hits) == index + 1 and result.estimate is None
+        assert [mark.depth for mark in recorder.timeline().hits] == [hit.depth for hit in complete[: index + 1]]
+        assert result.depth == complete[index + 1].depth > complete[index].depth  # all calls that were made count
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hit_that_was_asked_for_ends_the_run_when_it_comes(way: str, lanes: int) -> None:
+    """Also where several hits come at once, because the lanes of faster cores were late."""
+    options = {**WAYS[way], **({} if "tolerance" in WAYS[way] else {"accept": "exact"})}
+    complete = sample(nonlinear, X, SIGMAS, **options).hits
+    for index in range(len(complete)):
+        asked = OnDemand(options.get("accept", 1), lambda: True, lambda i=index: i)
+        with ThreadPool([nonlinear] * lanes) as pool:
+            result = sample(None, X, SIGMAS, **{**options, "accept": asked}, pool=pool)
+        assert result.x.equal(complete[index].x) and len(result.hits) == index + 1
+
+
+def test_a_later_request_takes_the_place_of_an_earlier_one_and_a_hit_that_never_comes_changes_nothing() -> None:
+    recorder = Recorder()
+    asked = OnDemand("exact", lambda: True, lambda: 99 if len(recorder.hits) < 3 else 1)
+    result = sample(nonlinear, X, SIGMAS, starts=STARTS, accept=asked, on_event=recorder)
+    complete = sample(nonlinear, X, SIGMAS, starts=STARTS, accept="exact")
+    assert result.x.equal(complete.hits[1].x)
+    never = sample(nonlinear, X, SIGMAS, starts=STARTS, accept=OnDemand("exact", lambda: True, lambda: 99))
+    assert never.x.equal(complete.x) and never.depth == complete.depth
 
 
 def test_never_asked_the_rule_decides() -> None:

@@ -106,6 +106,31 @@ def test_a_vae_that_fails_costs_a_line_in_the_log(client, server, go_on, way: st
     assert "CHORDS: no preview: " in server.log()[before:]
 
 
+@pytest.mark.parametrize("vae", [None, {"class_type": "TestHeldVae", "after_calls": 1000}], ids=["rough", "VAE"])
+def test_without_a_preview_method_only_the_preview_node_shows_pictures(client, vae: dict[str, Any] | None) -> None:
+    graph = _graph(vae and {**vae, "salt": next(SALTS)})
+    sampler = next(name for name, node in graph.nodes.items() if node["class_type"] == "ChordsKSampler")
+    viewer = graph.add("ChordsStreamPreview", run=[sampler, 1]).name
+    run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
+    shown = [preview.node_id for preview in run.previews]
+    assert sampler not in shown and shown.count(viewer) == HITS
+    assert [picture["index"] for picture in _kinds(run, "picture")] == list(range(HITS))
+
+
+@pytest.mark.parametrize("vae", [None, {"class_type": "TestHeldVae", "after_calls": 1000}], ids=["rough", "VAE"])
+def test_the_pictures_of_a_batch_are_there_during_the_run(client, vae: dict[str, Any] | None) -> None:
+    """Each item has its picture, the first 8 at most, where a preview node shows the run."""
+    graph = _graph(vae and {**vae, "salt": next(SALTS)})
+    sampler = next(name for name, node in graph.nodes.items() if node["class_type"] == "ChordsKSampler")
+    graph.nodes[graph.nodes[sampler]["inputs"]["latent_image"][0]]["inputs"]["batch_size"] = 3
+    graph.add("ChordsStreamPreview", run=[sampler, 1])
+    run = client.run(graph.nodes)
+    for picture in _kinds(run, "picture"):
+        first, second, third = (client.view(image) for image in picture["images"])
+        assert picture["image"] == picture["images"][0] and len({first, second, third}) == 3
+    assert len(_kinds(run, "picture")) == HITS
+
+
 # Latents of several parts
 
 

@@ -68,7 +68,7 @@ def _post(url: str, data: bytes) -> tuple[int, dict[str, Any]]:
         return error.code, json.loads(error.read())
 
 
-def _accept(client, prompt_id: str, **more: str) -> tuple[int, dict[str, Any]]:
+def _accept(client, prompt_id: str, **more: str | int) -> tuple[int, dict[str, Any]]:
     return _post(client.url, json.dumps({"prompt_id": prompt_id, **more}).encode())
 
 
@@ -167,6 +167,24 @@ def test_accept_ends_the_run_with_the_hit_shown(client, server, complete: Comple
     assert steps[-1] <= accepted["depth"] + 3  # calls that had begun before the request came
 
 
+@pytest.mark.parametrize(("at", "index"), [(2, 0), (2, 1), (0, 2)])
+def test_accept_of_an_index_takes_that_hit(client, server, complete: CompleteRun, at: int, index: int) -> None:
+    """An earlier one at once, a later one when it comes; the record ends with it."""
+    graph, sampler = _graph(complete.seed, salt=next(SALTS))
+    answers: list[tuple[int, dict[str, Any]]] = []
+    listen = _on_hit(at, lambda prompt: answers.append(_accept(client, prompt, index=index)))
+    run = client.run(graph.nodes, on_event=listen)
+    assert answers == [(200, {"prompt_id": run.prompt_id, "node_id": sampler.name, "index": index})]
+    (accepted,) = _chords(run, "accepted")
+    assert (accepted["index"], accepted["by"]) == (index, "request")
+    hits = _saved(server, run, graph, "hits")
+    assert torch.equal(hits, _saved(server, complete.run, complete.graph, "hits")[: index + 1])
+    assert torch.equal(hits[-1:], _saved(server, run, graph, "latent"))
+    (record,) = run.outputs[sampler.name]["chords"]
+    assert len(record["hits"]) == index + 1
+    assert record["depth"] == max(hit["depth"] for hit in _chords(run, "hit"))  # all calls that were made count
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"cores": cores, "fidelity": fidelity} for cores in (1, CORES) for fidelity in ("near", "fast")],
@@ -220,9 +238,10 @@ def test_a_run_that_is_over_or_unknown_cannot_be_accepted(client) -> None:
     [b"", b"{", b"[]", b"{}", b'{"prompt_id": 1}', b'{"prompt_id": ""}', b'{"prompt_id": "a", "node_id": 3}',
      b'{"prompt_id": "' + b"a" * 300 + b'"}', b'{"prompt_id": "a", "x": "' + b"a" * 5000 + b'"}', b"\xff\xfe",
      b"[" * 4000, b'{"a":' * 800, b'{"prompt_id": ' + b"[" * 2000 + b"]" * 2000 + b"}", b'{"prompt_id": "\xff"}',
+     b'{"prompt_id": "a", "index": -1}', b'{"prompt_id": "a", "index": true}', b'{"prompt_id": "a", "index": "1"}',
      b'{"prompt_id": NaN}', b'{"prompt_id": ' + b"9" * 4000 + b"}", b'{"prompt_id": null}', b'{"prompt_id": ["a"]}',
      b'{"prompt_id": "a", "node_id": {}}', b'{"prompt_id": "a", "node_id": ""}', b'"prompt_id"', b"null", b"\0" * 9],
-    ids=range(23),
+    ids=range(26),
 )  # fmt: skip
 def test_bad_accept_bodies_are_refused(client, body: bytes) -> None:
     status, answer = _post(client.url, body)

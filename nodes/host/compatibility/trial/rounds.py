@@ -103,7 +103,7 @@ class TrialRounds:
             self.accepted = Hit(1, self._begun, denoised)
         return []
 
-    def accept_newest(self) -> list[Event]:
+    def accept_hit(self, index: int | None = None) -> list[Event]:
         """Nothing: a trial has no results to accept."""
         return []
 

@@ -124,7 +124,8 @@ class Hang:
     @staticmethod
     def set_timeouts(**seconds):
         """Set the timeouts of lanes; without arguments, the usual ones."""
-        (sampler,) = (module for name, module in sys.modules.items() if name.endswith(".nodes.host.sampling.sampler"))
+        modules = list(sys.modules.items())  # other threads import meanwhile
+        (sampler,) = (module for name, module in modules if name.endswith(".nodes.host.sampling.sampler"))
         sampler.LANE_TIMEOUTS = type(sampler.LANE_TIMEOUTS)(**seconds)
 
 

@@ -58,7 +58,7 @@ def test_a_run_that_a_user_ended_tells_its_own_calls() -> None:
     chosen = core.plan(50, 4, 4, accept="exact", method="chords")
     title, detail, _ = _lines(cards.card_of(chosen, _devices(4), messages.Outcome(20, by_request=True)))
     assert title == "20 of 50 calls in a row, 2.5x fewer" and "ended early by request" in detail
-    assert "result after 20 model calls, by request" in messages.describe(
+    assert "ended early by request, with a result after 20 model calls" in messages.describe(
         chosen, _devices(4), messages.Outcome(20, by_request=True)
     )
 

@@ -138,7 +138,7 @@ def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcom
 def _which_result(chosen: ChordsPlan, outcome: Outcome | None) -> str:
     """The result that ends the run, and when."""
     if outcome is not None and outcome.by_request:
-        return f"the newest result after {counted(outcome.depth, 'model call')}, by request"
+        return f"ended early by request, with a result after {counted(outcome.depth, 'model call')}"
     if not isinstance(chosen.accept, Agreement):
         which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
         instead = f" instead of {chosen.steps}" if chosen.depth < chosen.steps else ""

@@ -56,7 +56,7 @@ def test_the_card_is_in_the_language_of_the_page_and_new_nodes_have_room(fronten
 
     frontend.run()
     frontend.until(lambda: frontend.picture_width(report) == 1400, "the report is drawn", 180)
-    frontend.until(lambda: re.match(r"(直列の)?呼び出し \d+/12 回|12 ステップ", text()), "the card has its result")
+    frontend.until(lambda: re.match(r"(直列の)?呼び出し\d+/12回|12ステップ", text()), "the card has its result")
     title, detail = text().split("\n")[:2]
     assert "cpu" in detail and KANA.search(detail)
     assert not re.search(r"\b(calls|fewer|devices|picture)\b", title + detail)

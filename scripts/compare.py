@@ -138,7 +138,8 @@ def compare(options: argparse.Namespace) -> int:
     conditions = conditions_of(stats, stock, options.server, options.workflow.name, version())
     conditions |= {"command": options.command, "first_seed": _first_seed(stock.at(offset))}
     session = Session(client, variants, options.seeds, options.timeout, say, conditions, offset)
-    say(f"{len(variants.all)} variants, {options.seeds} seeds: {len(variants.all) * (options.seeds + 1)} runs")
+    counted = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+    say(f"{len(variants.all)} variants, {counted}: {len(variants.all) * (options.seeds + 1)} runs with the warm-up")
     for note in variants.notes:
         say(note)
     code, trouble = 0, None
@@ -235,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return compare(options)
     except KeyboardInterrupt:
-        say("stopped; nothing was measured yet")
+        say("stopped")
         return 130
     except ClientError as error:
         say(f"error: {error}")

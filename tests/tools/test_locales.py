@@ -154,6 +154,15 @@ def test_files_that_pages_point_to_exist(repo: Path) -> None:
             assert (repo / name).exists(), (node, language, name)
 
 
+def test_no_type_has_the_name_of_a_node_in_a_script(repo: Path) -> None:
+    """Clients make names of their language from both: CHORDS_DEVICES and ChordsDevices would be one."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (repo / "nodes").rglob("*.py"))
+    types = set(re.findall(r'io\.Custom\("(\w+)"\)', code)) - {"LORA_MODEL"}  # that one is the host's
+    assert types == set(locales.read_texts("en", "main")["dataTypes"])
+    names = [name.replace("_", "").casefold() for name in [*types, *NODES]]
+    assert len(types) >= 3 and len(set(names)) == len(names)
+
+
 # ------------------------------------------------------------------------------------------------ the script
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _templates import BY_API
 from client import ComfyClient
 from frontend import Frontend, in_both_frontends
 
 OpenFrontend = Callable[..., Frontend]
 
-FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 KANA = re.compile("[\u3040-\u30ff]")
 ADD_REPORT = """
 const sampler = graph.nodes.find((node) => node.type === "ChordsKSampler");
@@ -43,7 +43,7 @@ def test_the_card_is_in_the_language_of_the_page_and_new_nodes_have_room(fronten
     body = told.value.post_data_json
     assert body["language"] == "ja" and body["client_id"]
     frontend.wait_until_ready()
-    workflow = json.loads((FOLDER / "chords_demo.json").read_text(encoding="utf-8"))
+    workflow = json.loads(BY_API["chords_demo"].path.read_text(encoding="utf-8"))
     path = tmp_path / "japanese.json"
     path.write_text(json.dumps({**workflow, "id": str(uuid.uuid4())}), encoding="utf-8")
     frontend.load_file(path)

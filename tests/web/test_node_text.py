@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _templates import BY_API
 from client import ComfyClient
 from frontend import Frontend, in_both_frontends, in_every_frontend, in_the_newest_too
 from playwright.sync_api import Locator
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-WORKFLOW = FOLDER / "chords_demo.json"
+WORKFLOW = BY_API["chords_demo"].path
 SEEDS = iter(range(50_000, 60_000))
 NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"]
 STOCK = {"ChordsKSampler": "KSampler", "ChordsSampler": "KSamplerSelect"}

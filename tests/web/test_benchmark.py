@@ -32,7 +32,7 @@ def test_the_node_shows_the_comparison_and_the_advice(frontend: Frontend, tmp_pa
         images = shown()
         return len(images) == 1 and "type=temp" in images[0] and "/view" in images[0]
 
-    frontend.until(finished, "the comparison is on the node", seconds=180)
+    frontend.until(finished, "the comparison is on the node", seconds=600)
     width = frontend.evaluate(f"{NODE} return node.imgs[0].naturalWidth")
     assert width == 1400
     card = frontend.page.locator(".chords-text")

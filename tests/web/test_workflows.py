@@ -195,7 +195,6 @@ def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> N
         assert frontend.evaluate(MISSING) == [], name
         assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / f"{name}.json")), name
         frontend.evaluate("app.canvas.ds.scale = 0.6; app.canvas.draw(true, true)")
-        frontend.page.wait_for_timeout(300)
         boxes = frontend.boxes()
         for i, (x, y, width, height) in enumerate(boxes):
             for left, top, wide, high in boxes[:i]:
@@ -289,7 +288,7 @@ def test_a_demo_workflow_runs_at_the_press_of_a_button(frontend: Frontend, clien
     def ended() -> list[Json]:
         return [run for key, run in client.get_json("/history").items() if key not in before]
 
-    (run,) = frontend.until(ended, "the prompt is over", 120)
+    (run,) = frontend.until(ended, "the prompt is over", 300)
     assert run["status"]["status_str"] == "success"
     shown = "return graph.nodes.find((n) => n.type === 'SaveImage').imgs?.[0]?.naturalWidth ?? 0"
     frontend.until(lambda: frontend.evaluate(shown) == 128, "the picture is shown")

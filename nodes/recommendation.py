@@ -167,7 +167,7 @@ def _nothing_gained(stock: Entry, ours: Sequence[Entry]) -> Verdict:
     if saving:
         best = min(saving, key=lambda entry: entry.seconds)
         why: str = Phrase(
-            "nothing was faster by {percent} % or more ({name} was {factor}x as fast)",
+            "nothing took at least {percent} % less time ({name} was {factor}x as fast)",
             percent=f"{100 * MIN_GAIN:g}",
             name=best.name,
             factor=best.factor(stock),

@@ -25,7 +25,13 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("chords_text", ({ detail }) => show(detail));
-    api.addEventListener("status", tellLanguage);
+    for (const end of ["execution_success", "execution_interrupted", "execution_error"])
+      api.addEventListener(end, () => (ended = true));
+    api.addEventListener("status", () => {
+      tellLanguage();
+      if (ended) loadTexts(); // now its record is there: it says which nodes did not run again
+      ended = false;
+    });
     api.addEventListener("reconnected", () => {
       told = null; // the server may be a new one
       tellLanguage();
@@ -46,6 +52,7 @@ app.registerExtension({
   },
 });
 
+let ended = false; // whether a prompt has, since the last status
 let told = null; // what the server knows of this page
 
 /** Tell the server the language of this page, in which nodes then draw their pictures. */

@@ -6,6 +6,7 @@ Without such a font, pictures are in English, whose font comes with the pack.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -102,7 +103,8 @@ def _best_font(language: str) -> Path | None:
         from matplotlib.ft2font import FT2Font
     except ImportError:
         return None
-    files = {path.name.lower(): path for path in map(Path, findSystemFonts()) if path.name[0] != "."}
+    paths = (path for path in map(Path, findSystemFonts()) if path.name[0] != ".")
+    files = {unicodedata.normalize("NFC", path.name).lower(): path for path in paths}  # macOS takes letters apart
     for beginning in _FONTS[language]:
         for name in sorted(files, key=lambda name: ("regular" not in name, name)):
             if name.startswith(beginning) and _has(FT2Font, files[name], _SAMPLES[language]):

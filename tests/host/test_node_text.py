@@ -6,10 +6,13 @@ import itertools
 import json
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
+from _env import venv_python
+from _server import ComfyServer
 from client import ComfyClient, ExecutionError, HttpError, Interrupted
 from graphs import Graph, Node, demo, empty_latent, settings
 from searches import VAE, optimizer
@@ -55,6 +58,28 @@ def test_the_newest_text_of_a_node_is_sent_and_kept(client: ComfyClient) -> None
         assert (title, values, same) == ("{count} steps", {"count": 3}, "as in KSampler")
         assert where == ["one core on {devices}", {"devices": "cpu"}]
         assert [each["number"] for each in sent] == sorted({each["number"] for each in sent})
+
+
+def test_a_node_whose_result_the_host_had_has_the_text_of_that_result(comfy_host: Path) -> None:
+    """Not the text of the run after it. A host with much memory, or with this option, keeps several results."""
+    arguments = ["--cache-lru", "100"]
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as server:
+        client, workflow = server.client(), str(uuid.uuid4())
+        graph, sampler = _graph()
+        graph.nodes[sampler.name]["inputs"]["seed"] = 1
+
+        def card(steps: int) -> dict[str, Any]:
+            graph.nodes[sampler.name]["inputs"]["steps"] = steps
+            client.run(graph.nodes, extra=_from_page(workflow))
+            (shown,) = _kept(client, workflow)
+            numbers.append(shown["number"])
+            return shown["card"]
+
+        numbers: list[int] = []
+        three, four = card(3), card(4)
+        assert three != four and card(3) == three and card(4) == four
+        assert numbers[0] < numbers[1] == numbers[2] == numbers[3]  # a page takes what is not older
+        assert card(5) not in (three, four) and card(3) == three
 
 
 def test_a_prompt_without_a_workflow_is_told_and_nothing_is_kept(client: ComfyClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +81,16 @@ def test_sentences_with_a_period_have_no_other_sign_between_them(
     with language.drawn_in(name):
         first, last = map(language.translated, reasons)
         assert language.joined(reasons) == first + (" " if name == "en" else "") + last
+
+
+def test_the_names_of_fonts_may_have_their_letters_taken_apart(
+    language: ModuleType, fonts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As file systems of macOS have them."""
+    monkeypatch.setattr(language, "_has", lambda *_: True)
+    hiragino = tmp_path / unicodedata.normalize("NFD", "ヒラギノ角ゴシック W3.ttc")
+    fonts(hiragino)
+    assert language.font_for("ja") == hiragino
 
 
 def test_lines_of_letters_without_spaces_break_anywhere_but_before_a_closing_sign(

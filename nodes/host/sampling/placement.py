@@ -142,7 +142,7 @@ def _fastest_placement(
         problem = facts.reasons.against_tokens
         if problem is None:
             return choice.by_tokens()
-        return _noted(choice.on_lanes(), _not_by_tokens(problem))
+        return _noted(choice.on_lanes(), not_by_tokens(problem))
     on_lanes = choice.on_lanes()
     if request.split != "auto":
         return on_lanes
@@ -175,10 +175,10 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
         facts = _on_own_device(facts)
     choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
-        return _noted(placed, _not_by_tokens(problem))
+        return _noted(placed, not_by_tokens(problem))
     placed = choice.on_one_core(placed)
     if request.split == "tokens" and placed.splits == (WHOLE,):
-        placed = _noted(placed, _not_by_tokens(choice.why_alone))
+        placed = _noted(placed, not_by_tokens(choice.why_alone))
     return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
@@ -242,12 +242,13 @@ class _Choice:
             if placed.plan.cores > 1:
                 return replace(placed, groups=self._teams(shares, cores), splits=(Split(shares=shares),))
         elif cores > 1:  # a core of its own is worth more than a part of a call
-            few = f"{cores} cores on {count} {'device' if count == 1 else 'devices'} leave no device to share a call"
-            return _noted(self.on_lanes(), _not_by_tokens(few))
+            devices = counted_phrase(count, "1 device", "{count} devices")
+            few = Phrase("{cores} cores on {devices} leave no device to share a call", cores=cores, devices=devices)
+            return _noted(self.on_lanes(), not_by_tokens(few))
         group = self._sharers
         placed = _planned(self.options, self.facts, 1, min(cores, 1), several=len(group) > 1)
         if len(group) < 2:
-            return _noted(replace(placed, groups=(group,)), _not_by_tokens(self.why_alone))
+            return _noted(replace(placed, groups=(group,)), not_by_tokens(self.why_alone))
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
 
     def alone(self) -> tuple[Placement, Placement]:
@@ -271,8 +272,10 @@ class _Choice:
     def why_alone(self) -> str:
         """Why no other device can share the calls of one core."""
         if self.facts.primary not in self.devices:
-            return f"the model is on {self.facts.primary}, which is none of the chosen devices"
-        return "there is one device only"
+            return Phrase(
+                "the model is on {device}, which is none of the chosen devices", device=str(self.facts.primary)
+            )
+        return Phrase("there is one device only")
 
     def seconds(self, placed: Placement) -> float:
         """How long the placement takes, by the measured times of all splits."""
@@ -475,7 +478,8 @@ def _noted(placed: Placement, note: str) -> Placement:
     return replace(placed, notes=(*placed.notes, note))
 
 
-def _not_by_tokens(problem: str) -> str:
+def not_by_tokens(problem: str) -> Phrase:
+    """That devices do not share calls by tokens, and why."""
     return Phrase("calls are not shared by tokens: {problem}", problem=problem)
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ..monitoring.reporter import REPORTER, MetricsNotInstalled
-from ..node_text import TEXTS
+from ..node_text import texts_of
 from ..page_language import tell_language
 from .stream import RUNS
 
@@ -64,7 +64,7 @@ async def events(request: web.Request) -> web.Response:
 
 async def texts(request: web.Request) -> web.Response:
     """GET /chords/texts/{workflow_id}: the newest text of each node of a workflow."""
-    return web.json_response({"texts": TEXTS.of(request.match_info["workflow_id"])})
+    return web.json_response({"texts": texts_of(request.match_info["workflow_id"])})
 
 
 async def metrics(request: web.Request) -> web.Response:

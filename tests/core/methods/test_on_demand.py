@@ -72,6 +72,7 @@ def test_asked_before_any_hit_it_takes_the_first_to_come() -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "chords": {"starts": STARTS},
     "secant": {"method": "secant", "cores": 3, "rounds": 6},
+    "secant, tolerance": {"method": "secant", "cores": 3, "tolerance": 1e-4},
     "one core, tolerance": {"method": "sequential", "tolerance": 0.001},
     "interpolated": {"method": "sequential", "calls": 6},
 }
@@ -101,9 +102,11 @@ def test_a_hit_that_was_asked_for_ends_the_run_when_it_comes(way: str, lanes: in
     complete = sample(nonlinear, X, SIGMAS, **options).hits
     for index in range(len(complete)):
         asked = OnDemand(options.get("accept", 1), lambda: True, lambda i=index: i)
-        with ThreadPool([nonlinear] * lanes) as pool:
-            result = sample(None, X, SIGMAS, **{**options, "accept": asked}, pool=pool)
+        model, recorder = Counted(nonlinear), Recorder()
+        with ThreadPool([model] * lanes) as pool:
+            result = sample(None, X, SIGMAS, **{**options, "accept": asked}, pool=pool, on_event=recorder)
         assert result.x.equal(complete[index].x) and len(result.hits) == index + 1
+        assert lanes > 1 or model.calls == len(recorder.timeline().evaluations)  # none was begun after the hit
 
 
 @pytest.mark.parametrize("index", [None, 0])

@@ -18,7 +18,7 @@ from .execution.lane_timeout import LaneTimeouts, LaneWatchdog
 from .execution.pools import InlinePool, check_pool
 from .methods.accept import Accept, AcceptRule, OnDemand, check_accept
 from .methods.chords import Chords
-from .methods.events import Event, Hit
+from .methods.events import Event, Hit, RoundDone
 from .methods.fewer_calls import FewerCalls
 from .methods.start_indices import check_starts, lattice_starts
 from .methods.window import Window
@@ -41,7 +41,8 @@ class Result:
         x: the accepted state at the last sigma, like the ``x`` that was given.
         hits: every hit up to the accepted one. The draft is the first, then come the cores from the fastest on; a
             window method has one a round.
-        depth: model calls in a row until the newest hit: the accepted one, unless `OnDemand` took an earlier one.
+        depth: model calls in a row: those that the accepted hit needs, or more, where `OnDemand` ended the run after
+            further rounds of calls.
         evaluations: model calls in all, without those that failed or never came back.
         estimate: with a tolerance: about the relative RMS difference of x from the solver's own result, in the item of
             the batch where it is largest (`chords_core.methods.estimate`). None for other runs, and for a run that was
@@ -143,11 +144,12 @@ def sample(
         run = _window(request, flow) if method in WINDOW_METHODS else _cores(request)
     else:
         run = _within_tolerance(request, flow)
+    rounds_made = _RoundsMade(on_event)
     evaluations = drive(
         run,
         pool,
         run.steps if isinstance(run, Window) else request.steps,
-        on_event=on_event,
+        on_event=rounds_made,
         cancel=cancelled,
         on_demand=accept if isinstance(accept, OnDemand) else None,
         watchdog=LaneWatchdog(timeouts),
@@ -155,7 +157,22 @@ def sample(
     assert run.accepted is not None
     estimate = run.estimate() if tolerance is not None and isinstance(run, Window) else None
     hits = run.hits[: next(place for place, hit in enumerate(run.hits) if hit is run.accepted) + 1]
-    return Result(run.accepted.x, tuple(hits), run.hits[-1].depth, evaluations, estimate)
+    depth = max(run.hits[-1].depth, rounds_made.depth)
+    return Result(run.accepted.x, tuple(hits), depth, evaluations, estimate)
+
+
+class _RoundsMade:
+    """Passes events on to ``listener``, and keeps how many rounds of evaluations are complete."""
+
+    def __init__(self, listener: Callable[[Event], None] | None) -> None:
+        self._listener = listener
+        self.depth = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RoundDone):
+            self.depth = event.depth
+        if self._listener is not None:
+            self._listener(event)
 
 
 def check_sigmas(sigmas: Tensor) -> Tensor:

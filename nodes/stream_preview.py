@@ -32,8 +32,8 @@ class ChordsStreamPreview(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="Every result decoded, the best one last."),
-                io.Latent.Output(display_name="LATENT", tooltip="Every result, the best one last."),
+                io.Image.Output(display_name="IMAGE", tooltip="Every result decoded, the accepted one last."),
+                io.Latent.Output(display_name="LATENT", tooltip="Every result, the accepted one last."),
             ],
         )
 

@@ -77,7 +77,7 @@ SHOWN = {
     "chords_img2img": _change("The picture to start from", "Save Image"),
     "chords_inpaint": _change("The picture to start from", "Save Image"),
     "sdo_blue_background": _change("Not optimised", "Optimised"),
-    "sdo_look_like": _change("Not optimised", "Optimised"),
+    "sdo_look_like": _change("The picture to look like", "Optimised"),
     "sdo_to_chords": _result,
     "sdo_lora_blue_background": lambda pictures: (
         pictures.of("Without it")[::3],

@@ -56,7 +56,7 @@ app.registerExtension({
 
   /** All nodes are new: a workflow was opened, or a change was undone. */
   afterConfigureGraph() {
-    tabs.settle().then(() => runs.all.forEach(show)); // not awaited: the frontend changes the tab after this
+    tabs.settle(() => runs.all.forEach(show)); // not awaited: the frontend changes the tab after this
   },
 
   /** Outputs without a prompt: one from the history, or those of a tab that is on the screen again. */
@@ -86,20 +86,14 @@ async function follow(run) {
 
 /** A prompt begins. Until it reaches them, the preview nodes of its workflow show an earlier run. */
 async function onStart(promptId) {
-  const prompt = await promptOf(promptId);
-  if (!prompt?.workflowId || prompt.workflowId !== graph()?.id) return;
-  for (const node of previewNodes(graph())) {
-    const panel = panels.get(node);
-    if (!panel?.run || panel.run.promptId === promptId) continue;
-    panel.run.isEarlier = true;
-    panel.render();
+  if (runs.all.length === 0) return; // a long queue is slow to load
+  const workflowId = (await promptOf(promptId))?.workflowId;
+  if (!workflowId) return;
+  for (const run of runs.all) {
+    if (run.promptId === promptId || run.workflowId !== workflowId) continue;
+    run.isEarlier = true; // also where another workflow is on the screen now
+    show(run);
   }
-}
-
-/** The preview nodes of a graph and of its subgraphs. */
-function previewNodes(where) {
-  const graphs = [where, ...(where.subgraphs?.values() ?? [])];
-  return graphs.flatMap((each) => each.nodes.filter((node) => node.comfyClass === NODE));
 }
 
 function show(run) {

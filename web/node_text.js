@@ -105,6 +105,12 @@ function words(text) {
   return t(template, Object.fromEntries(Object.entries(values).map(([name, value]) => [name, valueText(value)])));
 }
 
+/** Texts one after the other. Where one ends with a period, nothing else parts them. */
+function sentences(texts) {
+  const between = t("; ");
+  return texts.map(words).join(between).replaceAll(`.${between}`, ". ").replaceAll(`。${between}`, "。");
+}
+
 const valueText = (value) => (Array.isArray(value) ? words(value) : value);
 
 class Card {
@@ -126,8 +132,8 @@ class Card {
     if (number < this.#number) return;
     this.#number = number;
     this.title.textContent = title.map(words).join(t(", "));
-    this.detail.textContent = detail.map(words).join(t("; "));
-    this.advice.textContent = advice.length ? t("Tip: {advice}", { advice: advice.map(words).join(t("; ")) }) : "";
+    this.detail.textContent = sentences(detail);
+    this.advice.textContent = advice.length ? t("Tip: {advice}", { advice: sentences(advice) }) : "";
     const lines = [this.title, this.detail, this.advice].map(({ textContent }) => textContent);
     this.element.title = lines.filter(Boolean).join("\n");
   }

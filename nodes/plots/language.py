@@ -85,8 +85,10 @@ def translated(text: str) -> str:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Sentences one after the other, in the current language."""
-    return current().texts.get("; ", "; ").join(map(translated, texts))
+    """Sentences one after the other, in the current language. Where one ends with a period, nothing else parts them."""
+    between = current().texts.get("; ", "; ")
+    whole = between.join(map(translated, texts))
+    return whole.replace(f".{between}", ". ").replace(f"。{between}", "。")
 
 
 def font_for(language: str) -> Path | None:

@@ -174,13 +174,14 @@ def test_barriers_change_no_bit() -> None:
     assert torch.equal(ends[0].x, ends[1].x) and ends[0].depth == ends[1].depth
 
 
-def test_a_barrier_passes_on_that_the_newest_hit_is_asked_for() -> None:
+@pytest.mark.parametrize(("index", "core"), [(None, 0), (0, 0), (1, len(STARTS))])
+def test_a_barrier_passes_on_which_hit_is_asked_for(index: int | None, core: int) -> None:
     barrier = Barrier(skeleton(STEPS, STARTS))
-    assert barrier.accept_hit() == []  # there is none yet
-    for _ in STARTS:
+    assert barrier.accept_hit(index) == []  # there is none yet
+    while barrier.accepted is None:
         for evaluation in barrier.ready():
             barrier.complete(evaluation, evaluation.x)
-    assert barrier.accepted is not None and barrier.accepted.core == 0  # the draft
+    assert barrier.accepted.core == core  # 0: the draft
 
 
 # --- devices

@@ -244,6 +244,16 @@ def _samplers(name: str) -> list[Json]:
     return [node["inputs"] for node in prompt.values() if node["class_type"] in BY_OURS]
 
 
+def test_templates_and_thumbnails_name_the_steps_of_the_workflow() -> None:
+    named = {}
+    for template in TEMPLATES:
+        texts = f"{template.name}, {template.title}, {template.subtitle}"
+        if template.api in STEPS | EVERY_STEP and (found := re.findall(r"(\d+) steps", texts)):
+            named[template.api] = set(map(int, found))
+    assert len(named) == 12
+    assert named == {name: {sum((STEPS | EVERY_STEP)[name][0])} for name in named}
+
+
 @pytest.mark.parametrize("name", [*STEPS, *EVERY_STEP])
 def test_the_steps_the_note_counts_are_those_of_the_workflow(name: str) -> None:
     """In some they come by way of switches. Two samplers one after the other have a part of the steps each."""

@@ -61,11 +61,26 @@ def test_with_a_font_it_is_translated_and_english_again_afterwards(
     nested = phrases.Phrase("a schedule of {counted_steps} leaves no room for more cores", counted_steps=steps)
     with language.drawn_in("ja"):
         assert language.current().font_file == best
-        assert language.translated(_japanese(phrases)) == "呼び出し 11/20 回"
-        assert "20 ステップ" in language.translated(nested)
+        assert language.translated(_japanese(phrases)) == "呼び出し11/20回"
+        assert "20ステップ" in language.translated(nested)
         assert language.translated("cuda:0") == "cuda:0"
-        assert language.joined([_japanese(phrases), "cuda:0"]) == "呼び出し 11/20 回。cuda:0"
+        assert language.joined([_japanese(phrases), "cuda:0"]) == "呼び出し11/20回。cuda:0"
     assert language.translated(_japanese(phrases)) == "11 of 20 calls"
+
+
+@pytest.mark.parametrize("name", ["en", "ja", "zh"])
+def test_sentences_with_a_period_have_no_other_sign_between_them(
+    language: ModuleType, phrases: ModuleType, fonts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(language, "_has", lambda *_: True)
+    fonts(tmp_path / "NotoSansCJK-Regular.ttc")
+    reasons = [
+        phrases.Phrase("{name} looked {factor}x as fast, but its runs overlap.", name="2 cores", factor="1.3"),
+        phrases.Phrase("Each was timed once: more repeats show whether it is chance."),
+    ]
+    with language.drawn_in(name):
+        first, last = map(language.translated, reasons)
+        assert language.joined(reasons) == first + (" " if name == "en" else "") + last
 
 
 def test_the_names_of_fonts_may_have_their_letters_taken_apart(

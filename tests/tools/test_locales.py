@@ -85,6 +85,18 @@ def test_every_sentence_of_the_server_is_there(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("language", ["ja", "zh"])
+def test_sentences_name_inputs_as_the_nodes_show_them(language: str) -> None:
+    """And Japanese has no space between a number or a name and its own letters."""
+    inputs = r"\b(fidelity|cores|method|accept|denoise|devices|steps)\b"
+    texts = locales.read_texts(language, "main")
+    for word, text in {**texts["chords"], **texts["chords_run"]}.items():
+        assert not re.search(inputs, re.sub(r"{\w+}", "", text)), (word, text)
+        if language == "ja":
+            letters = SCRIPTS["ja"]
+            assert not re.search(rf"[\w}}] {letters}|{letters} [\w{{]", text), (word, text)
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
 def test_values_to_choose_are_named_as_they_are(language: str) -> None:
     """Choices are not translated, so a translated tooltip names the same ones as the English one."""
     theirs = dict(locales.leaves(locales.read_texts(language)))

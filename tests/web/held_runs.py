@@ -53,11 +53,6 @@ def accept_in_the_middle(frontend: Frontend, panel: Panel, client: ComfyClient) 
     let_go(client)
 
 
-def running_prompt(client: ComfyClient) -> str | None:
-    """The id of the prompt that is running."""
-    return next((item[1] for item in client.get_json("/queue")["queue_running"]), None)
-
-
 def events(client: ComfyClient, prompt_id: str, kind: str) -> list[dict[str, Any]]:
     return [event for event in client.get_json(f"/chords/runs/{prompt_id}")["events"] if event["kind"] == kind]
 
@@ -74,9 +69,11 @@ def differ(pictures: list[np.ndarray]) -> bool:
     return all(picture.std() > 5 for picture in pictures) and all(np.abs(a - b).mean() > 0.2 for a, b in pairs)
 
 
-def start(frontend: Frontend, client: ComfyClient) -> str:
-    frontend.run()
-    return frontend.until(lambda: running_prompt(client), "a prompt is running")
+def start(frontend: Frontend) -> str:
+    """Press Run. Returns the id of the prompt, which may be over already."""
+    with frontend.page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.ok) as queued:
+        frontend.run()
+    return queued.value.json()["prompt_id"]
 
 
 def latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.ndarray) -> None:

@@ -28,6 +28,21 @@ sampler.widgets.find((widget) => widget.name === "steps").value = 12;
 return [report.id, sizes];
 """
 
+TWO_SENTENCES = """
+const detail = {
+  workflow_id: graph.id,
+  node_id: String(graph.nodes.find((node) => node.type === "ChordsKSampler").id),
+  class_type: "ChordsKSampler",
+  number: Number.MAX_SAFE_INTEGER,
+  card: {
+    title: [],
+    detail: [["It says: {message}.", { message: "cuda:0" }], "cuda:0", ["nothing else was tried", {}]],
+    advice: [],
+  },
+};
+window.comfyAPI.api.api.dispatchEvent(new CustomEvent("chords_text", { detail }));
+"""
+
 
 @pytest.fixture
 def frontend(open_frontend: OpenFrontend, client: ComfyClient) -> Iterator[Frontend]:
@@ -56,7 +71,9 @@ def test_the_card_is_in_the_language_of_the_page_and_new_nodes_have_room(fronten
 
     frontend.run()
     frontend.until(lambda: frontend.picture_width(report) == 1400, "the report is drawn", 180)
-    frontend.until(lambda: re.match(r"(直列の)?呼び出し \d+/12 回|12 ステップ", text()), "the card has its result")
+    frontend.until(lambda: re.match(r"(直列の)?呼び出し\d+/12回|12ステップ", text()), "the card has its result")
     title, detail = text().split("\n")[:2]
     assert "cpu" in detail and KANA.search(detail)
-    assert not re.search(r"\b(calls|fewer|devices|picture)\b", title + detail)
+    assert not re.search(r"\b(calls|fewer|devices|picture|and)\b", title + detail)
+    frontend.evaluate(TWO_SENTENCES)
+    assert text() == "理由：cuda:0。cuda:0。ほかの設定は試していません"

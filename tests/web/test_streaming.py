@@ -34,7 +34,7 @@ from held_runs import (
 def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 2)
     assert panel.button.is_disabled() and panel.state == "idle"
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     for number, name in enumerate(STRIP[:3], start=1):
         frontend.until(lambda number=number: len(panel.drawn()) >= number, f"{number} thumbnails are drawn")
         assert panel.labels[number - 1] == name
@@ -61,7 +61,7 @@ def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: Comfy
     """The workflow file without changes. The number of results is not known before, so that the names do not contain
     it."""
     panel = open_workflow(frontend, accept="auto")
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     panel.wait_for_state("success")
     (accepted,) = events(client, prompt, "accepted")
     last, rounds = accepted["index"], accepted["depth"]
@@ -77,7 +77,7 @@ def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: Comfy
 @in_the_newest_too
 def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     panel.wait_for_state("success")
     history = client.wait(prompt)
     names = [image["filename"] for image in history["outputs"][str(PREVIEW)]["images"]]
@@ -92,7 +92,7 @@ def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client
 
 def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.thumbs.first.focus()
     frontend.page.keyboard.press("Enter")
@@ -116,7 +116,7 @@ def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient
 
 def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    first = start(frontend, client)
+    first = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     frontend.cancel()
     panel.wait_for_state("interrupted")
@@ -136,7 +136,7 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
 @in_both_frontends
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     frontend.page.reload()
     frontend.wait_until_ready()
@@ -223,7 +223,7 @@ def test_a_run_on_one_core_says_why(
     open_workflow(frontend)
     frontend.set_widget(SAMPLER, widget, value)
     panel = frontend.panel()
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == len(labels), "the thumbnails are drawn")
     assert panel.labels == labels
@@ -271,7 +271,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
     frontend.evaluate(
         "graph.convertToSubgraph(new Set(argument.map((id) => graph.getNodeById(id))))", [SAMPLER, PREVIEW]
     )
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     client.wait(prompt)
     assert ":" in events(client, prompt, "plan")[0]["node_id"]
     frontend.evaluate(
@@ -286,7 +286,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
 def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
     """The other workflow has the same node ids, but does not run. The running one, opened again, has its strip."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     other["id"] = "00000000-1111-4222-8333-444444444444"
@@ -305,7 +305,7 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
     panel = open_workflow(frontend, 1)
     refusal = {"status": 409, "json": {"error": "the run is over"}}
     frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     panel.click(panel.button)
     frontend.until(lambda: "not accepted: the run is over" in panel.status, "the refusal is shown")
@@ -320,7 +320,7 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
 def test_there_is_no_second_picture_below_the_panel(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend's newer nodes have a place for previews there."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     node = frontend.page.locator(".lg-node", has=panel.element)
     assert node.locator("img:visible").count() == len(panel.drawn()) + 1

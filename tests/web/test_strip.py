@@ -38,7 +38,7 @@ def _address(image: Locator) -> str:
 def test_accept_takes_the_result_that_is_shown(frontend: Frontend, client: ComfyClient) -> None:
     """Also an earlier one than the newest: the latent, the saved picture and the outputs are those of that result."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     _drawn(frontend, panel, 2)
     panel.click(panel.thumbs.first)
     frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is selected")
@@ -65,6 +65,37 @@ def test_accept_takes_the_result_that_is_shown(frontend: Frontend, client: Comfy
     panel.click(panel.thumbs.first)
     frontend.until(lambda: "draft can no longer be accepted, but" in panel.button.get_attribute("title"), "why not")
     assert panel.button.is_disabled()
+    frontend.page.route("**/view?*", lambda route: route.fulfill(status=404))
+    panel.element.get_by_label("Save this picture").click()
+    frontend.until(lambda: "no longer on the server" in panel.element.text_content(), "why nothing was saved")
+
+
+PAGES = """async () => {
+  const { Panel } = await import("/extensions/ComfyUI-CHORDS/stream/panel.js");
+  const { Run } = await import("/extensions/ComfyUI-CHORDS/stream/runs.js");
+  const run = new Run("p", "1");
+  run.apply({ kind: "plan", method: "chords", cores: 4, message: "" });
+  const files = { 0: ["a", "b", "c"], 1: ["d"], 2: ["e", "f", "g"] };
+  for (const [index, names] of Object.entries(files)) {
+    const images = names.map((filename) => ({ filename }));
+    run.apply({ kind: "hit", index: Number(index), core: 1, depth: 1, image: images[0], images });
+  }
+  const panel = new Panel({ urlOf: (image) => image.filename, accept() {}, onPicture() {} });
+  panel.show(run, "2");
+  const shown = () => [panel.view().picture.url, panel.view().before?.url ?? null];
+  const found = [shown()];
+  panel.pager.next.click();
+  panel.pager.next.click();
+  found.push(shown());
+  panel.enlarged.turnResult(-1);
+  found.push(shown());
+  return found;
+}"""
+
+
+def test_only_pictures_of_the_same_item_are_compared(frontend: Frontend) -> None:
+    """Results may have different numbers of pictures: those that were not decoded have fewer."""
+    assert frontend.page.evaluate(PAGES) == [["e", "d"], ["g", None], ["d", "a"]]
 
 
 @in_both_frontends
@@ -72,7 +103,7 @@ def test_the_enlarged_view(frontend: Frontend, client: ComfyClient, tmp_path) ->
     """A batch of two: turn results and pictures, compare, save, accept."""
     panel = open_workflow(frontend, 2)
     frontend.set_widget(LATENT, "batch_size", BATCH)
-    prompt = start(frontend, client)
+    prompt = start(frontend)
     _drawn(frontend, panel, 3)
     frontend.until(lambda: "picture 1 of 2" in panel.element.text_content(), "the pager has two pages")
     first = panel.drawn()
@@ -116,12 +147,20 @@ def test_the_enlarged_view(frontend: Frontend, client: ComfyClient, tmp_path) ->
     assert events(client, prompt, "accepted")[0]["index"] == 1
 
 
+SLOW_EXTENSION = """
+const wait = () => new Promise((done) => setTimeout(done, 600));
+app.registerExtension({ name: "test.slow", afterConfigureGraph: wait });
+"""
+
+
 @in_both_frontends
 def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: ComfyClient) -> None:
-    """Its last run is not its own. A change that is undone, and a tab that is on the screen again, keep theirs."""
+    """Its last run is not its own. A change that is undone, and a tab that is on the screen again, keep theirs, also
+    where the extension of another pack delays the frontend."""
+    frontend.evaluate(SLOW_EXTENSION)
     panel = open_workflow(frontend)
     frontend.set_widget(SAMPLER, "steps", 8)
-    start(frontend, client)
+    start(frontend)
     panel.wait_for_state("success")
     _drawn(frontend, panel, 2)
     count = len(panel.labels)
@@ -136,7 +175,7 @@ def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: Co
     panel = frontend.panel()
     frontend.page.wait_for_timeout(500)
     assert (panel.state, panel.labels) == ("idle", [])
-    start(frontend, client)
+    start(frontend)
     panel.wait_for_state("success")
 
 
@@ -144,12 +183,12 @@ def test_pictures_of_an_earlier_run_are_marked(frontend: Frontend, client: Comfy
     """A muted preview keeps its pictures, and does not show them as new."""
     panel = open_workflow(frontend)
     frontend.set_widget(SAMPLER, "steps", 8)
-    start(frontend, client)
+    start(frontend)
     panel.wait_for_state("success")
     badge = panel.element.get_by_text("earlier run", exact=True)
     assert not badge.is_visible()
     frontend.evaluate("graph.getNodeById(argument).mode = 2", PREVIEW)
-    client.wait(start(frontend, client))
+    client.wait(start(frontend))
     frontend.until(badge.is_visible, "the mark")
     frontend.evaluate("graph.getNodeById(argument).mode = 0", PREVIEW)
     old = panel.drawn()

@@ -47,13 +47,17 @@ export function iconButton(name, onClick) {
   return button;
 }
 
-/** Save a picture under a name of ours. A plain link does not: the server names the file, too, and browsers prefer that. */
+/**
+ * Save a picture under a name of ours. A plain link does not: the server names the file, too, and browsers prefer that.
+ * Returns whether the server still had it.
+ */
 export async function savePicture({ url, file }) {
-  const answer = await fetch(url);
-  if (!answer.ok) return;
+  const answer = await fetch(url).catch(() => null);
+  if (!answer?.ok) return false;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await answer.blob());
   link.download = file;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser reads it after the click
+  return true;
 }

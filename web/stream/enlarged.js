@@ -1,6 +1,6 @@
 /** The large view of a result, over the whole page: turn results and pictures, compare, save, accept. Escape closes it. */
 
-import { iconButton, make, savePicture, setName, setText } from "./elements.js";
+import { iconButton, make, setName, setText } from "./elements.js";
 import { Pager } from "./pager.js";
 import { t } from "./translations.js";
 
@@ -12,9 +12,10 @@ export class Enlarged {
    * @param {() => object} calls.view what there is to show; see `Panel.view`
    * @param {(step: number) => void} calls.turnResult called with -1 or 1
    * @param {(step: number) => void} calls.turnPicture called with -1 or 1
+   * @param {() => void} calls.save called when the user clicks Save
    * @param {() => void} calls.accept called when the user clicks Accept
    */
-  constructor({ view, turnResult, turnPicture, accept }) {
+  constructor({ view, turnResult, turnPicture, save, accept }) {
     this.view = view;
     this.turnResult = turnResult;
     this.dialog = make("dialog", "enlarged");
@@ -37,7 +38,7 @@ export class Enlarged {
     this.next = iconButton("next", () => turnResult(1));
     this.result = make("span");
     this.pager = new Pager(turnPicture);
-    this.save = iconButton("save", () => savePicture(this.view().picture));
+    this.save = iconButton("save", save);
     this.accept = make("button", "accept", { type: "button" });
     this.accept.addEventListener("click", accept);
     const tools = make("div", "tools");

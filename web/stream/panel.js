@@ -42,6 +42,7 @@ export class Panel {
       view: () => this.view(),
       turnResult: (step) => this.#turnResult(step),
       turnPicture: (step) => this.#turnPicture(step),
+      save: () => this.#save(),
       accept: acceptShown,
     });
     this.#makePicture();
@@ -84,7 +85,7 @@ export class Panel {
     this.element.dataset.state = stateOf(run);
     this.badge.hidden = !run?.isEarlier;
     setText(this.badge, t("earlier run"));
-    this.badge.title = t("The newest run of this workflow did not reach this node");
+    this.badge.title = t("The newest run of this workflow has not reached this node");
     this.#renderThumbs(hit);
     this.#renderCaption(hit);
     this.#renderPicture(hit);
@@ -110,7 +111,7 @@ export class Panel {
     const { textContent: label, disabled, title } = this.button;
     return {
       picture: this.#named(hit),
-      before: this.#named(this.run?.hits[place - 1]),
+      before: this.#named(this.run?.hits[place - 1], this.#pageOf(hit)), // the same item: others are not compared
       name: hit ? nameOf(hit, this.run, true) : "",
       text: [...(this.run?.isEarlier ? [t("earlier run")] : []), ...(hit ? describeHit(hit, this.run) : [])].join(" · "),
       page: this.#pageOf(hit),
@@ -139,16 +140,15 @@ export class Panel {
     return Math.max(0, Math.min(this.#page, this.#picturesOf(hit).length - 1));
   }
 
-  #addressOf(hit) {
-    const image = this.#picturesOf(hit)[this.#pageOf(hit)];
+  #addressOf(hit, page = this.#pageOf(hit)) {
+    const image = this.#picturesOf(hit)[page];
     return image ? this.urlOf(image) : null;
   }
 
-  /** A picture with its name, as `view` has it; null if the hit has none. */
-  #named(hit) {
+  /** A picture with its name, as `view` has it; null if the hit has none on this page. */
+  #named(hit, page = this.#pageOf(hit)) {
     const pictures = this.#picturesOf(hit);
-    const page = this.#pageOf(hit);
-    const url = this.#addressOf(hit);
+    const url = this.#addressOf(hit, page);
     if (url === null || url === this.#brokenUrl) return null;
     const file = fileOf(hit, this.run, pictures[page], page, pictures.length);
     return { url, name: nameOf(hit, this.run, true), file };
@@ -171,7 +171,7 @@ export class Panel {
     this.picture = make("div", "picture");
     this.hint = make("div", "hint");
     this.badge = make("span", "badge");
-    this.save = iconButton("save", () => savePicture(this.#named(this.#shownHit())));
+    this.save = iconButton("save", () => this.#save());
     this.enlarge = iconButton("enlarge", () => this.enlarged.open());
     const corner = make("div", "corner");
     corner.append(this.save, this.enlarge);
@@ -202,6 +202,15 @@ export class Panel {
   #clearPicture() {
     this.#shownUrl = null;
     this.picture.querySelector("img")?.remove();
+  }
+
+  /** Save the picture that is shown. The browser may show one that the server no longer has. */
+  async #save() {
+    const picture = this.#named(this.#shownHit());
+    if (picture === null || (await savePicture(picture))) return;
+    this.#brokenUrl = picture.url;
+    if (this.#shownUrl === picture.url) this.picture.querySelector("img")?.remove();
+    this.render();
   }
 
   /** Replace the picture when the next one is loaded, so that it does not flicker. */

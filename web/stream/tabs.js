@@ -4,11 +4,12 @@
  */
 
 const WAIT = 20; // milliseconds between two looks at the tab
-const LOOKS = 10; // the frontend changes the tab some turns after the nodes are there
+const LOOKS = 10; // the frontend usually changes the tab some turns after the nodes are there
+const LATE_LOOKS = 500; // or much later: it waits for the extensions of all packs
 
 export class Tabs {
   #openings = new WeakMap(); // tab -> its newest opening
-  #begun = null; // while a workflow is loaded: {tab, at}
+  #load = null; // the newest load of a workflow: {tab, before, opening, isFirst, isSettled}
 
   /**
    * @param {() => object | null} activeTab the frontend's tab; null if it does not say
@@ -23,36 +24,51 @@ export class Tabs {
 
   /** Whether a workflow is being loaded, and the tab on the screen is still the one before. */
   get isChanging() {
-    return this.#begun !== null && this.activeTab() === this.#begun.tab;
+    return this.#isLoading && this.activeTab() === this.#load.tab;
+  }
+
+  get #isLoading() {
+    return this.#load !== null && !this.#load.isSettled;
   }
 
   /** A workflow begins to load: in a page that was cleared for it (else a change of the same workflow was undone). */
   begin() {
-    this.#begun = { tab: this.activeTab(), at: performance.now() };
-  }
-
-  /** Its nodes are there. Returns when it is known in which tab. */
-  async settle() {
-    const begun = this.#begun;
-    if (begun === null) return;
-    for (let look = 0; look < LOOKS && this.isChanging; look++) await new Promise((done) => setTimeout(done, WAIT));
-    if (this.#begun === begun) this.#settled(begun);
-  }
-
-  #settled({ tab: tabBefore, at }) {
+    const { isFirst } = this;
     const tab = this.activeTab();
-    this.#begun = null;
+    const opening = isFirst ? this.current : { since: performance.now() };
+    this.#load = { tab, before: this.#openings.get(tab), opening, isFirst, isSettled: false };
+  }
+
+  /** Its nodes are there. Calls `onKnown` when it seems known in which tab, and again if the tab changes after that. */
+  async settle(onKnown) {
+    if (!this.#isLoading) return onKnown();
+    const load = this.#load;
+    for (let look = 0; look < LATE_LOOKS && this.#load === load; look++) {
+      const isChanged = this.activeTab() !== load.tab;
+      if (isChanged || look === LOOKS) {
+        this.#settled(load);
+        onKnown();
+      }
+      if (isChanged) return;
+      await new Promise((done) => setTimeout(done, WAIT));
+    }
+  }
+
+  #settled(load) {
+    const tab = this.activeTab();
+    load.isSettled = true;
     if (tab === null) return;
     if (this.isFirst) for (const each of this.openTabs()) this.#openings.set(each, { since: -Infinity });
-    const known = tab === tabBefore ? null : this.#openings.get(tab);
-    if (!this.isFirst) this.current = known ?? { since: at };
+    const isOther = tab !== load.tab;
+    if (isOther && load.before) this.#openings.set(load.tab, load.before); // it was not opened again
+    this.current = (isOther && !load.isFirst && this.#openings.get(tab)) || load.opening;
     this.isFirst = false;
     this.#openings.set(tab, this.current);
   }
 
   /** Whether a run belongs to the workflow on the screen, whose id it has. */
   has(run) {
-    if (this.#begun !== null) return false; // it is asked again
+    if (this.#isLoading) return false; // it is asked again
     if (!run.opening && run.began >= this.current.since) run.opening = this.current;
     return run.opening === this.current;
   }

@@ -70,6 +70,7 @@ class EventRelay:
         self._recorder, self._stream, self._previews = recorder, stream, previews
         self._sigmas, self._callback, self._bar = sigmas, callback, bar
         self._newest: Evaluated | None = None
+        self._newest_hit = 0  # its index
         self._last_step = 0.0  # when a step event was sent last
         self._lost: dict[int, str] = {}  # by lane
         self.by_request = False
@@ -115,12 +116,18 @@ class EventRelay:
         mark = self._recorder.hits[-1]
         fields = {"core": mark.core, "depth": mark.depth, "seconds": mark.seconds, "change": mark.change}
         self._stream.send("hit", index=mark.index, **fields)
+        self._newest_hit = mark.index
+        self._show(mark.index, hit)
+
+    def _show(self, index: int, hit: Hit) -> None:
         # With one core and no viewer a picture would slow the run down a little, for nothing.
         if self._previews is not None and (self._plan.cores > 1 or self._stream.viewed):
-            self._previews.offer_hit(mark.index, hit.x, one_of_many=isinstance(self._plan, WindowPlan | AdaptivePlan))
+            self._previews.offer_hit(index, hit.x, one_of_many=isinstance(self._plan, WindowPlan | AdaptivePlan))
 
     def _accepted(self, hit: Hit) -> None:
         index = self._recorder.hits[-1].index
+        if index < self._newest_hit:
+            self._show(index, hit)  # again: the sampler node shows a later one
         self.by_request = self._stream.accept.is_set() and self._stream.accept_index in (None, index)
         by = "request" if self.by_request else "plan"
         self._stream.send("accepted", index=index, core=hit.core, depth=hit.depth, by=by)

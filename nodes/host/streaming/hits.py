@@ -18,7 +18,7 @@ _log = logging.getLogger("chords")
 
 
 def hit_images(run: ChordsRun, vae: Any) -> Tensor:
-    """All hits as pictures, [hits * batch (* frames), height, width, 3] in 0..1, the best one last.
+    """All hits as pictures, [hits * batch (* frames), height, width, 3] in 0..1, the accepted one last.
 
     Without a VAE: the approximate colours of the latent, enlarged to the size of the picture.
     """
@@ -28,7 +28,7 @@ def hit_images(run: ChordsRun, vae: Any) -> Tensor:
 
 
 def hit_latents(run: ChordsRun) -> dict[str, Any]:
-    """All hits as one LATENT, the best one last."""
+    """All hits as one LATENT, the accepted one last."""
     hits = [hit.samples for hit in run.hits]
     if hits[0].is_nested:
         parts = zip(*(hit.unbind() for hit in hits), strict=True)

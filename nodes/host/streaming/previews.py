@@ -29,7 +29,7 @@ _MAX_WAITING_HITS = 7
 _MAX_WAITING_ROUNDS = 1  # of hits that a newer one may replace
 _FLUSH_SECONDS = 2.0  # how long the end of a run waits for quick pictures, which take milliseconds
 _VAE_FLUSH_SECONDS = 1.0  # how long it waits for a VAE whose last picture took less than this
-_VAE_LATE_SECONDS = 2.0  # if a VAE takes longer for one picture, the hits are shown without it
+_VAE_LATE_SECONDS = 2.0  # if a VAE takes longer for the pictures of one hit, the hits are shown without it
 _MAX_ITEMS = 8  # of a batch whose pictures are made during the run; the decoded ones at its end are all there
 _MEMORY_MARGIN = 1.5  # times what a VAE says it needs: with less, it could push the model out of memory
 
@@ -110,10 +110,12 @@ class Previews:
             previewer = self._step_previewer() if request.hit_index is None else self._hit_previewer()
             if previewer is not None:
                 latent = self._first_part(request.x).to(self._device)
-                items = [latent] if request.hit_index is None else latent[: self._items()].split(1)
-                frames = [previewer.decode_latent_to_preview_image("JPEG", item) for item in items]
-                # A previewer of another pack may show pictures by itself and return nothing.
-                return tuple(frame for frame in frames if frame is not None) or None
+                shown = previewer.decode_latent_to_preview_image("JPEG", latent)  # of the first item, as in the host
+                if shown is None:
+                    return None  # a previewer of another pack may show the whole batch by itself
+                count = 1 if request.hit_index is None else min(self._items(), len(latent))
+                others = (latent[item : item + 1] for item in range(1, count))
+                return (shown, *(previewer.decode_latent_to_preview_image("JPEG", each) for each in others))
         return None
 
     def _items(self) -> int:

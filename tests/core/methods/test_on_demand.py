@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from chords_core import Accepted, Event, Hit, InvalidInput, OnDemand, Recorder, Residual, Result, ThreadPool, sample
+from chords_core import (
+    Accepted,
+    Event,
+    Hit,
+    InvalidInput,
+    OnDemand,
+    Recorder,
+    Residual,
+    Result,
+    RoundDone,
+    ThreadPool,
+    sample,
+)
 from tests.core.problems import Counted, geometric, noise, nonlinear
 
 STEPS = 12
@@ -60,17 +72,18 @@ def test_asked_before_any_hit_it_takes_the_first_to_come() -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "chords": {"starts": STARTS},
     "secant": {"method": "secant", "cores": 3, "rounds": 6},
+    "secant, tolerance": {"method": "secant", "cores": 3, "tolerance": 1e-4},
     "one core, tolerance": {"method": "sequential", "tolerance": 0.001},
     "interpolated": {"method": "sequential", "calls": 6},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "interpolated"])  # whose second hit ends it
 def test_an_earlier_hit_can_be_taken(way: str) -> None:
     """The result is that hit, bit for bit, and the last one of the record."""
     options = {**WAYS[way], **({} if "tolerance" in WAYS[way] else {"accept": "exact"})}
     complete = sample(nonlinear, X, SIGMAS, **options).hits
-    assert len(complete) > 2 or way == "interpolated"
+    assert len(complete) > 2
     for index in range(len(complete) - 2):  # asked for at the hit after it, which does not end the run
         recorder = Recorder()
         asked = OnDemand(options.get("accept", 1), lambda r=recorder, i=index: len(r.hits) > i + 1, lambda i=index: i)
@@ -89,9 +102,26 @@ def test_a_hit_that_was_asked_for_ends_the_run_when_it_comes(way: str, lanes: in
     complete = sample(nonlinear, X, SIGMAS, **options).hits
     for index in range(len(complete)):
         asked = OnDemand(options.get("accept", 1), lambda: True, lambda i=index: i)
-        with ThreadPool([nonlinear] * lanes) as pool:
-            result = sample(None, X, SIGMAS, **{**options, "accept": asked}, pool=pool)
+        model, recorder = Counted(nonlinear), Recorder()
+        with ThreadPool([model] * lanes) as pool:
+            result = sample(None, X, SIGMAS, **{**options, "accept": asked}, pool=pool, on_event=recorder)
         assert result.x.equal(complete[index].x) and len(result.hits) == index + 1
+        assert lanes > 1 or model.calls == len(recorder.timeline().evaluations)  # none was begun after the hit
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_the_depth_counts_the_rounds_after_the_newest_hit(index: int | None) -> None:
+    """A user who takes the draft late has waited for more calls than the draft needs."""
+    rounds = [0]
+    asked = OnDemand("exact", lambda: rounds[-1] >= len(STARTS) + 2, lambda: index)
+
+    def note(event: Event) -> None:
+        rounds.extend([event.depth] if isinstance(event, RoundDone) else [])
+
+    result = sample(nonlinear, X, SIGMAS, starts=STARTS, accept=asked, on_event=note)
+    assert [hit.depth for hit in result.hits] == [len(STARTS)]
+    assert result.depth == len(STARTS) + 2
+    assert result.evaluations <= len(STARTS) * result.depth
 
 
 def test_a_later_request_takes_the_place_of_an_earlier_one_and_a_hit_that_never_comes_changes_nothing() -> None:

@@ -130,7 +130,7 @@ def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(complete: Complete
     assert len(shown) == CORES + 1
     assert {preview.metadata["prompt_id"] for preview in run.previews} == {run.prompt_id}
     assert order.index(("picture", CORES)) < order.index(("executing", _previewer(graph)))  # the sampler still runs
-    assert [preview.node_id for preview in run.previews].count(sampler.name) >= CORES + 1
+    assert sampler.name not in [preview.node_id for preview in run.previews]  # the host's default is no previews
 
 
 def test_pictures_are_those_of_the_hits(client, complete: CompleteRun) -> None:
@@ -173,7 +173,7 @@ def test_accept_of_an_index_takes_that_hit(client, server, complete: CompleteRun
     graph, sampler = _graph(complete.seed, salt=next(SALTS))
     answers: list[tuple[int, dict[str, Any]]] = []
     listen = _on_hit(at, lambda prompt: answers.append(_accept(client, prompt, index=index)))
-    run = client.run(graph.nodes, on_event=listen)
+    run = client.run(graph.nodes, on_event=listen, extra={"extra_data": {"preview_method": "latent2rgb"}})
     assert answers == [(200, {"prompt_id": run.prompt_id, "node_id": sampler.name, "index": index})]
     (accepted,) = _chords(run, "accepted")
     assert (accepted["index"], accepted["by"]) == (index, "request")
@@ -183,7 +183,13 @@ def test_accept_of_an_index_takes_that_hit(client, server, complete: CompleteRun
     (record,) = run.outputs[sampler.name]["chords"]
     assert len(record["hits"]) == index + 1
     assert record["depth"] >= max(hit["depth"] for hit in _chords(run, "hit"))  # all calls that were made count
-    assert _chords(run, "picture")[-1]["index"] == index  # the sampler node shows it
+    pictures = [picture["index"] for picture in _chords(run, "picture")]
+    by_sampler, by_viewer = (
+        [preview.data for preview in run.previews if preview.node_id == name]
+        for name in (sampler.name, _previewer(graph))
+    )
+    assert len(pictures) == len(set(pictures))
+    assert by_sampler[-1] == by_viewer[pictures.index(index)]  # the sampler node shows what was taken
 
 
 @pytest.mark.parametrize(
@@ -445,11 +451,7 @@ def test_a_vae_at_the_sampler_decodes_while_it_runs(client, server) -> None:
     assert np.abs(np.asarray(running, float) - np.asarray(final, float)).mean() < 4  # JPEG, enlarged and back
 
 
-def test_preview_setting_none_hides_the_steps(client) -> None:
-    """The host's default shows no steps. Hits are shown all the same: the node is there to show them."""
-    graph, sampler = _graph()
-    run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "none"}})
-    assert [preview.node_id for preview in run.previews].count(sampler.name) == CORES + 1
+def test_with_a_preview_method_the_sampler_shows_steps_and_hits(client) -> None:
     graph, sampler = _graph()
     run = client.run(graph.nodes, extra={"extra_data": {"preview_method": "latent2rgb"}})
     assert [preview.node_id for preview in run.previews].count(sampler.name) > CORES + 4

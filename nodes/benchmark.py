@@ -9,14 +9,16 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..chords_core import InvalidInput
-from .benchmark_report import comparison_of, report_of
+from .benchmark_report import comparison_of, report_of, verdict_of_result
 from .host.benchmark.runner import run_benchmark
 from .host.devices.request import DeviceRequest
 from .host.node_text import failure_shown, show_text
+from .host.page_language import page_language
 from .host.sampling.ksampler import KSamplerInputs
 from .inputs import CATEGORY, devices_input, ksampler_inputs
 from .plots.comparison import draw_comparison
 from .plots.image import as_image
+from .plots.language import drawn_in
 
 _MAX_CORES = 64
 
@@ -81,8 +83,9 @@ class ChordsBenchmark(io.ComfyNode):
         with failure_shown():
             result = run_benchmark(given, vae, devices, counts, repeats)
         figures = report_of(result, given)
-        image = as_image(draw_comparison(comparison_of(result, given)))
-        show_text(figures["advice"])
+        with drawn_in(page_language()):
+            image = as_image(draw_comparison(comparison_of(result, given)))
+        show_text(figures["advice"], verdict_of_result(result).card)
         shown = {"text": [figures["advice"]], "benchmark": [figures]}
         text = json.dumps(figures, indent=2, allow_nan=False)
         return io.NodeOutput(image, text, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **shown})

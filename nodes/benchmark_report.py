@@ -7,18 +7,22 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from .host.benchmark.results import BenchmarkResult, BenchmarkRow, TimedResult
+from .host.phrases import Phrase, counted_phrase
 from .host.sampling.ksampler import KSamplerInputs
 from .plots.comparison import Comparison, Shown, decibels, percent
 from .plots.drawing import duration
-from .recommendation import RULE, Entry, advise
+from .plots.language import joined, translated
+from .recommendation import RULE, Entry, Verdict, verdict_of
 
 
 def report_of(result: BenchmarkResult, inputs: KSamplerInputs) -> dict[str, Any]:
     """A benchmark as JSON. docs/benchmark.md says what each field means."""
-    place, advice = advise(_entries(result))
+    verdict = verdict_of_result(result)
+    place = verdict.place
     best = result.rows[place]
     return {
-        "advice": advice,
+        "headline": verdict.headline,
+        "advice": verdict.advice,
         "rule": RULE,
         "recommended": {"row": place, "name": best.name, **_node(best)},
         "task": {
@@ -37,6 +41,11 @@ def report_of(result: BenchmarkResult, inputs: KSamplerInputs) -> dict[str, Any]
         "seconds": result.seconds,
         "rows": [_row(row, result.rows[0]) for row in result.rows],
     }
+
+
+def verdict_of_result(result: BenchmarkResult) -> Verdict:
+    """What the benchmark recommends, and why."""
+    return verdict_of(_entries(result))
 
 
 def _row(row: BenchmarkRow, stock: BenchmarkRow) -> dict[str, Any]:
@@ -101,16 +110,24 @@ def _entries(result: BenchmarkResult) -> list[Entry]:
 def comparison_of(result: BenchmarkResult, inputs: KSamplerInputs) -> Comparison:
     """A benchmark as what its picture shows."""
     entries, key = _entries(result), result.key
-    place, advice = advise(entries)
+    verdict = verdict_of(entries)
     size = "x".join(map(str, key.latent))
     devices = ", ".join(key.devices)
     repeats = len(result.rows[0].seconds)
-    timed = f"medians of {repeats} runs each" if repeats > 1 else "one timed run each"
-    about = (
-        f"{key.model} ({key.dtype}), latent {size}, {inputs.sampler_name}, {inputs.steps} steps, cfg {inputs.cfg:g}, "
-        f"on {devices}; {timed}"
+    timed = counted_phrase(repeats, "one timed run each", "medians of {count} runs each")
+    about = Phrase(
+        "{model} ({dtype}), latent {size}, {sampler}, {steps} steps, cfg {cfg}, on {devices}; {timed}",
+        model=key.model,
+        dtype=key.dtype,
+        size=size,
+        sampler=inputs.sampler_name,
+        steps=inputs.steps,
+        cfg=f"{inputs.cfg:g}",
+        devices=devices,
+        timed=timed,
     )
-    return Comparison(about, tuple(entries), place, advice, _pictures(result, place))
+    pictures = _pictures(result, verdict.place)
+    return Comparison(about, tuple(entries), verdict.place, verdict.headline, joined(verdict.reasons), pictures)
 
 
 def _pictures(result: BenchmarkResult, best: int) -> tuple[Shown, ...]:
@@ -119,7 +136,7 @@ def _pictures(result: BenchmarkResult, best: int) -> tuple[Shown, ...]:
     for place, row in enumerate(result.rows):
         for timed in [row.accepted] if row.first is row.accepted else [row.first, row.accepted]:
             accepted = timed is row.accepted
-            label = row.name if accepted else f"{row.name}: its first"
+            label = row.name if accepted else Phrase("{name}: its first", name=row.name)
             known = shown.get(pixels := timed.picture.tobytes())
             if known is None:
                 detail = _detail(timed) if place else duration(timed.seconds)
@@ -131,4 +148,5 @@ def _pictures(result: BenchmarkResult, best: int) -> tuple[Shown, ...]:
 
 def _detail(timed: TimedResult) -> str:
     fidelity = timed.fidelity
-    return f"{duration(timed.seconds)}  ·  {percent(fidelity.rmse)}  ·  {decibels(fidelity.psnr)}"
+    figures = (duration(timed.seconds), percent(fidelity.rmse), decibels(fidelity.psnr))
+    return "  ·  ".join(map(translated, figures))

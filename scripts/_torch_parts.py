@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -56,6 +58,18 @@ def _define_schemas():
 sys.meta_path.insert(0, _BeforeTorchvision())
 '''
 
+_TRIES = """
+import importlib, json, sys, traceback
+import torch
+problems = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception:
+        problems[name] = traceback.format_exc()[-1500:]
+print(json.dumps(problems))
+"""
+
 
 def pinned() -> dict[str, str]:
     """The versions in requirements-torch.txt, by name."""
@@ -100,17 +114,16 @@ def check_torch_parts() -> None:
         SetupError: one of them cannot be imported.
     """
     say(f"torch {installed('torch')} for {_accelerator()}")
-    for name in PARTS[1:]:
-        problem = _probe(name)
-        if problem and _linux_cpu():
-            say(f"making {name} importable with a CPU torch")
-            if name == "torchvision":
-                _install_torchvision_shim()
-            else:
-                _remove_torchaudio_libraries()
-            problem = _probe(name)
-        if problem:
-            raise SetupError(f"{name} cannot be imported, and ComfyUI needs it:\n{problem}")
+    problems = _problems()
+    if problems and _linux_cpu():
+        say(f"making {' and '.join(problems)} importable with a CPU torch")
+        if "torchvision" in problems:
+            _install_torchvision_shim()
+        if "torchaudio" in problems:
+            _remove_torchaudio_libraries()
+        problems = _problems()
+    for name, problem in problems.items():
+        raise SetupError(f"{name} cannot be imported, and ComfyUI needs it:\n{problem}")
 
 
 def _companion(name: str, torch_version: str, pins: dict[str, str]) -> str:
@@ -138,23 +151,21 @@ def _linux_cpu() -> bool:
 @functools.cache
 def _accelerator() -> str:
     """The accelerator of the installed torch build: "CUDA 13.0", "ROCm ..." or "CPU"."""
-    code = "import json, torch; print(json.dumps([torch.version.cuda, torch.version.hip]))"
-    done = _python(code)
-    if done.returncode != 0:
-        raise SetupError(f"the torch in .venv cannot be imported:\n{done.stderr.strip()}")
-    cuda, hip = json.loads(done.stdout.splitlines()[-1])
+    spec = importlib.util.find_spec("torch")  # not imported: that takes seconds
+    if spec is None or spec.origin is None:
+        raise SetupError("the torch in .venv cannot be found")
+    version = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    cuda, hip = version.get("cuda"), version.get("hip")
     return f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
 
 
-def _probe(name: str) -> str | None:
-    """Why a package cannot be imported; None if it can."""
-    done = _python(f"import {name}")
-    return None if done.returncode == 0 else done.stderr.strip()[-1500:]
-
-
-def _python(code: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of Python in a new interpreter of `.venv`."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def _problems() -> dict[str, str]:
+    """Which of torchvision and torchaudio cannot be imported, and why. One new interpreter tries both."""
+    done = subprocess.run([sys.executable, "-c", _TRIES, *PARTS[1:]], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SetupError(f"the torch in .venv cannot be imported:\n{done.stderr.strip()[-1500:]}")
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _install_torchvision_shim() -> None:

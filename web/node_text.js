@@ -1,6 +1,6 @@
 /**
- * The card with the text of a run on the node that makes it: what the run does and why. The text stays until the next
- * run. The server sends it as a `chords_text` event and keeps it (docs/headless.md has the protocol).
+ * The card of a run on the node that makes it: what is gained, how and why, and advice. It stays until the next run. The
+ * server sends it as a `chords_text` event and keeps it (docs/headless.md has the protocol).
  */
 
 import { app } from "../../scripts/app.js";
@@ -12,8 +12,11 @@ import { t } from "./stream/translations.js";
 // a sampler of ours, get one with their first text.
 const SAMPLER = "ChordsSampler";
 const NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"];
-const TEXT_HEIGHT = 46; // one line and two smaller ones, as in chords.css
+const TEXT_HEIGHT = 46; // a title and two smaller lines, as in chords.css
 const MARGIN = 6;
+
+// The size of a new node, in which its picture can be read.
+const SIZES = { ChordsReport: [560, 480], ChordsBenchmark: [640, 760] };
 
 const cards = new WeakMap(); // node -> its card
 
@@ -22,11 +25,25 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("chords_text", ({ detail }) => show(detail));
-    api.addEventListener("reconnected", loadTexts);
+    for (const end of ["execution_success", "execution_interrupted", "execution_error"])
+      api.addEventListener(end, () => (ended = true));
+    api.addEventListener("status", () => {
+      tellLanguage();
+      if (ended) loadTexts(); // now its record is there: it says which nodes did not run again
+      ended = false;
+    });
+    api.addEventListener("reconnected", () => {
+      told = null; // the server may be a new one
+      tellLanguage();
+      loadTexts();
+    });
+    tellLanguage();
   },
 
   nodeCreated(node) {
     if (NODES.includes(node.comfyClass)) addCard(node);
+    const size = SIZES[node.comfyClass];
+    if (size) node.setSize(size.map((length, i) => Math.max(length, node.size[i])));
   },
 
   /** All nodes are new: a workflow was opened, or a change was undone. */
@@ -34,6 +51,20 @@ app.registerExtension({
     loadTexts();
   },
 });
+
+let ended = false; // whether a prompt has, since the last status
+let told = null; // what the server knows of this page
+
+/** Tell the server the language of this page, in which nodes then draw their pictures. */
+function tellLanguage() {
+  const client = api.clientId ?? api.initialClientId;
+  const language = app.ui.settings.getSettingValue("Comfy.Locale");
+  const body = JSON.stringify({ client_id: client, language });
+  if (!client || !language || body === told) return;
+  told = body;
+  const headers = { "Content-Type": "application/json" };
+  api.fetchApi("/chords/language", { method: "POST", headers, body }).catch(() => (told = null));
+}
 
 /** The texts of the workflow on the screen, as the server has them. */
 async function loadTexts() {
@@ -43,11 +74,11 @@ async function loadTexts() {
 }
 
 /** Show a text, unless another workflow is on the screen: workflows have the same node ids. */
-function show({ workflow_id: workflow, node_id: id, class_type: type, number, text }) {
+function show({ workflow_id: workflow, node_id: id, class_type: type, number, card }) {
   if (!workflow || workflow !== graph()?.id) return;
   const node = nodeAt(id);
   if (node?.comfyClass !== type || !hasTexts(type)) return;
-  (cards.get(node) ?? addCard(node)).show(text, number);
+  (cards.get(node) ?? addCard(node)).show(card, number);
 }
 
 /**
@@ -67,26 +98,43 @@ function addCard(node) {
   return card;
 }
 
+/** A text of the server in the frontend's language: a phrase is a template and its values, other text is a string. */
+function words(text) {
+  if (typeof text === "string") return t(text);
+  const [template, values] = text;
+  return t(template, Object.fromEntries(Object.entries(values).map(([name, value]) => [name, valueText(value)])));
+}
+
+/** Texts one after the other. Where one ends with a period, nothing else parts them. */
+function sentences(texts) {
+  const between = t("; ");
+  return texts.map(words).join(between).replaceAll(`.${between}`, ". ").replaceAll(`。${between}`, "。");
+}
+
+const valueText = (value) => (Array.isArray(value) ? words(value) : value);
+
 class Card {
   #number = 0;
 
   constructor() {
     this.title = document.createElement("strong");
     this.detail = document.createElement("span");
+    this.advice = document.createElement("em");
     this.detail.textContent = t("no run yet");
     this.element = document.createElement("div");
     this.element.className = "chords-text";
     this.element.setAttribute("role", "status");
-    this.element.append(this.title, this.detail);
+    this.element.append(this.title, this.detail, this.advice);
   }
 
-  /** Show a text, unless the card has a newer one. What comes before the first colon is its title. */
-  show(text, number) {
+  /** Show what the server tells of a run, unless the card has something newer. */
+  show({ title, detail, advice }, number) {
     if (number < this.#number) return;
     this.#number = number;
-    const [, title, detail] = text.match(/^(.*?): (.*)$/s) ?? [null, text, ""];
-    this.title.textContent = title;
-    this.detail.textContent = detail;
-    this.element.title = text;
+    this.title.textContent = title.map(words).join(t(", "));
+    this.detail.textContent = sentences(detail);
+    this.advice.textContent = advice.length ? t("Tip: {advice}", { advice: sentences(advice) }) : "";
+    const lines = [this.title, this.detail, this.advice].map(({ textContent }) => textContent);
+    this.element.title = lines.filter(Boolean).join("\n");
   }
 }

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const CHORDS = (globalThis.CHORDS ??= {});
-  const { CENTRES, SPREAD } = CHORDS;
+  const { CENTRES, SPREAD, translated } = CHORDS;
   const SVG = "http://www.w3.org/2000/svg";
 
   /** An SVG element with attributes and children; a child that is text becomes its text. */
@@ -49,7 +49,11 @@
   /** 2. Steps over calls in a row: a dot is a call. Arrows go from a call to the core that it starts or corrects. */
   function drawSchedule(place, { shown, sequential, steps, moment }) {
     const height = Math.min(360, 120 + steps * 7);
-    const description = `${shown.evaluations.length} calls at ${steps} steps, in ${shown.lastDepth} rounds`;
+    const description = translated("{calls} calls at {steps} steps, in {rounds} rounds", {
+      calls: shown.evaluations.length,
+      steps,
+      rounds: shown.lastDepth,
+    });
     const { drawing, width } = canvas(place, height, description);
     const [left, right, top, bottom] = [44, 12, 10, 40];
     const rounds = Math.max(steps, shown.lastDepth);
@@ -62,10 +66,10 @@
     for (const value of wholeTicks(steps, 5).slice(1)) {
       drawing.append(label(left - 8, y(value - 1) + 4, String(value), "tick", "end"));
     }
-    drawing.append(label((left + width - right) / 2, height - 4, "calls in a row", "label"));
+    drawing.append(label((left + width - right) / 2, height - 4, translated("calls in a row"), "label"));
     const middle = (height - bottom + top) / 2;
     const turned = `translate(12 ${middle}) rotate(-90)`;
-    drawing.append(make("text", { class: "label", "text-anchor": "middle", transform: turned }, "step"));
+    drawing.append(make("text", { class: "label", "text-anchor": "middle", transform: turned }, translated("step")));
     const radius = Math.max(2.4, Math.min(6, ((height - top - bottom) / steps) * 0.42));
     for (const call of sequential.evaluations) {
       drawing.append(make("circle", { cx: x(call.depth), cy: y(call.index), r: radius, class: "own" }));
@@ -76,7 +80,8 @@
     for (const call of shown.evaluations) {
       const dot = make("circle", { cx: x(call.depth), cy: y(call.index), r: radius, fill: coreColour(call.core) });
       if (call.depth > shown.depth) dot.setAttribute("class", "after");
-      dot.append(make("title", {}, `core ${call.core}, step ${call.index + 1}, call ${call.depth} in a row`));
+      const told = { core: call.core, step: call.index + 1, call: call.depth };
+      dot.append(make("title", {}, translated("core {core}, step {step}, call {call} in a row", told)));
       drawing.append(dot);
     }
     const now = left + (moment / rounds) * (width - left - right);
@@ -85,16 +90,18 @@
 
   /** 3. Devices over seconds. `lanes`: {name, blocks: {began, seconds, text, core, kind, title}}. */
   function drawTimeline(place, { lanes, seconds, marks }) {
-    const [rowHeight, left, right, bottom, top] = [26, 72, 14, 40, 22];
+    const [rowHeight, left, right, bottom, top] = [26, 84, 14, 40, 22];
     const height = top + lanes.length * rowHeight + bottom;
-    const description = lanes.map(({ name, blocks }) => `${name}: ${blocks.length} calls`).join("; ");
+    const description = lanes
+      .map(({ name, blocks }) => translated("{name}: {count} calls", { name, count: blocks.length }))
+      .join("; ");
     const { drawing, width } = canvas(place, height, description);
     const x = (moment) => left + (moment / seconds) * (width - left - right);
     for (const value of ticks(seconds, width < 500 ? 4 : 8)) {
       drawing.append(line(x(value), top, x(value), height - bottom, "grid"));
       drawing.append(label(x(value), height - bottom + 16, String(value)));
     }
-    drawing.append(label((left + width - right) / 2, height - 4, "seconds", "label"));
+    drawing.append(label((left + width - right) / 2, height - 4, translated("seconds"), "label"));
     lanes.forEach(({ name, blocks }, row) => {
       const y = top + row * rowHeight;
       drawing.append(label(left - 8, y + rowHeight / 2 + 4, name, "tick", "end"));
@@ -123,7 +130,9 @@
   /** 4. Errors over calls in a row, on a logarithmic axis. `lines`: {name, colour, points: {depth, error}, chosen}. */
   function drawError(place, { lines, rounds, moment, tolerance }) {
     const height = 270;
-    const described = lines.map(({ name, points }) => `${name}: ${points.length} results`).join("; ");
+    const described = lines
+      .map(({ name, points }) => translated("{name}: {count} results", { name, count: points.length }))
+      .join("; ");
     const { drawing, width } = canvas(place, height, described);
     const [left, right, top, bottom] = [50, 12, 10, 40];
     const [lowest, highest] = [1e-4, 2];
@@ -139,10 +148,10 @@
     for (const value of wholeTicks(rounds, width < 500 ? 5 : 10)) {
       drawing.append(label(x(value), height - bottom + 16, String(value)));
     }
-    drawing.append(label((left + width - right) / 2, height - 4, "calls in a row", "label"));
+    drawing.append(label((left + width - right) / 2, height - 4, translated("calls in a row"), "label"));
     if (tolerance) {
       drawing.append(line(left, y(tolerance), width - right, y(tolerance), "arrow", { "stroke-dasharray": "5 4" }));
-      drawing.append(label(width - right, y(tolerance) - 5, `fidelity: ${tolerance * 100} %`, "label", "end"));
+      drawing.append(label(width - right, y(tolerance) - 5, translated("fidelity: {percent} %", { percent: tolerance * 100 }), "label", "end"));
     }
     for (const { name, colour, points, chosen } of lines) {
       const path = points.map(({ depth, error }) => `${x(depth)},${y(error)}`).join(" ");
@@ -152,7 +161,8 @@
       for (const { depth, error, accepted } of points) {
         const radius = accepted ? 6 : chosen ? 3.5 : 2.2;
         const dot = make("circle", { cx: x(depth), cy: y(error), r: radius, fill: colour });
-        dot.append(make("title", {}, `${name}: ${formatError(error)} after ${depth} calls in a row`));
+        const told = { name, error: formatError(error), count: depth };
+        dot.append(make("title", {}, translated("{name}: {error} after {count} calls in a row", told)));
         drawing.append(dot);
       }
     }
@@ -163,7 +173,7 @@
   function drawPlane(place, { present, reference, paths }) {
     const width = Math.max(260, place.clientWidth);
     const height = Math.min(460, width);
-    const { drawing } = canvas(place, height, "The points of the picture, each with a line to where KSampler has it");
+    const { drawing } = canvas(place, height, translated("The points of the picture, each with a line to where KSampler has it"));
     const [reach, middle] = [2.75, [0.3, -0.2]];
     const scale = Math.min(width, height) / (2 * reach);
     const x = (value) => width / 2 + (value - middle[0]) * scale;
@@ -189,14 +199,15 @@
 
   /** An error as a reader wants it. */
   function formatError(error) {
-    if (error < 1e-9) return "exact";
+    if (error < 1e-9) return translated("exact");
     const percent = error * 100;
-    if (percent < 0.01) return "under 0.01\u00a0%";
+    if (percent < 0.01) return translated("under 0.01 %");
     return `${percent.toFixed(percent < 1 ? 2 : percent < 10 ? 1 : 0)}\u00a0%`;
   }
 
   function formatSeconds(seconds) {
-    return `${seconds.toFixed(seconds < 1 ? 2 : seconds < 100 ? 1 : 0)}\u00a0s`;
+    const time = seconds.toFixed(seconds < 1 ? 2 : seconds < 100 ? 1 : 0);
+    return translated("{time} s", { time }).replace(" ", "\u00a0");
   }
 
   Object.assign(CHORDS, { drawError, drawPlane, drawSchedule, drawTimeline, formatError, formatSeconds });

@@ -3,13 +3,13 @@
 (() => {
   "use strict";
   const { LINKS, MODELS, callSeconds, initialNoise, run, sharedCallSeconds, relativeError, evenSigmas } = CHORDS;
+  const { kSampler, preferred, setLanguage, translated } = CHORDS;
   const { drawError, drawPlane, drawSchedule, drawTimeline, formatError, formatSeconds, guidedModel } = CHORDS;
 
   const AGREEMENT = 0.05; // CHORDS ends with the first result that differs by at most this from the one before
   const TEAMS = [1, 2, 4, 8];
   const FRAME_MS = 350;
   const NAMES = {
-    sequential: "KSampler",
     chords: "CHORDS",
     window: "Secant window",
     fewer: "Fewer calls",
@@ -28,6 +28,7 @@
     fewer: "var(--core-3)",
   };
 
+  const nameOf = (key) => (key === "sequential" ? kSampler() : translated(NAMES[key]));
   const find = (selector) => document.querySelector(selector);
   const form = find("#controls");
   let seed = 1;
@@ -128,35 +129,47 @@
     const most = (key) => Math.max(...all.map((row) => row[key]));
     const table = document.createElement("table");
     table.createTHead().innerHTML =
-      '<tr><td></td><th scope="col">Calls in a row</th><th scope="col">Error</th><th scope="col">Seconds</th></tr>';
+      '<tr><td></td>' +
+      ["Calls in a row", "Error", "Time"].map((text) => `<th scope="col">${translated(text)}</th>`).join("") +
+      "</tr>";
     const body = table.createTBody();
     for (const row of all) {
       const line = body.insertRow();
       line.className = row.key === shown.method ? "chosen" : "";
-      const name = Object.assign(document.createElement("th"), { scope: "row", textContent: NAMES[row.key] });
+      const name = Object.assign(document.createElement("th"), { scope: "row", textContent: nameOf(row.key) });
       const bar = (value) => `<span class="bar" style="width:${(100 * value).toFixed(1)}%"></span>`;
       line.append(name);
       line.insertCell().innerHTML = `${row.depth}${bar(row.depth / most("depth"))}`;
       const error = line.insertCell();
       error.className = "error";
-      error.textContent = row.key === "sequential" ? "" : row.key === "split" ? "rounding" : formatError(row.error);
+      error.textContent = row.key === "sequential" ? "" : row.key === "split" ? translated("rounding") : formatError(row.error);
       line.insertCell().innerHTML = `${formatSeconds(row.seconds)}${bar(row.seconds / most("seconds"))}`;
     }
     find("#compare .plot").replaceChildren(table);
   }
 
+  const offBy = (error) => translated("{error} off", { error: formatError(error) });
+
+  function gained(ratio) {
+    if (ratio >= 1.05) return translated("{ratio}x as fast", { ratio: ratio.toFixed(1) });
+    return translated(ratio > 0.95 ? "no gain" : "slower");
+  }
+
   function showSummary() {
     const { method, steps, sequential, split } = shown;
     const row = rows(shown).find(({ key }) => key === method);
-    const gain = (ratio) => (ratio >= 1.05 ? `${ratio.toFixed(1)}x as fast` : ratio > 0.95 ? "no gain" : "slower");
     const calls =
-      method === "split"
-        ? `${steps} calls in a row, each shared by ${split.members} device${split.members > 1 ? "s" : ""}`
-        : `${row.depth} of ${steps} calls in a row`;
-    const inexact = row.error < 1e-9 ? "the exact result" : `${formatError(row.error)} off`;
-    const off = method === "split" ? "the same picture apart from rounding" : inexact;
-    const time = `${formatSeconds(row.seconds)} instead of ${formatSeconds(sequential.seconds)}`;
-    const text = `${NAMES[method]}: <b>${calls}</b>, ${off}. ${time}: ${gain(sequential.seconds / row.seconds)}.`;
+      method !== "split"
+        ? translated("{calls} of {steps} calls in a row", { calls: row.depth, steps })
+        : split.members > 1
+          ? translated("{steps} calls in a row, each shared by {members} devices", { steps, members: split.members })
+          : translated("{steps} calls in a row, each on one device", { steps });
+    const inexact = row.error < 1e-9 ? translated("the exact result") : offBy(row.error);
+    const off = method === "split" ? translated("the same picture apart from rounding") : inexact;
+    const [time, whole] = [row.seconds, sequential.seconds].map(formatSeconds);
+    const gain = gained(sequential.seconds / row.seconds);
+    const values = { method: nameOf(method), calls, off, time, whole, gain };
+    const text = translated("{method}: <b>{calls}</b>, {off}. {time} instead of {whole}: {gain}.", values);
     find("#summary").innerHTML = text;
   }
 
@@ -167,43 +180,47 @@
 
   function showSchedule() {
     const texts = {
-      chords: `Colours are cores: core 1 takes every step. Lines: a core starts another one, or corrects it. Faint:
-        calls after the result that is taken (two results agree within 5 %).`,
+      chords:
+        "Colours are cores: core 1 takes every step. Lines: a core starts another one, or corrects it. " +
+        "Faint: calls after the result that is taken (two results agree within 5 %).",
       window: "A column is one round. A step that has moved too far is called again.",
       fewer: "One call at a time. Steps without a dot have an interpolated answer.",
       split: "The same calls as KSampler's, one after another.",
     };
-    find("#schedule .text").textContent = `${texts[shown.method]} Rings: KSampler.`;
+    find("#schedule .text").textContent = translated("{text} Rings: KSampler.", {
+      text: translated(texts[shown.method]),
+    });
     drawSchedule(find("#schedule .plot"), { ...shown, shown: shownRun(), moment: moment() });
   }
 
   function showTimeline() {
     const own = blocksOf(shown.sequential).map((block) => ({ ...block, kind: "own" }));
-    const lanes = [{ name: "KSampler", blocks: own }];
+    const lanes = [{ name: kSampler(), blocks: own }];
     const marks = [];
     let last = shown.sequential.seconds;
     if (shown.method === "split") {
       for (let lane = 0; lane < shown.split.members; lane++) {
-        lanes.push({ name: `Device ${lane + 1}`, blocks: sharedBlocks() });
+        lanes.push({ name: translated("Device {number}", { number: lane + 1 }), blocks: sharedBlocks() });
       }
       last = Math.max(last, shown.steps * shown.split.seconds);
-      marks.push({ at: shown.steps * shown.split.seconds, text: "result" });
+      marks.push({ at: shown.steps * shown.split.seconds, text: translated("result") });
     } else {
       const found = shownRun();
       const used = shown.method === "fewer" ? 1 : shown.devices;
       for (let lane = 0; lane < used; lane++) {
         const blocks = blocksOf(found).filter((block) => block.lane === lane);
-        lanes.push({ name: `Device ${lane + 1}`, blocks });
+        lanes.push({ name: translated("Device {number}", { number: lane + 1 }), blocks });
       }
       last = Math.max(last, found.lastSeconds);
-      marks.push({ at: found.seconds, text: "result" });
+      marks.push({ at: found.seconds, text: translated("result") });
     }
     const shares = shown.method === "split" && shown.split.members > 1;
-    find("#timeline .text").textContent = shares
+    const text = shares
       ? "Coloured: a device computes its share. Grey: keys and values come over the link."
       : shown.method === "split"
         ? "Sharing calls is not faster here, so one device makes them whole. Try NVLink, or the video."
         : "A number is a step. The time of a call has the way over the link and back. Colours as above.";
+    find("#timeline .text").textContent = translated(text);
     drawTimeline(find("#timeline .plot"), { lanes, seconds: last, marks });
   }
 
@@ -212,7 +229,11 @@
       ...call,
       text: String(call.index + 1),
       kind: call.depth > depth ? "after" : "call",
-      title: `step ${call.index + 1}, core ${call.core}: ${formatSeconds(call.seconds)}`,
+      title: translated("step {step}, core {core}: {time}", {
+        step: call.index + 1,
+        core: call.core,
+        time: formatSeconds(call.seconds),
+      }),
     }));
   }
 
@@ -221,22 +242,25 @@
     const blocks = [];
     for (let step = 0; step < shown.steps; step++) {
       const began = step * seconds;
-      const title = `step ${step + 1}, ${members > 1 ? `one share of ${members}` : "the whole call"}`;
+      const text = members > 1 ? "step {step}, one share of {members}" : "step {step}, the whole call";
+      const title = translated(text, { step: step + 1, members });
       blocks.push({ began, seconds: computing, text: String(step + 1), core: 1, kind: "call", title });
-      const rest = { began: began + computing, seconds: seconds - computing, kind: "exchange", title: "exchange" };
-      if (members > 1) blocks.push(rest);
+      const rest = { began: began + computing, seconds: seconds - computing, title: translated("exchange") };
+      if (members > 1) blocks.push({ ...rest, kind: "exchange" });
     }
     return blocks;
   }
 
   function showError() {
     const isWithin = shown.method === "window" || shown.method === "fewer";
-    find("#error .text").textContent = `The scale is logarithmic. A large dot is the result that is taken; smaller errors
-      than 0.01 % are at the bottom. KSampler's line is what the model expects on the way.`;
+    find("#error .text").textContent = translated(
+      "The scale is logarithmic. A large dot is the result that is taken; smaller errors than 0.01 % are at the " +
+        "bottom. KSampler's line is what the model expects on the way.",
+    );
     const lines = Object.entries(shown.runs)
       .filter(([key]) => key === "sequential" || key === shown.method)
       .map(([key, found]) => ({
-        name: NAMES[key],
+        name: nameOf(key),
         colour: COLOURS[key],
         chosen: key === shown.method,
         points: key === "sequential" ? expectations() : found.hits,
@@ -274,14 +298,18 @@
     const isOwn = shown.method === "split";
     const newest = isOwn ? undefined : found.hits.filter((hit) => hit.depth <= calls).at(-1);
     const present = isOwn ? shown.chain.states[Math.min(calls, shown.steps)] : (newest?.x ?? shown.x);
-    const error = formatError(relativeError(present, shown.sequential.x));
+    const distance = relativeError(present, shown.sequential.x);
+    const error = distance < 1e-9 ? translated("exact") : offBy(distance);
     const state = isOwn
-      ? `the state after ${calls} steps`
+      ? translated("the state after {count} steps", { count: calls })
       : newest
-        ? `the result after ${newest.depth} calls in a row, ${error === "exact" ? "exact" : `${error} off`}`
-        : "the noise, as there is no result yet";
-    find("#plane .text").textContent = `Dots: ${state}. Rings: KSampler's result; grey lines: its way there. Dashed
-      circles: the groups that the prompt names.`;
+        ? translated("the result after {count} calls in a row, {error}", { count: newest.depth, error })
+        : translated("the noise, as there is no result yet");
+    find("#plane .text").textContent = translated(
+      "Dots: {state}. Rings: KSampler's result; grey lines: its way there. " +
+        "Dashed circles: the groups that the prompt names.",
+      { state },
+    );
     drawPlane(find("#plane .plot"), { present, reference: shown.sequential.x, paths: shown.chain.states });
   }
 
@@ -317,14 +345,17 @@
       cores: chosen.cores,
       guidance: chosen.guidance,
       devices: chosen.devices,
-      speed: `${Number(chosen.speed.toPrecision(2))}x, ${formatSeconds(seconds)} a call`,
-      slow: chosen.slow === 1 ? "as long" : `${chosen.slow}x as long`,
+      speed: translated("{speed}x, {time} a call", {
+        speed: Number(chosen.speed.toPrecision(2)),
+        time: formatSeconds(seconds),
+      }),
+      slow: chosen.slow === 1 ? translated("as long") : translated("{times}x as long", { times: chosen.slow }),
     };
     for (const [id, text] of Object.entries(texts)) {
       find(`output[for="${id}"]`).textContent = text;
       find(`#${id}`).setAttribute("aria-valuetext", String(text));
     }
-    find("#about").textContent = ABOUT[chosen.method];
+    find("#about").textContent = translated(ABOUT[chosen.method]);
     const usesCores = chosen.method === "chords" || chosen.method === "window";
     find("#cores").disabled = !usesCores;
     find("#slow").disabled = chosen.devices === 1;
@@ -336,7 +367,7 @@
   function stopPlaying() {
     clearInterval(player);
     player = null;
-    find("#play").textContent = "Play";
+    find("#play").textContent = translated("Play");
   }
 
   function togglePlaying() {
@@ -347,7 +378,7 @@
     const slider = find("#moment");
     const end = shown.method === "split" ? shown.steps : shownRun().lastDepth;
     if (Number(slider.value) >= end) slider.value = "0";
-    find("#play").textContent = "Pause";
+    find("#play").textContent = translated("Pause");
     player = setInterval(() => {
       slider.value = String(Number(slider.value) + 1);
       draw();
@@ -358,13 +389,19 @@
 
   function setTheme(theme) {
     document.documentElement.dataset.theme = theme;
-    find("#theme").textContent = theme === "dark" ? "Light" : "Dark";
+    find("#theme").textContent = translated(theme === "dark" ? "Light" : "Dark");
     find("#theme").setAttribute("aria-pressed", String(theme === "dark"));
   }
 
   function changed() {
     stopPlaying();
     update();
+  }
+
+  function chooseLanguage(language) {
+    setLanguage(language);
+    setTheme(document.documentElement.dataset.theme);
+    changed();
   }
 
   const darkQuery = matchMedia("(prefers-color-scheme: dark)");
@@ -383,6 +420,7 @@
     seed += 1;
     changed();
   });
+  find("#language").addEventListener("change", (event) => chooseLanguage(event.target.value));
   find("#moment").addEventListener("input", () => {
     stopPlaying();
     draw();
@@ -394,5 +432,6 @@
     width = entry.contentRect.width;
     if (shown) draw();
   }).observe(find("#figures"));
-  update();
+  find("#language").value = preferred(navigator.languages);
+  chooseLanguage(find("#language").value);
 })();

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..host.phrases import Phrase
 from ..recommendation import Entry
 from .drawing import (
     CARD,
@@ -37,6 +38,7 @@ from .drawing import (
 from .pictures import Grid, Shown, picture_card
 from .style import (
     HOW_TO_INSTALL,
+    TICK_SIZE,
     MatplotlibMissing,
     draw_legend,
     line,
@@ -60,10 +62,16 @@ __all__ = ["Comparison", "Shown", "decibels", "draw_comparison", "percent"]
 
 # All in pixels of the plot, which fills its card from left to right.
 _PLOT_TOP, _SIDE = 62.0, 22.0  # of the plot in its card; from the edge of the card to its content
-_NAMES, _TIMES = 310.0, 298.0  # the right ends of the columns of names and of times
-_LEFT, _RIGHT = 322.0, 814.0  # of the bars
-_COLUMNS = (("speed", 918.0), ("first picture", 1050.0), ("difference", 1172.0), ("PSNR", 1304.0))  # their right ends
-_HEAD, _ROW, _FOOT = 42.0, 38.0, 68.0  # the heights of the titles of the columns, of a row, of the axis and the legend
+_NAMES, _TIMES = 372.0, 358.0  # the right ends of the columns of names and of times
+_LEFT, _RIGHT = 386.0, 814.0  # of the bars
+_COLUMNS = (
+    (Phrase("speed"), 918.0),
+    (Phrase("first picture"), 1050.0),
+    (Phrase("difference"), 1172.0),
+    ("PSNR", 1304.0),
+)  # their right ends
+_HEAD, _ROW, _FOOT = 42.0, 42.0, 74.0  # the heights of the titles of the columns, of a row, of the axis and the legend
+_FONT = 18
 _EARLY = 0.995  # of the time of the result: a picture that comes earlier is a first picture
 _OURS: Colour = distinct_colours(1)[0]
 _STOCK: Colour = mix(DIM, CARD, 0.7)
@@ -75,12 +83,13 @@ class Comparison:
     """What to draw.
 
     ``about``: the task and the devices, in words. ``entries``: one per setting, KSampler's first. ``best``: the index
-    of the recommended entry. ``advice``: the reason, in words. ``pictures``: what the settings made.
+    of the recommended entry. ``headline`` and ``advice``: the verdict, in words. ``pictures``: what the settings made.
     """
 
     about: str
     entries: tuple[Entry, ...]
     best: int
+    headline: str
     advice: str
     pictures: tuple[Shown, ...]
 
@@ -92,10 +101,12 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
     pictures. Without matplotlib, a text that says how to install it takes the place of the rows.
     """
     best = comparison.entries[comparison.best]
-    title = f"Take {best.name}" if comparison.best else "Stay with KSampler"
-    sections = [header(title, comparison.advice, _figures(comparison.entries[0], best)), _settings(comparison)]
+    sections = [
+        header(comparison.headline, comparison.advice, _figures(comparison.entries[0], best)),
+        _settings(comparison),
+    ]
     if pictures := [shown for shown in comparison.pictures if shown.visible]:
-        note = "time until it is there, difference of the latent from KSampler's, PSNR"
+        note = Phrase("time until it is there, difference of the latent from KSampler's, PSNR")
         sections.append(picture_card(note, pictures, _PICTURES))
     return stack([*sections, Sheet(MARGIN / 2)])
 
@@ -103,7 +114,7 @@ def draw_comparison(comparison: Comparison) -> Image.Image:
 def percent(share: float) -> str:
     """A difference in words: "equal", a percentage, or "-" where there is none."""
     if share == 0:
-        return "equal"
+        return Phrase("equal")
     if not math.isfinite(share):
         return "-"
     if share >= 0.995:
@@ -113,18 +124,18 @@ def percent(share: float) -> str:
 
 def decibels(psnr: float) -> str:
     """A PSNR in words; infinite is "equal", and NaN is "-"."""
-    return "equal" if psnr == math.inf else f"{psnr:.1f} dB" if math.isfinite(psnr) else "-"
+    return Phrase("equal") if psnr == math.inf else f"{psnr:.1f} dB" if math.isfinite(psnr) else "-"
 
 
 def _figures(stock: Entry, best: Entry) -> list[KeyFigure]:
     if best is stock:
-        return [KeyFigure(duration(stock.seconds), "with KSampler", GOLD)]
+        return [KeyFigure(duration(stock.seconds), Phrase("with KSampler"), GOLD)]
     return [
-        KeyFigure(f"{stock.seconds / best.seconds:.2f}x", "the speed of KSampler", GOLD),
-        KeyFigure(duration(best.seconds), f"with {best.name}"),
-        KeyFigure(duration(stock.seconds), "with KSampler"),
-        KeyFigure(percent(best.rmse), "difference of the latent"),
-        KeyFigure(decibels(best.psnr), "PSNR of the picture"),
+        KeyFigure(f"{stock.seconds / best.seconds:.2f}x", Phrase("the speed of KSampler"), GOLD),
+        KeyFigure(duration(best.seconds), Phrase("with {name}", name=best.name)),
+        KeyFigure(duration(stock.seconds), Phrase("with KSampler")),
+        KeyFigure(percent(best.rmse), Phrase("difference of the latent")),
+        KeyFigure(decibels(best.psnr), Phrase("PSNR of the picture")),
     ]
 
 
@@ -133,10 +144,11 @@ def _settings(comparison: Comparison) -> Sheet:
     try:
         figure = _plot(comparison.entries, comparison.best)
     except MatplotlibMissing:
-        return words("The plot of the times needs matplotlib.", HOW_TO_INSTALL)
+        return words(Phrase("The plot of the times needs matplotlib."), HOW_TO_INSTALL)
     height = _height(len(comparison.entries))
     sheet = Sheet(_PLOT_TOP + height + 28)
-    sheet.card("Settings", fit(comparison.about, 15, WIDTH - 2 * EDGE - text_width("Settings", 19) - 14))
+    title = Phrase("Settings")
+    sheet.card(title, fit(comparison.about, 18, WIDTH - 2 * EDGE - text_width(title, 22) - 16))
     sheet.picture((MARGIN, _PLOT_TOP), render(figure), WIDTH - 2 * MARGIN, height)
     return sheet
 
@@ -166,8 +178,8 @@ def _plot(entries: Sequence[Entry], best: int) -> Figure:
     axes.axvline(entries[0].seconds, **line(DIM, 1.5, linestyle=(0, (3.5, 2.5))), zorder=4)
     early = [(entry.first, row) for row, entry in enumerate(entries) if entry.first < _EARLY * entry.seconds]
     axes.plot([first for first, _ in early], [row for _, row in early], **marker("D", 6, CARD), zorder=5)
-    for title, right in (("time", _TIMES), *_COLUMNS):
-        _write(axes, right, -0.5 - 0.5 * _HEAD / _ROW, title, 14, DIM)
+    for title, right in ((Phrase("time"), _TIMES), *_COLUMNS):
+        _write(axes, right, -0.5 - 0.5 * _HEAD / _ROW, title, TICK_SIZE, DIM)
     draw_legend(figure, _signs(entries), _SIDE)
     return figure
 
@@ -206,17 +218,17 @@ def _write_row(axes: Axes, row: int, entry: Entry, stock: Entry, *, best: bool) 
         band = Rectangle((left, row - 0.47), right - left, 0.94, transform=ground, clip_on=False, zorder=0)
         band.set(facecolor=rgb(mix(GOLD, CARD, 0.09)), edgecolor="none", linewidth=0)
         axes.add_patch(band)
-    name = fit(entry.name, 15, _NAMES - _SIDE - 102)
-    _write(axes, _SIDE, row, name, 15, colour, side="left")
+    name = fit(entry.name, _FONT, _NAMES - _SIDE - 102)
+    _write(axes, _SIDE, row, name, _FONT, colour, side="left")
     figures = (
         f"{stock.seconds / entry.seconds:.2f}x",
         duration(entry.first),
         "" if entry is stock else percent(entry.rmse),
         "" if entry is stock else decibels(entry.psnr),
     )
-    _write(axes, _TIMES, row, duration(entry.seconds), 15, colour)
+    _write(axes, _TIMES, row, duration(entry.seconds), _FONT, colour)
     for (_, right), figure in zip(_COLUMNS, figures, strict=True):
-        _write(axes, right, row, figure, 15, colour)
+        _write(axes, right, row, figure, _FONT, colour)
 
 
 def _write(axes: Axes, x: float, row: float, words: str, size: float, colour: Colour, side: str = "right") -> None:
@@ -241,10 +253,10 @@ def _signs(entries: Sequence[Entry]) -> list[tuple[Artist, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    colours = ((_STOCK, "KSampler"), (_OURS, "CHORDS"), (GOLD, "recommended"))
+    colours = ((_STOCK, "KSampler"), (_OURS, "CHORDS"), (GOLD, Phrase("recommended")))
     signs: list[tuple[Artist, str]] = [(Patch(facecolor=rgb(c), edgecolor="none"), name) for c, name in colours]
     if any(entry.first < _EARLY * entry.seconds for entry in entries):
-        signs.append((Line2D([], [], **marker("D", 6, DIM)), "first picture, before the result"))
+        signs.append((Line2D([], [], **marker("D", 6, DIM)), Phrase("first picture, before the result")))
     if any(len(entry.times) > 1 for entry in entries):
-        signs.append((Line2D([], [], **_spread_line()), "from the fastest run to the slowest"))
+        signs.append((Line2D([], [], **_spread_line()), Phrase("from the fastest run to the slowest")))
     return signs

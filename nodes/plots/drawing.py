@@ -6,22 +6,21 @@ Needs Pillow and the standard library only.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from .language import current, translated
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
-
-FONT_FILE = Path(__file__).with_name("Aileron-Regular.ttf")
-"""Aileron by Sora Sagano (dotcolon.net), CC0, with the reduced set of letters that Pillow has it with."""
 
 # All lengths are in pixels of the finished picture. It is drawn larger and then reduced, which smooths every edge.
 SCALE = 2
@@ -58,19 +57,22 @@ def stack(sections: Sequence[Sheet]) -> Image.Image:
 
 
 def header(title: str, message: str = "", figures: Sequence[KeyFigure] = ()) -> Sheet:
-    """The top of a picture: its title, at most two lines of message, and a row of figures (about five fit)."""
-    lines = wrap(message, 15, WIDTH - 2 * MARGIN, max_lines=2)
-    top = 92 + 22 * len(lines)
-    sheet = Sheet(top + (84 if figures else 0))
-    sheet.text((MARGIN, 46), fit(title, 30, WIDTH - 2 * MARGIN), 30, TEXT, bold=True)
+    """The top of a picture: its title, at most three lines of message, and a row of figures (about five fit).
+
+    Its letters are large, because a node shows the picture at less than half its size.
+    """
+    lines = wrap(message, 20, WIDTH - 2 * MARGIN, max_lines=3)
+    top = 104 + 28 * len(lines)
+    sheet = Sheet(top + (96 if figures else 0))
+    sheet.text((MARGIN, 50), fit(title, 40, WIDTH - 2 * MARGIN), 40, TEXT, bold=True)
     for line, text in enumerate(lines):
-        sheet.text((MARGIN, 86 + 22 * line), text, 15, DIM)
+        sheet.text((MARGIN, 100 + 28 * line), text, 20, DIM)
     column = (WIDTH - 2 * MARGIN) / max(len(figures), 3)
     for place, figure in enumerate(figures):
         left, room = MARGIN + place * column, column - 17 - 8
-        sheet.box((left, top + 5, left + 3, top + 61), figure.colour, radius=1.5)
-        sheet.text((left + 17, top + 20), fit(figure.value, 28, room), 28, figure.colour, bold=True)
-        sheet.text((left + 17, top + 51), fit(figure.meaning, 15, room), 15, DIM)
+        sheet.box((left, top + 5, left + 3, top + 75), figure.colour, radius=1.5)
+        sheet.text((left + 17, top + 23), fit(figure.value, 36, room), 36, figure.colour, bold=True)
+        sheet.text((left + 17, top + 62), fit(figure.meaning, 19, room), 19, DIM)
     return sheet
 
 
@@ -90,8 +92,8 @@ def draw_signs(sheet: Sheet, y: float, signs: Sequence[Sign]) -> None:
     left = float(MARGIN)
     for draw, meaning in signs:
         draw(sheet, (left + 8, y))
-        sheet.text((left + 24, y), meaning, 14, DIM)
-        left += 24 + text_width(meaning, 14) + 30
+        sheet.text((left + 24, y), meaning, 17, DIM)
+        left += 24 + text_width(meaning, 17) + 26
 
 
 class Sheet:
@@ -105,8 +107,8 @@ class Sheet:
     def card(self, title: str, unit: str) -> None:
         """A card that fills the section, with its title and, beside it, a unit or a note."""
         self.box((MARGIN, 8, WIDTH - MARGIN, self.height - 10), CARD, radius=12)
-        self.text((EDGE, 38), title, 19, TEXT, bold=True)
-        self.text((EDGE + text_width(title, 19) + 14, 39), unit, 15, DIM)
+        self.text((EDGE, 38), title, 22, TEXT, bold=True)
+        self.text((EDGE + text_width(title, 22) + 16, 39), unit, 18, DIM)
 
     def text(
         self, at: Point, text: str, size: float, colour: Colour, anchor: str = "lm", *, bold: bool = False
@@ -176,13 +178,20 @@ class Sheet:
         )
 
 
+# A word with the space before it. Japanese and Chinese may break after any letter, but not before a closing sign.
+_WORDS = re.compile(r" ?(?:[\u2e80-\uffef][、。，；：！？）」]*|[^ \u2e80-\uffef]+[、。，；：！？）」]*)")
+
 Sign = tuple[Callable[[Sheet, Point], None], str]
 """A function that draws the sign around a point, at most 8 pixels to each side, and the meaning of the sign."""
 
 
-@lru_cache(maxsize=32)
 def font(size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT_FILE), size * SCALE, layout_engine=ImageFont.Layout.BASIC)
+    return _font(str(current().font_file), size)
+
+
+@lru_cache(maxsize=64)
+def _font(file: str, size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size * SCALE, layout_engine=ImageFont.Layout.BASIC)
 
 
 def text_width(text: str, size: float) -> float:
@@ -190,14 +199,18 @@ def text_width(text: str, size: float) -> float:
 
 
 def plain(text: str) -> str:
-    """``text`` on one line, in letters that the font has: without accents, other scripts as question marks."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    """``text`` on one line and in the current language, in letters that the font has: the English font has no accents,
+    and other scripts are question marks in it."""
+    text = "".join(letter if letter.isprintable() else " " for letter in translated(text))
+    if not current().english:
+        return text
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isascii() or letter == "·" else "?" for letter in letters)
 
 
 def fit(text: str, size: float, width: float) -> str:
     """``text``, cut and ended by an ellipsis if it is wider than ``width`` pixels."""
+    text = translated(text)
     if text_width(text, size) <= width:
         return text
     ends = range(1, len(text))
@@ -208,11 +221,11 @@ def fit(text: str, size: float, width: float) -> str:
 def wrap(text: str, size: float, width: float, max_lines: int) -> list[str]:
     """``text`` in at most ``max_lines`` lines of ``width`` pixels; the last line is cut if that is too few."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and (len(lines) == max_lines or text_width(f"{lines[-1]} {word}", size) <= width):
-            lines[-1] += f" {word}"
+    for word in _WORDS.findall(" ".join(translated(text).split())):
+        if lines and (len(lines) == max_lines or text_width(lines[-1] + word, size) <= width):
+            lines[-1] += word
         else:
-            lines.append(word)
+            lines.append(word.lstrip())
     return [fit(line, size, width) for line in lines]
 
 

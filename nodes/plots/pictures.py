@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ..host.phrases import Phrase
 from .drawing import DIM, EDGE, GOLD, TEXT, WIDTH, Colour, Point, Sheet, fit
 
 _TOP = 62.0  # of the first row in the card
@@ -58,7 +59,7 @@ def picture_card(note: str, pictures: Sequence[Shown], grid: Grid) -> Sheet:
         above + max(height for _, (_, height) in row) + 22 for above, row in zip(label_heights, rows, strict=True)
     ]
     sheet = Sheet(_TOP + sum(heights) + 10)
-    sheet.card("Pictures", note)
+    sheet.card(Phrase("Pictures"), note)
     top = _TOP
     for row, above, height in zip(rows, label_heights, heights, strict=True):
         for place, (shown, size) in enumerate(row):
@@ -75,16 +76,16 @@ def _size(picture: Image.Image, column: float, grid: Grid) -> tuple[float, float
 
 
 def _label_height(shown: Shown) -> float:
-    return 66.0 if shown.also else 46.0 if shown.detail else 28.0
+    return 76.0 if shown.also else 54.0 if shown.detail else 32.0
 
 
 def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, colour: Colour) -> None:
     left, top = at
-    sheet.text((left, top + 10), fit(shown.label, 15, width), 15, GOLD if shown.best else colour)
+    sheet.text((left, top + 10), fit(shown.label, 18, width), 18, GOLD if shown.best else colour)
     if shown.detail:
-        sheet.text((left, top + 30), fit(shown.detail, 13, width), 13, DIM)
+        sheet.text((left, top + 34), fit(shown.detail, 16, width), 16, DIM)
     if shown.also:
-        sheet.text((left, top + 49), fit(f"also {'; '.join(shown.also)}", 13, width), 13, DIM)
+        sheet.text((left, top + 56), fit(Phrase("also {names}", names="; ".join(shown.also)), 16, width), 16, DIM)
 
 
 def _draw_picture(sheet: Sheet, at: Point, shown: Shown, size: tuple[float, float]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from .drawing import CARD, DIM, FONT_FILE, GRID, SCALE, Colour, plain
+from .drawing import CARD, DIM, GRID, SCALE, Colour, plain
+from .language import current
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -24,7 +25,7 @@ HOW_TO_INSTALL = (
     "Install it with the Python that runs ComfyUI, in the folder of this pack: "
     "python -m pip install -r requirements.txt"
 )
-TICK_SIZE, LABEL_SIZE = 14, 15  # of the text, in pixels
+TICK_SIZE, LABEL_SIZE = 17, 18  # of the text, in pixels
 
 _PIXELS_PER_INCH = 100
 
@@ -76,7 +77,7 @@ def font(size: float) -> FontProperties:
     """The font of the pictures; ``size`` in pixels."""
     from matplotlib.font_manager import FontProperties
 
-    return FontProperties(fname=str(FONT_FILE), size=points(size))
+    return FontProperties(fname=str(current().font_file), size=points(size))
 
 
 def text(size: float, colour: Colour) -> dict[str, Any]:

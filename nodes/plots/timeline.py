@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..host.sampling.percent import in_percent
+from ..host.phrases import Phrase, counted_phrase
+from ..host.sampling.percent import SMALLEST, one_digit
 from .drawing import (
     BACKGROUND,
     CARD,
@@ -37,23 +38,24 @@ from .drawing import (
     words,
     wrap,
 )
+from .language import current, joined, translated
 
 if TYPE_CHECKING:
     from ...chords_core import EvaluationMark, HitMark, RectificationMark, Timeline
     from ..host.sampling.run_record import ChordsRun
 
-_LEFT, _RIGHT = 184, 1158  # of the plots; names and figures are beside them
-_PLOT_TOP = 86.0  # in its card
+_LEFT, _RIGHT = 206, 1118  # of the plots; names and figures are beside them
+_PLOT_TOP = 90.0  # in its card
 
 
 def draw_timeline(run: ChordsRun) -> Image.Image:
     """The record of a run as an RGB picture, 1400 pixels wide and as high as its cores and lanes need."""
     timeline = run.timeline
-    title, figures = _title(run), _figures(run)
+    title, message, figures = _told(run)
     if timeline is None or not timeline.evaluations:
-        told = words(run.message or "nothing has been sampled", "No timeline was recorded in this run.")
+        told = words(message or Phrase("nothing has been sampled"), Phrase("No timeline was recorded in this run."))
         return stack([header(title, figures=figures), told])
-    top = header(title, run.message, figures)
+    top = header(title, message, figures)
     return stack([top, _rounds(run, timeline), _lanes(run, timeline), _legend(run, timeline)])
 
 
@@ -67,25 +69,30 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
     rows = _rows(cores, height=min(44.0, max(12.0, 560 / cores)))
     plot = _plot(rows, limit=max(run.plan.steps, reached))
     sheet = Sheet(plot.bottom + 56)
-    sheet.card("Rounds", _about_rounds(run, numbered=_numbered(plot, rows[0])))
+    about = f"{translated(_about_rounds(run, numbered=_numbered(plot, rows[0])))}  ·  {translated(_title(run))}"
+    sheet.card(Phrase("Rounds"), fit(about, 18, WIDTH - 2 * EDGE - text_width(Phrase("Rounds"), 22) - 16))
     _draw_axis(sheet, plot, ticks(plot.limit, whole=True), lambda tick: f"{tick:.0f}", reached)
     accepted, windowed = _accepted(timeline), _windowed(run)
     if accepted is not None:
         slower = rows[: accepted.core - 1] if accepted.core else rows
-        _draw_gain(sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", "fewer model calls in a row")
+        _draw_gain(
+            sheet, plot, reached, slower, f"{plot.limit / accepted.depth:.1f}x", Phrase("fewer model calls in a row")
+        )
         # Not further down, where the label of a faster core may be.
         bottom = rows[accepted.core - 1].bottom if accepted.core else plot.bottom
-        _draw_end(sheet, plot, accepted.depth, bottom, f"{accepted.depth} round{'s' * (accepted.depth != 1)}")
+        _draw_end(sheet, plot, accepted.depth, bottom, counted_phrase(accepted.depth, "1 round", "{count} rounds"))
     for core, row in enumerate(rows, start=1):
-        sheet.text((EDGE, row.middle), f"core {core}", row.font, TEXT)
+        sheet.text((EDGE, row.middle), Phrase("core {core}", core=core), row.font, TEXT)
         if cores > 1 and core in (1, cores) and not windowed:
-            sheet.text((_LEFT - 18, row.middle), "exact" if core == 1 else "fastest", row.font, DIM, "rm")
+            sheet.text(
+                (_LEFT - 18, row.middle), Phrase("exact") if core == 1 else Phrase("fastest"), row.font, DIM, "rm"
+            )
     _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.lanes)))
     if not windowed:
         _draw_jumps(sheet, plot, rows, timeline)
     _draw_rectifications(sheet, plot, rows, timeline.rectified)
     for hit in timeline.hits:
-        label = None if not windowed else "result" if hit is accepted else ""
+        label = None if not windowed else Phrase("result") if hit is accepted else ""
         _draw_hit(sheet, plot, rows, hit, GOLD if hit is accepted else DIM, label)
     return sheet
 
@@ -97,16 +104,20 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
     sequential = timeline.sequential_seconds(run.plan.steps) if run.plan.cores > 1 and run.rows == 1 else None
     plot = _plot(rows, limit=max(timeline.seconds, sequential or 0.0))
     sheet = Sheet(plot.bottom + 56)
-    sheet.card("Lanes", "the same calls by the clock")
+    sheet.card(Phrase("Lanes"), Phrase("the same calls by the clock"))
     _draw_axis(sheet, plot, ticks(plot.limit), _clock(plot.limit), timeline.seconds)
     _draw_end(sheet, plot, timeline.seconds, plot.bottom, duration(timeline.seconds))
     if sequential is not None:
-        gain = f"{sequential / timeline.seconds:.1f}x", f"one lane at this pace: {duration(sequential)}"
+        gain = (
+            f"{sequential / timeline.seconds:.1f}x",
+            Phrase("every step on one lane: {time}", time=duration(sequential)),
+        )
         _draw_gain(sheet, plot, timeline.seconds, rows, *gain)
     busy, pace = timeline.busy(), timeline.seconds_per_evaluation()
     for lane, (row, device) in enumerate(zip(rows, run.lanes, strict=True)):
-        share = f"{100 * busy.get(lane, 0.0):.0f} % busy"
-        figures = f"{duration(pace[lane])} a call  ·  {share}" if lane in pace else share
+        share = Phrase("{percent} % busy", percent=f"{100 * busy.get(lane, 0.0):.0f}")
+        called = Phrase("{time} a call", time=duration(pace[lane])) if lane in pace else None
+        figures = "  ·  ".join(translated(figure) for figure in (called, share) if figure is not None)
         sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, TEXT)
         sheet.text((WIDTH - EDGE, row.middle), figures, row.font - 1, DIM, "rm")
         sheet.hatch((plot.x(0), row.cell_top, plot.x(timeline.seconds), row.cell_bottom), GRID)
@@ -117,7 +128,7 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
         sheet.box(gone, mix(RED, CARD, 0.25), radius=4)
         sheet.cross((left, row.middle), min(6.0, 0.35 * row.height), RED)
     below = rows[-1].bottom + 13
-    sheet.text((EDGE, below), "results", rows[0].font, TEXT)
+    sheet.text((EDGE, below), Phrase("results"), rows[0].font, TEXT)
     for hit in timeline.hits:
         sheet.diamond((plot.x(hit.seconds), below), 6, GOLD if hit is _accepted(timeline) else DIM)
     return sheet
@@ -127,11 +138,16 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
     """The lanes that were lost, then the meaning of the signs."""
     sheet = Sheet(48 + 24 * len(timeline.lost))
     for line, mark in enumerate(timeline.lost):
-        text = f"{run.lanes[mark.lane]} was lost after {duration(mark.seconds)}: {mark.error}"
-        (told,) = wrap(text, 15, WIDTH - 2 * MARGIN - 26, max_lines=1)
+        text = Phrase(
+            "{device} was lost after {time}: {error}",
+            device=run.lanes[mark.lane],
+            time=duration(mark.seconds),
+            error=mark.error,
+        )
+        (told,) = wrap(text, 18, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line
         sheet.cross((MARGIN + 8, y), 5, RED)
-        sheet.text((MARGIN + 26, y), told, 15, RED)
+        sheet.text((MARGIN + 26, y), told, 18, RED)
     y = sheet.height - 30
     draw_signs(sheet, y, _signs(run, timeline))
     return sheet
@@ -145,30 +161,30 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
         (
             True,
             lambda sheet, at: sheet.box((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), colour, radius=4),
-            "model call, in its lane's colour" if several else "model call",
+            Phrase("model call, in its lane's colour") if several else Phrase("model call"),
         ),
         (
             several and not _windowed(run),
             lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), DIM),
-            "jump: starts a core",
+            Phrase("jump: starts a core"),
         ),
         (
             bool(timeline.rectified),
             lambda sheet, at: sheet.wedge(at, 6.5, TEXT),
-            "corrected by the slower core",
+            Phrase("corrected by the slower core"),
         ),
         (
             len(timeline.hits) > 1,
             lambda sheet, at: sheet.diamond(at, 6, DIM),
-            "earlier result, and its change" if several and not _windowed(run) else "earlier result",
+            Phrase("earlier result, and its change") if several and not _windowed(run) else Phrase("earlier result"),
         ),
-        (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), "result"),
+        (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), Phrase("result")),
         (
             True,
             lambda sheet, at: sheet.hatch((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), GRID),
-            "idle",
+            Phrase("idle"),
         ),
-        (bool(timeline.lost), lambda sheet, at: sheet.cross(at, 5, RED), "lost"),
+        (bool(timeline.lost), lambda sheet, at: sheet.cross(at, 5, RED), Phrase("lost")),
     ]
     return [(draw, meaning) for shown, draw, meaning in signs if shown]
 
@@ -179,53 +195,77 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
 def _figures(run: ChordsRun) -> list[KeyFigure]:
     timeline, steps = run.timeline, run.plan.steps
     if timeline is None or not timeline.evaluations:
-        return [KeyFigure(duration(run.seconds), "sampling time")] if run.seconds else []
+        return [KeyFigure(duration(run.seconds), Phrase("sampling time"))] if run.seconds else []
     more = run.seconds > 1.05 * timeline.seconds  # to copy the model, say
-    time = KeyFigure(
-        duration(timeline.seconds), f"sampling, of {duration(run.seconds)} in all" if more else "sampling time"
-    )
-    calls = KeyFigure(f"{run.evaluations}", f"model call{'s' * (run.evaluations != 1)} in all")
-    estimate = [KeyFigure(in_percent(run.estimate), "from KSampler's, estimated", GOLD)] if run.estimate else []
+    of_all = Phrase("sampling, of {time} in all", time=duration(run.seconds))
+    time = KeyFigure(duration(timeline.seconds), of_all if more else Phrase("sampling time"))
+    in_all = Phrase("model call in all") if run.evaluations == 1 else Phrase("model calls in all")
+    calls = KeyFigure(f"{run.evaluations}", in_all)
+    estimate = [KeyFigure(_estimated(run.estimate), Phrase("from KSampler's picture"), GOLD)] if run.estimate else []
     if run.plan.cores == 1:
         if _windowed(run):
-            calls = KeyFigure(f"{run.evaluations} of {steps}", "model calls")
-        return [calls, time, KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), "a model call"), *estimate]
-    figures = [KeyFigure(f"{run.depth} of {steps}", "model calls in a row"), calls, time]
-    speedup, change, accepted = timeline.speedup(steps), timeline.accuracy_estimate, _accepted(timeline)
+            calls = KeyFigure(_of(run.evaluations, steps), Phrase("model calls"))
+        return [
+            calls,
+            time,
+            KeyFigure(duration(timeline.sequential_seconds(1) or 0.0), Phrase("a model call")),
+            *estimate,
+        ]
+    figures = [KeyFigure(_of(run.depth, steps), Phrase("model calls in a row")), calls, time]
+    alone, change, accepted = timeline.sequential_seconds(steps), timeline.accuracy_estimate, _accepted(timeline)
     if run.rows > 1:  # what a call of one row takes is not in the record
-        figures[1], speedup = KeyFigure(f"{run.rows}", "rows in one call"), None
-    if speedup is not None:
-        figures.append(KeyFigure(f"{speedup:.2f}x", "the speed of one lane at this pace"))
+        figures[1], alone = KeyFigure(f"{run.rows}", Phrase("rows in one call")), None
+    if alone is not None:
+        figures.append(KeyFigure(duration(alone), Phrase("every step on one lane")))
     if accepted is not None and accepted.core == 1:
-        figures.append(KeyFigure("exact", "what one core gives", GOLD))
+        figures.append(KeyFigure(Phrase("exact"), Phrase("what one core gives"), GOLD))
     elif estimate:
         figures += estimate
     elif change is not None:
-        figures.append(KeyFigure(_percent(change), "change from the result before", GOLD))
+        figures.append(KeyFigure(_percent(change), Phrase("change from the one before"), GOLD))
     return figures
 
 
 def _about_rounds(run: ChordsRun, numbered: bool) -> str:
-    by = ", numbered by step" if numbered else ""
-    return f"model calls in a row{by}" + ("; ended early, by request" if run.by_request else "")
+    about = Phrase("model calls in a row, numbered by step") if numbered else Phrase("model calls in a row")
+    return joined([about, Phrase("ended early, by request")] if run.by_request else [about])
 
 
 def _title(run: ChordsRun) -> str:
     method = {
         "chords": "CHORDS",
-        "secant": "Secant window",
-        "sequential": "One core",
-        "stock": "As in KSampler",
+        "secant": Phrase("Secant window"),
+        "sequential": Phrase("One core"),
+        "stock": Phrase("As in KSampler"),
         "": "CHORDS",
     }
     steps = run.plan.steps
     parts = (
         method.get(run.method, run.method),
         run.solver,
-        f"{run.plan.cores} cores" if run.plan.cores > 1 else "",
-        f"{steps} step{'s' * (steps != 1)}" if steps else "",
+        Phrase("{count} cores", count=run.plan.cores) if run.plan.cores > 1 else "",
+        counted_phrase(steps, "1 step", "{count} steps") if steps else "",
     )
-    return "  ·  ".join(part for part in parts if part)
+    return "  ·  ".join(translated(part) for part in parts if part)
+
+
+def _told(run: ChordsRun) -> tuple[str, str, list[KeyFigure]]:
+    """The headline, the message and the key figures: what was gained, then how and why."""
+    card = run.card
+    if card is None:
+        return _title(run), run.message, _figures(run)
+    title = current().texts.get(", ", ", ").join(map(translated, card.title))
+    return title, joined((*card.detail, *card.advice)), _figures(run)
+
+
+def _of(calls: int, steps: int) -> Phrase:
+    return Phrase("{calls} of {steps}", calls=calls, steps=steps)
+
+
+def _estimated(estimate: float) -> Phrase:
+    if estimate < SMALLEST:
+        return Phrase("less than 0.1 %")
+    return Phrase("about {percent} %", percent=one_digit(estimate))
 
 
 def _windowed(run: ChordsRun) -> bool:
@@ -296,7 +336,7 @@ class _Row:
     @property
     def font(self) -> int:
         """The size of text that fits."""
-        return int(min(15.0, self.height - 1))
+        return int(min(18.0, self.height - 1))
 
 
 def _rows(count: int, height: float) -> list[_Row]:
@@ -331,7 +371,7 @@ def _draw_evaluations(
         row, left, right = rows[evaluation.core - 1], plot.x(evaluation.depth - 1), plot.x(evaluation.depth)
         sheet.box((left + gap, row.cell_top, right - gap, row.cell_bottom), colours[evaluation.lane], radius)
         if _numbered(plot, row):
-            sheet.text(((left + right) / 2, row.middle), f"{evaluation.index + 1}", 14, BACKGROUND, "mm")
+            sheet.text(((left + right) / 2, row.middle), f"{evaluation.index + 1}", 16, BACKGROUND, "mm")
 
 
 def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timeline) -> None:
@@ -361,12 +401,17 @@ def _draw_hit(
 ) -> None:
     """A sign at the end of the core's row, or below the rows for the draft. ``named``: another label."""
     if hit.core == 0:
-        radius, middle, font, label = 5.5, rows[-1].bottom + 12, 14, "draft" if named is None else named
+        radius, middle, font, label = 5.5, rows[-1].bottom + 12, 16, Phrase("draft") if named is None else named
     else:
         row = rows[hit.core - 1]
-        radius, middle, font, label = min(8.0, 0.4 * row.height), row.middle, row.font, f"result {hit.index}"
-        if hit.change is not None and len(rows) > 1:
-            label += f"  ·  {_percent(hit.change)}"
+        radius, middle, font, label = (
+            min(8.0, 0.4 * row.height),
+            row.middle,
+            row.font,
+            Phrase("result {index}", index=hit.index),
+        )
+        if hit.change is not None and hit.change < 1 and len(rows) > 1:  # a larger one is from a mere draft
+            label = f"{translated(label)}  ·  {_percent(hit.change)}"
     x = plot.x(hit.depth) + radius + 7
     sheet.diamond((x, middle), radius, colour)
     sheet.text((x + radius + 7, middle), label, font, colour)
@@ -390,11 +435,11 @@ def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain
         return
     width, height = plot.x(plot.limit) - plot.x(end), rows[-1].bottom - rows[0].top
     size = min(52.0, height - 30)
-    if size >= 24 and width >= max(text_width(meaning, 15), text_width(gain, size)) + 40:
+    if size >= 24 and width >= max(text_width(meaning, 18), text_width(gain, size)) + 40:
         colour, x = mix(GOLD, CARD, 0.75), plot.x((plot.limit + end) / 2)
         middle = rows[0].top + height / 2
         sheet.text((x, middle - 12), gain, size, colour, "mm", bold=True)
-        sheet.text((x, middle + size / 2 + 4), meaning, 15, colour, "mm")
+        sheet.text((x, middle + size / 2 + 4), meaning, 18, colour, "mm")
 
 
 def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callable[[float], str], end: float) -> None:
@@ -403,11 +448,11 @@ def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callabl
         sheet.box((plot.x(end), plot.top, plot.x(plot.limit), plot.bottom), mix(GOLD, CARD, 0.07), radius=6)
     for tick in ticks:
         sheet.line([(plot.x(tick), plot.top), (plot.x(tick), plot.bottom + 5)], GRID, 1)
-        sheet.text((plot.x(tick), plot.bottom + 16), label(tick), 14, DIM, "mm")
+        sheet.text((plot.x(tick), plot.bottom + 16), label(tick), 17, DIM, "mm")
 
 
 def _draw_end(sheet: Sheet, plot: _Plot, value: float, bottom: float, label: str) -> None:
     """A line where the run ended, down to ``bottom``, with a label above the plot."""
     x = plot.x(value)
     sheet.dashes(x, plot.top - 4, bottom, GOLD)
-    sheet.text((x, plot.top - 15), label, 15, GOLD, "mm")
+    sheet.text((x, plot.top - 15), label, 18, GOLD, "mm")

@@ -6,10 +6,13 @@ import itertools
 import json
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
+from _env import venv_python
+from _server import ComfyServer
 from client import ComfyClient, ExecutionError, HttpError, Interrupted
 from graphs import Graph, Node, demo, empty_latent, settings
 from searches import VAE, optimizer
@@ -51,7 +54,32 @@ def test_the_newest_text_of_a_node_is_sent_and_kept(client: ComfyClient) -> None
         assert {"prompt_id": run.prompt_id, **shown} == sent[-1]
         assert shown["class_type"] == "ChordsKSampler"
         assert [shown["text"]] == run.outputs[sampler.name]["text"]
+        ((title, values), (same, _)), (where, *_) = shown["card"]["title"], shown["card"]["detail"]
+        assert (title, values, same) == ("{count} steps", {"count": 3}, "as in KSampler")
+        assert where == ["one core on {devices}", {"devices": "cpu"}]
         assert [each["number"] for each in sent] == sorted({each["number"] for each in sent})
+
+
+def test_a_node_whose_result_the_host_had_has_the_text_of_that_result(comfy_host: Path) -> None:
+    """Not the text of the run after it. A host with much memory, or with this option, keeps several results."""
+    arguments = ["--cache-lru", "100"]
+    with ComfyServer(comfy_host, threads=1, cpu=True, python=str(venv_python()), arguments=arguments) as server:
+        client, workflow = server.client(), str(uuid.uuid4())
+        graph, sampler = _graph()
+        graph.nodes[sampler.name]["inputs"]["seed"] = 1
+
+        def card(steps: int) -> dict[str, Any]:
+            graph.nodes[sampler.name]["inputs"]["steps"] = steps
+            client.run(graph.nodes, extra=_from_page(workflow))
+            (shown,) = _kept(client, workflow)
+            numbers.append(shown["number"])
+            return shown["card"]
+
+        numbers: list[int] = []
+        three, four = card(3), card(4)
+        assert three != four and card(3) == three and card(4) == four
+        assert numbers[0] < numbers[1] == numbers[2] == numbers[3]  # a page takes what is not older
+        assert card(5) not in (three, four) and card(3) == three
 
 
 def test_a_prompt_without_a_workflow_is_told_and_nothing_is_kept(client: ComfyClient) -> None:
@@ -79,10 +107,12 @@ def test_a_node_that_was_cancelled_does_not_look_as_if_it_still_ran(client: Comf
     workflow = str(uuid.uuid4())
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
-        if kind == "chords" and data["kind"] == "step":
+        if kind == "chords" and data["kind"] == "plan":
             client.interrupt(data["prompt_id"])
 
-    graph, sampler = _graph(steps=200)
+    graph, sampler = _graph()
+    inputs = graph.nodes[sampler.name]["inputs"]
+    inputs["model"] = graph.add("TestHeldModel", model=inputs["model"], results=0, calls=1, salt=next(SEEDS))[0]
     with pytest.raises(Interrupted):
         client.run(graph.nodes, extra=_from_page(workflow), on_event=cancel)
     assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {sampler.name: "cancelled"}
@@ -117,6 +147,19 @@ def test_a_search_and_a_benchmark_that_were_cancelled_say_so(client: ComfyClient
         with pytest.raises(Interrupted):
             client.run(graph.nodes, extra=_from_page(workflow), on_event=cancel)
         assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {node.name: "cancelled"}
+
+
+def test_a_page_tells_its_language(client: ComfyClient) -> None:
+    assert client.post("/chords/language", {"client_id": "a page", "language": "ja"}) == {}
+    for body in (
+        {},
+        [],
+        {"client_id": "a page"},
+        {"client_id": 7, "language": "ja"},
+        {"client_id": "", "language": "ja"},
+    ):
+        with pytest.raises(HttpError, match="client_id"):
+            client.post("/chords/language", body)
 
 
 def test_no_binary_message_has_a_text(client: ComfyClient) -> None:

@@ -21,6 +21,7 @@ import pytest
 import torch
 from _env import venv_python
 from _server import ComfyServer
+from _templates import BY_API
 from graphs import Graph, demo, empty_latent, lanes, runner, settings
 
 NEIGHBOURS = Path(__file__).parent / "neighbours"
@@ -114,8 +115,9 @@ def test_its_extension_help_and_workflows_are_served_under_its_folders_name(inst
     assert script in {urllib.parse.unquote(path) for path in json.loads(installed.get("/extensions"))}
     assert installed.get(script) == (repo / "web" / "chords.js").read_bytes()
     workflows = json.loads(installed.get("/api/workflow_templates"))[installed.name]
-    assert "chords_streaming" in workflows
-    shown = json.loads(installed.get(f"/api/workflow_templates/{installed.name}/chords_streaming.json"))
+    assert BY_API["chords_streaming"].name in workflows
+    name = BY_API["chords_streaming"].path.name
+    shown = json.loads(installed.get(f"/api/workflow_templates/{installed.name}/{name}"))
     assert any(node["type"] == "ChordsStreamPreview" for node in shown["nodes"])
 
 

@@ -15,6 +15,7 @@ import pytest
 import stand_ins
 from _env import venv_python
 from _server import ComfyServer
+from _templates import BY_API, TEMPLATES
 from client import ClientError, ComfyClient, Run
 from PIL import Image
 from swap import BY_OURS, KINDS, SOCKETS, WIDGETS
@@ -22,7 +23,6 @@ from swap import BY_OURS, KINDS, SOCKETS, WIDGETS
 from chords_core import SOLVERS, AdaptivePlan, Plan, SequentialPlan, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 API = sorted(path.stem for path in (FOLDER / "api").glob("*.json"))
 STEPS = {  # of the samplers of each, one after the other, and whether they are guided
     "sdxl": ([25], True),
@@ -165,20 +165,26 @@ def test_few_steps_gives_the_pictures_of_the_sampler_beside_it(client: ComfyClie
 
 
 def test_every_workflow_has_its_twin_and_its_picture() -> None:
-    assert set(NAMES) <= set(API)
-    for name in NAMES:
-        path = FOLDER / f"{name}.jpg"
-        assert path.stat().st_size < LARGEST
-        with Image.open(path) as picture:
+    assert {template.api for template in TEMPLATES} <= set(API)
+    for kind, names in (("json", {t.path for t in TEMPLATES}), ("jpg", {t.thumbnail for t in TEMPLATES})):
+        assert set(FOLDER.glob(f"*.{kind}")) == names
+    for template in TEMPLATES:
+        assert template.thumbnail.stat().st_size < LARGEST
+        with Image.open(template.thumbnail) as picture:
             assert picture.format == "JPEG" and min(picture.size) >= 400
             assert np.asarray(picture.convert("RGB"), dtype=float).std() > 10
 
 
+def test_templates_sort_by_their_numbers_and_their_names_have_room() -> None:
+    names = [template.name for template in TEMPLATES]
+    assert names[0] == "01 Start here, no download"
+    assert [name[:3] for name in names] == [f"{number:02} " for number in range(1, len(names) + 1)]
+    assert max(map(len, names)) <= 33  # a card of the template browser shows about as many
+
+
 def _note(name: str) -> str:
     """What a workflow says about itself. It names each file to download, with its folder."""
-    (note,) = [
-        n for n in _read(FOLDER / f"{name}.json")["nodes"] if n.get("title") == "What to download, what to expect"
-    ]
+    (note,) = [n for n in _read(BY_API[name].path)["nodes"] if n.get("title") == "What to download, what to expect"]
     text = note["widgets_values"][0]
     for folder, file in stand_ins.files(_read(FOLDER / "api" / f"{name}.json")):
         link = rf"- {folder}: \[{re.escape(file)}\]\(https://huggingface.co/\S+/{re.escape(file)}\)"
@@ -236,6 +242,16 @@ def _samplers(name: str) -> list[Json]:
     """The inputs of ours in a workflow for the API."""
     prompt = _read(FOLDER / "api" / f"{name}.json")
     return [node["inputs"] for node in prompt.values() if node["class_type"] in BY_OURS]
+
+
+def test_templates_and_thumbnails_name_the_steps_of_the_workflow() -> None:
+    named = {}
+    for template in TEMPLATES:
+        texts = f"{template.name}, {template.title}, {template.subtitle}"
+        if template.api in STEPS | EVERY_STEP and (found := re.findall(r"(\d+) steps", texts)):
+            named[template.api] = set(map(int, found))
+    assert len(named) == 12
+    assert named == {name: {sum((STEPS | EVERY_STEP)[name][0])} for name in named}
 
 
 @pytest.mark.parametrize("name", [*STEPS, *EVERY_STEP])

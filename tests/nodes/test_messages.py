@@ -104,6 +104,17 @@ def test_every_cause_has_a_sentence() -> None:
     assert set(messages._SENTENCES) == set(core.Cause) - of_the_core_alone
 
 
+def test_more_cores_than_the_steps_have_work_for_are_told_with_the_reason() -> None:
+    assert "(64 cores were asked for, but 20 steps have work for 20 only)" in _told(64, cores=64)
+    assert "4 cores were asked for" in _told(4, cores=4) and "only" not in _told(4, cores=4)
+
+
+def test_a_reason_is_told_once() -> None:
+    chosen = core.plan(20, 1, 1, tolerance=0.01)
+    twice = chosen.because(*chosen.reasons)
+    assert messages.describe(twice, _devices(1)) == messages.describe(chosen, _devices(1))
+
+
 @pytest.mark.parametrize(("number", "told"), [(0, "0 devices"), (1, "1 device"), (2, "2 devices")])
 def test_numbers_and_their_nouns_agree(number: int, told: str) -> None:
     assert messages.counted(number, "device") == told

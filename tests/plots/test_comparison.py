@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 
@@ -51,7 +53,7 @@ def test_where_what_is_faster_differs_too_much_it_is_ksampler_and_the_nearest_is
             entry(advice, "broken", 1.0, rmse=math.nan),
         ]
     )
-    assert place == 0 and "nothing is gained" in told and "edge, 2.00x as fast" in told
+    assert place == 0 and "looked faster" in told and "edge, 2.00x as fast" in told
 
 
 def test_where_nothing_is_faster_the_fastest_is_named(advice: ModuleType) -> None:
@@ -63,10 +65,9 @@ def test_where_nothing_is_faster_the_fastest_is_named(advice: ModuleType) -> Non
 def test_what_is_faster_but_not_in_each_run_is_told_with_the_reason(
     advice: ModuleType, times: tuple[float, ...]
 ) -> None:
-    """Otherwise the figure would not fit to "nothing is gained"."""
     ours = entry(advice, "unsteady", *times, rmse=0.01)
     place, told = advice.advise([entry(advice, "KSampler", 10.0, 9.9, 10.1), ours])
-    assert place == 0 and re.search(r"unsteady was 1.\d\dx as fast by the median, but not in each run", told)
+    assert place == 0 and re.search(r"unsteady looked 1.\d\dx as fast, but runs overlap: more repeats", told)
 
 
 def test_what_does_the_same_as_ksampler_gains_nothing_and_its_reason_is_told(advice: ModuleType) -> None:
@@ -87,13 +88,41 @@ def test_times_that_differ_too_much_by_themselves_are_told(advice: ModuleType) -
     assert "nothing else" not in advice.advise([entry(advice, "KSampler", 7.0, 5.0, 6.0), ours])[1]
 
 
+SECONDS = st.lists(st.floats(0.5, 1.5), min_size=1, max_size=4)
+OTHERS = st.lists(st.tuples(SECONDS, st.sampled_from([0.0, 0.01, 0.03, math.nan]), st.booleans()), max_size=4)
+
+
+@given(SECONDS, OTHERS)
+def test_a_verdict_agrees_with_its_bars(advice: ModuleType, stock: list[float], others: Any) -> None:
+    """The bars show the medians and, as a line, the range of the runs. The picture has the factors to two digits."""
+    bars = [entry(advice, "KSampler", *stock)]
+    bars += [entry(advice, f"s{n}", *times, rmse=rmse, saves=saves) for n, (times, rmse, saves) in enumerate(others)]
+    verdict = advice.verdict_of(bars)
+    factors = {bar.name: f"{bars[0].seconds / bar.seconds:.2f}" for bar in bars}
+    named = re.findall(r"(s\d)[ :,](?:does the same, and )?(?:was |looked )? ?([\d.]+)x", verdict.advice)
+    assert [factors[name] for name, _ in named] == [factor for _, factor in named]
+    shorter = [bar for bar in bars[1:] if bar.seconds <= 0.95 * bars[0].seconds]
+    lines_apart = [bar for bar in shorter if max(bar.times) < min(stock)]
+    good = [bar for bar in lines_apart if bar.saves and bar.rmse < advice.CLOSE]
+    assert (verdict.place > 0) == bool(good)
+    if good:
+        assert bars[verdict.place] is min(good, key=lambda bar: bar.seconds)
+        assert verdict.headline == f"{bars[verdict.place].name}: {factors[bars[verdict.place].name]}x as fast"
+    if verdict.place == 0:
+        assert ("nothing is gained" in verdict.advice) == (not shorter)
+        assert bool(named) or not shorter
+    for name, _ in named:
+        if f"{name} looked" in verdict.advice and "overlap" in verdict.advice:
+            assert max(bars[1 + int(name[1:])].times) >= min(stock)
+
+
 # --- the picture
 
 
 def _comparison(module: ModuleType, entries: list[Any], best: int = 0, pictures: tuple[Any, ...] = ()) -> Any:
     told = f"Take {entries[best].name}: it is fast, and close to what KSampler gives. " * 2
     about = "model.safetensors Flux (bfloat16), latent 1x16x128x128, euler, 30 steps, on cuda:0 NVIDIA H100 80GB HBM3, "
-    return module.Comparison(about * 3, tuple(entries), best, told, pictures)
+    return module.Comparison(about * 3, tuple(entries), best, "near: 2.00x as fast", told, pictures)
 
 
 def _shown(module: ModuleType, count: int, size: tuple[int, int], **others: Any) -> tuple[Any, ...]:

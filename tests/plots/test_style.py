@@ -24,7 +24,7 @@ def draw(node_module: Callable[[str], ModuleType]) -> Callable[[], list[Image.Im
     entry = node_module("recommendation").Entry
     entries = (entry("KSampler $x$", (9.0, 10.0), 9.0, 0.0, 40.0), entry("window", (4.0,), 1.0, 0.01, 40.0))
     course = convergence.Course("SDO", HISTORY, (True, False) * 6, HISTORY[-2], 20, ((3, "broke"),), "no reason")
-    compared = comparison.Comparison("a model", entries, 1, "it is fast", ())
+    compared = comparison.Comparison("a model", entries, 1, "window: 2.38x as fast", "it is fast", ())
     return lambda: [convergence.draw_curve(course), comparison.draw_comparison(compared)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ EACH_PAGE = [(node, language) for node in NODES for language in LANGUAGES]
 SCRIPTS = {"ja": r"[\u3040-\u30ff\u4e00-\u9fff]", "zh": r"[\u4e00-\u9fff]"}  # kana and Chinese characters
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
 PICTURE_MOST = 60 * 1024
+TEMPLATES = ("_WITHIN_ALONE", "_TOO_MANY_CORES")
+PHRASES = ("Phrase", "Advice", "counted_phrase")
 
 
 def _page(node: str, language: str) -> str:
@@ -53,6 +56,44 @@ def test_every_word_of_the_panel_is_there(repo: Path) -> None:
         for word, text in theirs.items():
             assert language != "en" or text == word
             assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", word)), (language, word)
+
+
+def _phrases(folder: Path) -> set[str]:
+    """The sentences that the server sends: see `nodes/host/phrases.py`."""
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in PHRASES:
+                found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TEMPLATES:
+                found.add(ast.literal_eval(node.value))
+            elif isinstance(node, ast.Dict):
+                causes = [getattr(getattr(key, "value", None), "id", "") == "Cause" for key in node.keys]
+                found |= {text.value for cause, text in zip(causes, node.values, strict=True) if cause}
+    return {text for text in found if isinstance(text, str)}
+
+
+def test_every_sentence_of_the_server_is_there(repo: Path) -> None:
+    words = _phrases(repo / "nodes")
+    assert len(words) > 60 and "with one device, nothing can run in parallel" in words
+    for language in LANGUAGES:
+        theirs = locales.read_texts(language, "main")["chords_run"]
+        assert set(theirs) == words
+        for word, text in theirs.items():
+            assert language != "en" or text == word
+            assert sorted(re.findall(r"{\w+}", text)) == sorted(re.findall(r"{\w+}", word)), (language, word)
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_sentences_name_inputs_as_the_nodes_show_them(language: str) -> None:
+    """And Japanese has no space between a number or a name and its own letters."""
+    inputs = r"\b(fidelity|cores|method|accept|denoise|devices|steps)\b"
+    texts = locales.read_texts(language, "main")
+    for word, text in {**texts["chords"], **texts["chords_run"]}.items():
+        assert not re.search(inputs, re.sub(r"{\w+}", "", text)), (word, text)
+        if language == "ja":
+            letters = SCRIPTS["ja"]
+            assert not re.search(rf"[\w}}] {letters}|{letters} [\w{{]", text), (word, text)
 
 
 @pytest.mark.parametrize("language", ["ja", "zh"])
@@ -123,6 +164,15 @@ def test_files_that_pages_point_to_exist(repo: Path) -> None:
     for node, language in EACH_PAGE:
         for name in re.findall(r"`((?:docs|workflows)/[^`]+)`", _page(node, language)):
             assert (repo / name).exists(), (node, language, name)
+
+
+def test_no_type_has_the_name_of_a_node_in_a_script(repo: Path) -> None:
+    """Clients make names of their language from both: CHORDS_DEVICES and ChordsDevices would be one."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (repo / "nodes").rglob("*.py"))
+    types = set(re.findall(r'io\.Custom\("(\w+)"\)', code)) - {"LORA_MODEL"}  # that one is the host's
+    assert types == set(locales.read_texts("en", "main")["dataTypes"])
+    names = [name.replace("_", "").casefold() for name in [*types, *NODES]]
+    assert len(types) >= 3 and len(set(names)) == len(names)
 
 
 # ------------------------------------------------------------------------------------------------ the script

@@ -83,6 +83,34 @@ def test_what_comfyui_asks_for_is_installed_where_it_was_named(monkeypatch: pyte
     assert asked == [None, None, checkout, checkout]
 
 
+@pytest.fixture
+def installations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
+    """What is asked of pip. Nothing is installed; the stamp of `.venv` is another file."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(host, "VENV_STAMP", tmp_path / "stamp.json")
+    monkeypatch.setattr(host, "pip", lambda what, *arguments: asked.append(arguments))
+    monkeypatch.setattr(host, "install_torch_parts", lambda: None)
+    monkeypatch.setattr(host, "check_torch_parts", lambda: None)
+    return asked
+
+
+def _files(arguments: tuple[str, ...], option: str = "-r") -> list[str]:
+    return [Path(value).name for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+
+
+def test_the_demo_installs_less_than_the_tests(installations: list[tuple[str, ...]]) -> None:
+    host.install_to_run(None)
+    host.install_to_run(None)  # it is there
+    (asked,) = installations
+    assert _files(asked) == ["requirements-host.txt"] and "requirements-dev.txt" in _files(asked, "-c")
+    assert set(host.PACKAGES.split()) <= set(asked)
+    host.install_packages(None)
+    host.install_packages(None)
+    assert _files(installations[1]) == [f"requirements-{name}.txt" for name in ("host", "dev", "ray")]
+    host.install_to_run(None)  # what the tests need contains what the demo needs
+    assert len(installations) == 2
+
+
 def test_the_pack_is_linked_once(checkout: Path, repo: Path) -> None:
     link = checkout / "custom_nodes" / host.PACK_NAME
     host.install_pack(checkout)
@@ -139,8 +167,8 @@ def test_stamps_are_whole_or_absent(tmp_path: Path) -> None:
 
 def test_nothing_names_a_package_server(repo: Path) -> None:
     for path in sorted((repo / "scripts").glob("requirements-*.txt")):
-        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        assert all("==" in line and "/" not in line and "--" not in line for line in lines), path.name
+        lines = [line.split("#")[0] for line in path.read_text().splitlines()]
+        assert all("==" in line and "/" not in line and "--" not in line for line in lines if line), path.name
 
 
 def test_the_newest_frontend_is_installed_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

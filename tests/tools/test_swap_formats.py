@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _templates import BY_API
 from swap import NotAWorkflow, back, summary, swap
 
 from tests.tools.workflow_samples import Json, api_workflow, node_types, sampler_select, saved_node, saved_workflow
@@ -44,7 +45,7 @@ def test_back_leaves_what_needs_ours() -> None:
 
 
 def test_back_leaves_connected_nodes_of_a_saved_workflow(repo: Path) -> None:
-    workflow = json.loads((repo / "workflows" / "chords_streaming.json").read_text(encoding="utf-8"))
+    workflow = json.loads(BY_API["chords_streaming"].path.read_text(encoding="utf-8"))
     result = back(workflow)
     assert result.workflow == workflow
     assert result.left == ["6 ChordsKSampler (disconnect devices and CHORDS_RUN first)"]

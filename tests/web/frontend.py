@@ -93,7 +93,7 @@ class Frontend:
         )
 
     def boxes(self) -> list[list[float]]:
-        """The place of each node with its title: [left, top, width, height]."""
+        """The place of each node with its title, when nodes no longer grow: [left, top, width, height]."""
         code = """
         const { scale, offset: [x, y] } = app.canvas.ds;
         const shown = [...document.querySelectorAll(".lg-node")].map((node) => node.getBoundingClientRect());
@@ -102,10 +102,19 @@ class Frontend:
           : graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]);
         """
         count = self.evaluate("return graph.nodes.length")
-        found: list[list[float]] = self.until(
-            lambda: len(b := self.evaluate(code)) == count and b, "all nodes are there"
-        )
-        return found
+        before: list[list[float]] = []
+        repeats = 0
+
+        def settled() -> bool:
+            nonlocal before, repeats
+            found = self.evaluate(code)
+            repeats = repeats + 1 if found == before else 0
+            before = found
+            self.page.wait_for_timeout(100)
+            return len(found) == count and repeats >= 2
+
+        self.until(settled, "all nodes are there and keep their size")
+        return before
 
     def picture_width(self, node: int) -> int:
         """The pixels of the picture that a node shows; 0 if it shows none."""
@@ -129,7 +138,7 @@ class Frontend:
     def panel(self, which: int = 0) -> Panel:
         return Panel(self, self.page.locator(".chords-stream").nth(which))
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
         """Wait until a condition holds, and return its value."""
         limit = time.monotonic() + seconds
         while not (value := condition()):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _templates import BY_API
 from client import ComfyClient
 from frontend import Frontend, Panel
 from PIL import Image
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "chords_streaming.json"
+WORKFLOW, API_WORKFLOW = BY_API["chords_streaming"].path, BY_API["chords_streaming"].api_path
 CORES = 4
 SAMPLER, PREVIEW, SAVED = 6, 7, 9  # nodes of the workflow file
 HOLD = """

@@ -38,11 +38,20 @@ def width() -> int:
 
 
 @pytest.fixture
-def page(browser: Browser, repo: Path, theme: str, width: int) -> Iterator[Page]:
+def locale() -> str:
+    return "en-GB"
+
+
+@pytest.fixture
+def page(browser: Browser, repo: Path, theme: str, width: int, locale: str) -> Iterator[Page]:
     """The page from its file, without network; it must not fail, nor ask for anything but its own files."""
     scheme: Any = theme
     context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+        locale=locale,
+        offline=True,
+        reduced_motion="reduce",
     )
     tab = context.new_page()
     faults: list[str] = []
@@ -96,7 +105,7 @@ def test_each_control_changes_the_figures_that_it_is_about(page: Page) -> None:
     for control, (value, changed) in changes.items():
         page.locator("#reset").click()
         page.wait_for_function("document.querySelector('#steps').value === '20'")
-        page.wait_for_timeout(50)  # the page computes after the event
+        page.evaluate("new Promise((done) => setTimeout(done))")  # the page computes after the event, in its own timer
         before = _figures(page)
         if isinstance(value, str):
             page.locator(f"#{control}").select_option(value)
@@ -157,6 +166,8 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     page.locator('input[name="method"]:checked').focus()
     page.keyboard.press("ArrowLeft")
     assert "CHORDS" in page.locator("#summary").inner_text()
+    page.locator('input[name="method"][value="split"]').check()
+    _set(page, "steps", 50)  # one frame for each: it does not end by itself meanwhile
     page.locator("#play").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("Number(document.querySelector('#moment').value) >= 3")
@@ -187,3 +198,31 @@ def test_the_ends_of_each_control_can_be_drawn(page: Page) -> None:
                 page.locator(f'input[name="method"][value="{method}"]').check()
                 drawn = "".join(_figures(page).values())
                 assert "NaN" not in drawn and "Infinity" not in drawn, (control, end, method)
+
+
+MISSES = """
+window.missing = new Set();
+CHORDS.TEXTS = new Proxy(CHORDS.TEXTS, { get: (texts, text) => texts[text] ?? (window.missing.add(text), undefined) });
+0  // not the table: it would be read for the answer
+"""
+
+
+@pytest.mark.parametrize("theme", ["light"], indirect=True)
+@pytest.mark.parametrize(("locale", "code"), [("ja-JP", "ja"), ("zh-TW", "zh"), ("de-DE", "en")])
+def test_the_page_is_in_the_language_of_the_browser_and_no_text_is_missing(page: Page, code: str) -> None:
+    """Then in each other one, as the reader chooses."""
+    heading = {"en": "Fewer model calls", "ja": "直列のモデル呼び出し", "zh": "减少串行的模型调用"}
+    assert page.locator("#language").input_value() == code and page.locator("h1").inner_text().startswith(heading[code])
+    page.evaluate(MISSES)
+    for other in (*(each for each in heading if each != code), code):
+        page.locator("#language").select_option(other)
+        assert page.locator("html").get_attribute("lang")[:2] == other
+        assert page.locator("h1").inner_text().startswith(heading[other]) and page.title().startswith(heading[other])
+        for method in ("split", "chords", "window", "fewer"):
+            page.locator(f'input[name="method"][value="{method}"]').check()
+            for link, moment in (("nvlink", 1), ("ethernet1", 0)):
+                page.locator("#link").select_option(link)
+                _set(page, "moment", moment)
+                said = page.locator("#summary").inner_text() + page.locator("figure .text").all_inner_texts()[-1]
+                assert "{" not in said and ("KSampler" in page.locator("body").inner_text()) == (other == "en")
+    assert page.evaluate("[...window.missing]") == []

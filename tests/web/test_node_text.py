@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _templates import BY_API
 from client import ComfyClient
 from frontend import Frontend, in_both_frontends, in_every_frontend, in_the_newest_too
 from playwright.sync_api import Locator
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-WORKFLOW = FOLDER / "chords_demo.json"
+WORKFLOW = BY_API["chords_demo"].path
 SEEDS = iter(range(50_000, 60_000))
 NODES = ["ChordsKSampler", "ChordsKSamplerAdvanced", "ChordsBenchmark", "SDOLatentOptimizer", "SDOTrainLoRA"]
 STOCK = {"ChordsKSampler": "KSampler", "ChordsSampler": "KSamplerSelect"}
@@ -28,6 +30,7 @@ app.canvas.selectNode(node);
 app.canvas.draw(true, true);
 return node.id;
 """
+SIZE = "return [...graph.getNodeById(argument).size]"
 CUSTOM = """
 const sampler = graph.nodes.find((node) => node.type === "ChordsKSampler");
 const inputs = sampler.inputs.map((input) => [input.name, graph.getLink(input.link)]).filter(([, link]) => link);
@@ -72,6 +75,30 @@ def _text(card: Locator) -> str:
     return card.get_attribute("title") or ""
 
 
+def _shown(card: dict[str, list[Any]]) -> str:
+    """The whole text of a card in English, from what the server has."""
+    lines = [", ".join(map(_english, card["title"])), "; ".join(map(_english, card["detail"]))]
+    if card["advice"]:
+        lines.append(f"Tip: {'; '.join(map(_english, card['advice']))}")
+    return "\n".join(filter(None, lines))
+
+
+def _english(text: Any) -> str:
+    if not isinstance(text, list):
+        return str(text)
+    template, values = text
+    return template.format(**{name: _english(value) for name, value in values.items()})
+
+
+def _wait_for_text(frontend: Frontend, client: ComfyClient, sampler: int) -> str:
+    """Wait until the card of a sampler shows what the server has kept of it, and return it."""
+    workflow = frontend.evaluate("return graph.id")
+    texts = client.get_json(f"/chords/texts/{workflow}")["texts"]
+    (card,) = [text["card"] for text in texts if text["node_id"] == str(sampler)]
+    frontend.until(lambda: _text(_card(frontend)) == _shown(card), "the text is shown")
+    return _shown(card)
+
+
 def _open(frontend: Frontend, folder: Path) -> int:
     """Open the demo workflow as a new one, with another seed than before. Returns its sampler."""
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
@@ -111,12 +138,14 @@ def test_the_text_stays_after_the_run_and_after_a_reload(
     sampler = _open(frontend, tmp_path)
     assert (_card(frontend).text_content(), _text(_card(frontend))) == ("no run yet", "")
     height = _card(frontend).bounding_box()["height"]
-    (text,) = _run(frontend, client)["outputs"][str(sampler)]["text"]
-    frontend.until(lambda: _text(_card(frontend)) == text, "the text is shown")
+    size = frontend.evaluate(SIZE, sampler)
+    (message,) = _run(frontend, client)["outputs"][str(sampler)]["text"]
+    text = _wait_for_text(frontend, client, sampler)
     frontend.page.wait_for_timeout(500)  # in which the frontend takes away what it shows of a run
-    title, detail = text.split(": ", 1)
     shown = _card(frontend)
-    assert (shown.locator("strong").text_content(), shown.locator("span").text_content()) == (title, detail)
+    assert "\n".join(filter(None, shown.locator("> *").all_text_contents())) == text
+    assert re.match(r"\d+ (of \d+ calls|steps, as in KSampler)", text), text
+    assert message.startswith(("one core", "4 cores", "2 cores")) and frontend.evaluate(SIZE, sampler) == size
     assert shown.is_visible() and shown.bounding_box()["height"] == pytest.approx(height, abs=1)
     frontend.page.reload()
     frontend.wait_until_ready()
@@ -134,7 +163,7 @@ def test_a_sampler_of_the_host_shows_the_text_of_our_sampler(
     frontend.until(lambda: _card(frontend).count() == 1 and _text(_card(frontend)), "the node has a card")
     holder = "return graph.getNodeById(argument).widgets.some((widget) => widget.name === 'chords_text')"
     assert frontend.evaluate(holder, custom)
-    assert _text(_card(frontend)).startswith(("one core", "4 cores", "2 cores"))
+    assert " on cpu" in _text(_card(frontend)).split("\n")[1]
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
     assert "chords_text" not in prompt[str(custom)]["inputs"]
 
@@ -142,8 +171,8 @@ def test_a_sampler_of_the_host_shows_the_text_of_our_sampler(
 def test_the_text_is_not_shown_in_another_workflow(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
     """It has the same node ids. The workflow that ran, opened again, has its text."""
     sampler = _open(frontend, tmp_path)
-    (text,) = _run(frontend, client)["outputs"][str(sampler)]["text"]
-    frontend.until(lambda: _text(_card(frontend)) == text, "the text is shown")
+    _run(frontend, client)
+    text = _wait_for_text(frontend, client, sampler)
     other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     frontend.load_file(_written({**other, "id": str(uuid.uuid4())}, tmp_path / "second.json"))
     frontend.page.wait_for_timeout(500)

@@ -11,6 +11,7 @@ import pytest
 from client import ComfyClient
 from frontend import Frontend, call_count, in_both_frontends, in_the_newest_too, with_nodes_2
 from held_runs import (
+    API_WORKFLOW,
     CORES,
     PREVIEW,
     SAMPLER,
@@ -170,7 +171,7 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
 @in_both_frontends
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend gives the outputs without events of a run."""
-    graph = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    graph = json.loads(API_WORKFLOW.read_text(encoding="utf-8"))
     graph[str(SAMPLER)]["inputs"] |= {"seed": next(SEEDS), "accept": "exact"}
     outputs = client.run(graph).outputs
     panel = open_workflow(frontend)
@@ -203,7 +204,7 @@ def test_nothing_of_the_panel_is_saved_or_queued(frontend: Frontend) -> None:
 def test_the_api_twin_is_the_same_graph(frontend: Frontend) -> None:
     frontend.open_file(WORKFLOW)
     prompt = frontend.evaluate("return (await app.graphToPrompt()).output")
-    twin = json.loads((WORKFLOW.parent / "api" / WORKFLOW.name).read_text(encoding="utf-8"))
+    twin = json.loads(API_WORKFLOW.read_text(encoding="utf-8"))
     assert _bare(prompt) == _bare(twin)
 
 
@@ -296,7 +297,7 @@ def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client
     let_go(client)
     client.wait(prompt)
     assert (panel.state, panel.labels) == ("idle", [])
-    frontend.page.get_by_text("chords_streaming", exact=False).first.click()
+    frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
     frontend.until(lambda: len(frontend.panel().drawn()) == CORES + 1, "the strip is back")
 
 

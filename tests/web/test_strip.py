@@ -11,6 +11,7 @@ from held_runs import (
     PREVIEW,
     SAMPLER,
     SAVED,
+    WORKFLOW,
     accept_in_the_middle,
     events,
     latent_is_the_hit,
@@ -168,7 +169,7 @@ def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: Co
     )
     _drawn(frontend, frontend.panel(), count)
     frontend.evaluate("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    frontend.page.get_by_text("chords_streaming", exact=False).first.click()
+    frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
     frontend.until(lambda: len(frontend.panel().drawn()) == count, "the tab has its strip")
     open_workflow(frontend)
     panel = frontend.panel()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from _server import ComfyServer
+from _templates import BY_API, TEMPLATES
 from client import ClientError, ComfyClient
 from frontend import OURS, VIEWPORT, Frontend, in_the_newest_too
 from servers import Servers
@@ -22,7 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "host"))
 import stand_ins
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+NAMES = [template.api for template in TEMPLATES]
 PACKAGE = "comfyui_workflow_templates_json"
 MADE_FROM = {
     "sdxl": "image_sdxl_simple",
@@ -163,7 +164,7 @@ def test_a_workflow_loads_completely_and_is_the_same_after_a_save_and_a_reload(
             errors.append(message.text)
 
     frontend.page.on("console", note)
-    path = FOLDER / f"{name}.json"
+    path = BY_API[name].path
     frontend.load_file(path)
     assert frontend.evaluate("return graph.nodes.length") == len(_read(path)["nodes"])
     assert frontend.evaluate(MISSING) == []
@@ -188,13 +189,12 @@ def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> N
     frontend.page.set_viewport_size({"width": 3600, "height": 2400})  # so that all nodes are drawn
     covered = []
     for name in NAMES:
-        path = FOLDER / f"{name}.json"
+        path = BY_API[name].path
         frontend.load_file(path)
         assert frontend.evaluate("return graph.nodes.length") == len(_read(path)["nodes"]), name
         assert frontend.evaluate(MISSING) == [], name
         assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / f"{name}.json")), name
         frontend.evaluate("app.canvas.ds.scale = 0.6; app.canvas.draw(true, true)")
-        frontend.page.wait_for_timeout(300)
         boxes = frontend.boxes()
         for i, (x, y, width, height) in enumerate(boxes):
             for left, top, wide, high in boxes[:i]:
@@ -206,21 +206,22 @@ def test_each_workflow_opens_and_no_node_covers_another(frontend: Frontend) -> N
 
 
 def test_the_template_browser_shows_them_all_with_a_picture(frontend: Frontend, client: ComfyClient) -> None:
-    (found,) = [names for names in client.get_json("/workflow_templates").values() if "chords_demo" in names]
-    assert sorted(found) == NAMES  # and none of the API workflows
+    first = TEMPLATES[0].name
+    (found,) = [names for names in client.get_json("/workflow_templates").values() if first in names]
+    assert sorted(found) == [template.name for template in TEMPLATES]  # and none of the API workflows
     page = frontend.page
     page.get_by_role("button", name="Templates").first.click()
     page.get_by_text("ComfyUI-CHORDS").first.click()
-    for name in NAMES:
-        card = page.get_by_test_id(f"template-workflow-{name}")
+    for template in TEMPLATES:
+        card = page.get_by_test_id(f"template-workflow-{template.name}")
         card.scroll_into_view_if_needed()
         picture = card.locator("img").first
         picture.wait_for()
         frontend.until(
-            lambda picture=picture: picture.evaluate("(i) => i.naturalWidth") >= 400, f"{name} has a picture"
+            lambda picture=picture: picture.evaluate("(i) => i.naturalWidth") >= 400, f"{template.name} has a picture"
         )
     frontend.evaluate("graph.extra.notYetReplaced = true")
-    page.get_by_test_id("template-workflow-chords_inpaint").click()
+    page.get_by_test_id(f"template-workflow-{BY_API['chords_inpaint'].name}").click()
     page.wait_for_function("() => !window.comfyAPI.app.app.rootGraph.extra.notYetReplaced")
     assert _bare(_prompt(frontend)) == _bare(_read(FOLDER / "api" / "chords_inpaint.json"))
 
@@ -271,7 +272,7 @@ def test_what_a_subgraph_shows_outside_reaches_our_sampler(
 
 @pytest.mark.parametrize("name", ["flux_2", "flux_dev", "qwen_image", "qwen_image_edit", "z_image", "z_image_turbo"])
 def test_fidelity_can_be_set_from_outside_the_subgraph(frontend: Frontend, name: str) -> None:
-    frontend.load_file(FOLDER / f"{name}.json")
+    frontend.load_file(BY_API[name].path)
     (outer,) = frontend.evaluate("return graph.nodes.filter((n) => n.isSubgraphNode?.()).map((n) => n.id)")
     frontend.set_widget(outer, "fidelity", "near")
     (sampler,) = [n for n in _prompt(frontend).values() if n["class_type"] in BY_OURS]
@@ -280,14 +281,14 @@ def test_fidelity_can_be_set_from_outside_the_subgraph(frontend: Frontend, name:
 
 @pytest.mark.parametrize("name", ["chords_demo", "chords_few_steps", "chords_img2img", "chords_inpaint"])
 def test_a_demo_workflow_runs_at_the_press_of_a_button(frontend: Frontend, client: ComfyClient, name: str) -> None:
-    frontend.load_file(FOLDER / f"{name}.json")
+    frontend.load_file(BY_API[name].path)
     before = set(client.get_json("/history"))
     frontend.run()
 
     def ended() -> list[Json]:
         return [run for key, run in client.get_json("/history").items() if key not in before]
 
-    (run,) = frontend.until(ended, "the prompt is over", 120)
+    (run,) = frontend.until(ended, "the prompt is over", 300)
     assert run["status"]["status_str"] == "success"
     shown = "return graph.nodes.find((n) => n.type === 'SaveImage').imgs?.[0]?.naturalWidth ?? 0"
     frontend.until(lambda: frontend.evaluate(shown) == 128, "the picture is shown")

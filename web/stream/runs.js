@@ -161,7 +161,7 @@ export function describeHit(hit, run) {
   if (hit.core > 0 && run.plan?.cores > 1) parts.push(t("core {core}", hit));
   if (hit.depth !== undefined) parts.push(callsText(hit.depth));
   if (Number.isFinite(hit.seconds)) parts.push(secondsText(hit.seconds));
-  if (Number.isFinite(hit.change)) parts.push(changeText(hit.change));
+  if (Number.isFinite(hit.change) && hit.change < 1) parts.push(changeText(hit.change)); // else: from a mere draft
   return parts;
 }
 

@@ -20,7 +20,8 @@ from ..devices.available import lane_devices
 from ..devices.request import DeviceRequest
 from ..devices.timings import TimingsKey
 from ..devices.timings_file import keep_timings, recall_timings, timings_key
-from ..node_text import show_text
+from ..node_text import show_lines
+from ..phrases import Phrase
 from ..ray.cluster import cluster_lanes
 from ..sampling.ksampler import KSamplerInputs
 from ..sampling.names import PARALLEL
@@ -149,9 +150,9 @@ class _Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
         before = self._PARTS * self._begun
         self._begun += 1
-        line = f"run {self._begun} of {self._runs}: {name}"
-        _log.info("CHORDS benchmark: %s", line)
-        show_text(line)
+        line = Phrase("run {number} of {count}", number=self._begun, count=self._runs)
+        _log.info("CHORDS benchmark: %s: %s", line, name)
+        show_lines(line, name)
         self._bar.update_absolute(before)
 
         def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:

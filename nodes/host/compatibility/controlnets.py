@@ -17,6 +17,7 @@ from comfy.controlnet import T2IAdapter
 from torch import Tensor, nn
 
 from ..devices.controlnets import Conds, chain_of, controls_in, network_of, pictures_of
+from ..phrases import Phrase
 from .hooks import hooks_in_network
 from .origins import Origin, origin_of, pack_of
 
@@ -44,7 +45,7 @@ def reason_for_range(conds: Conds, sigmas: Tensor) -> str | None:
     """Why every step of this schedule [N + 1] is called: a ControlNet begins or ends within it; None if none does."""
     for control in controls_in(conds):
         if len({is_active(control, float(sigma)) for sigma in sigmas[:-1]}) > 1:
-            return "a ControlNet applies to a part of the steps only, and every step is called"
+            return Phrase("a ControlNet applies to a part of the steps only, and every step is called")
     return None
 
 

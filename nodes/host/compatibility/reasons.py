@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..devices.controlnets import controls_in
 from ..devices.token_split import reason_against
+from ..phrases import Phrase
 from .compiled import is_compiled, is_host_wrapper, reason_for_one_device
 from .controlnets import reason_for_range, reason_in_controls
 from .hooks import (
@@ -45,11 +46,21 @@ from .origins import FOREIGN, Origin, is_of_host, origin_of, pack_of
 from .reading.source_reader import Reading, read, writes_outside
 from .trial.verdicts import TrialSubject, known_reason
 
-_MULTIGPU_NODE = "ComfyUI's own multi-GPU node already splits each call between the devices"
+_MULTIGPU_NODE = Phrase("ComfyUI's own multi-GPU node already splits each call between the devices")
 _KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")
 """Attributes of a guider: the model itself, and what the host has loaded for the prompts, which have their reasons."""
+
+
+def _keeps_results(name: str) -> Phrase:
+    return Phrase("{name} keeps results from step to step", name=name)
+
+
+def _is_compiled(name: str) -> Phrase:
+    return Phrase("{name} is compiled for one device", name=name)
+
+
 _COMPILED = "compile"
-_NAME_REASONS = {"cache": "keeps results from step to step", _COMPILED: "is compiled for one device"}
+_NAME_REASONS = {"cache": _keeps_results, _COMPILED: _is_compiled}
 _STEP_CACHE = re.compile(
     r"(easy|lazy|tea|mag|step|taylor|(fb|first|f|d)?_?block)[_ -]?cache|first_block_cache|cache[_-]?dit|wave_?speed",
     re.IGNORECASE,
@@ -110,7 +121,7 @@ def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:
     """
     for conds in guider.conds.values():
         if any(cond.get(end) is not None for cond in conds or () for end in ("timestep_start", "timestep_end")):
-            return "a prompt applies to a part of the steps only, and every step is called"
+            return Phrase("a prompt applies to a part of the steps only, and every step is called")
     return reason_for_range(guider.conds, sigmas) or reason_for_every_window(guider.model_options)
 
 
@@ -142,7 +153,7 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompile
         return reason
     for each in _read_hooks(guider, model_options):
         if is_host_wrapper(each.hook.call) and not uncompiled:
-            return f"{each.hook.name} {_NAME_REASONS[_COMPILED]}"
+            return _is_compiled(each.hook.name)
         if (reason := next(_stateful([each], uncompiled), None)) is not None:
             cache = _name_of_cache(each)
             return reason if cache is None else f"{reason}; remove {cache}"
@@ -201,7 +212,7 @@ def _reason_in_copies(patcher: ModelPatcher) -> str | None:
     if reason is not None:
         return reason
     if patcher.model_patches_models() or patcher.get_nested_additional_models():
-        return "a patch of the model uses a model of its own"
+        return Phrase("a patch of the model uses a model of its own")
     for key, patch in patcher.object_patches.items():
         if callable(patch) and key != "model_sampling" and not is_compiled(patch):
             return f"the part {key} of the model is replaced by an object that belongs to one device"
@@ -226,7 +237,7 @@ def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_ReadHook]:
 def _reason_in_hooks(hooks: Sequence[_ReadHook]) -> str | None:
     for each in hooks:
         if hasattr(each.hook.call, "to"):
-            return f"{each.hook.name} holds tensors on one device"
+            return Phrase("{name} holds tensors on one device", name=each.hook.name)
     return next(_stateful(hooks), None)
 
 
@@ -242,9 +253,9 @@ def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[
         for word, reason in _NAME_REASONS.items():
             compiled = is_host_wrapper(each.hook.call) or (uncompiled and word == _COMPILED)
             if word in name.lower() and not compiled:
-                yield f"{name} {reason}"
+                yield reason(name)
         if _host_keeps_state(each.hook.call):
-            yield f"{name} keeps state from call to call"
+            yield Phrase("{name} keeps state from call to call", name=name)
         if each.reading.finding is not None:
             yield f"{name} {each.reading.finding}"
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..phrases import Phrase
+
 Group = tuple[torch.device, ...]
 """The devices of a lane, its own first."""
 
@@ -104,4 +106,4 @@ def is_shared(name: str) -> bool:
 def in_words(group: Group) -> str:
     """The devices in words, as in "cuda:0, cuda:1 and cuda:2"."""
     *first, last = map(str, group)
-    return f"{', '.join(first)} and {last}" if first else last
+    return Phrase("{names} and {last}", names=", ".join(first), last=last) if first else last

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..node_text import show_text
+from ..phrases import Card
 
 _log = logging.getLogger("chords")
 
@@ -27,6 +29,12 @@ class Announcer:
         self.fallbacks = Fallbacks()
         self._shown = shown
         self._notes: list[str] = []
+        self._card: Card | None = None
+
+    @property
+    def card(self) -> Card | None:
+        """The newest message as the node shows it."""
+        return self._card
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -41,9 +49,18 @@ class Announcer:
             if fallback is not None:
                 self.fallbacks.known(fallback, note)
 
-    def say(self, message: str) -> None:
-        """Show what is done, and the notes."""
-        self.message = "; ".join((message, *(note for note in self._notes if note not in message)))
+    def say(self, message: str, card: Card | None = None) -> None:
+        """Show what is done, and the notes. ``card``: the same for the node; without one, it shows the message."""
+        self._card = card
+        self.message = message
+        self.add(note for note in self._notes if note not in message)
+
+    def add(self, sentences: Iterable[str]) -> None:
+        """Show the newest message with more sentences."""
+        added = tuple(sentences)
+        self.message = "; ".join((self.message, *added))
+        if self._card is not None:
+            self._card = replace(self._card, detail=(*self._card.detail, *added))
         _log.info("CHORDS: %s", self.message)
         if self._shown:
-            show_text(self.message)
+            show_text(self.message, self._card)

@@ -15,12 +15,16 @@ from comfy.utils import unpack_latents
 from torch import Tensor
 
 from ..devices.request import DeviceRequest
+from ..phrases import Card, Phrase
 from .announcer import Announcer
 from .options import SamplerOptions
 from .run_record import ChordsRun, RunHit
 from .sampler import chords_sampler
 
-_NOTHING = "nothing to sample: denoise is 0 or the step range is empty, so the latent goes through as it is"
+_NOTHING = Card(
+    (Phrase("nothing to sample"),),
+    (Phrase("denoise is 0 or the step range is empty, so the latent goes through as it is"),),
+)
 
 Latent = dict[str, Any]
 
@@ -129,8 +133,8 @@ def ksample(
 
 def _nothing_sampled() -> ChordsRun:
     announcer = Announcer()
-    announcer.say(_NOTHING)
-    return ChordsRun(announcer.message)
+    announcer.say(f"{_NOTHING.title[0]}: {_NOTHING.detail[0]}", _NOTHING)
+    return ChordsRun(announcer.message, card=_NOTHING)
 
 
 def _unpacked(hits: tuple[RunHit, ...], shapes: Sequence[torch.Size] | None) -> tuple[RunHit, ...]:

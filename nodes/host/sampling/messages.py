@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
 from ..devices.groups import WHOLE, Split
+from ..phrases import Phrase, counted_phrase
 from .percent import in_percent
 
 
@@ -49,7 +50,7 @@ def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = Non
 
 def reasons_of(chosen: Plan) -> str:
     """Why this plan was chosen, the most important reason first."""
-    return "; ".join(reason if isinstance(reason, str) else _sentence(reason, chosen) for reason in chosen.reasons)
+    return "; ".join(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons))
 
 
 def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, str]) -> str:
@@ -62,14 +63,24 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Map
     """
     alone = _duration(seconds[WHOLE]) if WHOLE in seconds else ""
     if chosen != WHOLE:
-        by = " by tokens" if chosen.shares > 1 else ""
-        sides = " guided" if chosen.sides > 1 else ""
-        return f"{chosen.devices} devices share each{sides} call{by}: {_duration(seconds[chosen])} instead of {alone}"
+        values = {"devices": chosen.devices, "time": _duration(seconds[chosen]), "alone": alone}
+        if chosen.sides > 1 and chosen.shares > 1:
+            return Phrase("{devices} devices share each guided call by tokens: {time} instead of {alone}", **values)
+        if chosen.sides > 1:
+            return Phrase("{devices} devices share each guided call: {time} instead of {alone}", **values)
+        return Phrase("{devices} devices share each call by tokens: {time} instead of {alone}", **values)
     slower = [split for split in seconds if split != WHOLE and split not in dropped]
     others = ", ".join(f"{split.name}: {_duration(seconds[split])}" for split in slower)
-    causes = [f"they are not notably faster together ({others})"] if slower else []
-    causes += [f"{split.name} cannot be used: {reason}" for split, reason in dropped.items()]
-    return f"one device makes each call{alone and f' in {alone}'}, because {', and '.join(causes)}"
+    together: list[str] = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
+    together += [
+        Phrase("{split} cannot be used: {reason}", split=split.name, reason=reason) for split, reason in dropped.items()
+    ]
+    causes = together[0]
+    for cause in together[1:]:
+        causes = Phrase("{one}, and {other}", one=causes, other=cause)
+    if alone:
+        return Phrase("one device makes each call in {alone}, because {causes}", alone=alone, causes=causes)
+    return Phrase("one device makes each call, because {causes}", causes=causes)
 
 
 def _duration(seconds: float) -> str:
@@ -120,39 +131,43 @@ def _describe_window(chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], 
 
 
 def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> str:
-    which, pace = _which_result(chosen, outcome), _pace_of_chords(chosen, devices)
+    which, pace = _which_result(chosen, outcome), _pace_of_chords(chosen, devices, outcome)
     return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({reasons_of(chosen)})"
 
 
 def _which_result(chosen: ChordsPlan, outcome: Outcome | None) -> str:
     """The result that ends the run, and when."""
+    if outcome is not None and outcome.by_request:
+        return f"the newest result after {counted(outcome.depth, 'model call')}, by request"
     if not isinstance(chosen.accept, Agreement):
         which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
         instead = f" instead of {chosen.steps}" if chosen.depth < chosen.steps else ""
         return f"{which} after {chosen.depth} model calls{instead}"
     share = f"{chosen.accept.threshold:.0%}"
     if outcome is not None:
-        ended = "the newest result" if outcome.by_request else f"a result that is at most {share} off, or exact,"
-        return f"{ended} after {outcome.depth} model calls{', by request' * outcome.by_request}"
+        return f"a result that is at most {share} off, or exact, after {outcome.depth} model calls"
     if chosen.depth == chosen.steps:
         return f"the exact result after {chosen.steps} model calls"
     between = f"{chosen.depth} to {chosen.steps}"
     return f"the first result that differs by at most {share} from the one before, after {between} model calls"
 
 
-def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str]) -> str:
+def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> str:
+    depth = chosen.depth if outcome is None else outcome.depth
     names = ", ".join(devices)
     if len(devices) < chosen.cores:
         turns = f"on {counted(len(devices), 'device')} ({names}) the cores take turns, slower than one core"
         return f"{turns}; set cores to 0 for the fastest choice"
-    if chosen.depth < chosen.steps:
-        return f"{chosen.speedup:.1f}x fewer calls in a row on {names}"
+    if depth < chosen.steps:
+        return f"{chosen.steps / depth:.1f}x fewer calls in a row on {names}"
     first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
     shown = f", but the first result is there after {first}" if first < chosen.steps else ""
     return f"as many calls in a row as with one core{shown}; on {names}"
 
 
 _WITHIN_ALONE = "the other steps are interpolated, as far as the measured error allows"
+
+_TOO_MANY_CORES = "{cores} cores were asked for, but {counted_steps} have work for {used} only"
 
 _SENTENCES = {
     Cause.ONE_CORE_REQUESTED: "one core was asked for",
@@ -173,13 +188,21 @@ _SENTENCES = {
 }
 
 
-def _sentence(reason: Reason, chosen: Plan) -> str:
-    alone = reason.cause is Cause.WITHIN_TOLERANCE and chosen.cores == 1
-    return (_WITHIN_ALONE if alone else _SENTENCES[reason.cause]).format(
+def reason_in_words(reason: Reason | str, chosen: Plan) -> str:
+    """One reason for a plan; a phrase if it can be translated."""
+    if isinstance(reason, str):
+        return reason
+    sentence = _SENTENCES[reason.cause]
+    if reason.cause is Cause.WITHIN_TOLERANCE and chosen.cores == 1:
+        sentence = _WITHIN_ALONE
+    if reason.cause is Cause.CORES_REQUESTED and chosen.cores < reason.cores:
+        sentence = _TOO_MANY_CORES
+    return Phrase(
+        sentence,
         cores=reason.cores,
         lanes=reason.lanes,
         solver=reason.solver,
         used=chosen.cores,
         steps=chosen.steps,
-        counted_steps=counted(chosen.steps, "step"),
+        counted_steps=counted_phrase(chosen.steps, "1 step", "{count} steps"),
     )

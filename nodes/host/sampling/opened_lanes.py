@@ -21,14 +21,16 @@ from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
 from ..monitoring.fallbacks import Fallback
+from ..phrases import Card, Phrase
 from ..ray.cluster import NotAllowed, cluster_lanes, no_worker, open_cluster_pool
 from .announcer import Announcer
 from .call import SamplerCall
 from .messages import describe
 from .opened_rows import OpenedRows, placed_in_rows
 from .options import SamplerOptions
-from .placement import Facts, Placement, place_alone, place_on_cluster
+from .placement import Facts, Placement, not_by_tokens, place_alone, place_on_cluster
 from .row_placement import may_use_rows
+from .status_card import card_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,7 @@ class LaneOpener:
     def after_failed_rows(self, failed: OpenedRows, placement: Placement, error: RowsFailed) -> OpenedLanes:
         """Lanes of the placement without rows, for a run that begins again."""
         failed.failed(error)
-        note = f"it took longer, because {error}; it began again with one row in each call"
+        note = Phrase("it took longer, because {error}; it began again with one row in each call", error=str(error))
         self._announcer.note([note], Fallback.ROWS)
         return self._on_devices(placement, keep_cores=False)
 
@@ -225,7 +227,7 @@ class LaneOpener:
             return (*(split for split in splits if split != WHOLE), WHOLE), {}, True
         if changed:
             self._announcer.note(
-                ["calls are not shared by tokens: this version of ComfyUI has other code for the model"],
+                [not_by_tokens(Phrase("this version of ComfyUI has other code for the model"))],
                 Fallback.SHARING,
             )
             splits = tuple(split for split in splits if split.shares == 1) or (WHOLE,)
@@ -256,7 +258,8 @@ class LaneOpener:
         """Lanes on the Ray cluster of the request; None if there are none, if one core is better, or if the model
         cannot be sent there. ``timings``: of this model on that cluster."""
         announcer, options, request, call = self._announcer, self._options, self._request, self._call
-        announcer.say(f"looking for Ray workers ({request.ray_address})")
+        looking = Phrase("looking for Ray workers ({address})", address=request.ray_address)
+        announcer.say(looking, Card((looking,)))
         try:
             lanes = cluster_lanes(request)
         except NoWorker as problem:
@@ -266,7 +269,8 @@ class LaneOpener:
         placement = self._placed_on_cluster(lanes, timings)
         if placement.plan.cores == 1:
             return None
-        announcer.say(f"getting Ray workers ready ({request.ray_address})")
+        readying = Phrase("getting Ray workers ready ({address})", address=request.ray_address)
+        announcer.say(readying, Card((readying,)))
         cluster, notes = open_cluster_pool(
             self._stack, request, call.model, call.extra_args, call.x, placement.plan.cores
         )
@@ -279,7 +283,7 @@ class LaneOpener:
                 note = f"only {cluster.lanes} of the Ray workers could be used"
                 announcer.note([note], Fallback.WORKERS_MISSING)
                 return None
-        announcer.say(describe(placement.plan, cluster.names))
+        announcer.say(describe(placement.plan, cluster.names), card_of(placement.plan, cluster.names))
         pool, reason = try_workers(
             cluster, call.model, call.extra_args, call.x, call.sigmas, check_interrupt, self._timeouts
         )
@@ -299,7 +303,7 @@ class LaneOpener:
         copies, problem = copies_on(call.guider, devices, call.x, controls)
         short = short_of_memory(call.guider.model_patcher, copies) if copies else []
         if short and placement.plan.cores == 1:  # the device with room would wait for the other one in every step
-            problem = "a further device has too little memory for the model"
+            problem = Phrase("a further device has too little memory for the model")
             self._announcer.fallbacks.known(Fallback.MEMORY, problem)
             placement = place_alone(placement, self._options, self._facts, problem)
             self._say(placement)
@@ -315,11 +319,12 @@ class LaneOpener:
             return placement, {}
         if short:
             names = ", ".join(map(str, short))
-            note = f"slow because of too little memory, with parts of the model outside: {names}"
+            note = Phrase("slow because of too little memory, with parts of the model outside: {names}", names=names)
             self._announcer.note([note], Fallback.MEMORY)
             self._say(placement)
         return placement, copies
 
     def _say(self, placement: Placement) -> None:
         self._announcer.note(placement.notes)
-        self._announcer.say(describe(placement.plan, names_of(placement.groups), rows=placement.rows))
+        plan, names, rows = placement.plan, names_of(placement.groups), placement.rows
+        self._announcer.say(describe(plan, names, rows=rows), card_of(plan, names, rows=rows))

@@ -9,6 +9,7 @@ from ....chords_core import ROW_COUNTS, RowsFailed
 from ..compatibility.rows import reason_against_rows
 from ..devices.batched_rows import RowCalls
 from ..devices.timings import Timings
+from ..phrases import Card, Phrase
 from .announcer import Announcer
 from .call import SamplerCall
 from .placement import Facts, Placement
@@ -77,7 +78,8 @@ def _placed_by_times(
     if not calls.seconds and kept:
         calls.use(kept)
     elif not calls.seconds and not calls.problem:
-        announcer.say(f"trying up to {max(ROW_COUNTS)} rows in one model call")
+        trying = Phrase("trying up to {rows} rows in one model call", rows=max(ROW_COUNTS))
+        announcer.say(trying, Card((trying,)))
         measured = calls.measure(lambda count, seconds: may_gain(placed, facts, count, seconds))
         if measured:
             rows.keep(measured)
@@ -91,4 +93,4 @@ def _placed_by_times(
 
 
 def _noted(placed: Placement, reason: str) -> Placement:
-    return replace(placed, notes=(*placed.notes, f"one row in each model call: {reason}"))
+    return replace(placed, notes=(*placed.notes, Phrase("one row in each model call: {reason}", reason=reason)))

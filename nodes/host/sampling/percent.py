@@ -9,4 +9,9 @@ def in_percent(estimate: float) -> str:
     says it all."""
     if estimate < SMALLEST:
         return f"less than {100 * SMALLEST:g} %"
-    return f"about {float(f'{100 * estimate:.1g}'):g} %"
+    return f"about {one_digit(estimate)} %"
+
+
+def one_digit(estimate: float) -> str:
+    """An estimated relative difference in percent, as in "0.4"."""
+    return f"{float(f'{100 * estimate:.1g}'):g}"

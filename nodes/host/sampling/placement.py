@@ -16,6 +16,7 @@ from ....chords_core import AdaptivePlan, Cause, Plan, Reason, SequentialPlan, f
 from ..devices.groups import MIN_GAIN, SIDES, WHOLE, Group, Split, in_words, possible_splits
 from ..devices.request import DeviceRequest
 from ..devices.timings import Timings
+from ..phrases import Advice, Phrase, counted_phrase
 from .options import NEAR, SamplerOptions
 
 _NEARLY = 1.1
@@ -25,7 +26,14 @@ fastest."""
 _MIN_ADVISED = 0.15
 """A smaller saving of time is no reason to advise another fidelity."""
 
-_SHARES = {1 / 5: "a fifth", 1 / 4: "a quarter", 1 / 3: "a third", 2 / 5: "40 %", 1 / 2: "half", 2 / 3: "two thirds"}
+_SHARES = {
+    1 / 5: Phrase("a fifth"),
+    1 / 4: Phrase("a quarter"),
+    1 / 3: Phrase("a third"),
+    2 / 5: Phrase("40 %"),
+    1 / 2: Phrase("half"),
+    2 / 3: Phrase("two thirds"),
+}
 
 
 _ABOUT_LANES = frozenset((Cause.ONE_LANE, Cause.ONE_CORE_REQUESTED))
@@ -134,7 +142,7 @@ def _fastest_placement(
         problem = facts.reasons.against_tokens
         if problem is None:
             return choice.by_tokens()
-        return _noted(choice.on_lanes(), _not_by_tokens(problem))
+        return _noted(choice.on_lanes(), not_by_tokens(problem))
     on_lanes = choice.on_lanes()
     if request.split != "auto":
         return on_lanes
@@ -167,10 +175,10 @@ def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timi
         facts = _on_own_device(facts)
     choice = _Choice(SamplerOptions(cores=1), request, facts, timings)
     if request.split == "tokens" and (problem := facts.reasons.against_tokens) is not None:
-        return _noted(placed, _not_by_tokens(problem))
+        return _noted(placed, not_by_tokens(problem))
     placed = choice.on_one_core(placed)
     if request.split == "tokens" and placed.splits == (WHOLE,):
-        placed = _noted(placed, _not_by_tokens(choice.why_alone))
+        placed = _noted(placed, not_by_tokens(choice.why_alone))
     return replace(placed, plan=SequentialPlan(facts.steps, (reason, *_sharing_reasons(placed))))
 
 
@@ -234,12 +242,13 @@ class _Choice:
             if placed.plan.cores > 1:
                 return replace(placed, groups=self._teams(shares, cores), splits=(Split(shares=shares),))
         elif cores > 1:  # a core of its own is worth more than a part of a call
-            few = f"{cores} cores on {count} {'device' if count == 1 else 'devices'} leave no device to share a call"
-            return _noted(self.on_lanes(), _not_by_tokens(few))
+            devices = counted_phrase(count, "1 device", "{count} devices")
+            few = Phrase("{cores} cores on {devices} leave no device to share a call", cores=cores, devices=devices)
+            return _noted(self.on_lanes(), not_by_tokens(few))
         group = self._sharers
         placed = _planned(self.options, self.facts, 1, min(cores, 1), several=len(group) > 1)
         if len(group) < 2:
-            return _noted(replace(placed, groups=(group,)), _not_by_tokens(self.why_alone))
+            return _noted(replace(placed, groups=(group,)), not_by_tokens(self.why_alone))
         return _described(replace(placed, groups=(group,), splits=(Split(shares=len(group)),)))
 
     def alone(self) -> tuple[Placement, Placement]:
@@ -263,8 +272,10 @@ class _Choice:
     def why_alone(self) -> str:
         """Why no other device can share the calls of one core."""
         if self.facts.primary not in self.devices:
-            return f"the model is on {self.facts.primary}, which is none of the chosen devices"
-        return "there is one device only"
+            return Phrase(
+                "the model is on {device}, which is none of the chosen devices", device=str(self.facts.primary)
+            )
+        return Phrase("there is one device only")
 
     def seconds(self, placed: Placement) -> float:
         """How long the placement takes, by the measured times of all splits."""
@@ -398,16 +409,21 @@ def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placem
     if not by_default:
         return placed
     share = _SHARES[min(_SHARES, key=lambda known: abs(known - saved))]
-    return replace(placed, plan=placed.plan.because(f"fidelity near: about {share} less time"))
+    return replace(placed, plan=placed.plan.because(Advice("fidelity near: about {share} less time", share=share)))
 
 
 def _instead_of(cache: str, options: SamplerOptions) -> str:
     """The advice to leave out calls by the fidelity instead of a step cache. See benchmarks/results/peers.md: at equal
     or more calls, the caches are further off by the 90th percentile in nearly every cell."""
-    closer = "that leaves out calls too, and usually stays closer to KSampler's picture"
+    closer = Phrase("that leaves out calls too, and usually stays closer to KSampler's picture")
     if options.fidelity != "auto":
-        return f"remove {cache}, and fidelity {options.fidelity} acts: {closer}"
-    return f"without {cache}, set fidelity to near: {closer}"
+        return Advice(
+            "remove {cache}, and fidelity {fidelity} acts: {closer}",
+            cache=cache,
+            fidelity=options.fidelity,
+            closer=closer,
+        )
+    return Advice("without {cache}, set fidelity to near: {closer}", cache=cache, closer=closer)
 
 
 def _described(placed: Placement) -> Placement:
@@ -430,19 +446,21 @@ def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
         return ()
-    same = "" if isinstance(placed.plan, AdaptivePlan) else ", the same picture apart from rounding"
-    names = in_words(placed.groups[0])
+    names, split = in_words(placed.groups[0]), placed.splits[0]
     if len(placed.splits) > 1:
-        return (
-            f"{names} make each call together or one of them alone, whichever the first calls show to be faster{same}",
+        how = Phrase(
+            "{devices} make each call together or one of them alone, whichever the first calls show to be faster",
+            devices=names,
         )
-    split = placed.splits[0]
-    how = {
-        (True, False): f"share each guided call, one side each{same}",
-        (False, True): f"share each call by tokens{same}",
-        (True, True): f"share each guided call, each side by tokens{same}",
-    }
-    return (f"{names} {how[split.sides > 1, split.shares > 1]}",)
+    elif split.sides > 1 and split.shares > 1:
+        how = Phrase("{devices} share each guided call, each side by tokens", devices=names)
+    elif split.sides > 1:
+        how = Phrase("{devices} share each guided call, one side each", devices=names)
+    else:
+        how = Phrase("{devices} share each call by tokens", devices=names)
+    if isinstance(placed.plan, AdaptivePlan):
+        return (how,)
+    return (Phrase("{how}, the same picture apart from rounding", how=how),)
 
 
 def _on_own_device(facts: Facts) -> Facts:
@@ -460,8 +478,9 @@ def _noted(placed: Placement, note: str) -> Placement:
     return replace(placed, notes=(*placed.notes, note))
 
 
-def _not_by_tokens(problem: str) -> str:
-    return f"calls are not shared by tokens: {problem}"
+def not_by_tokens(problem: str) -> Phrase:
+    """That devices do not share calls by tokens, and why."""
+    return Phrase("calls are not shared by tokens: {problem}", problem=problem)
 
 
 def _is_about_lanes(chosen: Plan) -> bool:
@@ -470,5 +489,9 @@ def _is_about_lanes(chosen: Plan) -> bool:
 
 
 def _few_processors(lanes: int, processors: int) -> str:
-    cores = "1 core" if processors == 1 else f"{processors} cores"
-    return f"only {processors} of {lanes} CPU lanes are used, because the processor has {cores}"
+    return Phrase(
+        "only {processors} of {lanes} CPU lanes are used, because the processor has {cores}",
+        processors=processors,
+        lanes=lanes,
+        cores=counted_phrase(processors, "1 core", "{count} cores"),
+    )

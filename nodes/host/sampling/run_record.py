@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ....chords_core import AdaptivePlan, ChordsPlan, Plan, SequentialPlan, Timeline, WindowPlan
+from ..phrases import Card
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class ChordsRun:
         rows: how many evaluations were one model call at most, on one device; 1: each was a call of its own.
         fallbacks: the classes of the reasons for which the run did less in parallel than the pack can
             (`monitoring.fallbacks.Fallback`).
+        card: what the node shows of it.
     """
 
     message: str = ""
@@ -82,6 +84,7 @@ class ChordsRun:
     shared: SharedCalls | None = None
     rows: int = 1
     fallbacks: tuple[str, ...] = ()
+    card: Card | None = None
 
     @property
     def lanes(self) -> tuple[str, ...]:

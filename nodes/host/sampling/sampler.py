@@ -52,6 +52,7 @@ from ..interrupts import check_interrupt, passed_on
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown
+from ..phrases import Phrase
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
@@ -64,6 +65,7 @@ from .options import SamplerOptions
 from .placement import Facts, Placement, place, place_stock
 from .precision import as_in_the_host
 from .run_record import ChordsRun, RunHit, SharedCalls
+from .status_card import card_of
 
 LANE_TIMEOUTS = LaneTimeouts()
 
@@ -163,9 +165,12 @@ class _SamplerFunction:
         name, known = self.sampler_name, fallbacks.known
         if name not in PARALLEL:
             samplers = ", ".join(PARALLEL)
-            return known(Fallback.SAMPLER, f"{name} is not one of the samplers that run in parallel ({samplers})")
+            reason = Phrase(
+                "{name} is not one of the samplers that run in parallel ({samplers})", name=name, samplers=samplers
+            )
+            return known(Fallback.SAMPLER, reason)
         if not call.plain:
-            return known(Fallback.WRAPPED, "another node wraps the sampler and expects its steps in order")
+            return known(Fallback.WRAPPED, Phrase("another node wraps the sampler and expects its steps in order"))
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
@@ -182,8 +187,8 @@ class _SamplerFunction:
         with ExitStack() as stack:
             opened = self._opened_stock(call, stack, announcer, reason)
             chosen = opened.placement.plan
-            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}")
             names = names_of(opened.placement.groups)
+            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}", card_of(chosen, names))
             run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps, estimate=0.0)
             send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
             stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
@@ -191,7 +196,7 @@ class _SamplerFunction:
             samples = stock(opened.model, call.x, call.sigmas, **arguments, **call.stock_options)
             self._say_sharing(announcer, opened.sharings)
             shared, lost = _shared_calls(opened.sharings), _lost_members(opened.sharings)
-            run = replace(run, message=announcer.message, shared=shared, lost_lanes=lost)
+            run = replace(run, message=announcer.message, card=announcer.card, shared=shared, lost_lanes=lost)
             return samples, replace(run, fallbacks=_fallbacks(announcer, chosen, opened.sharings))
 
     def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: str) -> OpenedStock:
@@ -336,19 +341,20 @@ class _SamplerFunction:
             shared=_shared_calls(lanes.sharings),
             rows=lanes.rows,
             fallbacks=_fallbacks(announcer, chosen, lanes.sharings),
+            card=announcer.card,
         )
         return result.x.to(call.x.device), run
 
     @staticmethod
     def _say_end(announcer: Announcer, lanes: OpenedLanes, relay: EventRelay, result: Result) -> None:
         """What is known at the end only: how many calls it took, where the picture decides that, and lost devices."""
-        if ends_by_measurement(lanes.plan):
-            announcer.say(
-                describe(lanes.plan, lanes.names, Outcome(result.depth, result.estimate, relay.by_request), lanes.rows)
-            )
+        if ends_by_measurement(lanes.plan) or relay.by_request:
+            outcome = Outcome(result.depth, result.estimate, relay.by_request)
+            message = describe(lanes.plan, lanes.names, outcome, lanes.rows)
+            announcer.say(message, card_of(lanes.plan, lanes.names, outcome, lanes.rows))
         if relay.lost_lanes:
             lost = "; ".join(relay.lost_lanes)
-            announcer.say(f"{announcer.message}; it took longer, because of lost devices: {lost}")
+            announcer.add([Phrase("it took longer, because of lost devices: {lost}", lost=lost)])
         _SamplerFunction._say_sharing(announcer, lanes.sharings)
 
     @staticmethod
@@ -357,13 +363,14 @@ class _SamplerFunction:
         if not sharings:
             return
         first = sharings[0]
-        said = [f"lost a device, and went on without it: {lost}" for lost in _lost_members(sharings)]
+        lost = _lost_members(sharings)
+        said: list[str] = [Phrase("lost a device, and went on without it: {lost}", lost=each) for each in lost]
         if not said and first.reason is not None:
-            said.append(f"calls were not shared by tokens: {first.reason}")
+            said.append(Phrase("calls were not shared by tokens: {problem}", problem=first.reason))
         elif not said and first.chosen is not None and (WHOLE in first.seconds or first.dropped):
             said.append(describe_sharing(first.chosen, first.seconds, first.dropped))
         if said:
-            announcer.say("; ".join((announcer.message, *said)))
+            announcer.add(said)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from torch import Tensor
 from ....chords_core import InvalidInput
 from ....chords_core.sdo.trajectory import steps_to_keep
 from ..node_text import show_text
+from ..phrases import Phrase
 from ..sampling.ksampler import schedule
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
@@ -188,7 +189,7 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         positive = [[best.x.to(positive[0][0]), positive[0][1]]]
     else:
         initial = to_latent_samples(setup.model, best.x, setup.sigmas)
-    show_text("sampling the best")
+    show_text(Phrase("sampling the best"))
     sample = setup.sample(comfy.samplers.sampler_object(options.sampler_name), positive, initial)
     objective, picture = _evaluated(setup, sample)
     pictures = [shown for shown in (best.history.first_picture, picture) if shown is not None]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
 from ..monitoring.reporter import REPORTER
-from ..node_text import failure_shown, show_text
+from ..node_text import failure_shown, show_lines
+from ..phrases import Phrase
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RUNS, RunStream
 
@@ -106,15 +107,16 @@ class OptimizationProgress:
         self.history.candidates.append(values.cpu())
         if number == 0:
             self._remember_first()
-        show_text(f"seed {number + 1} of {of}: objective {float(values.mean()):.4g}")
+        title = Phrase("seed {number} of {count}", number=number + 1, count=of)
+        show_lines(title, Phrase("objective {value}", value=f"{float(values.mean()):.4g}"))
         self._show_pictures()
 
-    @property
-    def message(self) -> str:
-        """The state of the optimisation in a line."""
+    def show_state(self) -> None:
+        """Show how far the optimisation is."""
         assert self.best is not None
-        first, best = (float(values.mean()) for values in (self.history.first, self.best.objective))
-        return f"iteration {len(self.history.values)} of {self._iterations}: objective {best:.4g}, from {first:.4g}"
+        first, best = (f"{float(values.mean()):.4g}" for values in (self.history.first, self.best.objective))
+        title = Phrase("iteration {number} of {count}", number=len(self.history.values), count=self._iterations)
+        show_lines(title, Phrase("objective {value}, from {first}", value=best, first=first))
 
     def _iterated(self, event: Iterated) -> None:
         self.history.values.append(event.objective.cpu())
@@ -133,7 +135,7 @@ class OptimizationProgress:
         )
         if self._stream.seconds - self._shown >= _PREVIEW_SECONDS:
             self._shown = self._stream.seconds
-            show_text(self.message)
+            self.show_state()
             self._show(event.sample)
 
     def _remember_first(self) -> None:

@@ -1,5 +1,6 @@
 """The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a
-workflow, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md the metrics."""
+workflow, the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md
+the metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ..monitoring.reporter import REPORTER, MetricsNotInstalled
-from ..node_text import TEXTS
+from ..node_text import texts_of
+from ..page_language import tell_language
 from .stream import RUNS
 
 _MAX_BODY_BYTES = 4096
@@ -25,6 +27,7 @@ def register() -> None:
     routes.get("/chords/runs/{prompt_id}")(events)
     routes.get("/chords/texts/{workflow_id}")(texts)
     routes.get("/chords/metrics")(metrics)
+    routes.post("/chords/language")(tell_language)
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -61,7 +64,7 @@ async def events(request: web.Request) -> web.Response:
 
 async def texts(request: web.Request) -> web.Response:
     """GET /chords/texts/{workflow_id}: the newest text of each node of a workflow."""
-    return web.json_response({"texts": TEXTS.of(request.match_info["workflow_id"])})
+    return web.json_response({"texts": texts_of(request.match_info["workflow_id"])})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -171,6 +171,13 @@ def timeline(repo: Path) -> ModuleType:
     return importlib.import_module("chords_pictures.plots.timeline")
 
 
+CARD = SimpleNamespace(
+    title=("about 14 of 20 calls in a row", "1.4x fewer"),
+    detail=("4 cores on cuda:0, cuda:1, cuda:2, cuda:3", "about 0.4 % from KSampler's picture; " * 9),
+    advice=("set cores to 0 for the fastest choice",),
+)
+
+
 def _broken(x: Any, sigma: float) -> Any:
     raise RuntimeError("CUDA error: an illegal memory access was encountered\n" * 50)
 
@@ -236,6 +243,7 @@ def _record(
         timeline=recorder.timeline(),
         by_request=by_request,
         estimate=result.estimate,
+        card=CARD,
     )
 
 
@@ -254,7 +262,7 @@ def _stock(**changes: Any) -> SimpleNamespace:
         "by_request": False,
         "estimate": 0.0,
     }
-    return SimpleNamespace(**{**record, **changes})
+    return SimpleNamespace(**{**record, "card": None, **changes})
 
 
 PICTURES: dict[str, Callable[[], SimpleNamespace]] = {

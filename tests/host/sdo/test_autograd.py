@@ -96,7 +96,7 @@ def test_the_model_is_afterwards_as_before(run_graph: RunGraph, client: ComfyCli
     assert later - earlier < 3e6  # one graph left by each search is more, and so is a copy of the model, 28 MB
     assert torch.equal(generated(2), before)
     found = _output(client, "TestThreads")
-    assert not [name for name in found["threads"] if "chords" in name]
+    assert {name for name in found["threads"] if "chords" in name} <= {"chords-monitoring"}  # one for all runs
     assert found["current_patchers"] == [0]
 
 

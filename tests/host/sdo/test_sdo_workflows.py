@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _templates import BY_API
 from client import ComfyClient, Run
 from PIL import Image
 
@@ -172,7 +173,7 @@ def test_both_lora_workflows_train_the_same_lora(repo: Path) -> None:
 def test_the_file_for_the_browser_has_the_same_nodes_and_links(repo: Path, name: str) -> None:
     """That widgets have the same values, too, is for the browser to say."""
     twin = _load(repo, name)
-    saved = json.loads((repo / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    saved = json.loads(BY_API[name].path.read_text(encoding="utf-8"))
     nodes = {str(node["id"]): node for node in saved["nodes"] if node["type"] != NOTE}
     assert {key: node["type"] for key, node in nodes.items()} == {k: node["class_type"] for k, node in twin.items()}
     links = {
@@ -195,7 +196,7 @@ def test_the_file_for_the_browser_has_the_same_nodes_and_links(repo: Path, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_of_a_machine_is_in_the_files(repo: Path, name: str) -> None:
-    for path in (repo / "workflows" / f"{name}.json", repo / "workflows" / "api" / f"{name}.json"):
+def test_nothing_of_a_machine_is_in_the_files(name: str) -> None:
+    for path in (BY_API[name].path, BY_API[name].api_path):
         text = path.read_text(encoding="utf-8")
         assert not any(word in text for word in ("/tmp", "/home", "/root", "127.0.0.1", "ComfyUI_temp", "\\\\"))

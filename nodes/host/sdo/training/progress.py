@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .....chords_core import RolledBack, TrainingEvent, TrainingIterated
-from ...node_text import show_text
+from ...node_text import show_lines
+from ...phrases import Phrase
 from ...streaming.previews import rough_previewer, to_picture
 from ...streaming.stream import RunStream
 from ..progress import numbers
@@ -89,10 +90,9 @@ class TrainingProgress:
         )
         if self._stream.seconds - self._shown >= _PREVIEW_SECONDS:
             self._shown = self._stream.seconds
-            first = self.history.means[0]
-            show_text(
-                f"iteration {event.iteration + 1} of {event.of}: mean objective {event.mean:.4g}, from {first:.4g}"
-            )
+            first = f"{self.history.means[0]:.4g}"
+            title = Phrase("iteration {number} of {count}", number=event.iteration + 1, count=event.of)
+            show_lines(title, Phrase("mean objective {value}, from {first}", value=f"{event.mean:.4g}", first=first))
             self._show(event.sample)
 
     def _show(self, sample: Tensor) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .....chords_core import InvalidInput
 from ...node_text import show_text
+from ...phrases import Phrase
 from ...sampling.ksampler import schedule
 from ...sampling.names import STEP_SAMPLERS
 from ...streaming.stream import RunStream
@@ -210,7 +211,7 @@ def _run(setup: _Setup, known: RunInputs, keep_when_cancelled: bool, stream: Run
 def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> TrainingResult:
     """The LoRA, the model with it, and pictures without and with it."""
     inputs, options = setup.inputs, setup.inputs.options
-    show_text("sampling pictures without the LoRA and with it")
+    show_text(Phrase("sampling pictures without the LoRA and with it"))
     fixed = FixedPictures(inputs.prompts, setup.empty, setup.sigmas, inputs.spec, setup.context, options)
     trained, _ = comfy.sd.load_lora_for_models(inputs.model, None, best.file, 1.0, 0.0)
     shown = _shown(fixed, inputs, trained)

@@ -168,24 +168,36 @@ class TestHangIsOver(SaltedOutputNode):
 
 
 class Hold:
-    """The state of the run that is held: how many results it may have, and the last calls of cores so far."""
+    """The state of the run that is held: how many results and calls it may have, and how many it has so far."""
 
-    results = math.inf
+    results = calls = math.inf
     lock = threading.Lock()
+    made = 0  # calls
     last_calls = collections.Counter()  # by lane: the guard against patches that keep state leaves this to the lanes
 
     @classmethod
-    def allow(cls, results):
-        """Let the run have so many results. A held call is no broken lane: lanes have long timeouts meanwhile."""
-        cls.results = results
-        Hang.set_timeouts(**({} if results == math.inf else {"floor": 600.0, "first": 600.0}))
+    def allow(cls, results=math.inf, calls=math.inf):
+        """Let the run have so much. A held call is no broken lane: lanes have long timeouts meanwhile."""
+        cls.results, cls.calls = results, calls
+        is_held = min(results, calls) < math.inf
+        Hang.set_timeouts(**({"floor": 600.0, "first": 600.0} if is_held else {}))
 
     @classmethod
-    def wait(cls):
+    def begin(cls, results, calls):
+        cls.allow(results, calls)
+        cls.made = 0
+        cls.last_calls.clear()
+
+    @classmethod
+    def wait(cls, is_last):
+        """``is_last``: a core makes its result with this call."""
         with cls.lock:
-            cls.last_calls[lane_number()] += 1
-            result = cls.last_calls.total()
-        while result > cls.results and not comfy.model_management.processing_interrupted():
+            cls.made += 1
+            cls.last_calls[lane_number()] += is_last
+            number, result = cls.made, cls.last_calls.total() if is_last else 0
+        while number > cls.calls or result > cls.results:
+            if comfy.model_management.processing_interrupted():
+                break
             time.sleep(0.02)
 
 
@@ -198,24 +210,31 @@ async def let_go(request):
 
 class TestHeldModel(ModelNode):
     """The run has this number of results after the draft, one of each core, and then waits until POST
-    /chords_test/let_go: a test can look and click in the middle of a run, however fast or slow the machine is."""
+    /chords_test/let_go: a test can look and click in the middle of a run, however fast or slow the machine is.
 
-    INPUTS = [io.Int.Input("results", default=1), io.Int.Input("salt", default=0)]
+    ``calls``: it has so many model calls instead, if this is not negative. Where lanes call the model, another run goes
+    before: its trial of this patch makes calls, too.
+    """
+
+    INPUTS = [
+        io.Int.Input("results", default=1),
+        io.Int.Input("salt", default=0),
+        io.Int.Input("calls", default=-1, min=-1, optional=True),
+    ]
 
     @classmethod
-    def execute(cls, model, results, salt):
+    def execute(cls, model, results, salt, calls=-1):
         model = model.clone()
-        Hold.allow(results)
-        Hold.last_calls.clear()
-
-        def held(apply_model, args):
-            last = args["c"]["transformer_options"]["sample_sigmas"][-2]
-            if args["timestep"].max() <= 1.0001 * last:
-                Hold.wait()  # a core makes its result with this call
-            return apply_model(args["input"], args["timestep"], **args["c"])
-
-        model.set_model_unet_function_wrapper(held)
+        Hold.begin(*((results, math.inf) if calls < 0 else (math.inf, calls)))
+        model.set_model_unet_function_wrapper(_held)
         return io.NodeOutput(model)
+
+
+def _held(apply_model, args):
+    """One function for all runs: the pack tries a patch once, with calls that count here as well."""
+    last = args["c"]["transformer_options"]["sample_sigmas"][-2]
+    Hold.wait(bool(args["timestep"].max() <= 1.0001 * last))
+    return apply_model(args["input"], args["timestep"], **args["c"])
 
 
 class TestThreads(SaltedOutputNode):

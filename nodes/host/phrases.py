@@ -1,0 +1,70 @@
+"""English sentences that a page can show in the user's language. Needs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class Phrase(str):
+    """A sentence in English, which remembers what it was made of.
+
+    Pages translate the ``template`` (`locales/*/main.json` has the translations) and put the values into it.
+
+    Args:
+        template: the sentence, with a {placeholder} for each value.
+        values: numbers, names, and other phrases.
+    """
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, **values: Any) -> Phrase:
+        phrase = super().__new__(cls, template.format(**values))
+        phrase.template, phrase.values = template, values
+        return phrase
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        return (self.template,), self.values
+
+
+class Advice(Phrase):
+    """A phrase that says what the user can change, and what for."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a node shows of its run.
+
+    Attributes:
+        title: what is gained, in a few words.
+        detail: how, where and why.
+        advice: what the user can change.
+    """
+
+    title: tuple[str, ...]
+    detail: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+    @staticmethod
+    def of_text(text: str) -> Card:
+        """The card of a text: what comes before its first colon is the title."""
+        if isinstance(text, Phrase):
+            return Card((text,))
+        title, _, detail = text.partition(": ")
+        return Card((title,), (detail,) if detail else ())
+
+    def encoded(self) -> dict[str, list[Any]]:
+        """The card as JSON. A phrase is a list of its template and its values, other text is a string."""
+        return {name: [_encoded(text) for text in getattr(self, name)] for name in ("title", "detail", "advice")}
+
+
+def _encoded(value: Any) -> Any:
+    if not isinstance(value, Phrase):
+        return value
+    return [value.template, {name: _encoded(each) for name, each in value.values.items()}]
+
+
+def counted_phrase(number: int, one: str, many: str) -> Phrase:
+    """The phrase ``one`` for 1, else ``many`` with its {count}."""
+    return Phrase(one if number == 1 else many, **({} if number == 1 else {"count": number}))

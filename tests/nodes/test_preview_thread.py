@@ -75,10 +75,15 @@ def previews(module: ModuleType) -> Iterator[HeldPreviews]:
 def test_hits_are_shown_in_order_and_steps_when_no_hit_waits(previews: HeldPreviews) -> None:
     previews.submit(0)
     previews.wait_for(lambda: previews.begun == [0])
-    previews.submit(None, 1, None, 2, max_waiting=2)
-    previews.let_go(4)
-    previews.wait_for(lambda: len(previews.shown) == 4)
-    assert previews.shown == [0, 1, 2, None]  # of the two steps only the newest
+    previews.submit(None, 1, 2, max_waiting=2)
+    previews.let_go(3)
+    previews.wait_for(lambda: len(previews.shown) == 3)
+    previews.submit(3)
+    previews.wait_for(lambda: previews.begun == [0, 1, 2, 3])
+    previews.submit(None, None)
+    previews.let_go(2)
+    previews.wait_for(lambda: len(previews.shown) == 5)
+    assert previews.shown == [0, 1, 2, 3, None]  # no step that is older than a hit; of the last two only the newest
 
 
 def test_only_so_many_hits_wait_and_the_newest_stay(previews: HeldPreviews) -> None:

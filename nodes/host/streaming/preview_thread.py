@@ -64,7 +64,8 @@ class PreviewThread(Generic[Picture]):
         self._thread.start()
 
     def submit(self, request: PreviewRequest, max_waiting: int = 1) -> None:
-        """Take a request. Only the newest step waits, and ``max_waiting`` hits: a newer hit replaces the oldest one."""
+        """Take a request. Only the newest step waits, until a hit comes, and ``max_waiting`` hits: a newer hit replaces
+        the oldest one."""
         with self._changed:
             if self._closed:
                 return
@@ -74,6 +75,7 @@ class PreviewThread(Generic[Picture]):
                 while len(self._hits) >= max_waiting:
                     self._hits.popleft()
                 self._hits.append(request)
+                self._step = None  # the hit is newer: nothing older is shown after it
             self._changed.notify_all()
 
     def busy_seconds(self) -> float:

@@ -110,7 +110,8 @@ class RunStream:
         self._send_frame(frame, (self.node_id,))
 
     def send_picture(self, index: int, frames: Frames, on_sampler: bool = True) -> None:
-        """Show a hit on the preview nodes that the sampler feeds, and save it in the temp folder.
+        """Show a hit on the preview nodes that the sampler feeds, and save it in the temp folder. One that is shown
+        again is there already.
 
         Args:
             index: of the hit.
@@ -121,6 +122,8 @@ class RunStream:
             OSError: the folder cannot be written to. The picture is shown, and no file remains.
         """
         self._send_frame(frames[0], (self.node_id, *self._viewers) if on_sampler else self._viewers)
+        if self._has_picture(index):
+            return
         saved = [self._save(index, item, frame) for item, frame in enumerate(frames)]
         fields = {"image": saved[0], **({"images": saved} if len(saved) > 1 else {})}
         with self._lock:
@@ -159,6 +162,11 @@ class RunStream:
             files, self._files = self._files, []
         for path in files:
             _remove(path)
+
+    def _has_picture(self, index: int) -> bool:
+        with self._lock:
+            hits = [event for event in self._events if event["kind"] == "hit" and event["index"] == index]
+            return any("image" in hit for hit in hits)
 
     def _mark_picture(self) -> None:
         if self._first_picture is None:

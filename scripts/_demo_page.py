@@ -79,9 +79,10 @@ SETTINGS = (
 
 def notes(found: Json) -> list[str]:
     """What one has to know to judge the figures."""
+    runs = f"median of {found['repeats']} runs" if found["repeats"] > 1 else "one run"
     return [
         f"Measured now, with a tiny demo model on the CPU ({found['processors']} processor cores). Seconds: the sampler"
-        f" node alone, median of {found['repeats']} runs. A distance is the relative RMS difference of the latents;"
+        f" node alone, {runs}. A distance is the relative RMS difference of the latents;"
         " below 2% few people can tell two pictures apart.",
         "The four devices are lanes of this CPU. They show the calls, not the speed: for that, each needs a GPU.",
         "How many calls a picture takes depends on the picture and the model. CHORDS Benchmark measures it for yours.",

@@ -75,7 +75,7 @@ def _row(cell: Cell, texts: list[str], which: str) -> tuple[str, list[Shown]]:
     made: list[tuple[str, Tensor, int]] = [("KSampler,\n20 steps", stock, STEPS)]
     for title, cores, tolerance in (
         ("near,\none device", 1, NEAR),
-        ("near,\n4 devices", 4, NEAR),
+        ("near,\n4 cores", 4, NEAR),
         ("fast,\none device", 1, FAST),
     ):
         hit = near[chosen] if (cores, tolerance) == (1, NEAR) else _hits(pictures, cores, tolerance)[chosen]

@@ -37,7 +37,7 @@ from comfy_client import DEFAULT_SERVER, PACKAGES, ClientError, ComfyClient, Jso
 from comparison.output import check_folder, write
 from comparison.page import page
 from comparison.report import as_json, conditions_of, table
-from comparison.saved_to_api import to_api
+from comparison.saved_to_api import EXPORT, to_api
 from comparison.session import Result, Session
 from comparison.variants import Variants, chosen, parse_peer, seed_places, variants_of
 from workflow_swap.validation import error_for, is_api, is_saved
@@ -72,10 +72,19 @@ def read_workflow(path: Path) -> Json:
 
 
 def prompt_of(workflow: Json, classes: Json) -> tuple[Json, dict[str, str]]:
-    """A workflow in API format, and why some of its nodes are not as in the file."""
+    """A workflow in API format, and why some of its nodes are not as in the file.
+
+    Raises:
+        UsageError: parts of nodes or links are missing, or of another kind.
+    """
     if is_api(workflow):
         return workflow, {}
-    converted = to_api(workflow, classes)
+    try:
+        converted = to_api(workflow, classes)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"its nodes or links are damaged ({type(error).__name__}: {error}). If the page opens it, {EXPORT}"
+        ) from error
     return converted.prompt, converted.faults
 
 
@@ -88,7 +97,10 @@ def prepare(options: argparse.Namespace, client: ComfyClient) -> tuple[Variants,
     workflow = read_workflow(options.workflow)
     check_folder(options.output)
     classes, stats = client.object_info(), client.get_json("/system_stats")
-    prompt, faults = prompt_of(workflow, classes)
+    try:
+        prompt, faults = prompt_of(workflow, classes)
+    except UsageError as error:
+        raise UsageError(f"{options.workflow}: {error}") from error
     override(prompt, options.set, lambda name: _input_names(classes.get(name)))
     peers = [parse_peer(text, classes) for text in options.peer]
     gpus = sum(device.get("type") != "cpu" for device in stats.get("devices", []))
@@ -138,7 +150,8 @@ def compare(options: argparse.Namespace) -> int:
     conditions = conditions_of(stats, stock, options.server, options.workflow.name, version())
     conditions |= {"command": options.command, "first_seed": _first_seed(stock.at(offset))}
     session = Session(client, variants, options.seeds, options.timeout, say, conditions, offset)
-    say(f"{len(variants.all)} variants, {options.seeds} seeds: {len(variants.all) * (options.seeds + 1)} runs")
+    counted = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+    say(f"{len(variants.all)} variants, {counted}: {len(variants.all) * (options.seeds + 1)} runs with the warm-up")
     for note in variants.notes:
         say(note)
     code, trouble = 0, None
@@ -235,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return compare(options)
     except KeyboardInterrupt:
-        say("stopped; nothing was measured yet")
+        say("stopped")
         return 130
     except ClientError as error:
         say(f"error: {error}")

@@ -114,7 +114,7 @@ def row_of(name: str, rounds: Mapping[int, Round], stock: Mapping[int, Round]) -
         percentile(times, 0.9),
         1 / median(ratios),
         1 / percentile(ratios, 0.9),
-        _overlap(times, [each.seconds for each in base]),
+        _overlap(times, [each.seconds for each in stock.values()]),
         median(each.whole for each in found),
         median(each.first for each in found),
         percentile(differences, 0.9),
@@ -143,7 +143,9 @@ def advise(rows: Sequence[Row], all_rounds: Mapping[str, Mapping[int, Round]], s
     for row in rows:
         times = tuple(each.seconds for number, each in sorted(all_rounds[row.name].items()) if number in stock)
         apart = max(row.difference_90, _EIGHT_BIT) if math.isfinite(row.difference_90) else math.nan
-        entries.append(rule.Entry(row.name, times, row.first, apart, row.psnr, saving[row.name], row.message))
+        typical = rows[0].seconds / row.speed  # so that the sentence has the speed of the table
+        entry = rule.Entry(row.name, times, row.first, apart, row.psnr, saving[row.name], row.message, typical)
+        entries.append(entry)
     place, why = rule.advise(entries)
     why = str(why).replace("more repeats", "more seeds")  # each seed is one timed run here
     if place == 0 and len(rows) == 1:

@@ -87,7 +87,7 @@ def _advice(result: Result) -> str:
     lines = [result.advice.sentence, *result.advice.cautions]
     said = result.rows[result.advice.place].message
     if said:
-        lines.append(f"What it did in the last round: {said}")
+        lines.append(f"How it works here: {said}")
     return f'<section class="advice">{"".join(f"<p>{escape(line)}</p>" for line in lines)}</section>'
 
 
@@ -196,12 +196,12 @@ def _conditions(result: Result) -> str:
         f"{device['name']}, {device['bytes'] / 1e9:.0f} GB" if device.get("bytes") else device["name"]
         for device in told["devices"]
     ]
-    samplers = [", ".join(f"{key} {value}" for key, value in each.items()) for each in told["samplers"]]
+    settings = [", ".join(f"{key} {value}" for key, value in each.items()) for each in told["settings"]]
     lines = {
         "date": _date(result),
         "workflow": told["workflow"],
         "models": ", ".join(told["models"]) or "none in a file",
-        "samplers": "; ".join(samplers),
+        "settings": "; ".join(settings),
         "seeds": f"{told['rounds']} of {told['rounds_wanted']}, from {told['first_seed']}",
         "order": "one warm-up run of each variant with another seed; then they take turns, and each round begins with "
         "another one",

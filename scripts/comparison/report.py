@@ -15,23 +15,27 @@ from .variants import STOCK, Variant
 
 FORMAT = 1
 """Of the JSON file. A change of a field's meaning gets another number."""
+_SETTINGS = frozenset(
+    "seed noise_seed steps cfg guidance sampler_name scheduler denoise add_noise start_at_step end_at_step "
+    "return_with_leftover_noise shift max_shift base_shift width height length batch_size".split()
+)
+"""Inputs of any node that say how pictures are sampled, and how large they are. None of them can be a prompt."""
 _MODEL_FILES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def conditions_of(stats: Json, stock: Variant, server: str, workflow: str, version: str) -> Json:
     """All that a reader has to know to repeat a comparison."""
     system = stats.get("system", {})
-    samplers = [
-        {key: value for key, value in node["inputs"].items() if not isinstance(value, list)}
+    settings = [
+        {key: value for key, value in node["inputs"].items() if key in _SETTINGS and not isinstance(value, list)}
         for node in stock.prompt.values()
-        if node["class_type"] in ("KSampler", "KSamplerAdvanced", "KSamplerSelect", "BasicScheduler")
     ]
     texts = [value for node in stock.prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "workflow": workflow,
         "models": sorted({text for text in texts if text.lower().endswith(_MODEL_FILES)}),
-        "samplers": samplers,
+        "settings": [each for each in settings if each],
         "server": server,
         "comfyui": system.get("comfyui_version"),
         "python": str(system.get("python_version", "")).split(" ")[0],

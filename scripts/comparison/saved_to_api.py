@@ -21,7 +21,7 @@ _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _CONTROLS = ("fixed", "increment", "decrement", "randomize", "increment-wrap")
 _SEEDS = ("seed", "noise_seed")
-_EXPORT = "export the workflow from the page (Workflow > Export (API)), and compare that file"
+EXPORT = "export the workflow from the page (Workflow > Export (API)), and compare that file"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _add(scope: _Scope, subgraphs: Json, classes: Json, converted: Converted) ->
         else:
             fault = "the server does not have it: install its pack. If only the page has it"
         if fault:
-            converted.faults[name] = f"node {name} ({node['type']}): {fault}, {_EXPORT}"
+            converted.faults[name] = f"node {name} ({node['type']}): {fault}, {EXPORT}"
         inputs |= {key: value for (where, key), value in scope.promoted.items() if where == str(node_id)}
         for item in node.get("inputs") or []:
             source = _origin(scope, item["link"]) if item.get("link") is not None else None

@@ -62,17 +62,17 @@ class Session:
         """Run each variant once with another seed: this loads models, and shows which variants fail."""
         for number, variant in enumerate(self.variants.all, 1):
             self.say(f"warm-up {number} of {len(self.variants.all)}: {variant.name}")
-            began = time.monotonic()
             self._run(variant, self.first_offset + self.seeds)
-            self._paces[variant.name] = time.monotonic() - began
 
     def rounds(self, after_each: Callable[[Result], None]) -> None:
         """Run all variants with each seed. They take turns, and each round begins with another one."""
         for number in range(self.seeds):
             left = [each for each in self.variants.all if each.name not in self.failed]
             start = number % len(left)
-            for variant in left[start:] + left[:start]:
-                self.say(f"round {number + 1} of {self.seeds}, {self._left(number, left)}: {variant.name}")
+            in_turn = left[start:] + left[:start]
+            for place, variant in enumerate(in_turn):
+                runs = in_turn[place:] + (self.seeds - number - 1) * in_turn
+                self.say(f"round {number + 1} of {self.seeds}, {self._left(runs)}: {variant.name}")
                 measured = self._run(variant, self.first_offset + number)
                 if measured is not None:
                     self._waiting.setdefault(number, {})[variant.name] = measured
@@ -81,9 +81,10 @@ class Session:
             self._done = number + 1
             after_each(self.result())
 
-    def _left(self, number: int, left: list[Variant]) -> str:
-        seconds = sum(self._paces.get(each.name, 0.0) for each in left) * (self.seeds - number)
-        return f"about {duration(seconds)} left" if seconds else "last runs"
+    def _left(self, runs: list[Variant]) -> str:
+        """How long these runs take if each takes as long as the last one of its variant."""
+        seconds = sum(self._paces.get(each.name, 0.0) for each in runs if each.name not in self.failed)
+        return f"about {duration(max(1, round(seconds)))} left"
 
     def _run(self, variant: Variant, offset: int) -> Measured | None:
         """A run; None if this variant fails, which then takes no part any more.
@@ -92,8 +93,9 @@ class Session:
             ClientError: KSampler itself fails, the server is lost, or somebody stops the run.
         """
         self._others = self._others or busy(self.client) > 0
+        began = time.monotonic()
         try:
-            return run_once(self.client, variant, offset, self.time_limit)
+            found = run_once(self.client, variant, offset, self.time_limit)
         except (ConnectionLost, Interrupted):
             raise
         except ClientError as error:
@@ -102,6 +104,8 @@ class Session:
             self.failed[variant.name] = str(error)
             self.say(f"{variant.name} is left out: {one_line(str(error))}")
             return None
+        self._paces[variant.name] = time.monotonic() - began
+        return found
 
     def _compare(self, number: int) -> None:
         """Compare the pictures of a round with KSampler's."""
@@ -132,11 +136,11 @@ class Session:
             raise UsageError("no round was measured, so nothing is written")
         peers = {each.name for each in self.variants.all if each.peer}
         saving = {row.name: row.name in peers or self._saves(row.name) for row in rows}
-        notes = list(self.variants.notes)
-        if self._others:
-            notes.append("Other prompts were in the server's queue meanwhile, so the times may be wrong.")
         complete = self._done == self.seeds
         advice = advise(rows, self._rounds, saving)
+        if self._others:
+            other = "Other prompts were in the server's queue meanwhile, so the times may be wrong."
+            advice = replace(advice, cautions=(*advice.cautions, other))
         if self.failed:
             lost = "; ".join(f"{name} ({one_line(why)})" for name, why in self.failed.items())
             advice = replace(advice, cautions=(*advice.cautions, f"These could not be measured: {lost}."))
@@ -147,7 +151,7 @@ class Session:
             dict(self.failed),
             self._pictures,
             {**self.conditions, "rounds": len(stock), "rounds_wanted": self.seeds},
-            tuple(notes),
+            self.variants.notes,
             complete,
         )
 

@@ -67,12 +67,14 @@ class Variant:
         prompt: in API format. Its `picture_nodes` show the pictures.
         samplers: the ids of the nodes that sample.
         peer: whether it is neither KSampler as it is nor ours.
+        note: what a reader of its figures has to know; may be empty.
     """
 
     name: str
     prompt: Json
     samplers: tuple[str, ...]
     peer: bool = False
+    note: str = ""
 
     @property
     def picture_nodes(self) -> list[str]:
@@ -89,10 +91,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Variants:
-    """What is compared. ``notes``: what a reader has to know about the choice."""
+    """What is compared.
+
+    Attributes:
+        about: what a reader has to know of the workflow.
+        left_out: why nodes that are usually tried are not.
+    """
 
     all: tuple[Variant, ...]
-    notes: tuple[str, ...]
+    about: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that a reader has to know."""
+        return tuple(dict.fromkeys([*self.about, *self.left_out, *(each.note for each in self.all if each.note)]))
 
 
 def variants_of(workflow: Json, classes: Json, devices: int = 1, peers: Sequence[Peer] = ()) -> Variants:
@@ -112,25 +125,26 @@ def variants_of(workflow: Json, classes: Json, devices: int = 1, peers: Sequence
     samplers = tuple(name for name, node in stock.items() if node["class_type"] in SAMPLERS)
     if not seed_places(stock):
         raise UsageError("no sampler of the workflow has a seed that can be changed, so that all pictures are the same")
-    found, notes = [Variant(STOCK, stock, samplers)], []
+    found, about, left_out = [Variant(STOCK, stock, samplers)], [], []
     ours, left = _with_our_samplers(stock, given, workflow)
     if left:
-        notes.append(f"These stay as they are with {OURS}: {', '.join(left)}.")
+        about.append(f"These stay as they are with {OURS}: {', '.join(left)}.")
     for fidelity in _choices(classes, "fidelity"):
         found.append(Variant(f"{OURS}, {fidelity}", _set_ours(ours, fidelity=fidelity), samplers))
     special = {key: value for node in given.values() for key, value in node.items() if key in ("method", "accept")}
     if any(value != WIDGETS[key][1] for key, value in special.items()):
         found.append(Variant(f"{OURS}, as in the file", _given(ours, given, tuple(WIDGETS), workflow), samplers))
     own = {node["class_type"] for node in stock.values()}
-    for peer in [*(each for each in PEERS if each.node in classes), *peers]:
+    tried = {each.name: each for each in [*(each for each in PEERS if each.node in classes), *peers]}  # each once
+    for peer in tried.values():
         if peer.several_devices and devices < 2:
-            notes.append(f"{peer.node} was left out: it needs several devices.")
+            left_out.append(f"{peer.node} was left out: it needs several devices.")
         elif peer.node in own:
-            notes.append(f"The workflow has {peer.node} in it, for all variants.")
+            about.append(f"The workflow has {peer.node} in it, for all variants.")
         else:
-            found.append(Variant(peer.name, _with_peer(stock, peer, classes), samplers, peer=True))
-            notes += [_EASYCACHE_NOTE] if peer.node == "EasyCache" else []
-    return Variants(tuple(found), tuple(dict.fromkeys(notes)))
+            note = _EASYCACHE_NOTE if peer.node == "EasyCache" else ""
+            found.append(Variant(peer.name, _with_peer(stock, peer, classes), samplers, peer=True, note=note))
+    return Variants(tuple(found), tuple(about), tuple(left_out))
 
 
 def chosen(variants: Variants, names: Sequence[str]) -> Variants:
@@ -144,7 +158,7 @@ def chosen(variants: Variants, names: Sequence[str]) -> Variants:
             raise UsageError(f"no variant has {word!r} in its name; there are: {'; '.join(_names(variants.all))}")
     stock, *others = variants.all
     kept = [each for each in others if not names or any(word.lower() in each.name.lower() for word in names)]
-    return Variants((stock, *kept), variants.notes)
+    return Variants((stock, *kept), variants.about, () if names else variants.left_out)
 
 
 def parse_peer(text: str, classes: Json) -> Peer:

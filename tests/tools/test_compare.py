@@ -147,6 +147,24 @@ def test_the_recommendation_never_contradicts_its_runs(times: list[tuple[float, 
         assert advice.place == 1
 
 
+def _advised(stock: dict[int, Round], ours: dict[int, Round]) -> tuple[figures.Row, figures.Advice]:
+    rows = [row for name, each in (("KSampler", stock), ("ours", ours)) if (row := row_of(name, each, stock))]
+    return rows[1], advise(rows, {"KSampler": stock, "ours": ours}, {"KSampler": False, "ours": True})
+
+
+def test_the_sentence_has_the_speed_of_the_table() -> None:
+    """That of rounds with the same seed. The medians of all runs would say 11 s to 8 s: 1.38x."""
+    stock = {0: _round(10.0), 1: _round(11.0), 2: _round(30.0)}
+    row, advice = _advised(stock, {0: _round(2.0), 1: _round(8.0), 2: _round(9.0)})
+    assert f"{row.speed:.2f}x" == "3.33x" and advice.place == 1 and "3.33x as fast" in advice.sentence
+
+
+def test_a_round_that_was_stopped_counts_for_the_overlap() -> None:
+    """KSampler's last run has no partner, and was as fast as ours: the table and the sentence say so."""
+    row, advice = _advised({0: _round(3.0), 1: _round(1.0)}, {0: _round(1.5)})
+    assert row.speed == 2.0 and row.overlaps and advice.place == 0 and "overlap" in advice.sentence
+
+
 def test_what_saves_nothing_is_not_recommended() -> None:
     stock, ours = {0: _round(2.0)}, {0: _round(1.0)}
     rows = [row for name, each in (("KSampler", stock), ("ours", ours)) if (row := row_of(name, each, stock))]
@@ -292,6 +310,19 @@ def test_a_peer_of_the_user() -> None:
     }.items():
         with pytest.raises(UsageError, match=said):
             parse_peer(text, CLASSES)
+
+
+def test_a_peer_that_is_tried_anyway_is_tried_once() -> None:
+    again = parse_peer("EasyCache:reuse_threshold=0.05", CLASSES)
+    names = [each.name for each in variants_of(_prompt(), CLASSES, peers=[again, again]).all]
+    assert names.count("EasyCache (reuse_threshold 0.05)") == 1
+
+
+def test_notes_are_of_what_is_compared() -> None:
+    found = variants_of(_prompt(), CLASSES)
+    assert [note.split()[0] for note in found.notes] == ["MultiGPU_WorkUnits", "EasyCache"]
+    assert chosen(found, ["near"]).notes == ()
+    assert [note.split()[0] for note in chosen(found, ["EasyCache"]).notes] == ["EasyCache"]
 
 
 def test_variants_by_a_word() -> None:
@@ -465,6 +496,17 @@ def test_the_figures_are_json() -> None:
     assert ours["worst"] == 0.3 and ours["calls"] == 11 and found["conditions"]["models"] == ["a.safetensors"]
 
 
+def test_the_conditions_have_the_settings_of_each_node_and_no_prompt() -> None:
+    prompt = _prompt(seed=9)
+    prompt["2"]["inputs"] = {"width": 64, "text": "a secret"}
+    prompt["8"] = {"class_type": "CFGGuider", "inputs": {"model": ["1", 0], "cfg": 3.5}}
+    prompt["3"]["inputs"]["guider"] = ["8", 0]
+    stock = variants_of(prompt, CLASSES).all[0]
+    told = compare.conditions_of({"system": {}, "devices": []}, stock, "", "", "1")
+    settings = {key: value for each in told["settings"] for key, value in each.items()}
+    assert settings == {"seed": 9, "steps": 20, "width": 64, "cfg": 3.5} and "secret" not in json.dumps(told)
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "comparison.json"
     output.write(path, b"old")
@@ -482,10 +524,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 
 class _Idle:
-    """A server whose queue is empty."""
+    """A server whose queue is empty, apart from what others have put into it."""
+
+    def __init__(self, *others: Any) -> None:
+        self.others = list(others)
 
     def get_json(self, _path: str) -> Json:
-        return {"queue_running": [], "queue_pending": []}
+        return {"queue_running": [], "queue_pending": self.others}
 
 
 Answers = Any
@@ -523,6 +568,26 @@ def test_variants_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) ->
         assert of_round[0][0] == names[number]
     result = one.result()
     assert result.complete and [row.rounds for row in result.rows] == [3] * 4 and result.advice.place > 0
+
+
+def test_the_work_of_others_is_said_with_the_recommendation(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _runs = _session(monkeypatch, _answer)
+    one.client = _Idle(["another prompt"])  # type: ignore[assignment]
+    one.warm_up()
+    one.rounds(lambda result: None)
+    assert any("Other prompts" in caution for caution in one.result().advice.cautions)
+
+
+def test_what_is_left_becomes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 10))  # each run takes 10 s by this clock
+    monkeypatch.setattr(session.time, "monotonic", lambda: float(next(clock)))
+    one, _runs = _session(monkeypatch, _answer, seeds=2)
+    said: list[str] = []
+    one.say = said.append
+    one.warm_up()
+    one.rounds(lambda result: None)
+    left = [line.split("about ")[1].split(" left")[0] for line in said if " left: " in line]
+    assert left == ["1 min", "1 min", "1 min", "50 s", "40 s", "30 s", "20 s", "10 s"]
 
 
 def test_a_variant_that_fails_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,6 +667,7 @@ def host() -> Iterator[tuple[str, list[str]]]:
         (json.dumps({"prompt": _prompt()}), [], "holds one under 'prompt'"),
         (json.dumps(_without(_prompt(), "4", "5")), [], "decodes what its sampler makes"),
         (json.dumps(saved_workflow([saved_node(7, "GetNode")], [])), [], "node 7 (GetNode)"),
+        (json.dumps(saved_workflow([saved_node(7, "Loader") | {"inputs": [{"widget": {}}]}], [])), [], "are damaged"),
         (json.dumps(_prompt()), ["--variants", "nearer"], "no variant has 'nearer'"),
         (json.dumps(_prompt()), ["--peer", "TeaCache"], "--peer TeaCache: the server has no node"),
         (json.dumps(_prompt()), ["--set", "3.stepz=4"], "node 3 (KSampler) has no input 'stepz'"),

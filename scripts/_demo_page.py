@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
 
+MAX_WIDTH, INDENT = 100, "   "
 CONTRAST = 10  # how many times stronger the picture of a difference is
 STYLE = """
 :root { color-scheme: light dark; }
@@ -50,8 +52,8 @@ def headlines(found: Json) -> list[tuple[str, str]]:
         ),
         (
             "Watch the picture arrive",
-            f"A draft is there after {first['depth']} of {stream['depth']} calls, and you can take any result. "
-            f"The last one: {percent(stream['difference'])}.",
+            f"Four devices: a draft is there after {first['depth']} of {stream['depth']} calls in a row, and you can"
+            f" take any result. The last one: {percent(stream['difference'])}.",
         ),
         (
             "Several GPUs, one picture",
@@ -69,7 +71,7 @@ def headlines(found: Json) -> list[tuple[str, str]]:
 
 SETTINGS = (
     "KSampler (CHORDS) in place of KSampler, fidelity: near. All other inputs keep their defaults.",
-    "cores: 4, fidelity: exact, and CHORDS Stream Preview at the second output of the sampler.",
+    "cores: 4, fidelity: exact, CHORDS Devices, and CHORDS Stream Preview at the second output of the sampler.",
     "cores: 4, fidelity: near, and CHORDS Devices.",
     "SDO Latent Optimizer with SDO Objective: Colour.",
 )
@@ -77,9 +79,10 @@ SETTINGS = (
 
 def notes(found: Json) -> list[str]:
     """What one has to know to judge the figures."""
+    runs = f"median of {found['repeats']} runs" if found["repeats"] > 1 else "one run"
     return [
         f"Measured now, with a tiny demo model on the CPU ({found['processors']} processor cores). Seconds: the sampler"
-        f" node alone, median of {found['repeats']} runs. A distance is the relative RMS difference of the latents;"
+        f" node alone, {runs}. A distance is the relative RMS difference of the latents;"
         " below 2% few people can tell two pictures apart.",
         "The four devices are lanes of this CPU. They show the calls, not the speed: for that, each needs a GPU.",
         "How many calls a picture takes depends on the picture and the model. CHORDS Benchmark measures it for yours.",
@@ -87,13 +90,18 @@ def notes(found: Json) -> list[str]:
 
 
 def summary(found: Json) -> str:
-    """For the terminal."""
+    """For the terminal, whose width it keeps."""
     parts = zip(headlines(found), SETTINGS, strict=True)
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
+
+    def filled(text: str, indent: str = "") -> str:
+        return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+
     lines = [
-        f"{number}. {title}\n   {gained}\n   Set: {setting}"
+        "\n".join([f"{number}. {title}", filled(gained, INDENT), filled(f"Set: {setting}", INDENT)])
         for number, ((title, gained), setting) in enumerate(parts, start=1)
     ]
-    return "\n\n".join([*lines, *(textwrap.fill(note, 100) for note in notes(found))])
+    return "\n\n".join([*lines, *(filled(note) for note in notes(found))])
 
 
 def page(found: Json) -> str:
@@ -106,7 +114,7 @@ def page(found: Json) -> str:
             (near["picture"], f"KSampler (CHORDS), near: {near['depth']} calls, {near['seconds']:.2f} s"),
             ("difference.png", f"Their difference, made {CONTRAST} times as strong"),
         ),
-        _row(*((each["picture"], f"after {each['depth']} calls") for each in results), small=True),
+        _row(*((each["picture"], f"after {each['depth']} calls in a row") for each in results), small=True),
         _row(
             (stock["picture"], f"KSampler, one device: {stock['depth']} calls"),
             (window["picture"], f"four devices: {window['depth']} calls in a row, {window['evaluations']} in all"),
@@ -125,7 +133,9 @@ def page(found: Json) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>What ComfyUI-CHORDS does</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        "<h1>What ComfyUI-CHORDS does, measured on this machine</h1>\n" + "\n".join(body) + f"\n<hr>\n{told}\n"
+        "<h1>What ComfyUI-CHORDS does, measured on this machine with a tiny demo model</h1>\n"
+        + "\n".join(body)
+        + f"\n<hr>\n{told}\n"
         "</body>\n</html>\n"
     )
 

@@ -64,7 +64,7 @@ class ComfyServer:
         cpu: whether it computes on the CPU; None: where torch finds no CUDA device.
         arguments: further arguments for main.py.
         environment: further environment variables.
-        time_limit: the seconds in which it must answer.
+        time_limit: the seconds in which it must answer. The first start compiles all modules that it imports.
         python: the interpreter that runs it.
     """
 
@@ -81,7 +81,7 @@ class ComfyServer:
         cpu: bool | None = None,
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
-        time_limit: float = 240.0,
+        time_limit: float = 600.0,
         python: str = sys.executable,
     ) -> None:
         self.host = Path(host)

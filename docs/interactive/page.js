@@ -142,7 +142,8 @@
       line.insertCell().innerHTML = `${row.depth}${bar(row.depth / most("depth"))}`;
       const error = line.insertCell();
       error.className = "error";
-      error.textContent = row.key === "sequential" ? "" : row.key === "split" ? translated("rounding") : formatError(row.error);
+      const isShared = row.key === "split" && shown.split.members > 1;
+      error.textContent = row.key === "sequential" ? "" : isShared ? translated("rounding") : formatError(row.error);
       line.insertCell().innerHTML = `${formatSeconds(row.seconds)}${bar(row.seconds / most("seconds"))}`;
     }
     find("#compare .plot").replaceChildren(table);
@@ -165,7 +166,7 @@
           ? translated("{steps} calls in a row, each shared by {members} devices", { steps, members: split.members })
           : translated("{steps} calls in a row, each on one device", { steps });
     const inexact = row.error < 1e-9 ? translated("the exact result") : offBy(row.error);
-    const off = method === "split" ? translated("the same picture apart from rounding") : inexact;
+    const off = method === "split" && split.members > 1 ? translated("the same picture apart from rounding") : inexact;
     const [time, whole] = [row.seconds, sequential.seconds].map(formatSeconds);
     const gain = gained(sequential.seconds / row.seconds);
     const values = { method: nameOf(method), calls, off, time, whole, gain };
@@ -219,7 +220,7 @@
       ? "Coloured: a device computes its share. Grey: keys and values come over the link."
       : shown.method === "split"
         ? "Sharing calls is not faster here, so one device makes them whole. Try NVLink, or the video."
-        : "A number is a step. The time of a call has the way over the link and back. Colours as above.";
+        : "A number is a step. The time of a call includes the link, there and back. Colours as above.";
     find("#timeline .text").textContent = translated(text);
     drawTimeline(find("#timeline .plot"), { lanes, seconds: last, marks });
   }

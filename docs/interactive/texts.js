@@ -47,7 +47,7 @@ CHORDS.TEXTS = {
   "Play": ["再生", "播放"],
   "Pause": ["一時停止", "暂停"],
   "Calls in a row so far": ["ここまでの直列の呼び出し", "目前的串行调用次数"],
-  "What is computed, and what is imagined": ["計算しているもの、仮定しているもの", "哪些是计算的，哪些是假设的"],
+  "What is computed, and what is assumed": ["計算しているもの、仮定しているもの", "哪些是计算的，哪些是假设的"],
   "A \"picture\" here is 32 points in the plane. The data are eight groups of points on a circle, and the prompt names every second group. For such data the exact answer of a model is known. Guidance pushes the answer for the prompt away from the answer without it. With more guidance small early errors grow, and the methods need more calls.": [
     "ここでの「画像」は平面上の32個の点です。データは円周上の8つの点群で、プロンプトは1つおきの点群を指します。このようなデータでは、モデルの正確な答えがわかっています。ガイダンスは、プロンプトありの答えをプロンプトなしの答えから遠ざけます。ガイダンスが強いほど初期の小さな誤差が大きくなり、必要な呼び出しが増えます。",
     "这里的“图像”是平面上的32个点。数据是圆周上的八组点，提示词指定其中相隔的四组。对这样的数据，模型的准确答案是已知的。引导使有提示词的答案远离没有提示词的答案。引导越强，早期的小误差放得越大，各方法需要的调用也越多。"
@@ -56,7 +56,7 @@ CHORDS.TEXTS = {
     "ステップはオイラー法で、sigmaは1から0まで等間隔です。各方式の規則は<code>chords_core</code>と同じで、両者の呼び出しと状態をテストで比べています。実際のモデルはこの小さな例とは異なります。パックのデモモデルと比べると、ここでは強いガイダンスでCHORDSの結果が悪く、呼び出しの省略の効果も小さくなります（<a href=\"../how-it-works.md\">数値、英語</a>）。4ステップでは、どのモデルでも減らせる呼び出しはほとんどありません。",
     "每一步使用欧拉法，sigma从1到0均匀分布。各方法的规则与<code>chords_core</code>相同，并由测试比较两者的调用和状态。您的模型并不是这个小例子：与本节点包的演示模型相比，这里强引导下的CHORDS较差，减少调用省下的也较少（<a href=\"../how-it-works.md\">数据，英文</a>）。只有4步时，任何模型都省不了多少。"
   ],
-  "The devices are imagined. The length of a call is that of one H200 GPU, as measured, times the sides of guidance (one at CFG 1, else two), over the speed. Device 1 is where ComfyUI runs. For the others the states go over the link and back. Token split uses the measured shares of a call and an exchange over the link after them, which is the cautious case; it takes 2, 4 or 8 devices, or 1 where that is the fastest. Nobody has measured several real GPUs yet. Guidance on two GPUs, one side of a call each, is left out here: with guidance the node tries that first.": [
+  "The devices are assumed. The length of a call is that of one H200 GPU, as measured, times the sides of guidance (one at CFG 1, else two), over the speed. Device 1 is where ComfyUI runs. For the others the states go over the link and back. Token split uses the measured shares of a call and an exchange over the link after them, which is the cautious case; it takes 2, 4 or 8 devices, or 1 where that is the fastest. Nobody has measured several real GPUs yet. Guidance on two GPUs, one side of a call each, is left out here: with guidance the node tries that first.": [
     "デバイスは仮定です。1回の呼び出しの時間は、H200 GPU 1台の実測値に、ガイダンスの呼び出し数（CFG 1なら1、それ以外は2）を掛け、速度で割ったものです。デバイス1はComfyUIが動くデバイスです。ほかのデバイスには、状態が接続を通って往復します。トークン分割には、分担した計算の実測値と、その後の接続での交換を使います。これは控えめな見積もりです。2、4、8台を使い、1台が最も速ければ1台です。複数の実際のGPUでは、まだ誰も測定していません。ガイダンスの2つの呼び出しを2台のGPUに分ける方法は、ここでは省いています。ガイダンスがあるとき、ノードはまずそれを試します。",
     "设备是假设的。一次调用的时长是一块H200 GPU的实测值，乘以引导的调用数（CFG为1时一次，否则两次），再除以速度。设备1是运行ComfyUI的设备；对其他设备，状态要经连接往返。Token拆分采用各份计算的实测值，并在其后经连接交换，这是保守的估计；它使用2、4或8个设备，若一个设备最快则用一个。还没有人在多块真实GPU上测量过。这里略去了把引导的两次调用分给两块GPU的方式：有引导时，节点会先尝试它。"
   ],
@@ -126,7 +126,7 @@ CHORDS.TEXTS = {
     "ここでは分担しても速くならないので、1台が呼び出しをまるごと行います。NVLinkか動画を試してください。",
     "这里分担并不更快，所以由一个设备完成整个调用。可试试NVLink或视频。"
   ],
-  "A number is a step. The time of a call has the way over the link and back. Colours as above.": [
+  "A number is a step. The time of a call includes the link, there and back. Colours as above.": [
     "数字はステップです。呼び出しの時間は、接続の往復を含みます。色は上の図と同じです。",
     "数字是步。调用的时间包括经连接往返。颜色同上图。"
   ],

@@ -88,13 +88,34 @@ def _found(**near: Any) -> dict[str, Any]:
 
 
 def test_the_summary_begins_with_the_gain_and_how_near_the_picture_is(told: ModuleType) -> None:
-    lines = told.summary(_found()).splitlines()
-    assert lines[0] == "1. One GPU, fewer model calls"
+    summary = " ".join(told.summary(_found()).split())
     gain = "13 model calls instead of 20, 1.5x fewer: 0.30 s instead of 0.40 s, 0.2% from KSampler's picture."
-    assert lines[1].strip() == gain
-    summary = told.summary(_found())
+    assert summary.startswith(f"1. One GPU, fewer model calls {gain} Set: ")
     assert "Four devices: 8 calls in a row instead of 20, 2.5x fewer, 0.8% from KSampler's picture." in summary
-    assert "after 4 of 20 calls" in summary and "The last one: KSampler's picture, bit for bit." in summary
+    assert (
+        "Four devices: a draft is there after 4 of 20 calls in a row" in summary
+        and "The last one: KSampler's picture, bit for bit." in summary
+    )
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(60, 60), (300, 100)])
+def test_the_summary_fits_the_terminal(
+    told: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: int, widest: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert widest - 20 < max(len(line) for line in told.summary(_found()).splitlines()) <= widest
+
+
+def test_what_is_told_to_be_set_is_what_the_run_has(
+    script: ModuleType, told: ModuleType, workflow: dict[str, Any]
+) -> None:
+    graphs = script.variants(workflow)
+    for name, said in zip((script.NEAR, script.STREAM, script.WINDOW), told.SETTINGS, strict=False):
+        for key, value in script.SETTINGS[name].items():
+            assert f"{key}: {value}" in said
+        for class_type, node in (("ChordsDevices", "CHORDS Devices"), ("ChordsStreamPreview", "CHORDS Stream Preview")):
+            has_node = class_type in {each["class_type"] for each in graphs[name].values()}
+            assert (node in said) == has_node, (name, node)
 
 
 @pytest.mark.parametrize(("difference", "said"), [(0.0, "bit for bit"), (1e-6, "less than 0.1%"), (0.031, "3.1%")])

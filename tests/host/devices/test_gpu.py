@@ -205,7 +205,7 @@ def test_an_accepted_hit_and_a_cancel(run_graph: RunGraph, client: ComfyClient) 
             client.interrupt()
 
     graph, node = graph_of()
-    run = client.run(graph.nodes, on_event=accept)
+    run = client.run(graph.nodes, on_event=accept, extra={"extra_data": {"preview_method": "latent2rgb"}})
     hits = run.outputs[node.name]["chords"][0]["hits"]
     assert 2 <= len(hits) < 5
     assert any(preview.node_id == node.name for preview in run.previews)

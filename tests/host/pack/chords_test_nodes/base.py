@@ -1,5 +1,6 @@
 """What several of the test nodes share."""
 
+import sys
 import threading
 
 from comfy_api.latest import io
@@ -30,3 +31,13 @@ def lane_number() -> int | None:
     """The number of the lane whose thread this is; None in other threads, such as the host's own."""
     name = threading.current_thread().name
     return int(name.rsplit("-", 1)[1]) if name.startswith("chords-lane-") else None
+
+
+def core_number() -> int:
+    """The core whose evaluation this thread makes, 1 for the slowest; 0 outside of an evaluation on a lane."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_evaluate" and "evaluation" in frame.f_locals:
+            return frame.f_locals["evaluation"].core
+        frame = frame.f_back
+    return 0

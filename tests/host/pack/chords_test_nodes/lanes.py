@@ -1,6 +1,5 @@
 """Models that are slow, fail or hang on a lane, and what runs leave in the host's process."""
 
-import collections
 import math
 import random
 import sys
@@ -14,7 +13,7 @@ import torch
 from aiohttp import web
 from comfy_api.latest import io
 
-from .base import ModelNode, SaltedOutputNode, lane_number
+from .base import ModelNode, SaltedOutputNode, core_number, lane_number
 
 
 class TestRandomDelay(ModelNode):
@@ -129,6 +128,13 @@ class Hang:
         sampler.LANE_TIMEOUTS = type(sampler.LANE_TIMEOUTS)(**seconds)
 
 
+def wait_for_lanes():
+    """Wait until the lanes of earlier runs have ended."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("chords-lane-"):
+            thread.join(60)
+
+
 class TestHangingLane(ModelNode):
     """One call on each of the given lanes hangs until TestHangIsOver runs, after the given number of calls on that
     lane. Lanes have one second to answer, and three for the first call."""
@@ -160,20 +166,18 @@ class TestHangIsOver(SaltedOutputNode):
     def execute(cls, salt):
         Hang.over.set()
         Hang.set_timeouts()
-        for thread in threading.enumerate():
-            if thread.name.startswith("chords-lane-"):
-                thread.join(60)
+        wait_for_lanes()
         names = [thread.name for thread in threading.enumerate()]
         return io.NodeOutput(ui={"threads": names})
 
 
 class Hold:
-    """The state of the run that is held: how many results and calls it may have, and how many it has so far."""
+    """The state of the run that is held: how many results and calls it may have, how many calls it has made, and its
+    fastest core."""
 
     results = calls = math.inf
     lock = threading.Lock()
-    made = 0  # calls
-    last_calls = collections.Counter()  # by lane: the guard against patches that keep state leaves this to the lanes
+    made = fastest = 0
 
     @classmethod
     def allow(cls, results=math.inf, calls=math.inf):
@@ -184,17 +188,19 @@ class Hold:
 
     @classmethod
     def begin(cls, results, calls):
+        wait_for_lanes()  # the last calls of a run that was cancelled must not count in this one
         cls.allow(results, calls)
-        cls.made = 0
-        cls.last_calls.clear()
+        cls.made = cls.fastest = 0
 
     @classmethod
     def wait(cls, is_last):
-        """``is_last``: a core makes its result with this call."""
+        """``is_last``: a core makes its result with this call. Cores have their results in order, the fastest first,
+        also where the call of a slower one comes earlier."""
+        core = core_number()
         with cls.lock:
             cls.made += 1
-            cls.last_calls[lane_number()] += is_last
-            number, result = cls.made, cls.last_calls.total() if is_last else 0
+            cls.fastest = max(cls.fastest, core)
+            number, result = cls.made, cls.fastest + 1 - core if is_last and core else 0
         while number > cls.calls or result > cls.results:
             if comfy.model_management.processing_interrupted():
                 break

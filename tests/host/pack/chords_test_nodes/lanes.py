@@ -1,5 +1,6 @@
 """Models that are slow, fail or hang on a lane, and what runs leave in the host's process."""
 
+import collections
 import math
 import random
 import sys
@@ -172,12 +173,13 @@ class TestHangIsOver(SaltedOutputNode):
 
 
 class Hold:
-    """The state of the run that is held: how many results and calls it may have, how many calls it has made, and its
-    fastest core."""
+    """The state of the run that is held: how many results and calls it may have, how many calls it has made, and the
+    fastest core of each lane."""
 
     results = calls = math.inf
     lock = threading.Lock()
-    made = fastest = 0
+    made = 0
+    cores = collections.Counter()  # by lane: the guard against patches that keep state leaves this to the lanes
 
     @classmethod
     def allow(cls, results=math.inf, calls=math.inf):
@@ -190,7 +192,8 @@ class Hold:
     def begin(cls, results, calls):
         wait_for_lanes()  # the last calls of a run that was cancelled must not count in this one
         cls.allow(results, calls)
-        cls.made = cls.fastest = 0
+        cls.made = 0
+        cls.cores.clear()
 
     @classmethod
     def wait(cls, is_last):
@@ -199,8 +202,8 @@ class Hold:
         core = core_number()
         with cls.lock:
             cls.made += 1
-            cls.fastest = max(cls.fastest, core)
-            number, result = cls.made, cls.fastest + 1 - core if is_last and core else 0
+            cls.cores[lane_number()] += max(0, core - cls.cores[lane_number()])
+            number, result = cls.made, max(cls.cores.values()) + 1 - core if is_last and core else 0
         while number > cls.calls or result > cls.results:
             if comfy.model_management.processing_interrupted():
                 break

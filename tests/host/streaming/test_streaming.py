@@ -162,7 +162,7 @@ def test_plan_hits_and_pictures_arrive_in_order_while_it_runs(complete: Complete
     assert len(shown) == CORES + 1
     assert {preview.metadata["prompt_id"] for preview in run.previews} == {run.prompt_id}
     assert order.index(("picture", CORES)) < order.index(("executing", _previewer(graph)))  # the sampler still runs
-    assert {preview.node_id for preview in run.previews} == {_previewer(graph)}  # the host's default: none elsewhere
+    assert [preview.node_id for preview in run.previews].count(sampler.name) >= CORES + 1
 
 
 def test_pictures_are_those_of_the_hits(client, complete: CompleteRun) -> None:

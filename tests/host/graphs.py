@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from _server import ComfyServer
@@ -89,3 +89,8 @@ def settings(sampler: str = "euler", **changes: Any) -> dict[str, Any]:
         "denoise": 1.0,
         **changes,
     }
+
+
+def threads_of_runs(names: Iterable[str]) -> list[str]:
+    """The threads of ours among these that belong to a run. One more counts all runs, and stays."""
+    return [name for name in names if "chords" in name and name != "chords-monitoring"]

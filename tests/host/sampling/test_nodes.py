@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from client import Interrupted
-from graphs import Graph, demo, empty_latent, lanes, settings
+from graphs import Graph, demo, empty_latent, lanes, settings, threads_of_runs
 
 from chords_core import plan
 
@@ -228,7 +228,7 @@ def test_interrupt_stops_all_lanes_and_the_next_run_works(run_graph, client) -> 
     assert 3 <= seen[-1] < 40  # of 400
     graph = Graph()
     threads = graph.add("TestThreads", salt=1)
-    assert not [name for name in client.run(graph.nodes).outputs[threads.name]["threads"] if "chords" in name]
+    assert not threads_of_runs(client.run(graph.nodes).outputs[threads.name]["threads"])
     summary, ours, stock = _run_one(run_graph, cores=4, accept="exact")
     assert summary["cores"] == 4
     assert torch.equal(ours, stock)
@@ -244,7 +244,7 @@ def test_a_run_leaves_the_host_as_it_was(run_graph, client) -> None:
     _run_one(run_graph, cores=4, accept="second")
     after = state(3)
     assert after["intra_op"] == before["intra_op"]
-    assert not [name for name in after["threads"] if "chords" in name]
+    assert not threads_of_runs(after["threads"])
     assert after["current_patchers"] == [0]
 
 

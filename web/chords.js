@@ -61,7 +61,7 @@ app.registerExtension({
 
   /** Outputs without a prompt: one from the history, or those of a tab that is on the screen again. */
   onNodeOutputsUpdated(outputs) {
-    if (tabs.isChanging) return; // a workflow is opened again in its tab: it has no outputs of its own yet
+    if (tabs.isChanging && isOfTheTab(outputs)) return; // a workflow is opened again in its tab: these are of before
     for (const [id, output] of Object.entries(outputs)) {
       const panel = panels.get(nodeAt(id));
       if (!panel || panel.run || !output.chords) continue;
@@ -234,6 +234,12 @@ function addPanel(node) {
 function showOnlyThePanel(node) {
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
+}
+
+/** Whether these outputs are what the frontend has kept for the tab on the screen, not those of a prompt's history. */
+function isOfTheTab(outputs) {
+  const kept = workflows()?.activeWorkflow?.changeTracker?.nodeOutputs;
+  return JSON.stringify(outputs) === JSON.stringify(kept ?? null);
 }
 
 const urlOf = ({ filename, subfolder = "", type = "temp" }) =>

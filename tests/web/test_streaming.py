@@ -170,12 +170,20 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
 
 @in_both_frontends
 def test_pictures_of_a_prompt_from_the_history(frontend: Frontend, client: ComfyClient) -> None:
-    """The frontend gives the outputs without events of a run."""
+    """The frontend opens the workflow, and gives the outputs at once and without events of a run."""
     graph = json.loads(API_WORKFLOW.read_text(encoding="utf-8"))
     graph[str(SAMPLER)]["inputs"] |= {"seed": next(SEEDS), "accept": "exact"}
     outputs = client.run(graph).outputs
-    panel = open_workflow(frontend)
-    frontend.evaluate("app.nodeOutputs = argument", outputs)
+    open_workflow(frontend)
+    frontend.evaluate(
+        """
+        const tab = app.extensionManager.workflow.activeWorkflow;
+        await app.loadGraphData(JSON.parse(JSON.stringify(graph.serialize())), true, true, tab);
+        app.nodeOutputs = argument;
+        """,
+        outputs,
+    )
+    panel = frontend.panel()
     frontend.until(lambda: len(panel.drawn()) == CORES + 1, "all thumbnails are drawn")
     assert (panel.state, panel.labels) == ("success", STRIP)
     assert panel.button.is_disabled()

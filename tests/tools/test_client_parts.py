@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_node_seconds() -> None:
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: type("Size", (), {"columns": 42}))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((42, 24)))  # pytest asks, too
     progress = Progress(lambda node: f"node {node}" if node != "3" else "a title too long")
     progress("progress", {"node": "1", "value": 1, "max": 2})
     progress("chords", chords("plan", method="chords"))

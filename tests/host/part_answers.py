@@ -166,13 +166,12 @@ def _failed_injection(primary: Any, patcher: Any) -> dict[str, bool]:
 
         return on_own_device(inject_some, manager, device)
 
-    said: list[str] = []
     placed = module("sampling.placement").Placement
     plan = opened.SequentialPlan(4, ("why",))
     call = types.SimpleNamespace(guider=types.SimpleNamespace(model_patcher=primary), x=x, primary=home, steps=4)
     request = types.SimpleNamespace(call=call, options=types.SimpleNamespace(cores=0), request=None)
     request.facts = types.SimpleNamespace(primary=home, steps=4)
-    request.announcer = types.SimpleNamespace(note=said.extend, say=said.append)
+    announcer = request.announcer = module("sampling.announcer").Announcer(shown=False)
     kept = types.SimpleNamespace(timings=None, keep_splits=None, keep_rows=None)
     usual = opened.copies_on
     opened.copies_on = lambda *arguments: ({there: replica}, None)
@@ -188,7 +187,9 @@ def _failed_injection(primary: Any, patcher: Any) -> dict[str, bool]:
     return {
         "one that failed is taken off": torch.equal(replica.model.layer(x), plain) and not replica.is_injected,
         "it is told": problem == "the copies of the model could not be prepared (out of memory)",
-        "then the run is on the own device": placement.groups == ((home,),) and not copies and problem in said[-1],
+        "then the run is on the own device": placement.groups == ((home,),)
+        and not copies
+        and problem in announcer.message,
     }
 
 

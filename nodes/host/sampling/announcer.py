@@ -53,11 +53,11 @@ class Announcer:
         """Show what is done, and the notes. ``card``: the same for the node; without one, it shows the message."""
         self._card = card
         self.message = message
-        self.add(note for note in self._notes if note not in message)
+        self.add(())
 
     def add(self, sentences: Iterable[str]) -> None:
-        """Show the newest message with more sentences."""
-        added = tuple(sentences)
+        """Show the newest message with more sentences, and with the notes that have come since then."""
+        added = (*(note for note in self._notes if note not in self.message), *sentences)
         self.message = "; ".join((self.message, *added))
         if self._card is not None:
             self._card = replace(self._card, detail=(*self._card.detail, *added))

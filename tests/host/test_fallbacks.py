@@ -45,7 +45,8 @@ def _no_way_to_share(graph: Graph, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_copies(graph: Graph, inputs: dict[str, Any]) -> dict[str, Any]:
-    inputs["model"] = graph.add("TestUncopyable", model=inputs["model"])
+    loaded = graph.add("UNETLoader", unet_name="uncopyable.safetensors", weight_dtype="default")  # it stays so
+    inputs["model"] = graph.add("TestUncopyable", model=loaded)
     return {"cores": 4, "devices": lanes(graph, 4)}
 
 

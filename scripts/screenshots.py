@@ -38,7 +38,7 @@ PICTURES = PAGES / "images"
 SHEETS = REPO / "output" / "help"
 MARGIN = 24
 TALL = (1500, 4400)  # for whole help pages
-WIDE = (2600, 3200)  # for all nodes at once
+WIDE = (3600, 4200)  # for all nodes at once
 ORIGIN = (380, 160)  # the position of the graph on the screen, beside the frontend's own bars
 READY = "() => window.comfyAPI?.app?.app?.canvas?.graph && LiteGraph.registered_node_types.ChordsStreamPreview"
 RUN_LIMIT_MS = 900_000

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from comfy.model_management import InterruptProcessingException
@@ -97,7 +98,8 @@ def _put(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
 
 
 def _recipe(graph: Mapping[str, Any], node_id: str) -> str:
-    """What decides the result of a node: its inputs, and those of all nodes before it."""
+    """A digest of what decides the result of a node: its inputs, and those of all nodes before it. Many are kept, and
+    a graph may have megabytes of text in it."""
     found: dict[str, Any] = {}
     waiting = [node_id]
     while waiting:
@@ -107,7 +109,7 @@ def _recipe(graph: Mapping[str, Any], node_id: str) -> str:
             found[name] = graph[name].get("class_type"), inputs
             links = (value[0] for value in inputs.values() if isinstance(value, list) and len(value) == 2)
             waiting += [each for each in links if isinstance(each, str)]
-    return json.dumps(found, sort_keys=True, default=str)
+    return sha256(json.dumps(found, sort_keys=True, default=str).encode()).hexdigest()
 
 
 TEXTS = NodeTexts()

@@ -178,7 +178,7 @@ def test_a_cancel_works_while_a_process_stopped_in_a_call(workers: RayWorkers) -
 
     def stopping(x: Tensor, sigma: float, stopped: Any) -> Tensor:
         if sigma < 8.0:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.raise_signal(signal.SIGSTOP)
         return x
 
     asked = list[float]()

@@ -29,7 +29,7 @@ def _fault_maker() -> Callable[[str], None]:
             return
         Path(f"{file}.{os.getpid()}").touch()
         if kind == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.raise_signal(signal.SIGSTOP)  # after os.kill, this thread may go on until another one gets it
         while kind == "sleep" and not Path(f"{file}.over").exists():
             time.sleep(0.05)
 

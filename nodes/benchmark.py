@@ -13,12 +13,13 @@ from .benchmark_report import comparison_of, report_of, verdict_of_result
 from .host.benchmark.runner import run_benchmark
 from .host.devices.request import DeviceRequest
 from .host.node_text import failure_shown, show_text
-from .host.page_language import page_language
+from .host.page import page_of_prompt
 from .host.sampling.ksampler import KSamplerInputs
 from .inputs import CATEGORY, devices_input, ksampler_inputs
 from .plots.comparison import draw_comparison
 from .plots.image import as_image
 from .plots.language import drawn_in
+from .plots.palette import drawn_on
 
 _MAX_CORES = 64
 
@@ -83,7 +84,8 @@ class ChordsBenchmark(io.ComfyNode):
         with failure_shown():
             result = run_benchmark(given, vae, devices, counts, repeats)
         figures = report_of(result, given)
-        with drawn_in(page_language()):
+        page = page_of_prompt()
+        with drawn_in(page.language), drawn_on(light=page.light):
             image = as_image(draw_comparison(comparison_of(result, given)))
         show_text(figures["advice"], verdict_of_result(result).card)
         shown = {"text": [figures["advice"]], "benchmark": [figures]}

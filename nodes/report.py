@@ -9,11 +9,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..chords_core import Timeline
-from .host.page_language import page_language
+from .host.page import page_of_prompt
 from .host.sampling.run_record import ChordsRun
 from .inputs import CATEGORY, Run
 from .plots.image import as_image
 from .plots.language import drawn_in
+from .plots.palette import drawn_on
 from .plots.timeline import draw_timeline
 
 
@@ -38,7 +39,8 @@ class ChordsReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, run: ChordsRun) -> io.NodeOutput:
-        with drawn_in(page_language()):
+        page = page_of_prompt()
+        with drawn_in(page.language), drawn_on(light=page.light):
             image = as_image(draw_timeline(run))
         text = json.dumps(report(run), indent=2, allow_nan=False)
         return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls))

@@ -28,16 +28,10 @@ app.registerExtension({
     for (const end of ["execution_success", "execution_interrupted", "execution_error"])
       api.addEventListener(end, () => (ended = true));
     api.addEventListener("status", () => {
-      tellLanguage();
       if (ended) loadTexts(); // now its record is there: it says which nodes did not run again
       ended = false;
     });
-    api.addEventListener("reconnected", () => {
-      told = null; // the server may be a new one
-      tellLanguage();
-      loadTexts();
-    });
-    tellLanguage();
+    api.addEventListener("reconnected", loadTexts);
   },
 
   nodeCreated(node) {
@@ -53,18 +47,6 @@ app.registerExtension({
 });
 
 let ended = false; // whether a prompt has, since the last status
-let told = null; // what the server knows of this page
-
-/** Tell the server the language of this page, in which nodes then draw their pictures. */
-function tellLanguage() {
-  const client = api.clientId ?? api.initialClientId;
-  const language = app.ui.settings.getSettingValue("Comfy.Locale");
-  const body = JSON.stringify({ client_id: client, language });
-  if (!client || !language || body === told) return;
-  told = body;
-  const headers = { "Content-Type": "application/json" };
-  api.fetchApi("/chords/language", { method: "POST", headers, body }).catch(() => (told = null));
-}
 
 /** The texts of the workflow on the screen, as the server has them. */
 async function loadTexts() {

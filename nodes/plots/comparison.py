@@ -15,26 +15,20 @@ from PIL import Image
 from ..host.phrases import Phrase
 from ..recommendation import Entry
 from .drawing import (
-    CARD,
-    DIM,
     EDGE,
-    GOLD,
     MARGIN,
-    TEXT,
     WIDTH,
-    Colour,
     KeyFigure,
     Sheet,
-    distinct_colours,
     duration,
     fit,
     header,
-    mix,
     plain,
     stack,
     text_width,
     words,
 )
+from .palette import Colour, distinct_colours, faded, palette
 from .pictures import Grid, Shown, picture_card
 from .style import (
     HOW_TO_INSTALL,
@@ -73,8 +67,6 @@ _COLUMNS = (
 _HEAD, _ROW, _FOOT = 42.0, 42.0, 74.0  # the heights of the titles of the columns, of a row, of the axis and the legend
 _FONT = 18
 _EARLY = 0.995  # of the time of the result: a picture that comes earlier is a first picture
-_OURS: Colour = distinct_colours(1)[0]
-_STOCK: Colour = mix(DIM, CARD, 0.7)
 _PICTURES = Grid(columns=5, gap=22, max_height=240, min_width=WIDTH)
 
 
@@ -129,9 +121,9 @@ def decibels(psnr: float) -> str:
 
 def _figures(stock: Entry, best: Entry) -> list[KeyFigure]:
     if best is stock:
-        return [KeyFigure(duration(stock.seconds), Phrase("with KSampler"), GOLD)]
+        return [KeyFigure(duration(stock.seconds), Phrase("with KSampler"), palette().gold)]
     return [
-        KeyFigure(f"{stock.seconds / best.seconds:.2f}x", Phrase("the speed of KSampler"), GOLD),
+        KeyFigure(f"{stock.seconds / best.seconds:.2f}x", Phrase("the speed of KSampler"), palette().gold),
         KeyFigure(duration(best.seconds), Phrase("with {name}", name=best.name)),
         KeyFigure(duration(stock.seconds), Phrase("with KSampler")),
         KeyFigure(percent(best.rmse), Phrase("difference of the latent")),
@@ -175,11 +167,11 @@ def _plot(entries: Sequence[Entry], best: int) -> Figure:
         _draw_bar(axes, row, entry.seconds, limit, _colour(row, best))
         _draw_spread(axes, row, entry)
         _write_row(axes, row, entry, entries[0], best=row == best)
-    axes.axvline(entries[0].seconds, **line(DIM, 1.5, linestyle=(0, (3.5, 2.5))), zorder=4)
+    axes.axvline(entries[0].seconds, **line(palette().dim, 1.5, linestyle=(0, (3.5, 2.5))), zorder=4)
     early = [(entry.first, row) for row, entry in enumerate(entries) if entry.first < _EARLY * entry.seconds]
-    axes.plot([first for first, _ in early], [row for _, row in early], **marker("D", 6, CARD), zorder=5)
+    axes.plot([first for first, _ in early], [row for _, row in early], **marker("D", 6, palette().card), zorder=5)
     for title, right in ((Phrase("time"), _TIMES), *_COLUMNS):
-        _write(axes, right, -0.5 - 0.5 * _HEAD / _ROW, title, TICK_SIZE, DIM)
+        _write(axes, right, -0.5 - 0.5 * _HEAD / _ROW, title, TICK_SIZE, palette().dim)
     draw_legend(figure, _signs(entries), _SIDE)
     return figure
 
@@ -205,18 +197,19 @@ def _draw_spread(axes: Axes, row: int, entry: Entry) -> None:
 
 
 def _spread_line() -> dict[str, Any]:
-    return line(TEXT, 1.5, marker="|", markersize=points(8), markeredgewidth=points(1.5), markeredgecolor=rgb(TEXT))
+    colour = palette().text
+    return line(colour, 1.5, marker="|", markersize=points(8), markeredgewidth=points(1.5), markeredgecolor=rgb(colour))
 
 
 def _write_row(axes: Axes, row: int, entry: Entry, stock: Entry, *, best: bool) -> None:
-    colour = GOLD if best else TEXT
+    colour = palette().gold if best else palette().text
     if best:
         from matplotlib.patches import Rectangle
 
         ground = axes.get_yaxis_transform()
         left, right = ((edge - _LEFT) / (_RIGHT - _LEFT) for edge in (_SIDE - 10, WIDTH - 2 * MARGIN - _SIDE + 10))
         band = Rectangle((left, row - 0.47), right - left, 0.94, transform=ground, clip_on=False, zorder=0)
-        band.set(facecolor=rgb(mix(GOLD, CARD, 0.09)), edgecolor="none", linewidth=0)
+        band.set(facecolor=rgb(faded(palette().gold, 0.09)), edgecolor="none", linewidth=0)
         axes.add_patch(band)
     name = fit(entry.name, _FONT, _NAMES - _SIDE - 102)
     _write(axes, _SIDE, row, name, _FONT, colour, side="left")
@@ -245,7 +238,15 @@ def _write(axes: Axes, x: float, row: float, words: str, size: float, colour: Co
 
 
 def _colour(row: int, best: int) -> Colour:
-    return GOLD if row == best else _STOCK if row == 0 else _OURS
+    return palette().gold if row == best else _stock_colour() if row == 0 else _our_colour()
+
+
+def _stock_colour() -> Colour:
+    return faded(palette().dim, 0.7)
+
+
+def _our_colour() -> Colour:
+    return distinct_colours(1)[0]
 
 
 def _signs(entries: Sequence[Entry]) -> list[tuple[Artist, str]]:
@@ -253,10 +254,10 @@ def _signs(entries: Sequence[Entry]) -> list[tuple[Artist, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    colours = ((_STOCK, "KSampler"), (_OURS, "CHORDS"), (GOLD, Phrase("recommended")))
+    colours = ((_stock_colour(), "KSampler"), (_our_colour(), "CHORDS"), (palette().gold, Phrase("recommended")))
     signs: list[tuple[Artist, str]] = [(Patch(facecolor=rgb(c), edgecolor="none"), name) for c, name in colours]
     if any(entry.first < _EARLY * entry.seconds for entry in entries):
-        signs.append((Line2D([], [], **marker("D", 6, DIM)), Phrase("first picture, before the result")))
+        signs.append((Line2D([], [], **marker("D", 6, palette().dim)), Phrase("first picture, before the result")))
     if any(len(entry.times) > 1 for entry in entries):
         signs.append((Line2D([], [], **_spread_line()), Phrase("from the fastest run to the slowest")))
     return signs

@@ -15,25 +15,18 @@ from PIL import Image
 
 from .curves import Curve, Range, alone, make_curves, spread_apart, value_range, write
 from .drawing import (
-    CARD,
-    DIM,
     EDGE,
-    GOLD,
     MARGIN,
-    RED,
     SCALE,
-    TEXT,
     WIDTH,
-    Colour,
     KeyFigure,
     Sheet,
-    distinct_colours,
     fit,
     header,
-    mix,
     stack,
     words,
 )
+from .palette import Colour, distinct_colours, faded, palette
 from .pictures import Grid, Shown, picture_card
 from .style import (
     HOW_TO_INSTALL,
@@ -64,7 +57,7 @@ if TYPE_CHECKING:
 _PLOT_TOP, _PLOT_HEIGHT = 56.0, 506.0  # in its card
 _MAX_MARKS = 6  # described in words
 _LABEL_DISTANCE = 20.0  # between the results of two curves
-_PICTURES = Grid(columns=4, gap=24, max_height=480, max_enlargement=4, min_width=140, label_colour=DIM)
+_PICTURES = Grid(columns=4, gap=24, max_height=480, max_enlargement=4, min_width=140, dim_labels=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +100,8 @@ def draw_curve(course: Course) -> Image.Image:
     message = ""
     if course.stopped is not None:
         message = f"Ended after {done} of {_iterations(course.iterations)}: {course.stopped}"
-    figures = [
-        KeyFigure(value, label, GOLD if place == last else TEXT) for place, (label, value) in enumerate(course.figures)
-    ]
+    colours = [palette().text] * last + [palette().gold]
+    figures = [KeyFigure(value, label, colour) for (label, value), colour in zip(course.figures, colours, strict=False)]
     sections = [header(course.title, message, figures)]
     curves = make_curves(course.history[:done], course.sampled[:done], course.best)
     if any(curve.shown.size for curve in curves):
@@ -151,8 +143,8 @@ def _described_marks(marks: Sequence[tuple[int, str]]) -> Sheet:
     for number, event in enumerate(described):
         y = 14 + 24 * number
         if number < _MAX_MARKS:
-            sheet.cross((MARGIN + 8, y), 5, RED)
-        sheet.text((MARGIN + 26, y), fit(event, 15, WIDTH - 2 * MARGIN - 26), 15, RED)
+            sheet.cross((MARGIN + 8, y), 5, palette().red)
+        sheet.text((MARGIN + 26, y), fit(event, 15, WIDTH - 2 * MARGIN - 26), 15, palette().red)
     return sheet
 
 
@@ -177,7 +169,7 @@ def _plot(course: Course, curves: Sequence[Curve], done: int) -> Figure:
     for curve, colour in zip(curves, colours, strict=True):
         _draw_sampled(axes, curve, shown, colour, course.sampled[:done], radius)
     labels = _draw_results(axes, curves, colours, shown, step)
-    signs = _signs(curves, colours[0] if len(curves) == 1 else TEXT, shown, course.sampled[:done])
+    signs = _signs(curves, colours[0] if len(curves) == 1 else palette().text, shown, course.sampled[:done])
     draw_legend(figure, signs)
     fill_width(axes, bottom=56, top=30)
     _spread_labels(axes, labels)
@@ -209,9 +201,9 @@ def _set_scales(axes: Axes, shown: Range, limit: int, *, strip: bool) -> float:
 def _draw_end(axes: Axes, done: int, limit: int, *, stopped: bool) -> None:
     """What was planned and not done is tinted; a line marks an early end."""
     if done < limit:
-        axes.axvspan(done, limit, facecolor=rgb(mix(GOLD, CARD, 0.07)), edgecolor="none", zorder=0)
+        axes.axvspan(done, limit, facecolor=rgb(faded(palette().gold, 0.07)), edgecolor="none", zorder=0)
     if done < limit or stopped:
-        axes.axvline(done, **line(GOLD, 1.5, linestyle=(0, (3.5, 2.5))), clip_on=False, zorder=2)
+        axes.axvline(done, **line(palette().gold, 1.5, linestyle=(0, (3.5, 2.5))), clip_on=False, zorder=2)
         axes.annotate(
             _iterations(done),
             (done, 1),
@@ -220,15 +212,15 @@ def _draw_end(axes: Axes, done: int, limit: int, *, stopped: bool) -> None:
             textcoords="offset points",
             ha="center",
             va="bottom",
-            **text(LABEL_SIZE, GOLD),
+            **text(LABEL_SIZE, palette().gold),
         )
 
 
 def _draw_marks(axes: Axes, iterations: Sequence[int]) -> None:
     for iteration in sorted(set(iterations)):
-        dashes = line(mix(RED, CARD, 0.45), 1.5, linestyle=(0, (3.5, 2.5)))
+        dashes = line(faded(palette().red, 0.45), 1.5, linestyle=(0, (3.5, 2.5)))
         axes.axvline(iteration, 0.05, **dashes, clip_on=False, zorder=2)
-    crosses = marker("x", 5, RED) | {"markeredgewidth": points(2.5)}
+    crosses = marker("x", 5, palette().red) | {"markeredgewidth": points(2.5)}
     axes.plot(iterations, [0.025] * len(iterations), transform=axes.get_xaxis_transform(), **crosses, zorder=5)
 
 
@@ -237,7 +229,7 @@ def _draw_range(axes: Axes, curve: Curve, shown: Range, colour: Colour) -> None:
     if not curve.lows.size:
         return
     lows, highs = _within(curve.lows, shown), _within(curve.highs, shown)
-    across, band = np.arange(len(lows)), rgb(mix(colour, CARD, 0.16))
+    across, band = np.arange(len(lows)), rgb(faded(colour, 0.16))
     axes.fill_between(across, lows, highs, where=~np.isnan(lows), facecolor=band, edgecolor="none", zorder=0.6)
     single = alone(curve.lows)
     axes.vlines(across[single], lows[single], highs[single], colors=[band], linewidths=points(3), zorder=0.6)
@@ -245,7 +237,7 @@ def _draw_range(axes: Axes, curve: Curve, shown: Range, colour: Colour) -> None:
 
 def _draw_values(axes: Axes, curve: Curve, shown: Range, colour: Colour, radius: float) -> None:
     """A faint line through all values, a dot where one has no neighbour, a triangle where one is outside the range."""
-    values, across, faint = _within(curve.values, shown), np.arange(len(curve.values)), mix(colour, CARD, 0.42)
+    values, across, faint = _within(curve.values, shown), np.arange(len(curve.values)), faded(colour, 0.42)
     axes.plot(across, values, **line(faint, 1.5), zorder=3)
     single = alone(curve.values)
     axes.plot(across[single], values[single], **marker("o", 0.6 * radius, faint), zorder=3)
@@ -268,7 +260,7 @@ def _draw_sampled(
     axes: Axes, curve: Curve, shown: Range, colour: Colour, sampled: Sequence[bool], radius: float
 ) -> None:
     place = np.array(sampled, dtype=bool) & ~np.isnan(curve.values) & (shown.beyond(curve.values) == 0)
-    style = marker("o", radius, colour, edge=CARD if radius > 3 else None)
+    style = marker("o", radius, colour, edge=palette().card if radius > 3 else None)
     axes.plot(np.arange(len(place))[place], curve.values[place], **style, zorder=5)
 
 
@@ -280,7 +272,7 @@ def _draw_results(
     found = [(curve, colour) for curve, colour in pairs if not math.isnan(curve.result)]
     labels = []
     for curve, colour in sorted(found, key=lambda item: item[0].result):
-        axes.plot([curve.found], [curve.result], **marker("D", 9, GOLD), zorder=6)
+        axes.plot([curve.found], [curve.result], **marker("D", 9, palette().gold), zorder=6)
         name = f"{curve.name}  ·  " if curve.name else ""
         label = axes.annotate(
             name + write(curve.result, shown, step, more=2),
@@ -289,9 +281,9 @@ def _draw_results(
             textcoords="offset points",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "linewidth": points(1), "color": rgb(mix(colour, CARD, 0.6))}
+            arrowprops={"arrowstyle": "-", "linewidth": points(1), "color": rgb(faded(colour, 0.6))}
             | {"shrinkA": 0, "shrinkB": points(11), "relpos": (-0.04, 0.5)},
-            **text(LABEL_SIZE, GOLD if len(curves) == 1 else colour),
+            **text(LABEL_SIZE, palette().gold if len(curves) == 1 else colour),
         )
         labels.append(label)
     return labels
@@ -327,15 +319,15 @@ def _signs(curves: Sequence[Curve], colour: Colour, shown: Range, sampled: Seque
         (any(sampled), Line2D([], [], **marker("o", 4, colour)), "sampled"),
         (
             not all(sampled),
-            Line2D([], [], **line(mix(colour, CARD, 0.42), 1.5)),
+            Line2D([], [], **line(faded(colour, 0.42), 1.5)),
             "carried between samplings: a prediction",
         ),
         (
             many,
-            Patch(facecolor=rgb(mix(colour, CARD, 0.16)), edgecolor="none"),
+            Patch(facecolor=rgb(faded(colour, 0.16)), edgecolor="none"),
             "from the lowest item to the highest",
         ),
         (outside, Line2D([], [], **marker("^", 5, colour)), "off the scale"),
-        (results, Line2D([], [], **marker("D", 6, GOLD)), "result"),
+        (results, Line2D([], [], **marker("D", 6, palette().gold)), "result"),
     ]
     return [(sign, meaning) for present, sign, meaning in signs if present]

@@ -1,4 +1,4 @@
-"""What the pack's pictures are made of: colours, key figures, cards, signs, and text that fits.
+"""What the pack's pictures are made of: key figures, cards, signs, and text that fits.
 
 Needs Pillow and the standard library only.
 """
@@ -10,14 +10,14 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .language import current, translated
+from .palette import Colour, palette
 
-Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """left, top, right, bottom"""
@@ -28,14 +28,6 @@ WIDTH = 1400
 MARGIN = 32
 EDGE = MARGIN + 22  # of the content of a card
 
-BACKGROUND: Colour = (15, 18, 24)
-CARD: Colour = (24, 28, 37)
-GRID: Colour = (46, 53, 67)
-DIM: Colour = (148, 157, 175)
-TEXT: Colour = (232, 235, 242)
-GOLD: Colour = (255, 201, 77)  # the result
-RED: Colour = (255, 107, 107)  # what failed
-
 
 @dataclass(frozen=True)
 class KeyFigure:
@@ -43,12 +35,12 @@ class KeyFigure:
 
     value: str
     meaning: str
-    colour: Colour = TEXT
+    colour: Colour = field(default_factory=lambda: palette().text)
 
 
 def stack(sections: Sequence[Sheet]) -> Image.Image:
     """The finished RGB picture: the sections from top to bottom."""
-    picture = Image.new("RGB", (WIDTH * SCALE, sum(section.image.height for section in sections)), BACKGROUND)
+    picture = Image.new("RGB", (WIDTH * SCALE, sum(section.image.height for section in sections)), palette().background)
     top = 0
     for section in sections:
         picture.paste(section.image, (0, top))
@@ -64,15 +56,15 @@ def header(title: str, message: str = "", figures: Sequence[KeyFigure] = ()) -> 
     lines = wrap(message, 20, WIDTH - 2 * MARGIN, max_lines=3)
     top = 104 + 28 * len(lines)
     sheet = Sheet(top + (96 if figures else 0))
-    sheet.text((MARGIN, 50), fit(title, 40, WIDTH - 2 * MARGIN), 40, TEXT, bold=True)
+    sheet.text((MARGIN, 50), fit(title, 40, WIDTH - 2 * MARGIN), 40, palette().text, bold=True)
     for line, text in enumerate(lines):
-        sheet.text((MARGIN, 100 + 28 * line), text, 20, DIM)
+        sheet.text((MARGIN, 100 + 28 * line), text, 20, palette().dim)
     column = (WIDTH - 2 * MARGIN) / max(len(figures), 3)
     for place, figure in enumerate(figures):
         left, room = MARGIN + place * column, column - 17 - 8
         sheet.box((left, top + 5, left + 3, top + 75), figure.colour, radius=1.5)
         sheet.text((left + 17, top + 23), fit(figure.value, 36, room), 36, figure.colour, bold=True)
-        sheet.text((left + 17, top + 62), fit(figure.meaning, 19, room), 19, DIM)
+        sheet.text((left + 17, top + 62), fit(figure.meaning, 19, room), 19, palette().dim)
     return sheet
 
 
@@ -80,10 +72,10 @@ def words(message: str, note: str) -> Sheet:
     """A card with a text in place of a plot: at most eight lines of message, then a line of note."""
     lines = wrap(message, 20, WIDTH - 2 * EDGE, max_lines=8)
     sheet = Sheet(124 + 30 * len(lines))
-    sheet.box((MARGIN, 8, WIDTH - MARGIN, sheet.height - MARGIN), CARD, radius=12)
+    sheet.box((MARGIN, 8, WIDTH - MARGIN, sheet.height - MARGIN), palette().card, radius=12)
     for line, text in enumerate(lines):
-        sheet.text((EDGE, 42 + 30 * line), text, 20, TEXT)
-    sheet.text((EDGE, 52 + 30 * len(lines)), note, 16, DIM)
+        sheet.text((EDGE, 42 + 30 * line), text, 20, palette().text)
+    sheet.text((EDGE, 52 + 30 * len(lines)), note, 16, palette().dim)
     return sheet
 
 
@@ -92,7 +84,7 @@ def draw_signs(sheet: Sheet, y: float, signs: Sequence[Sign]) -> None:
     left = float(MARGIN)
     for draw, meaning in signs:
         draw(sheet, (left + 8, y))
-        sheet.text((left + 24, y), meaning, 17, DIM)
+        sheet.text((left + 24, y), meaning, 17, palette().dim)
         left += 24 + text_width(meaning, 17) + 26
 
 
@@ -101,14 +93,14 @@ class Sheet:
 
     def __init__(self, height: float) -> None:
         self.height = height
-        self.image = Image.new("RGB", (WIDTH * SCALE, round(height) * SCALE), BACKGROUND)
+        self.image = Image.new("RGB", (WIDTH * SCALE, round(height) * SCALE), palette().background)
         self._draw = ImageDraw.Draw(self.image)
 
     def card(self, title: str, unit: str) -> None:
         """A card that fills the section, with its title and, beside it, a unit or a note."""
-        self.box((MARGIN, 8, WIDTH - MARGIN, self.height - 10), CARD, radius=12)
-        self.text((EDGE, 38), title, 22, TEXT, bold=True)
-        self.text((EDGE + text_width(title, 22) + 16, 39), unit, 18, DIM)
+        self.box((MARGIN, 8, WIDTH - MARGIN, self.height - 10), palette().card, radius=12)
+        self.text((EDGE, 38), title, 22, palette().text, bold=True)
+        self.text((EDGE + text_width(title, 22) + 16, 39), unit, 18, palette().dim)
 
     def text(
         self, at: Point, text: str, size: float, colour: Colour, anchor: str = "lm", *, bold: bool = False
@@ -227,37 +219,6 @@ def wrap(text: str, size: float, width: float, max_lines: int) -> list[str]:
         else:
             lines.append(word.lstrip())
     return [fit(line, size, width) for line in lines]
-
-
-def mix(colour: Colour, ground: Colour, share: float) -> Colour:
-    """``colour`` over ``ground``, ``share`` of it (0 to 1)."""
-    red, green, blue = (round(share * c + (1 - share) * g) for c, g in zip(colour, ground, strict=True))
-    return red, green, blue
-
-
-def distinct_colours(lanes: int) -> list[Colour]:
-    """One colour per lane, from green over blue to pink: none is close to gold or red. With more than four lanes,
-    neighbours differ in lightness too."""
-    hues = [235.0] if lanes == 1 else [150 + 190 * lane / (lanes - 1) for lane in range(lanes)]
-    return [_oklch(0.78 - 0.1 * (lane % 2) * (lanes > 4), 0.125, hue) for lane, hue in enumerate(hues)]
-
-
-def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
-    """The nearest sRGB colour to a colour in OKLCH (Ottosson 2020); ``hue`` in degrees."""
-    a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = (
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-    )
-    red, green, blue = (
-        round(255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055))
-        for c in (min(1.0, max(0.0, c)) for c in linear)
-    )
-    return red, green, blue
 
 
 def ticks(limit: float, whole: bool = False) -> list[float]:

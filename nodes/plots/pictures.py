@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ..host.phrases import Phrase
-from .drawing import DIM, EDGE, GOLD, TEXT, WIDTH, Colour, Point, Sheet, fit
+from .drawing import EDGE, WIDTH, Point, Sheet, fit
+from .palette import palette
 
 _TOP = 62.0  # of the first row in the card
 
@@ -37,14 +38,14 @@ class Shown:
 class Grid:
     """How pictures are arranged: ``columns`` in a row, ``gap`` pixels between them, each at most ``max_height`` pixels
     high and enlarged at most ``max_enlargement`` times. Narrow pictures stand closer together, but each keeps
-    ``min_width`` pixels for its label."""
+    ``min_width`` pixels for its label, which is in the dimmer colour of texts with ``dim_labels``."""
 
     columns: int
     gap: float
     max_height: float
     max_enlargement: float = float("inf")
     min_width: float = 0.0
-    label_colour: Colour = TEXT
+    dim_labels: bool = False
 
 
 def picture_card(note: str, pictures: Sequence[Shown], grid: Grid) -> Sheet:
@@ -64,7 +65,7 @@ def picture_card(note: str, pictures: Sequence[Shown], grid: Grid) -> Sheet:
     for row, above, height in zip(rows, label_heights, heights, strict=True):
         for place, (shown, size) in enumerate(row):
             left = EDGE + place * pitch
-            _draw_label(sheet, (left, top), shown, pitch - grid.gap, grid.label_colour)
+            _draw_label(sheet, (left, top), shown, pitch - grid.gap, dim=grid.dim_labels)
             _draw_picture(sheet, (left, top + above), shown, size)
         top += height
     return sheet
@@ -79,17 +80,18 @@ def _label_height(shown: Shown) -> float:
     return 76.0 if shown.also else 54.0 if shown.detail else 32.0
 
 
-def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, colour: Colour) -> None:
-    left, top = at
-    sheet.text((left, top + 10), fit(shown.label, 18, width), 18, GOLD if shown.best else colour)
+def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, *, dim: bool) -> None:
+    (left, top), colour = at, palette().dim if dim else palette().text
+    sheet.text((left, top + 10), fit(shown.label, 18, width), 18, palette().gold if shown.best else colour)
     if shown.detail:
-        sheet.text((left, top + 34), fit(shown.detail, 16, width), 16, DIM)
+        sheet.text((left, top + 34), fit(shown.detail, 16, width), 16, palette().dim)
     if shown.also:
-        sheet.text((left, top + 56), fit(Phrase("also {names}", names="; ".join(shown.also)), 16, width), 16, DIM)
+        also = Phrase("also {names}", names="; ".join(shown.also))
+        sheet.text((left, top + 56), fit(also, 16, width), 16, palette().dim)
 
 
 def _draw_picture(sheet: Sheet, at: Point, shown: Shown, size: tuple[float, float]) -> None:
     (left, top), (width, height) = at, size
     if shown.best:
-        sheet.box((left - 3, top - 3, left + width + 3, top + height + 3), GOLD)
+        sheet.box((left - 3, top - 3, left + width + 3, top + height + 3), palette().gold)
     sheet.picture(at, shown.picture, width, height)

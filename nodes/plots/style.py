@@ -1,4 +1,4 @@
-"""Plots by matplotlib in the style of the pack's pictures: the colours and the font of `drawing`.
+"""Plots by matplotlib in the style of the pack's pictures: the colours of `palette`, the font of `language`.
 
 Only matplotlib's object interface is used, never pyplot, and no setting of the process is changed: other packs share
 both, and a node may draw in any thread. matplotlib is imported where it is used, so the pack loads without it.
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from .drawing import CARD, DIM, GRID, SCALE, Colour, plain
+from .drawing import SCALE, plain
 from .language import current
+from .palette import Colour, palette
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -49,7 +50,7 @@ def new_figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise MatplotlibMissing from error
     size = width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH
-    figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH * SCALE, facecolor=rgb(CARD))
+    figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH * SCALE, facecolor=rgb(palette().card))
     figure.set_layout_engine("none")
     FigureCanvasAgg(figure)
     return figure
@@ -119,9 +120,9 @@ def prepare_axes(axes: Axes) -> None:
 
 def set_ticks(axis: Axis, ticks: Sequence[float], labels: Sequence[str]) -> None:
     """These ticks only, each with its label and a line of the grid."""
-    axis.set_ticks(list(ticks), labels=list(labels), **text(TICK_SIZE, DIM))
+    axis.set_ticks(list(ticks), labels=list(labels), **text(TICK_SIZE, palette().dim))
     axis.set_ticks([], minor=True)
-    axis.grid(True, which="major", **line(GRID, 1), alpha=1)
+    axis.grid(True, which="major", **line(palette().grid, 1), alpha=1)
 
 
 def round_ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
@@ -158,7 +159,7 @@ def draw_legend(figure: Figure, signs: Sequence[tuple[Artist, str]], left: float
         bbox_to_anchor=(left / (figure.bbox.width / SCALE), 0),
         ncols=len(signs),
         prop=font(TICK_SIZE),
-        labelcolor=rgb(DIM),
+        labelcolor=rgb(palette().dim),
         handler_map={
             sign: HandlerLine2D(numpoints=2)
             for sign in handles

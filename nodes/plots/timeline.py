@@ -11,27 +11,17 @@ from PIL import Image
 from ..host.phrases import Phrase, counted_phrase
 from ..host.sampling.percent import SMALLEST, one_digit
 from .drawing import (
-    BACKGROUND,
-    CARD,
-    DIM,
     EDGE,
-    GOLD,
-    GRID,
     MARGIN,
-    RED,
-    TEXT,
     WIDTH,
-    Colour,
     KeyFigure,
     Point,
     Sheet,
     Sign,
-    distinct_colours,
     draw_signs,
     duration,
     fit,
     header,
-    mix,
     stack,
     text_width,
     ticks,
@@ -39,6 +29,7 @@ from .drawing import (
     wrap,
 )
 from .language import current, joined, translated
+from .palette import Colour, distinct_colours, faded, palette
 
 if TYPE_CHECKING:
     from ...chords_core import EvaluationMark, HitMark, RectificationMark, Timeline
@@ -82,18 +73,17 @@ def _rounds(run: ChordsRun, timeline: Timeline) -> Sheet:
         bottom = rows[accepted.core - 1].bottom if accepted.core else plot.bottom
         _draw_end(sheet, plot, accepted.depth, bottom, counted_phrase(accepted.depth, "1 round", "{count} rounds"))
     for core, row in enumerate(rows, start=1):
-        sheet.text((EDGE, row.middle), Phrase("core {core}", core=core), row.font, TEXT)
+        sheet.text((EDGE, row.middle), Phrase("core {core}", core=core), row.font, palette().text)
         if cores > 1 and core in (1, cores) and not windowed:
-            sheet.text(
-                (_LEFT - 18, row.middle), Phrase("exact") if core == 1 else Phrase("fastest"), row.font, DIM, "rm"
-            )
+            end = Phrase("exact") if core == 1 else Phrase("fastest")
+            sheet.text((_LEFT - 18, row.middle), end, row.font, palette().dim, "rm")
     _draw_evaluations(sheet, plot, rows, timeline.evaluations, distinct_colours(len(run.lanes)))
     if not windowed:
         _draw_jumps(sheet, plot, rows, timeline)
     _draw_rectifications(sheet, plot, rows, timeline.rectified)
     for hit in timeline.hits:
         label = None if not windowed else Phrase("result") if hit is accepted else ""
-        _draw_hit(sheet, plot, rows, hit, GOLD if hit is accepted else DIM, label)
+        _draw_hit(sheet, plot, rows, hit, palette().gold if hit is accepted else palette().dim, label)
     return sheet
 
 
@@ -118,19 +108,19 @@ def _lanes(run: ChordsRun, timeline: Timeline) -> Sheet:
         share = Phrase("{percent} % busy", percent=f"{100 * busy.get(lane, 0.0):.0f}")
         called = Phrase("{time} a call", time=duration(pace[lane])) if lane in pace else None
         figures = "  ·  ".join(translated(figure) for figure in (called, share) if figure is not None)
-        sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, TEXT)
-        sheet.text((WIDTH - EDGE, row.middle), figures, row.font - 1, DIM, "rm")
-        sheet.hatch((plot.x(0), row.cell_top, plot.x(timeline.seconds), row.cell_bottom), GRID)
+        sheet.text((EDGE, row.middle), fit(device, row.font, _LEFT - EDGE - 18), row.font, palette().text)
+        sheet.text((WIDTH - EDGE, row.middle), figures, row.font - 1, palette().dim, "rm")
+        sheet.hatch((plot.x(0), row.cell_top, plot.x(timeline.seconds), row.cell_bottom), palette().grid)
     _draw_work(sheet, plot, rows, timeline.evaluations, distinct_colours(lanes))
     for mark in timeline.lost:
         row, left = rows[mark.lane], plot.x(mark.seconds)
         gone = left, row.cell_top, plot.x(timeline.seconds), row.cell_bottom
-        sheet.box(gone, mix(RED, CARD, 0.25), radius=4)
-        sheet.cross((left, row.middle), min(6.0, 0.35 * row.height), RED)
+        sheet.box(gone, faded(palette().red, 0.25), radius=4)
+        sheet.cross((left, row.middle), min(6.0, 0.35 * row.height), palette().red)
     below = rows[-1].bottom + 13
-    sheet.text((EDGE, below), Phrase("results"), rows[0].font, TEXT)
+    sheet.text((EDGE, below), Phrase("results"), rows[0].font, palette().text)
     for hit in timeline.hits:
-        sheet.diamond((plot.x(hit.seconds), below), 6, GOLD if hit is _accepted(timeline) else DIM)
+        sheet.diamond((plot.x(hit.seconds), below), 6, palette().gold if hit is _accepted(timeline) else palette().dim)
     return sheet
 
 
@@ -146,8 +136,8 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
         )
         (told,) = wrap(text, 18, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line
-        sheet.cross((MARGIN + 8, y), 5, RED)
-        sheet.text((MARGIN + 26, y), told, 18, RED)
+        sheet.cross((MARGIN + 8, y), 5, palette().red)
+        sheet.text((MARGIN + 26, y), told, 18, palette().red)
     y = sheet.height - 30
     draw_signs(sheet, y, _signs(run, timeline))
     return sheet
@@ -165,26 +155,26 @@ def _signs(run: ChordsRun, timeline: Timeline) -> list[Sign]:
         ),
         (
             several and not _windowed(run),
-            lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), DIM),
+            lambda sheet, at: sheet.elbow((at[0] - 5, at[1] - 7), (at[0] + 8, at[1] + 3), palette().dim),
             Phrase("jump: starts a core"),
         ),
         (
             bool(timeline.rectified),
-            lambda sheet, at: sheet.wedge(at, 6.5, TEXT),
+            lambda sheet, at: sheet.wedge(at, 6.5, palette().text),
             Phrase("corrected by the slower core"),
         ),
         (
             len(timeline.hits) > 1,
-            lambda sheet, at: sheet.diamond(at, 6, DIM),
+            lambda sheet, at: sheet.diamond(at, 6, palette().dim),
             Phrase("earlier result, and its change") if several and not _windowed(run) else Phrase("earlier result"),
         ),
-        (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, GOLD), Phrase("result")),
+        (bool(timeline.hits), lambda sheet, at: sheet.diamond(at, 6, palette().gold), Phrase("result")),
         (
             True,
-            lambda sheet, at: sheet.hatch((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), GRID),
+            lambda sheet, at: sheet.hatch((at[0] - 8, at[1] - 7, at[0] + 8, at[1] + 7), palette().grid),
             Phrase("idle"),
         ),
-        (bool(timeline.lost), lambda sheet, at: sheet.cross(at, 5, RED), Phrase("lost")),
+        (bool(timeline.lost), lambda sheet, at: sheet.cross(at, 5, palette().red), Phrase("lost")),
     ]
     return [(draw, meaning) for shown, draw, meaning in signs if shown]
 
@@ -201,7 +191,9 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
     time = KeyFigure(duration(timeline.seconds), of_all if more else Phrase("sampling time"))
     in_all = Phrase("model call in all") if run.evaluations == 1 else Phrase("model calls in all")
     calls = KeyFigure(f"{run.evaluations}", in_all)
-    estimate = [KeyFigure(_estimated(run.estimate), Phrase("from KSampler's picture"), GOLD)] if run.estimate else []
+    estimate = []
+    if run.estimate:
+        estimate = [KeyFigure(_estimated(run.estimate), Phrase("from KSampler's picture"), palette().gold)]
     if run.plan.cores == 1:
         if _windowed(run):
             calls = KeyFigure(_of(run.evaluations, steps), Phrase("model calls"))
@@ -218,11 +210,11 @@ def _figures(run: ChordsRun) -> list[KeyFigure]:
     if alone is not None:
         figures.append(KeyFigure(duration(alone), Phrase("every step on one lane")))
     if accepted is not None and accepted.core == 1:
-        figures.append(KeyFigure(Phrase("exact"), Phrase("what one core gives"), GOLD))
+        figures.append(KeyFigure(Phrase("exact"), Phrase("what one core gives"), palette().gold))
     elif estimate:
         figures += estimate
     elif change is not None:
-        figures.append(KeyFigure(_percent(change), Phrase("change from the one before"), GOLD))
+        figures.append(KeyFigure(_percent(change), Phrase("change from the one before"), palette().gold))
     return figures
 
 
@@ -371,7 +363,7 @@ def _draw_evaluations(
         row, left, right = rows[evaluation.core - 1], plot.x(evaluation.depth - 1), plot.x(evaluation.depth)
         sheet.box((left + gap, row.cell_top, right - gap, row.cell_bottom), colours[evaluation.lane], radius)
         if _numbered(plot, row):
-            sheet.text(((left + right) / 2, row.middle), f"{evaluation.index + 1}", 16, BACKGROUND, "mm")
+            sheet.text(((left + right) / 2, row.middle), f"{evaluation.index + 1}", 16, palette().background, "mm")
 
 
 def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timeline) -> None:
@@ -380,11 +372,11 @@ def _draw_jumps(sheet: Sheet, plot: _Plot, rows: Sequence[_Row], timeline: Timel
     for core in sorted(first):
         if core + 1 in first:
             end = plot.x(first[core + 1] - 1), rows[core].middle
-            sheet.elbow((plot.x(first[core] - 0.5), rows[core - 1].cell_bottom), end, DIM)
+            sheet.elbow((plot.x(first[core] - 0.5), rows[core - 1].cell_bottom), end, palette().dim)
     for hit in timeline.hits:
         if hit.core == 0:
             end = plot.x(hit.depth) + 4, rows[-1].bottom + 12
-            sheet.elbow((plot.x(hit.depth - 0.5), rows[-1].cell_bottom), end, DIM)
+            sheet.elbow((plot.x(hit.depth - 0.5), rows[-1].cell_bottom), end, palette().dim)
 
 
 def _draw_rectifications(
@@ -393,7 +385,7 @@ def _draw_rectifications(
     """A sign for each correction between its two cores, at the end of its round."""
     radius = min(6.5, max(3.5, 0.5 * plot.unit), 0.2 * rows[0].height)
     for mark in rectified:
-        sheet.wedge((plot.x(mark.depth), rows[mark.core - 1].top), radius, TEXT)
+        sheet.wedge((plot.x(mark.depth), rows[mark.core - 1].top), radius, palette().text)
 
 
 def _draw_hit(
@@ -436,7 +428,7 @@ def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain
     width, height = plot.x(plot.limit) - plot.x(end), rows[-1].bottom - rows[0].top
     size = min(52.0, height - 30)
     if size >= 24 and width >= max(text_width(meaning, 18), text_width(gain, size)) + 40:
-        colour, x = mix(GOLD, CARD, 0.75), plot.x((plot.limit + end) / 2)
+        colour, x = palette().gain, plot.x((plot.limit + end) / 2)
         middle = rows[0].top + height / 2
         sheet.text((x, middle - 12), gain, size, colour, "mm", bold=True)
         sheet.text((x, middle + size / 2 + 4), meaning, 18, colour, "mm")
@@ -445,14 +437,15 @@ def _draw_gain(sheet: Sheet, plot: _Plot, end: float, rows: Sequence[_Row], gain
 def _draw_axis(sheet: Sheet, plot: _Plot, ticks: Sequence[float], label: Callable[[float], str], end: float) -> None:
     """Ticks below the plot. The part beyond ``end`` was not needed and is tinted."""
     if end < plot.limit:
-        sheet.box((plot.x(end), plot.top, plot.x(plot.limit), plot.bottom), mix(GOLD, CARD, 0.07), radius=6)
+        not_needed = plot.x(end), plot.top, plot.x(plot.limit), plot.bottom
+        sheet.box(not_needed, faded(palette().gold, 0.07), radius=6)
     for tick in ticks:
-        sheet.line([(plot.x(tick), plot.top), (plot.x(tick), plot.bottom + 5)], GRID, 1)
-        sheet.text((plot.x(tick), plot.bottom + 16), label(tick), 17, DIM, "mm")
+        sheet.line([(plot.x(tick), plot.top), (plot.x(tick), plot.bottom + 5)], palette().grid, 1)
+        sheet.text((plot.x(tick), plot.bottom + 16), label(tick), 17, palette().dim, "mm")
 
 
 def _draw_end(sheet: Sheet, plot: _Plot, value: float, bottom: float, label: str) -> None:
     """A line where the run ended, down to ``bottom``, with a label above the plot."""
     x = plot.x(value)
-    sheet.dashes(x, plot.top - 4, bottom, GOLD)
-    sheet.text((x, plot.top - 15), label, 18, GOLD, "mm")
+    sheet.dashes(x, plot.top - 4, bottom, palette().gold)
+    sheet.text((x, plot.top - 15), label, 18, palette().gold, "mm")

@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.page import page_of_prompt
 from ..host.sampling.names import STEP_SAMPLERS, scheduler_names
 from ..host.sdo.optimizer import OptimizationResult, optimise
 from ..host.sdo.options import OptimizerOptions
@@ -16,6 +17,7 @@ from ..host.streaming.previews import to_picture
 from ..inputs import CATEGORY, Objective
 from ..plots.convergence import Course, draw_curve
 from ..plots.image import as_image
+from ..plots.palette import drawn_on
 
 _SEED_MAX = 0xFFFFFFFFFFFFFFFF
 _NOISE, _PROMPT = "initial noise", "positive prompt"
@@ -83,12 +85,14 @@ class SDOLatentOptimizer(io.ComfyNode):
         )
         result = optimise(model, positive, negative, vae, latent, objective, options, when_cancelled == _KEEP)
         figures = report(result, options)
+        with drawn_on(light=page_of_prompt().light):
+            curve = as_image(draw_curve(_curve(result, options)))
         # What a latent says of its origin goes on with it, apart from the size of an empty latent.
         kept = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio_")}
         return io.NodeOutput(
             {**kept, "samples": result.initial_noise},
             {**kept, "samples": result.sample},
-            as_image(draw_curve(_curve(result, options))),
+            curve,
             json.dumps(figures, indent=2, allow_nan=False),
             result.model,
             result.positive,

@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.page import page_of_prompt
 from ..host.sdo.progress import numbers
 from ..host.sdo.training.options import TrainerOptions, parse_keep
 from ..host.sdo.training.prompts import collect_prompts, prompt_lines
@@ -16,6 +17,7 @@ from ..host.streaming.previews import to_picture
 from ..inputs import CATEGORY
 from ..plots.convergence import Course, draw_curve
 from ..plots.image import as_image
+from ..plots.palette import drawn_on
 from .trainer_inputs import FORGET, KEEP, LoraModel, advanced_inputs, prompt_inputs, required_inputs, sampling_inputs
 
 
@@ -91,10 +93,12 @@ class SDOTrainLoRA(io.ComfyNode):
         inputs = TrainingInputs(model, given, vae, latent, objective, lora, origins, options, clip)
         result = train(inputs, when_cancelled == KEEP)
         figures = report(result, options)
+        with drawn_on(light=page_of_prompt().light):
+            curve = as_image(draw_curve(_curve(result, options)))
         return io.NodeOutput(
             result.model,
             result.file,
-            as_image(draw_curve(_curve(result, options))),
+            curve,
             result.shown.pictures,
             json.dumps(figures, indent=2, allow_nan=False),
             ui={"text": [figures["message"]], "sdo": [figures]},

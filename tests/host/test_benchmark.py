@@ -65,6 +65,13 @@ def _by_name(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in figures["rows"]}
 
 
+def test_its_picture_is_on_the_ground_of_the_page(client) -> None:
+    page = ComfyClient(client.url)
+    page.post("/chords/page", {"client_id": page.client_id, "language": "en", "light": True})
+    measured = _measured(page, steps=3)
+    assert min(measured.picture.convert("RGB").getpixel((0, 0))) > 220
+
+
 def test_figures_of_the_sweep(run_graph, client) -> None:
     """Each row tells of its own runs; differences are those of the latents that the nodes give."""
     measured = _measured(client, repeats=2, steps=20)

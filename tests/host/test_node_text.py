@@ -150,19 +150,6 @@ def test_a_search_and_a_benchmark_that_were_cancelled_say_so(client: ComfyClient
         assert {text["node_id"]: text["text"] for text in _kept(client, workflow)} == {node.name: "cancelled"}
 
 
-def test_a_page_tells_its_language(client: ComfyClient) -> None:
-    assert client.post("/chords/language", {"client_id": "a page", "language": "ja"}) == {}
-    for body in (
-        {},
-        [],
-        {"client_id": "a page"},
-        {"client_id": 7, "language": "ja"},
-        {"client_id": "", "language": "ja"},
-    ):
-        with pytest.raises(HttpError, match="client_id"):
-            client.post("/chords/language", body)
-
-
 def test_no_binary_message_has_a_text(client: ComfyClient) -> None:
     """A simple program takes each binary message for a picture."""
     graph, _ = _graph()

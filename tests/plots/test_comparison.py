@@ -146,8 +146,8 @@ def _cases(advice: ModuleType, module: ModuleType) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["one", "many", "tall", "wide", "fast", "slow", "not finite"])
-def test_nothing_in_the_picture_overlaps_or_is_cut(
-    advice: ModuleType, comparison: ModuleType, written: Any, name: str
+def test_nothing_in_the_picture_overlaps_or_is_cut_or_faint(
+    advice: ModuleType, comparison: ModuleType, written: Any, ground: str, name: str
 ) -> None:
     drawn = comparison.draw_comparison(_cases(advice, comparison)[name])
     assert drawn.mode == "RGB" and drawn.width == 1400
@@ -167,5 +167,5 @@ def test_gold_marks_what_is_recommended(advice: ModuleType, comparison: ModuleTy
     gold = []
     for seconds in (2.0, 8.0):
         drawn = comparison.draw_comparison(_comparison(comparison, [stock, entry(advice, "x", seconds, rmse=0.1)], 1))
-        gold.append({colour: count for count, colour in drawn.getcolors(1 << 24)}[comparison.GOLD])
+        gold.append({colour: count for count, colour in drawn.getcolors(1 << 24)}[comparison.palette().gold])
     assert gold[1] > 2 * gold[0]

@@ -28,7 +28,7 @@ def course(curve: ModuleType, history: Sequence[Any], **changes: Any) -> Any:
 def diamonds(curve: ModuleType, picture: Image.Image) -> list[tuple[float, float]]:
     """The centres of the results in the plot, from the left: gold and higher than any letter or sign beside it."""
     # Their edges are mixed with what is behind them.
-    apart = ImageChops.difference(picture, Image.new("RGB", picture.size, curve.GOLD)).convert("L").tobytes()
+    apart = ImageChops.difference(picture, Image.new("RGB", picture.size, curve.palette().gold)).convert("L").tobytes()
     gold = {(place % picture.width, place // picture.width) for place, value in enumerate(apart) if value == 0}
     centres = []
     while gold:
@@ -165,7 +165,7 @@ CHANGES: dict[str, tuple[Sequence[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_nothing_overlaps_or_is_cut(curve: ModuleType, written: Any, name: str) -> None:
+def test_nothing_overlaps_or_is_cut_or_faint(curve: ModuleType, written: Any, ground: str, name: str) -> None:
     history, changes = CHANGES[name]
     drawn = curve.draw_curve(course(curve, history, **changes))
     assert drawn.mode == "RGB" and drawn.width == 1400
@@ -179,7 +179,7 @@ def test_nothing_overlaps_or_is_cut(curve: ModuleType, written: Any, name: str) 
 
 def test_marks_are_red_and_told(curve: ModuleType) -> None:
     def has(picture: Image.Image) -> bool:
-        return curve.RED in {colour for _, colour in picture.getcolors(maxcolors=1 << 24)}
+        return curve.palette().red in {colour for _, colour in picture.getcolors(maxcolors=1 << 24)}
 
     plain, marked = (curve.draw_curve(course(curve, FALL, marks=marks)) for marks in ((), ((3, "item 0 broke"),)))
     assert not has(plain) and has(marked) and marked.height > plain.height

@@ -53,7 +53,7 @@ def frontend(open_frontend: OpenFrontend, client: ComfyClient) -> Iterator[Front
 @in_both_frontends
 def test_the_card_is_in_the_language_of_the_page_and_new_nodes_have_room(frontend: Frontend, tmp_path: Path) -> None:
     """Pictures are Japanese where the machine has a font: see tests/plots/test_language.py."""
-    with frontend.page.expect_request(lambda request: "/chords/language" in request.url) as told:
+    with frontend.page.expect_request(lambda request: "/chords/page" in request.url) as told:
         frontend.page.reload()
     body = told.value.post_data_json
     assert body["language"] == "ja" and body["client_id"]

@@ -1,6 +1,6 @@
 """The HTTP routes of the pack: accept a result of a run, read the events of a run, the texts on the nodes of a
-workflow, the language of a page, and the metrics of all runs. docs/headless.md has the protocol, docs/operations.md
-the metrics."""
+workflow, what a page tells of itself, and the metrics of all runs. docs/headless.md has the protocol,
+docs/operations.md the metrics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from server import PromptServer
 
 from ..monitoring.reporter import REPORTER, MetricsNotInstalled
 from ..node_text import texts_of
-from ..page_language import tell_language
+from ..page import PAGES, Page
 from .stream import RUNS
 
 _MAX_BODY_BYTES = 4096
-_MAX_ID_LENGTH = 256
+_MAX_WORD_LENGTH = 256
 
 
 def register() -> None:
@@ -27,7 +27,7 @@ def register() -> None:
     routes.get("/chords/runs/{prompt_id}")(events)
     routes.get("/chords/texts/{workflow_id}")(texts)
     routes.get("/chords/metrics")(metrics)
-    routes.post("/chords/language")(tell_language)
+    routes.post("/chords/page")(page)
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -67,6 +67,17 @@ async def texts(request: web.Request) -> web.Response:
     return web.json_response({"texts": texts_of(request.match_info["workflow_id"])})
 
 
+async def page(request: web.Request) -> web.Response:
+    """POST /chords/page: a page tells its language and whether its ground is light."""
+    try:
+        client_id, told = _told(await _text(request))
+    except BadBody as error:
+        body = '{"client_id": "...", "language": "...", "light": true or false (optional)}'
+        return _error(400, f"{error}; the body must be {body}")
+    PAGES.keep(client_id, told)
+    return web.json_response({})
+
+
 async def metrics(request: web.Request) -> web.Response:
     """GET /chords/metrics: the metrics of all runs since the server started, in Prometheus' text format."""
     try:
@@ -95,6 +106,24 @@ async def _text(request: web.Request) -> bytes:
 
 def _wanted(text: bytes) -> tuple[str, str | None, int | None]:
     """The prompt id and, if the body has them, the node id and the index of a hit."""
+    body = _object(text)
+    index = body.get("index")
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
+        raise BadBody("index must be a whole number of 0 or more")
+    return _word(body, "prompt_id"), None if body.get("node_id") is None else _word(body, "node_id"), index
+
+
+def _told(text: bytes) -> tuple[str, Page]:
+    """The client id of a page, and what it tells of itself."""
+    body = _object(text)
+    light = body.get("light", Page.light)
+    if not isinstance(light, bool):
+        raise BadBody("light must be true or false")
+    return _word(body, "client_id"), Page(_word(body, "language"), light)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object from the body of a request."""
     try:
         body = json.loads(text)
     except RecursionError:
@@ -103,16 +132,13 @@ def _wanted(text: bytes) -> tuple[str, str | None, int | None]:
         raise BadBody(f"the body is not JSON ({error})") from None
     if not isinstance(body, dict):
         raise BadBody(f"the body is a {type(body).__name__}")
-    index = body.get("index")
-    if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
-        raise BadBody("index must be a whole number of 0 or more")
-    return _id(body, "prompt_id"), None if body.get("node_id") is None else _id(body, "node_id"), index
+    return body
 
 
-def _id(body: dict[str, Any], name: str) -> str:
+def _word(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID_LENGTH:
-        raise BadBody(f"{name} must be a string of 1 to {_MAX_ID_LENGTH} characters")
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_WORD_LENGTH:
+        raise BadBody(f"{name} must be a string of 1 to {_MAX_WORD_LENGTH} characters")
     return value
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..host.phrases import Phrase
+from ..host.phrases import Phrase, in_turn
 from .drawing import DIM, EDGE, GOLD, TEXT, WIDTH, Colour, Point, Sheet, fit
 
 _TOP = 62.0  # of the first row in the card
@@ -85,7 +85,7 @@ def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, colour: Col
     if shown.detail:
         sheet.text((left, top + 34), fit(shown.detail, 16, width), 16, DIM)
     if shown.also:
-        sheet.text((left, top + 56), fit(Phrase("also {names}", names="; ".join(shown.also)), 16, width), 16, DIM)
+        sheet.text((left, top + 56), fit(Phrase("also {names}", names=in_turn(shown.also)), 16, width), 16, DIM)
 
 
 def _draw_picture(sheet: Sheet, at: Point, shown: Shown, size: tuple[float, float]) -> None:

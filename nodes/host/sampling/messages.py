@@ -53,7 +53,7 @@ def reasons_of(chosen: Plan) -> str:
     return "; ".join(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons))
 
 
-def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, str]) -> str:
+def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, Phrase]) -> Phrase:
     """What ways to share a call were found to take, in a sentence.
 
     Args:
@@ -71,7 +71,7 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Map
         return Phrase("{devices} devices share each call by tokens: {time} instead of {alone}", **values)
     slower = [split for split in seconds if split != WHOLE and split not in dropped]
     others = ", ".join(f"{split.name}: {_duration(seconds[split])}" for split in slower)
-    together: list[str] = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
+    together = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
     together += [
         Phrase("{split} cannot be used: {reason}", split=split.name, reason=reason) for split, reason in dropped.items()
     ]

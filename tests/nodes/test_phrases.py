@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pack_modules import REPO, module
 core = module("chords_core")
 cards = module("nodes.host.sampling.status_card")
 known = module("nodes.host.known_sentences")
+messages = module("nodes.host.sampling.messages")
 phrases = module("nodes.host.phrases")
 
 JAPANESE = json.loads((REPO / "locales" / "ja" / "main.json").read_text(encoding="utf-8"))["chords_run"]
@@ -81,3 +83,14 @@ def test_a_plan_that_is_one_core_for_a_reason_says_it_in_the_language_of_the_pag
     told = [_in_japanese(text) for text in (*card.title, *card.detail, *card.advice)]
     assert told[-1] == "ガイダーMineは呼び出しをまたいで状態を保持します"
     assert not any(word in " ".join(told) for word in ("step", "core", "state"))
+
+
+@pytest.mark.parametrize("method", [None, "chords", "secant"])
+@pytest.mark.parametrize("accept", [None, 1, "exact"])
+def test_the_message_of_a_run_is_a_phrase_to_its_last_word(method: Any, accept: Any) -> None:
+    """It stands in the verdict of a benchmark, and in the Report of a run without a card."""
+    for lanes, cores in ((1, 0), (1, 8), (8, 0), (8, 1), (2, 2)):
+        chosen = core.plan(20, lanes, cores, accept=accept, method=method)
+        for outcome in (None, messages.Outcome(9, 0.01), messages.Outcome(20, by_request=True)):
+            told = _in_japanese(messages.describe(chosen, tuple(f"cuda:{lane}" for lane in range(lanes)), outcome))
+            assert not re.search(r"[a-z]+ [a-z]+ [a-z]+|\bcall|\bcore|\bstep", told), told

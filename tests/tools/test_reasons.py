@@ -12,6 +12,7 @@ import pytest
 
 FOLDERS = ("compatibility", "devices", "ray", "sampling")
 PHRASES = ("Phrase", "Advice", "counted_phrase")
+TEMPLATES = ("_WITHIN_ALONE", "_TOO_MANY_CORES", "_SENTENCES")  # what phrases are made of
 SENTENCE = re.compile(r"[a-z{}()',]+ [a-z{}()',:]+ [a-z{}()',:]+")  # three words
 
 # Texts that no phrase is made of here, by the name of what holds them.
@@ -23,8 +24,6 @@ ELSEWHERE = {
     "nodes/host/devices/request.py": "raises for the error box of the page, which shows text",
     "nodes/host/devices/timings_file.py": "writes to the log only",
     "nodes/host/compatibility/origins.py": "has names for this code only",
-    "nodes/host/sampling/percent.py": "has the figures of messages.py",
-    "nodes/host/sampling/messages.py": "the message is for logs and scripts; a page shows the card, which has phrases",
 }
 
 ALLOWED = {
@@ -39,9 +38,8 @@ ALLOWED = {
     "a call takes {}",
     "lost a lane",
     "a lane is slow",
-    # the stream's event of a lane that is back, and the message beside a card
+    # the stream's event of a lane that is back
     "answered after {} s",
-    "one core, exactly as in KSampler: {}",
 }
 
 
@@ -63,6 +61,8 @@ def _without_phrases(tree: ast.AST) -> Iterator[str]:
 def _is_told_elsewhere(node: ast.AST) -> bool:
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign):
+        return getattr(node.targets[0], "id", "") in TEMPLATES
     if not isinstance(node, ast.Call):
         return False
     name = getattr(node.func, "id", getattr(node.func, "attr", ""))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..node_text import show_text
-from ..phrases import Card, Phrase
+from ..phrases import Card, Phrase, in_turn
 
 _log = logging.getLogger("chords")
 
@@ -58,7 +58,7 @@ class Announcer:
     def add(self, sentences: Iterable[Phrase]) -> None:
         """Show the newest message with more sentences, and with the notes that have come since then."""
         added = (*(note for note in self._notes if note not in self.message), *sentences)
-        self.message = "; ".join((self.message, *added))
+        self.message = in_turn((self.message, *added))
         if self._card is not None:
             self._card = replace(self._card, detail=(*self._card.detail, *added))
         _log.info("CHORDS: %s", self.message)

@@ -193,7 +193,8 @@ class _SamplerFunction:
             opened = self._opened_stock(call, stack, announcer, reason)
             chosen = opened.placement.plan
             names = names_of(opened.placement.groups)
-            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}", card_of(chosen, names))
+            message = Phrase("one core, exactly as in KSampler: {reasons}", reasons=reasons_of(chosen))
+            announcer.say(message, card_of(chosen, names))
             run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps, estimate=0.0)
             send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
             stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function

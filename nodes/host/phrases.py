@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,30 @@ def _encoded(value: Any) -> Any:
     if not isinstance(value, Phrase):
         return value
     return [value.template, {name: _encoded(each) for name, each in value.values.items()}]
+
+
+def in_turn(texts: Sequence[str]) -> str:
+    """Sentences one after the other; one of them as it is. ``str.join`` would make plain text of phrases."""
+    whole, *others = texts
+    for other in others:
+        whole = Phrase("{one}; {other}", one=whole, other=other)
+    return whole
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names, some of which may be phrases, with commas between; one of them as it is."""
+    whole, *others = names
+    for other in others:
+        whole = Phrase("{one}, {other}", one=whole, other=other)
+    return whole
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says: the phrase that it was raised with, which ``str`` makes plain text of, or else its text, or
+    the name of its type if it has none."""
+    if len(error.args) == 1 and isinstance(error.args[0], Phrase):
+        return error.args[0]
+    return str(error) or type(error).__name__
 
 
 def counted_phrase(number: int, one: str, many: str) -> Phrase:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..host.phrases import Phrase
+from ..host.phrases import Phrase, in_turn
 from .drawing import EDGE, WIDTH, Point, Sheet, fit
 from .palette import palette
 
@@ -86,7 +86,7 @@ def _draw_label(sheet: Sheet, at: Point, shown: Shown, width: float, *, dim: boo
     if shown.detail:
         sheet.text((left, top + 34), fit(shown.detail, 16, width), 16, palette().dim)
     if shown.also:
-        also = Phrase("also {names}", names="; ".join(shown.also))
+        also = Phrase("also {names}", names=in_turn(shown.also))
         sheet.text((left, top + 56), fit(also, 16, width), 16, palette().dim)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..host.known_sentences import phrase_of
 from ..host.phrases import Phrase, counted_phrase
 from ..host.sampling.percent import SMALLEST, one_digit
 from .drawing import (
@@ -132,7 +133,7 @@ def _legend(run: ChordsRun, timeline: Timeline) -> Sheet:
             "{device} was lost after {time}: {error}",
             device=run.lanes[mark.lane],
             time=duration(mark.seconds),
-            error=mark.error,
+            error=phrase_of(mark.error),
         )
         (told,) = wrap(text, 18, WIDTH - 2 * MARGIN - 26, max_lines=1)
         y = 12.0 + 24 * line

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from _server import ComfyServer
+from card_words import card_of, english_in
 from graphs import Graph, RunGraph, demo, empty_latent, lanes, settings
 from scrapes import new_fallbacks
 
@@ -78,6 +79,7 @@ def test_a_run_counts_under_its_reason(run_graph: RunGraph, server: ComfyServer,
     message = run.outputs[sampler.name]["chords"][0]["message"]
     assert expected in found, message
     assert "other" not in found, message
+    assert english_in(card_of(run), "ja") == english_in(card_of(run), "zh") == []
 
 
 def test_a_wrapped_sampler_and_an_odd_schedule_count(run_graph: RunGraph, server: ComfyServer) -> None:
@@ -91,8 +93,10 @@ def test_a_wrapped_sampler_and_an_odd_schedule_count(run_graph: RunGraph, server
     graph.save("wrapped", graph.add("SamplerCustom", **shared, sampler=wrapped, sigmas=sigmas))
     graph.save("upwards", graph.add("SamplerCustom", **shared, sampler=sampler, sigmas=upwards))
     with new_fallbacks(server) as found:
-        run_graph(graph)
+        run, _ = run_graph(graph)
     assert found == {"wrapped", "schedule"}
+    cards = [text["card"] for text in run.of_kind("chords_text")]
+    assert len(cards) > 1 and [english for card in cards for english in english_in(card, "ja")] == []
 
 
 def test_a_controlnet_that_lanes_cannot_have_counts(run_graph: RunGraph, server: ComfyServer) -> None:
@@ -109,3 +113,4 @@ def test_a_controlnet_that_lanes_cannot_have_counts(run_graph: RunGraph, server:
     with new_fallbacks(server) as found:
         run, _ = run_graph(graph)
     assert found == {"controlnet"}, run.outputs[sampler.name]["chords"][0]["message"]
+    assert english_in(card_of(run), "ja") == english_in(card_of(run), "zh") == []

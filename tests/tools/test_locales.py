@@ -18,6 +18,7 @@ SCRIPTS = {"ja": r"[\u3040-\u30ff\u4e00-\u9fff]", "zh": r"[\u4e00-\u9fff]"}  # k
 PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
 PICTURE_MOST = 60 * 1024
 TEMPLATES = ("_WITHIN_ALONE", "_TOO_MANY_CORES")
+TUPLES = ("_KNOWN_SENTENCES",)
 PHRASES = ("Phrase", "Advice", "counted_phrase")
 
 
@@ -67,6 +68,8 @@ def _phrases(folder: Path) -> set[str]:
                 found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TEMPLATES:
                 found.add(ast.literal_eval(node.value))
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in TUPLES:
+                found |= set(ast.literal_eval(node.value))
             elif isinstance(node, ast.Dict):
                 causes = [getattr(getattr(key, "value", None), "id", "") == "Cause" for key in node.keys]
                 found |= {text.value for cause, text in zip(causes, node.values, strict=True) if cause}

@@ -47,7 +47,7 @@ def run_benchmark(
     timed: list[SamplerOptions | None] = repeats * [None, *settings]
     progress = _Progress(len(warming) + len(timed))
     for options in warming:
-        runner.sample(options, progress.begin(f"{name_of(options)}, to warm up"))
+        runner.sample(options, progress.begin(Phrase("{name}, to warm up", name=name_of(options))))
     runs: dict[SamplerOptions | None, list[TimedRun]] = {options: [] for options in timed}
     for options in timed:
         runs[options].append(runner.sample(options, progress.begin(name_of(options))))

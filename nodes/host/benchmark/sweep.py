@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....chords_core import plan
+from ..phrases import Phrase, counted_phrase, listed
 from ..sampling.options import NEAR, Fidelity, SamplerOptions
 
 AUTOMATIC = SamplerOptions()
@@ -47,14 +48,12 @@ def name_of(options: SamplerOptions | None) -> str:
     if options is None:
         return "KSampler"
     if options.cores == 0:
-        return "automatic" if options.fidelity == "auto" else options.fidelity
-    cores = "1 core" if options.cores == 1 else f"{options.cores} cores"
-    if options.method == "chords":
-        return f"{cores}, CHORDS{_RESULTS.get(options.accept or 0, '')}"
-    return f"{cores}, {options.fidelity}"
-
-
-_RESULTS = {1: ", first result", "exact": ", exact"}
+        return Phrase("automatic") if options.fidelity == "auto" else options.fidelity
+    cores = counted_phrase(options.cores, "1 core", "{count} cores")
+    if options.method != "chords":
+        return listed([cores, options.fidelity])
+    results = {1: Phrase("first result"), "exact": Phrase("exact")}
+    return listed([cores, "CHORDS", *([results[options.accept]] if options.accept in results else [])])
 
 
 def _on(cores: int, fidelity: Fidelity) -> SamplerOptions:

@@ -12,6 +12,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ..phrases import Phrase
 from .hooks import functions_set_on, hooks_in_options
 
 _HOST_MODULE = "comfy_api.torch_helpers"
@@ -32,13 +33,14 @@ def is_compiled(value: Any) -> bool:
     return hasattr(function, "_torchdynamo_orig_callable") and not getattr(function, "_torchdynamo_disable", False)
 
 
-def reason_for_one_device(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
+def reason_for_one_device(patcher: ModelPatcher, model_options: dict[str, Any]) -> Phrase | None:
     """Why the calls of this model belong to its own device; None if copies of it can make them as well."""
     if not _is_compiled_model(patcher, model_options):
         return None
-    return (
-        f"the model is compiled (torch.compile) for {patcher.load_device}, and a copy on each further device would "
-        "have to be compiled, too; without the node that compiles it, all devices can be used"
+    return Phrase(
+        "the model is compiled (torch.compile) for {device}, and a copy on each further device would have to be "
+        "compiled, too; without the node that compiles it, all devices can be used",
+        device=str(patcher.load_device),
     )
 
 

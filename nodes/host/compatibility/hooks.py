@@ -12,6 +12,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.samplers import CFGGuider
 from torch import nn
 
+from ..phrases import Phrase
 from .origins import FOREIGN, Origin, origin_of
 
 # Hooks that run around a whole sampling, not around each call.
@@ -34,7 +35,7 @@ _TORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 class Hook:
     """A function that takes part in each model call, and a name for it that the user may recognise."""
 
-    name: str
+    name: Phrase
     call: Callable[..., Any]
 
 
@@ -42,7 +43,7 @@ def hooks_in_options(model_options: dict[str, Any]) -> Iterator[Hook]:
     """All callables in the nested options that run in a call."""
     for path, found in _callables(model_options, ""):
         kind = getattr(found, "__qualname__", type(found).__name__)
-        yield Hook(f"the model patch {kind} ({path})", found)
+        yield Hook(Phrase("the model patch {kind} ({path})", kind=kind, path=path), found)
 
 
 def hooks_within_blocks(model_options: dict[str, Any]) -> Iterator[Hook]:
@@ -71,7 +72,7 @@ def hooks_around_call(guider: Any) -> Iterator[Hook]:
         # The host's guider is the call itself, also where a newer host has it in another file.
         is_own = origin is Origin.NEW_HOST and method.__func__ is getattr(CFGGuider, name, None)
         if origin in FOREIGN and not is_own:
-            yield Hook(f"the guider {type(guider).__name__}", method)
+            yield Hook(Phrase("the guider {guider}", guider=type(guider).__name__), method)
     yield from hooks_of_model(guider.model_patcher)
 
 
@@ -79,12 +80,12 @@ def hooks_of_model(patcher: Any) -> Iterator[Hook]:
     """Of `hooks_around_call`, those of the model itself."""
     for name, functions in patcher.weight_wrapper_patches.items():
         for function in functions:
-            yield Hook(f"the patch of the weight {name}", function)
+            yield Hook(Phrase("the patch of the weight {weight}", weight=name), function)
     for name, patch in patcher.object_patches.items():
         for method in _SAMPLING_METHODS:
             function = getattr(type(patch), method, None)
             if isinstance(function, types.FunctionType) and origin_of(function) in FOREIGN:
-                yield Hook(f"the part {name} of the model", types.MethodType(function, patch))
+                yield Hook(Phrase("the part {part} of the model", part=name), types.MethodType(function, patch))
     yield from hooks_in_network(patcher.model)
 
 
@@ -96,12 +97,14 @@ def hooks_in_network(model: nn.Module) -> Iterator[Hook]:
             classes.setdefault(kind, part)
         for name, found in functions_set_on(part):
             if origin_of(getattr(found, "__func__", found)) in FOREIGN:
-                yield Hook(f"the function {path}.{name} that was set on the network", found)
+                place = f"{path}.{name}"
+                yield Hook(Phrase("the function {function} that was set on the network", function=place), found)
     for kind, part in classes.items():
         if origin_of(kind) in (Origin.HOST, Origin.NEW_HOST):
             for name, function in vars(kind).items():
                 if isinstance(function, types.FunctionType) and origin_of(function) is Origin.PACK:
-                    description = f"the function {kind.__name__}.{name} that replaces the host's"
+                    place = f"{kind.__name__}.{name}"
+                    description = Phrase("the function {function} that replaces the host's", function=place)
                     yield Hook(description, types.MethodType(function, part))
 
 

@@ -16,16 +16,15 @@ from torch import nn
 
 from ..devices.bypass_lora import manager_of
 from ..devices.context_windows import HANDLER
+from ..phrases import Phrase
 from .origins import Origin, origin_of
 
-GLIGEN = "GLIGEN has networks of its own, which are on one device"
-HOOKS = "conditioning hooks change the model's weights while it samples"
-_KEYFRAMES = "conditioning hooks with keyframes: the host remembers the keyframe from step to step"
-_OTHER_HOOKS = "conditioning hooks that change more than weights"
-_INJECTED = "a patch is injected into the loaded model"
-_FURTHER_MODEL = "a prompt has a model of its own, which is on one device"
-_WINDOWS = "context windows"
-_OTHER_WINDOWS = f"{_WINDOWS} of another pack may need the steps in order"
+GLIGEN = Phrase("GLIGEN has networks of its own, which are on one device")
+HOOKS = Phrase("conditioning hooks change the model's weights while it samples")
+_KEYFRAMES = Phrase("conditioning hooks with keyframes: the host remembers the keyframe from step to step")
+_OTHER_HOOKS = Phrase("conditioning hooks that change more than weights")
+_FURTHER_MODEL = Phrase("a prompt has a model of its own, which is on one device")
+_OTHER_WINDOWS = Phrase("context windows of another pack may need the steps in order")
 
 _STILL_SCHEDULES = frozenset(
     (comfy.context_windows.ContextSchedules.STATIC_STANDARD, comfy.context_windows.ContextSchedules.BATCHED)
@@ -33,7 +32,7 @@ _STILL_SCHEDULES = frozenset(
 """Schedules of context windows that are the same at each step. The others move the windows from step to step."""
 
 
-def reason_in_conds(guider: Any) -> str | None:
+def reason_in_conds(guider: Any) -> Phrase | None:
     """Why not each lane can have what the prompts of this guider bring; None if it can."""
     for cond in _conds_of(guider):
         reason = _reason_against_gligen(cond.get("gligen")) or _reason_against_hooks(cond.get("hooks"))
@@ -50,17 +49,17 @@ def models_with_copies(guider: Any) -> frozenset[int]:
     return frozenset(id(gligen[1]) for gligen in gligens if gligen is not None)
 
 
-def reason_in_injections(patcher: ModelPatcher) -> str | None:
+def reason_in_injections(patcher: ModelPatcher) -> Phrase | None:
     """Why a copy of the model cannot have what is injected into the loaded one; None if it can: LoRAs in bypass mode
     of the host are injected again."""
     for injection in (each for injections in patcher.injections.values() for each in injections):
         manager = manager_of(injection)
         if manager is None or not all(_is_copied(adapter) for adapter, _ in manager.adapters.values()):
-            return f"{_INJECTED}, and a copy of the model would not have it"
+            return Phrase("a patch is injected into the loaded model, and a copy of the model would not have it")
     return None
 
 
-def reason_in_windows(model_options: dict[str, Any]) -> str | None:
+def reason_in_windows(model_options: dict[str, Any]) -> Phrase | None:
     """Why not each lane can have the context windows of a run; None if it can, or if there are none."""
     handler = model_options.get(HANDLER)
     if handler is None:
@@ -71,26 +70,26 @@ def reason_in_windows(model_options: dict[str, Any]) -> str | None:
     return None if known and from_host else _OTHER_WINDOWS
 
 
-def reason_for_every_window(model_options: dict[str, Any]) -> str | None:
+def reason_for_every_window(model_options: dict[str, Any]) -> Phrase | None:
     """Why every step must be called because of context windows; None if steps may be left out."""
     handler = model_options.get(HANDLER)
     schedule = getattr(handler, "context_schedule", None)  # handlers of packs may have none
     if handler is None or getattr(schedule, "name", None) in _STILL_SCHEDULES:
         return None
-    return f"{_WINDOWS} move from step to step, and every step is called"
+    return Phrase("context windows move from step to step, and every step is called")
 
 
-def reason_against_sides(guider: Any, model_options: dict[str, Any]) -> str | None:
+def reason_against_sides(guider: Any, model_options: dict[str, Any]) -> Phrase | None:
     """Why two devices cannot evaluate the sides of a guided call; None if they can.
 
     The host's own code for several devices hands the patches of one device to the other one.
     """
     if model_options.get(HANDLER) is not None:
-        return f"each side consists of {_WINDOWS}"
+        return Phrase("each side consists of context windows")
     return reason_against_one_for_all(guider)
 
 
-def reason_against_one_for_all(guider: Any) -> str | None:
+def reason_against_one_for_all(guider: Any) -> Phrase | None:
     """Why what the prompts of this guider bring to one device's model cannot serve another one; None if it can."""
     for cond in _conds_of(guider):
         if cond.get("hooks") is not None:
@@ -100,25 +99,27 @@ def reason_against_one_for_all(guider: Any) -> str | None:
     return None
 
 
-def reason_against_repeated_parts(guider: Any, model_options: dict[str, Any]) -> str | None:
+def reason_against_repeated_parts(guider: Any, model_options: dict[str, Any]) -> Phrase | None:
     """Why calls must not be repeated, nor be part of a graph, because of what takes part beside the model; None if they
     may."""
     if any(cond.get("hooks") is not None for cond in _conds_of(guider)):
         return HOOKS
     if model_options.get(HANDLER) is not None:
-        return f"{_WINDOWS} take the steps in order"
-    return _INJECTED if guider.model_patcher.injections else None
+        return Phrase("context windows take the steps in order")
+    return Phrase("a patch is injected into the loaded model") if guider.model_patcher.injections else None
 
 
-def reason_against_injected_shares(patcher: ModelPatcher) -> str | None:
+def reason_against_injected_shares(patcher: ModelPatcher) -> Phrase | None:
     """Why devices cannot compute shares of the layers of this model; None if they can."""
-    return f"{_INJECTED}, into layers that would be shared" if patcher.injections else None
+    if not patcher.injections:
+        return None
+    return Phrase("a patch is injected into the loaded model, into layers that would be shared")
 
 
-def reasons_against_rows(guider: Any, model_options: dict[str, Any]) -> Iterator[str]:
+def reasons_against_rows(guider: Any, model_options: dict[str, Any]) -> Iterator[Phrase]:
     """Why rows of one call cannot have different sigmas, because of what takes part beside the model."""
     if model_options.get(HANDLER) is not None:
-        yield f"{_WINDOWS} take one sigma for all rows of a call"
+        yield Phrase("context windows take one sigma for all rows of a call")
     if any(cond.get("hooks") is not None for cond in _conds_of(guider)):
         yield HOOKS
 
@@ -128,7 +129,7 @@ def _conds_of(guider: Any) -> Iterator[dict[str, Any]]:
         yield from conds or ()
 
 
-def _reason_against_gligen(gligen: Any) -> str | None:
+def _reason_against_gligen(gligen: Any) -> Phrase | None:
     if gligen is None:
         return None
     patcher = gligen[1]
@@ -136,7 +137,7 @@ def _reason_against_gligen(gligen: Any) -> str | None:
     return None if known and not patcher.is_dynamic() and not patcher.patches else GLIGEN
 
 
-def _reason_against_hooks(hooks: Any) -> str | None:
+def _reason_against_hooks(hooks: Any) -> Phrase | None:
     """Each replica has weights of its own, so that a call may change them. What remains is state of the hooks."""
     for hook in () if hooks is None else hooks.hooks:
         if type(hook) is not comfy.hooks.WeightHook:

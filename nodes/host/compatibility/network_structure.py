@@ -11,19 +11,24 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ..phrases import Phrase
 from .hooks import functions_set_on
 
 
-def reason_against_copies(primary: ModelPatcher, copies: Mapping[torch.device, ModelPatcher]) -> str | None:
+def reason_against_copies(primary: ModelPatcher, copies: Mapping[torch.device, ModelPatcher]) -> Phrase | None:
     """Why a copy cannot replace the model, with the part that differs; None if all copies can."""
     for device, other in copies.items():
         part = first_difference(primary.model, other.model)
         if part is not None:
-            return f"a node changed the loaded network in place, and the copy on {device} does not have that: {part}"
+            return Phrase(
+                "a node changed the loaded network in place, and the copy on {device} does not have that: {part}",
+                device=str(device),
+                part=part,
+            )
     return None
 
 
-def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
+def first_difference(ours: nn.Module, theirs: nn.Module) -> Phrase | None:
     """The first difference between two networks: parts, classes, names and shapes of parameters, and functions that are
     set on a part. None if there is none."""
     others = dict(theirs.named_modules())
@@ -31,18 +36,18 @@ def first_difference(ours: nn.Module, theirs: nn.Module) -> str | None:
     for path, part in ours.named_modules():
         other = others.pop(path, None)
         if other is None:
-            return f"the part {path} ({type(part).__name__})"
+            return Phrase("the part {path} ({kind})", path=path, kind=type(part).__name__)
         if type(part) is not type(other) and _name(type(part)) != _name(type(other)):
-            return f"the class {type(part).__name__} of {path}"
+            return Phrase("the class {kind} of {path}", kind=type(part).__name__, path=path)
         if part._parameters.keys() != other._parameters.keys() or not all(
             map(_same_shape, part._parameters.values(), (other._parameters[name] for name in part._parameters))
         ):
-            return f"the parameters of {path or type(part).__name__}"
+            return Phrase("the parameters of {path}", path=path or type(part).__name__)
         set_here, set_there = dict(functions_set_on(part)), dict(functions_set_on(other))
         for name in sorted(set_here.keys() | set_there.keys()):
             if not _same(set_here.get(name), set_there.get(name), part, other, own):
-                return f"the function {name} of {path or type(part).__name__}"
-    return f"the additional part {next(iter(others))}" if others else None
+                return Phrase("the function {name} of {path}", name=name, path=path or type(part).__name__)
+    return Phrase("the additional part {path}", path=next(iter(others))) if others else None
 
 
 def _same_shape(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..devices.controlnets import controls_in
 from ..devices.token_split import reason_against
+from ..known_sentences import phrase_of
 from ..phrases import Phrase
 from .compiled import is_compiled, is_host_wrapper, reason_for_one_device
 from .controlnets import reason_for_range, reason_in_controls
@@ -51,11 +52,11 @@ _KNOWN_MODELS = ("model_patcher", "inner_model", "loaded_models")
 """Attributes of a guider: the model itself, and what the host has loaded for the prompts, which have their reasons."""
 
 
-def _keeps_results(name: str) -> Phrase:
+def _keeps_results(name: Phrase) -> Phrase:
     return Phrase("{name} keeps results from step to step", name=name)
 
 
-def _is_compiled(name: str) -> Phrase:
+def _is_compiled(name: Phrase) -> Phrase:
     return Phrase("{name} is compiled for one device", name=name)
 
 
@@ -84,7 +85,7 @@ class _ReadHook:
         return self.reading.packs or (frozenset({pack_of(function)}) if library else frozenset())
 
 
-def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> str | None:
+def reason_for_one_core(guider: Any, model_options: dict[str, Any]) -> Phrase | None:
     """Why this guider needs its steps in order on one device; None if it does not."""
     reason = _reason_in_parts(guider) or _reason_in_model(guider, model_options)
     if reason is not None:
@@ -111,7 +112,7 @@ def _subject(guider: Any, hooks: Sequence[_ReadHook]) -> TrialSubject | None:
     return TrialSubject(tuple(sorted(packs)), calls, patcher.model, patcher.patches_uuid, type(guider), controlled)
 
 
-def reason_for_every_step(guider: Any, sigmas: Tensor) -> str | None:
+def reason_for_every_step(guider: Any, sigmas: Tensor) -> Phrase | None:
     """Why no step may be left out, nor be called from a state that is only near; None if it may. ``sigmas``: [N + 1].
 
     Where a prompt ends, a picture changes its direction, and how it does so depends on small differences before. On
@@ -140,10 +141,10 @@ def _name_of_cache(each: _ReadHook) -> str | None:
     finding = each.reading.finding
     texts = (each.hook.name, *((finding.pack, finding.function) if finding is not None else ()))
     named = next(filter(None, map(_STEP_CACHE.search, texts)), None)
-    return None if named is None else _CACHES.get(named[0].lower(), "the step cache")
+    return None if named is None else _CACHES.get(named[0].lower(), Phrase("the step cache"))
 
 
-def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompiled: bool = False) -> str | None:
+def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompiled: bool = False) -> Phrase | None:
     """Why the model of this guider must not be called several times at one step of the schedule; None if it may.
 
     SDO calls it so. ``uncompiled``: compiled functions will run without the compiler.
@@ -156,11 +157,11 @@ def reason_against_repeats(guider: Any, model_options: dict[str, Any], uncompile
             return _is_compiled(each.hook.name)
         if (reason := next(_stateful([each], uncompiled), None)) is not None:
             cache = _name_of_cache(each)
-            return reason if cache is None else f"{reason}; remove {cache}"
+            return reason if cache is None else Phrase("{reason}; remove {cache}", reason=reason, cache=cache)
     return None
 
 
-def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | None:
+def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> Phrase | None:
     """Why devices cannot share the calls of this guider's model by tokens, or None if they can.
 
     The calls keep their order, and each is made once. So only that matters which takes part in the network's own
@@ -171,7 +172,8 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     network = getattr(patcher.model, "diffusion_model", None)
     reason = reason_for_one_device(patcher, model_options)
     if reason is None and network is not None:
-        reason = reason_against(network, model_options.get("transformer_options", {}))
+        problem = reason_against(network, model_options.get("transformer_options", {}))
+        reason = None if problem is None else phrase_of(problem)
     reason = reason or reason_against_one_for_all(guider)
     if reason is not None:
         return reason
@@ -186,27 +188,27 @@ def reason_against_tokens(guider: Any, model_options: dict[str, Any]) -> str | N
     return reason or _reason_from_trial(guider, _read_hooks(guider, model_options))
 
 
-def _reason_in_parts(guider: Any) -> str | None:
+def _reason_in_parts(guider: Any) -> Phrase | None:
     """What the prompts bring that lanes cannot have copies of."""
     return reason_in_conds(guider) or reason_in_controls(guider.conds)
 
 
-def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> str | None:
+def _reason_in_model(guider: Any, model_options: dict[str, Any]) -> Phrase | None:
     """What a copy of the model on another device would not have, or would share."""
     patcher = guider.model_patcher
     name = type(guider).__name__
     known = models_with_copies(guider)
     held = (value for key, value in vars(guider).items() if key not in _KNOWN_MODELS)
     if any(_is_model(value, known) for value in held):
-        return f"the guider {name} uses a second model"
+        return Phrase("the guider {guider} uses a second model", guider=name)
     if _host_keeps_state(type(guider).predict_noise):
-        return f"the guider {name} keeps state from call to call"
+        return Phrase("the guider {guider} keeps state from call to call", guider=name)
     if "multigpu_clones" in model_options:
         return _MULTIGPU_NODE
     return reason_in_windows(model_options) or _reason_in_copies(patcher)
 
 
-def _reason_in_copies(patcher: ModelPatcher) -> str | None:
+def _reason_in_copies(patcher: ModelPatcher) -> Phrase | None:
     """What copies of the model would lack or share. A compiled part is none of it: such a model gets no copies."""
     reason = reason_in_injections(patcher)
     if reason is not None:
@@ -215,9 +217,9 @@ def _reason_in_copies(patcher: ModelPatcher) -> str | None:
         return Phrase("a patch of the model uses a model of its own")
     for key, patch in patcher.object_patches.items():
         if callable(patch) and key != "model_sampling" and not is_compiled(patch):
-            return f"the part {key} of the model is replaced by an object that belongs to one device"
+            return Phrase("the part {part} of the model is replaced by an object that belongs to one device", part=key)
     if (setting := new_setting(patcher)) is not None:
-        return f"this version of ComfyUI may keep state because of the option {setting}"
+        return Phrase("this version of ComfyUI may keep state because of the option {option}", option=setting)
     return None
 
 
@@ -234,19 +236,19 @@ def _read_hooks(guider: Any, model_options: dict[str, Any]) -> list[_ReadHook]:
     return [_ReadHook(hook, read(hook.call)) for hook in (*hooks_in_options(model_options), *hooks_around_call(guider))]
 
 
-def _reason_in_hooks(hooks: Sequence[_ReadHook]) -> str | None:
+def _reason_in_hooks(hooks: Sequence[_ReadHook]) -> Phrase | None:
     for each in hooks:
         if hasattr(each.hook.call, "to"):
             return Phrase("{name} holds tensors on one device", name=each.hook.name)
     return next(_stateful(hooks), None)
 
 
-def _reason_from_trial(guider: Any, hooks: Sequence[_ReadHook]) -> str | None:
+def _reason_from_trial(guider: Any, hooks: Sequence[_ReadHook]) -> Phrase | None:
     subject = _subject(guider, hooks)
     return None if subject is None else known_reason(subject)
 
 
-def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[str]:
+def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[Phrase]:
     """What is not the same in every call, for each such hook."""
     for each in hooks:
         name = each.hook.name
@@ -257,14 +259,14 @@ def _stateful(hooks: Sequence[_ReadHook], uncompiled: bool = False) -> Iterator[
         if _host_keeps_state(each.hook.call):
             yield Phrase("{name} keeps state from call to call", name=name)
         if each.reading.finding is not None:
-            yield f"{name} {each.reading.finding}"
+            yield each.reading.finding.about(name)
 
 
-def _new_in_host(hooks: Sequence[_ReadHook]) -> Iterator[str]:
+def _new_in_host(hooks: Sequence[_ReadHook]) -> Iterator[Phrase]:
     """Code of a newer host within the network: it may need all tokens, and keep state where reading does not see it."""
     for each in hooks:
         if new := sorted(filter(is_of_host, each.packs)):
-            yield f"{each.hook.name} is part of {new[0]}, which this pack was not run with"
+            yield Phrase("{name} is part of {pack}, which this pack was not run with", name=each.hook.name, pack=new[0])
 
 
 def _host_keeps_state(hook: Callable[..., Any]) -> bool:

@@ -14,6 +14,7 @@ import comfy.conds
 from comfy.samplers import CFGGuider
 from torch import Tensor
 
+from ..phrases import Phrase
 from ..tree import mapped
 from .compiled import reason_for_one_device
 from .controlnets import reasons_against_control_rows
@@ -32,8 +33,8 @@ _CONDS = (
 )
 
 _OF_THE_LATENT = {
-    "latent_shapes": "the latent has several parts",
-    "num_video_frames": "the items of the latent are the frames of one video",
+    "latent_shapes": Phrase("the latent has several parts"),
+    "num_video_frames": Phrase("the items of the latent are the frames of one video"),
 }
 """Conditions that describe the latent as a whole, so that rows cannot be put into one."""
 
@@ -56,7 +57,7 @@ norm or a mean over all items, or the place of an item in the batch. A trial may
 while two rows are much alike."""
 
 
-def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) -> str | None:
+def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) -> Phrase | None:
     """Why this guider cannot evaluate states of several sigmas in one call; None if it can.
 
     Args:
@@ -68,11 +69,11 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
     if reason is not None:
         return reason
     if reason_for_one_device(guider.model_patcher, model_options) is not None:
-        return "a compiled model would be compiled again for each number of rows"
+        return Phrase("a compiled model would be compiled again for each number of rows")
     if model_options.get("denoise_mask_function") is not None:
-        return "the mask changes from step to step"
+        return Phrase("the mask changes from step to step")
     if model_options.get("model_function_wrapper") is not None:
-        return "a patch around the network takes its calls one by one"
+        return Phrase("a patch around the network takes its calls one by one")
     reason = next(_reasons_around_guidance(guider, model_options), None)
     if reason is not None:
         return reason
@@ -81,25 +82,27 @@ def reason_against_rows(guider: Any, model_options: dict[str, Any], batch: int) 
         return reason
     subject = subject_of_trial(guider, model_options)
     if subject is not None:
-        return f"a patch of {', '.join(subject.packs)} may take one sigma for all rows of a call"
+        packs = ", ".join(subject.packs)
+        return Phrase("a patch of {packs} may take one sigma for all rows of a call", packs=packs)
     for hook in (*hooks_in_options(model_options), *hooks_around_call(guider)):
         if takes_one_sigma(hook.call):
-            return f"{hook.name} takes one sigma for all rows of a call"
+            return Phrase("{name} takes one sigma for all rows of a call", name=hook.name)
     return None
 
 
-def _reasons_around_guidance(guider: Any, model_options: dict[str, Any]) -> Iterator[str]:
+def _reasons_around_guidance(guider: Any, model_options: dict[str, Any]) -> Iterator[Phrase]:
     """Guiders and patches that may make one thing of all items of a batch."""
     if getattr(guider.predict_noise, "__func__", None) is not CFGGuider.predict_noise:
-        yield f"the guider {type(guider).__name__} combines the model's answers in its own way"
+        name = type(guider).__name__
+        yield Phrase("the guider {guider} combines the model's answers in its own way", guider=name)
     if model_options.get("sampler_calc_cond_batch_function") is not None:
-        yield "a patch evaluates the prompts in its own way"
+        yield Phrase("a patch evaluates the prompts in its own way")
     for name in _AROUND_GUIDANCE:
         found = model_options.get(name) or ()
         for function in found if isinstance(found, list | tuple) else (found,):
             if not _is_row_by_row(function):
                 kind = getattr(function, "__qualname__", type(function).__name__)
-                yield f"the model patch {kind} ({name}) may mix the rows of a call"
+                yield Phrase("the model patch {kind} ({path}) may mix the rows of a call", kind=kind, path=name)
 
 
 def _is_row_by_row(function: Callable[..., Any]) -> bool:
@@ -110,24 +113,24 @@ def _is_row_by_row(function: Callable[..., Any]) -> bool:
     return (Path(code.co_filename).stem, code.co_name) in _ROW_BY_ROW
 
 
-def _reasons_in_conds(guider: Any, batch: int) -> Iterator[str]:
+def _reasons_in_conds(guider: Any, batch: int) -> Iterator[Phrase]:
     for cond in (cond for conds in guider.conds.values() for cond in conds or ()):
         if cond.get("timestep_start") is not None or cond.get("timestep_end") is not None:
-            yield "a prompt applies to a part of the steps only"
+            yield Phrase("a prompt applies to a part of the steps only")
         yield from reasons_against_control_rows(cond, batch)
         for name, value in cond.get("model_conds", {}).items():
             if name in _OF_THE_LATENT:
                 yield _OF_THE_LATENT[name]
             if type(value) not in _CONDS:
-                yield f"the condition {name} is of an unknown kind"
+                yield Phrase("the condition {condition} is of an unknown kind", condition=name)
             elif isinstance(value, comfy.conds.CONDConstant):
                 if any(tensor.numel() > 1 for tensor in _tensors(value.cond)):
-                    yield f"the condition {name} belongs to the latent as a whole"
+                    yield Phrase("the condition {condition} belongs to the latent as a whole", condition=name)
             elif any(tensor.shape[:1] not in ((1,), (batch,)) for tensor in _tensors(value.cond)):
-                yield f"the condition {name} has another number of items than the latent"
+                yield Phrase("the condition {condition} has another number of items than the latent", condition=name)
         mask = cond.get("mask")
         if mask is not None and mask.shape[:1] not in ((1,), (batch,)):
-            yield "a mask has another number of items than the latent"
+            yield Phrase("a mask has another number of items than the latent")
 
 
 def _tensors(value: Any) -> list[Tensor]:

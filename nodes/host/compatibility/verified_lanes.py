@@ -15,6 +15,7 @@ from ..devices.controlnets import RunControls
 from ..devices.lanes import Group, inline_denoiser, open_pool
 from ..devices.replicas import forget_copies
 from ..devices.sharing import Sharing
+from ..phrases import Phrase
 from .network_structure import reason_against_copies
 from .reasons import subject_of_trial
 from .trial.rounds import TrialLanes
@@ -37,7 +38,7 @@ def open_tried_pool(
     timeouts: LaneTimeouts,
     every_step: bool = True,
     controls: RunControls | None = None,
-) -> tuple[Pool, str | None]:
+) -> tuple[Pool, Phrase | None]:
     """Open the lanes of a run, if the checks pass.
 
     Args:
@@ -115,7 +116,7 @@ def try_workers(
     sigmas: Tensor,
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
-) -> tuple[Pool, str | None]:
+) -> tuple[Pool, Phrase | None]:
     """The pool of a cluster's workers for a run, and the reason for one core if patches of packs fail there.
 
     The trial compares the workers with each other, and one of them with the model on this machine.

@@ -17,6 +17,8 @@ from torch import Tensor
 from ....chords_core import ROW_COUNTS, BatchPool, DenoiseRows, RowTimes, RowTrial
 from ....chords_core.execution.pools import clear_frames
 from ..interrupts import check_interrupt, passed_on
+from ..known_sentences import phrase_of
+from ..phrases import Phrase, message_of
 from .controlnets import kinds_in
 from .lanes import inline_denoiser
 from .waiting import wait_for_device
@@ -85,9 +87,9 @@ class RowCalls:
         return {rows: seconds for rows, seconds in self._known.seconds.items() if rows < self._fewer_than}
 
     @property
-    def problem(self) -> str:
-        """Why this run can use no more rows, as a trial or a run has shown."""
-        return self._problem or self._known.problem
+    def problem(self) -> Phrase:
+        """Why this run can use no more rows, as a trial or a run has shown; empty if nothing is against them."""
+        return phrase_of(self._problem or self._known.problem)
 
     def use(self, seconds: Mapping[int, float]) -> None:
         """Take these times, which were measured before the server started."""
@@ -100,7 +102,7 @@ class RowCalls:
             times = self._trial().measure(worth, self._fits)
         except Exception as error:
             clear_frames(error)
-            times = RowTimes(problem=f"a trial of rows failed: {str(error) or type(error).__name__}")
+            times = RowTimes(problem=Phrase("a trial of rows failed: {error}", error=message_of(error)))
         check_interrupt()  # of which the trial may have made a failed call
         known = self._known
         known.seconds, known.problem = dict(times.seconds), times.problem
@@ -121,7 +123,7 @@ class RowCalls:
         found = self._known.differences.get((self._subject, rows))
         if found is None:
             if not self._fits(rows):
-                self._limit(rows, f"{rows} rows do not fit in memory")
+                self._limit(rows, Phrase("{rows} rows do not fit in memory", rows=rows))
                 return False
             found = self._known.differences[self._subject, rows] = self._trial().check(rows)
         if found:

@@ -18,6 +18,7 @@ from comfy.samplers import CFGGuider
 
 from ....chords_core import LaneTimeouts
 from ..interrupts import check_interrupt, passed_on
+from ..phrases import Phrase
 from .thread_state import ended_on_failure, thread_life
 
 LANE_TIMEOUTS = LaneTimeouts()  # for a device that does not answer, as for a lane
@@ -110,7 +111,7 @@ class CfgSplitThreadPool(MultiGPUThreadPool):
             except queue.Empty:
                 waited = time.monotonic() - began
                 if waited > self._timeout:
-                    return None, TimeoutError(f"{device} has not answered for {waited:.0f} s")
+                    return None, TimeoutError(_no_answer(device, waited))
                 if processing_interrupted():
                     self._settle()
                     check_interrupt()
@@ -152,3 +153,7 @@ def stuck_devices() -> set[torch.device]:
     """The devices that are still at work for a run that has given them up."""
     _stuck[:] = [threads for threads in _stuck if threads.stuck()]
     return {device for threads in _stuck for device in threads.stuck()}
+
+
+def _no_answer(device: torch.device, seconds: float) -> Phrase:
+    return Phrase("{device} has not answered for {seconds} s", device=str(device), seconds=f"{seconds:.0f}")

@@ -23,6 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..interrupts import check_interrupt, passed_on
+from ..phrases import Phrase, message_of
 from ..tree import mapped
 from .groups import Group
 
@@ -108,7 +109,7 @@ class RunControls:
         self._guider, self._devices = guider, frozenset(devices)
         self._hints: dict[tuple[int, Size, torch.device], _Hint] = {}
         self._networks: dict[tuple[int, torch.device], ModelPatcher] = {}
-        self.problem: str | None = None
+        self.problem: Phrase | None = None
         x = x.to(guider.model_patcher.load_device)
         try:
             with passed_on():
@@ -116,7 +117,9 @@ class RunControls:
                     self.problem = self.problem or self._prepare(control, x.new_zeros(shape), sigma.to(x.device))
         except Exception as error:
             check_interrupt()
-            self.problem = f"the picture of a ControlNet could not be prepared for several lanes ({error})"
+            self.problem = Phrase(
+                "the picture of a ControlNet could not be prepared for several lanes ({error})", error=message_of(error)
+            )
             logging.getLogger("chords").warning("CHORDS: %s", self.problem)
 
     def networks(self) -> list[ModelPatcher]:
@@ -179,7 +182,7 @@ class RunControls:
         """The network of a ControlNet on this device; None for a T2I adapter."""
         return self._networks.get((id(control), device), getattr(control, "control_model_wrapped", None))
 
-    def _prepare(self, control: Any, x: Tensor, sigma: Tensor) -> str | None:
+    def _prepare(self, control: Any, x: Tensor, sigma: Tensor) -> Phrase | None:
         """Prepare the picture for calls with inputs of this shape. Returns why that is not enough for lanes."""
         is_adapter = isinstance(control, T2IAdapter)
         pictures = pictures_of(control)
@@ -187,13 +190,13 @@ class RunControls:
         # As many pictures as a call has rows are taken as they are, and the first of each prompt in calls of other
         # sizes, and from then on. So the pictures of a prompt depend on which prompts share its call.
         if (pictures > batch and pictures % batch == 0) or (pictures > 1 and is_adapter):
-            return "a ControlNet has several pictures, and the host takes some of them by the calls before"
+            return Phrase("a ControlNet has several pictures, and the host takes some of them by the calls before")
         hint = _prepared(control, x.new_zeros(pictures, *x.shape[1:]), sigma)
         wanted = [length * control.compression_ratio for length in x.shape[2:4]]
         if list(hint.picture.shape[2:4]) == wanted:
             self._hints[id(control), tuple(x.shape[2:]), hint.picture.device] = hint
         elif is_adapter or control.vae is not None:
-            return "the picture of a ControlNet does not fit the latent, and is prepared again in each call"
+            return Phrase("the picture of a ControlNet does not fit the latent, and is prepared again in each call")
         return None  # without a VAE, an instance can prepare it in its lane, as in the host's own calls
 
 
@@ -243,7 +246,8 @@ class LaneControl:
             if hint.residuals is not None:
                 own.control_input = hint.residuals
         elif isinstance(own, T2IAdapter) or own.vae is not None:
-            raise RuntimeError(f"no picture of the ControlNet was prepared for a call of {tuple(x_noisy.shape)}")
+            shape = str(tuple(x_noisy.shape))
+            raise RuntimeError(Phrase("no picture of the ControlNet was prepared for a call of {shape}", shape=shape))
         else:
             own.cond_hint = None
         return own.get_control(x_noisy, *args, **kwargs)

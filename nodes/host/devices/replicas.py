@@ -17,6 +17,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..phrases import Phrase, message_of
 from .bypass_lora import injections_on
 from .controlnets import RunControls
 from .gligen_copies import forget_gligen, gligen_models
@@ -32,7 +33,7 @@ _bases: weakref.WeakKeyDictionary[BaseModel, Copies] = weakref.WeakKeyDictionary
 
 def copies_on(
     guider: Any, devices: Sequence[torch.device], x: Tensor, controls: RunControls | None = None
-) -> tuple[Copies, str | None]:
+) -> tuple[Copies, Phrase | None]:
     """The guider's model on each of ``devices`` except its own, with its patches and loaded, for one run. The networks
     of its ``controls`` are loaded as well.
 
@@ -47,7 +48,7 @@ def copies_on(
     memory, minimum = comfy.sampler_helpers.estimate_memory(primary, x.shape, guider.conds)
     further = list(getattr(guider, "loaded_models", ()))  # ControlNets, for example; loading must not push them out
     copies: Copies = {}
-    problem = None
+    problem: Phrase | None = None
     try:
         bases = _bases_of(primary, others)
         state = RunState.of(primary)
@@ -61,7 +62,7 @@ def copies_on(
         parts = dict.fromkeys((*further, *networks, *gligen_models(guider.conds, others)))
         _load([primary, *copies.values(), *parts], memory, minimum)
     except Exception as error:
-        problem = f"the model could not be copied to other devices ({error})"
+        problem = Phrase("the model could not be copied to other devices ({error})", error=message_of(error))
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         copies = {}
         _bases.pop(primary.model, None)  # copies that do not fit
@@ -72,7 +73,7 @@ def copies_on(
     return copies, problem
 
 
-def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> str | None:
+def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> Phrase | None:
     """Make loaded copies ready for calls until ``stack`` closes. They get what the host has injected into the primary's
     network, and what the run has set on its model.
 
@@ -90,7 +91,7 @@ def prepare_copies(stack: ExitStack, primary: ModelPatcher, copies: Copies) -> s
                 prepared.enter_context(state.set_on(replica.model, device))
             stack.push(prepared.pop_all())
     except Exception as error:
-        problem = f"the copies of the model could not be prepared ({error})"
+        problem = Phrase("the copies of the model could not be prepared ({error})", error=message_of(error))
         logging.getLogger("chords").warning("CHORDS: %s", problem)
         return problem
     return None
@@ -140,7 +141,9 @@ def _copy_on(device: torch.device, primary: ModelPatcher) -> ModelPatcher:
     if primary.cached_patcher_init is not None:
         return _loaded_again(device, primary)
     if primary.is_dynamic():
-        raise RuntimeError("its weights are streamed to the device, and its loader left no way to load it again")
+        raise RuntimeError(
+            Phrase("its weights are streamed to the device, and its loader left no way to load it again")
+        )
     comfy.model_management.unload_model_and_clones(primary)  # this takes its patches off
     model = copy.copy(primary.model)
     # Not a deep copy of everything: the model's configuration cannot be copied.

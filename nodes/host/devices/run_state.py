@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..phrases import Phrase
 from ..tree import mapped
 
 if TYPE_CHECKING:
@@ -77,11 +78,15 @@ class RunState:
         }
         return cls(values, objects, frozenset(found.keys() - values.keys()))
 
-    def reason_against(self, other: nn.Module) -> str | None:
+    def reason_against(self, other: nn.Module) -> Phrase | None:
         """Why a copy of the model cannot be given this state; None if it can."""
         for name, kind in self.objects.items():
             if _is_plain(vars(other).get(name), with_tensors=True):  # missing, or what stands for nothing
-                return f"{name} ({kind}) is set on the model for this run, and a copy of the model does not have it"
+                return Phrase(
+                    "{name} ({kind}) is set on the model for this run, and a copy of the model does not have it",
+                    name=name,
+                    kind=kind,
+                )
         return None
 
     @contextmanager

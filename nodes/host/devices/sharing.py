@@ -16,6 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....chords_core import Autotuner
+from ..known_sentences import phrase_of
+from ..phrases import Phrase, message_of
 from .cfg_split import spread_over
 from .groups import MIN_GAIN, SHARE, WHOLE, Group, Split
 from .token_team import TokenTeam, wrapped_in_teams
@@ -74,7 +76,7 @@ class Sharing:
         if self.group[0].type == "cpu":  # the number of threads that a member sets becomes the default of the process
             self._stack.callback(torch.set_num_threads, torch.get_num_threads())
         self._ways: dict[Split, _Way] = {}
-        self._lost: str | None = None
+        self._lost: Phrase | None = None
         self._lost_by: Split | None = None
         self._failed: set[Split] = set()  # in this run
         self._calls: dict[Split, int] = {}
@@ -129,9 +131,11 @@ class Sharing:
         return self._known if self._newest is None else self._newest.seconds
 
     @property
-    def dropped(self) -> dict[Split, str]:
+    def dropped(self) -> dict[Split, Phrase]:
         """The ways that are not used although they are possible, each with the reason."""
-        return {} if self._newest is None else self._newest.dropped
+        if self._newest is None:
+            return {}
+        return {split: phrase_of(reason) for split, reason in self._newest.dropped.items()}
 
     @property
     def chosen(self) -> Split | None:
@@ -141,13 +145,13 @@ class Sharing:
         return self.splits[0] if self.splits[0] in self._known else None
 
     @property
-    def lost(self) -> str | None:
+    def lost(self) -> Phrase | None:
         """The error that a device was lost with; None if none was."""
         errors = [self._lost, *(way.lost for way in self._ways.values())]
         return next((error for error in errors if error is not None), None)
 
     @property
-    def reason(self) -> str | None:
+    def reason(self) -> Phrase | None:
         """Why calls were not shared by tokens although that was tried; None if they were."""
         return next((way.reason for way in self._ways.values() if way.reason is not None), None)
 
@@ -165,7 +169,7 @@ class Sharing:
                 way = self._ways[split] = _Way(self._stack, split, self._patchers)
             result = call(way.applied(options))
         except Exception as error:
-            self._lost, self._lost_by = str(error) or type(error).__name__, split
+            self._lost, self._lost_by = phrase_of(message_of(error)), split
             _log.warning("CHORDS: lost a device of several, the other goes on: %s", error)
         else:
             self._count(split if way.reason is None else replace(split, shares=1))
@@ -207,12 +211,12 @@ class _Way:
             spread_over(stack, self._guidance, {devices[0]: patchers[devices[0]] for devices in teams})
 
     @property
-    def lost(self) -> str | None:
+    def lost(self) -> Phrase | None:
         """The error that a device was lost with; None if none was."""
         return next((team.lost for team in self.teams.values() if team.lost is not None), None)
 
     @property
-    def reason(self) -> str | None:
+    def reason(self) -> Phrase | None:
         """Why calls are not shared by tokens; None if they are."""
         return next((team.reason for team in self.teams.values() if team.reason is not None), None)
 

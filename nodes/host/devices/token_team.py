@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ....chords_core import LaneTimeouts
 from ..interrupts import check_interrupt
+from ..known_sentences import phrase_of
+from ..phrases import Phrase, message_of
 from ..tree import mapped
 from . import cfg_split
 from .groups import Group, in_words
@@ -53,8 +55,8 @@ class TokenTeam:
         members = [Member(device, model.diffusion_model) for device, model in pairs]
         self._split = SplitCall(members, thread_context(self.devices), life=lambda rank: thread_life())
         self._slowest: float | None = None
-        self.reason: str | None = None
-        self.lost: str | None = None
+        self.reason: Phrase | None = None
+        self.lost: Phrase | None = None
         self.split_calls = 0
 
     def apply(self, apply_model: ApplyModel, x: Tensor, t: Tensor, **conds: Any) -> Tensor:
@@ -64,14 +66,14 @@ class TokenTeam:
             return apply_model(x, t, **conds)
         reason = reason_against(caller.diffusion_model, conds["transformer_options"], len(self.devices))
         if reason is not None:
-            self.reason = reason
+            self.reason = phrase_of(reason)
             return apply_model(x, t, **conds)
         try:
             return self._apply_together(apply_model, x, t, conds)
         except CannotSplit as error:
-            self.reason = str(error)
+            self.reason = phrase_of(str(error))
         except Exception as error:
-            self.lost = self.reason = str(error) or type(error).__name__
+            self.lost = self.reason = phrase_of(message_of(error))
             _log.warning("CHORDS: lost a device of %s, the others go on: %s", in_words(self.devices), self.lost)
         return apply_model(x, t, **conds)
 

@@ -11,20 +11,24 @@ import folder_paths
 
 from ....chords_core import InvalidInput
 from ....chords_core.execution.ray.address import AUTO, LOCAL, canonical
+from ..phrases import Phrase
 
 VARIABLE = "CHORDS_RAY_ADDRESSES"
 FILE = "chords/ray_addresses.txt"
 
 
-def reason_against(address: str) -> str | None:
+def reason_against(address: str) -> Phrase | None:
     """Why this server does not use the cluster at this canonical address, or None if its owner allows it. A Ray that
     the server starts is allowed, and the cluster in the server's environment variable RAY_ADDRESS."""
     if address in (LOCAL, AUTO) or address in set(_allowed()):
         return None
-    return (
-        f"the owner of this server has not allowed the Ray address {address}. To allow it, write it into the "
-        f"environment variable {VARIABLE} before ComfyUI starts (several with commas between), or on a line of "
-        f"{FILE} in ComfyUI's user folder"
+    return Phrase(
+        "the owner of this server has not allowed the Ray address {address}. To allow it, write it into the "
+        "environment variable {variable} before ComfyUI starts (several with commas between), or on a line of "
+        "{file} in ComfyUI's user folder",
+        address=address,
+        variable=VARIABLE,
+        file=FILE,
     )
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from ....chords_core import RayPool, RayWorkers
 from ....chords_core.execution.ray.errors import NoWorker
 from ..devices.request import DeviceRequest
+from ..known_sentences import phrase_of
+from ..phrases import Phrase, in_turn, message_of
 from .allowed_addresses import reason_against
 from .serialization import NotShippable, model_payload, run_payload
 from .worker import setup_here, worker_factory
@@ -39,7 +41,7 @@ def cluster_lanes(request: DeviceRequest) -> int:
 
 def open_cluster_pool(
     stack: ExitStack, request: DeviceRequest, model: Any, extra_args: dict[str, Any], x: Tensor, count: int
-) -> tuple[RayPool | None, list[str]]:
+) -> tuple[RayPool | None, list[Phrase]]:
     """A pool of at most ``count`` Ray workers for one run, closed by ``stack``; None if no worker can take part. Also
     returns notes for the user: the reason, or which workers are missing.
 
@@ -52,16 +54,20 @@ def open_cluster_pool(
         run = run_payload(patcher, model, extra_args, x)
         pool = _workers(request).open(run, count, payload)
     except NotShippable as problem:
-        return None, [f"Ray's workers cannot be used: {problem}"]
+        return None, [Phrase("Ray's workers cannot be used: {problem}", problem=message_of(problem))]
     except NoWorker as problem:
         return None, [no_worker(problem)]
     stack.enter_context(pool)
-    return pool, [f"not all Ray workers are available ({'; '.join(pool.left_out)})"] if pool.left_out else []
+    if not pool.left_out:
+        return pool, []
+    left_out = in_turn([phrase_of(each) for each in pool.left_out])
+    return pool, [Phrase("not all Ray workers are available ({left_out})", left_out=left_out)]
 
 
-def no_worker(problem: NoWorker) -> str:
+def no_worker(problem: NoWorker) -> Phrase:
     """The note for the user about a run without any worker."""
-    return f"no Ray worker is available, so the run was done here ({problem})"
+    why = phrase_of(message_of(problem))
+    return Phrase("no Ray worker is available, so the run was done here ({problem})", problem=why)
 
 
 def _workers(request: DeviceRequest) -> RayWorkers:

@@ -21,6 +21,7 @@ from ....chords_core import ModelPayload
 from ..devices.context_windows import HANDLER
 from ..devices.controlnets import controls_in
 from ..devices.run_state import RunState
+from ..phrases import Phrase, message_of
 from .model_files import Recipe
 from .pack_modules import can_be_named, is_named_by_path
 
@@ -46,8 +47,11 @@ def model_payload(patcher: ModelPatcher) -> ModelPayload:
     """
     if patcher.cached_patcher_init is None:
         raise NotShippable(
-            f"the loader of this {type(patcher.model).__name__} left no way to load it again on another machine; "
-            "use one of ComfyUI's own loaders"
+            Phrase(
+                "the loader of this {model} left no way to load it again on another machine; use one of ComfyUI's own "
+                "loaders",
+                model=type(patcher.model).__name__,
+            )
         )
     recipe = Recipe.of(*patcher.cached_patcher_init)
     patches = patcher.patches if patcher.patches else {}
@@ -95,11 +99,11 @@ def packed(value: Any, patcher: ModelPatcher) -> bytes:
             if isinstance(item, ModelPatcher):
                 if item.model is patcher.model:
                     return ("patcher",)
-                raise NotShippable("a second model takes part")
+                raise NotShippable(Phrase("a second model takes part"))
             if isinstance(item, nn.Module) and id(item) in parts:
                 return "part", parts[id(item)]
             if isinstance(item, BaseModel):
-                raise NotShippable("a second model takes part")
+                raise NotShippable(Phrase("a second model takes part"))
             if isinstance(item, type | FunctionType) and can_be_named(item):
                 return "global", item.__module__, item.__qualname__
             if isinstance(item, ModuleType) and is_named_by_path(item.__name__):
@@ -120,7 +124,9 @@ def packed(value: Any, patcher: ModelPatcher) -> bytes:
     except NotShippable:
         raise
     except Exception as error:
-        raise NotShippable(f"a part of the graph cannot be sent to another machine ({error})") from error
+        raise NotShippable(
+            Phrase("a part of the graph cannot be sent to another machine ({error})", error=message_of(error))
+        ) from error
     return file.getvalue()
 
 
@@ -152,15 +158,15 @@ def _check_is_carried(patcher: ModelPatcher, conds: dict[str, Any], model_option
         NotShippable: naming it.
     """
     if patcher.injections:
-        raise NotShippable("LoRAs in bypass mode are not sent to other machines")
+        raise NotShippable(Phrase("LoRAs in bypass mode are not sent to other machines"))
     if any(cond.get("hooks") is not None for items in conds.values() for cond in items or ()):
-        raise NotShippable("hooks of a prompt are not sent to other machines")
+        raise NotShippable(Phrase("hooks of a prompt are not sent to other machines"))
     if any(cond.get("gligen") is not None for items in conds.values() for cond in items or ()):
-        raise NotShippable("GLIGEN is not sent to other machines")
+        raise NotShippable(Phrase("GLIGEN is not sent to other machines"))
     if next(controls_in(conds), None) is not None:
-        raise NotShippable("a ControlNet takes part, whose network is on this machine")
+        raise NotShippable(Phrase("a ControlNet takes part, whose network is on this machine"))
     if model_options.get(HANDLER) is not None:
-        raise NotShippable("context windows are not sent to other machines")
+        raise NotShippable(Phrase("context windows are not sent to other machines"))
 
 
 def _modules_of(patch: Any) -> Iterator[nn.Module]:

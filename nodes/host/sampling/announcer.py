@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..node_text import show_text
-from ..phrases import Card
+from ..phrases import Card, Phrase, in_turn
 
 _log = logging.getLogger("chords")
 
@@ -28,7 +28,7 @@ class Announcer:
         self.message = ""
         self.fallbacks = Fallbacks()
         self._shown = shown
-        self._notes: list[str] = []
+        self._notes: list[Phrase] = []
         self._card: Card | None = None
 
     @property
@@ -37,11 +37,11 @@ class Announcer:
         return self._card
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Phrase, ...]:
         """The notes so far."""
         return tuple(self._notes)
 
-    def note(self, notes: Iterable[str], fallback: Fallback | None = None) -> None:
+    def note(self, notes: Iterable[Phrase], fallback: Fallback | None = None) -> None:
         """Add each of these notes to every later message, once. ``fallback``: the class of reasons that they are."""
         for note in notes:
             if note not in self._notes:
@@ -55,10 +55,10 @@ class Announcer:
         self.message = message
         self.add(())
 
-    def add(self, sentences: Iterable[str]) -> None:
+    def add(self, sentences: Iterable[Phrase]) -> None:
         """Show the newest message with more sentences, and with the notes that have come since then."""
         added = (*(note for note in self._notes if note not in self.message), *sentences)
-        self.message = "; ".join((self.message, *added))
+        self.message = in_turn((self.message, *added))
         if self._card is not None:
             self._card = replace(self._card, detail=(*self._card.detail, *added))
         _log.info("CHORDS: %s", self.message)

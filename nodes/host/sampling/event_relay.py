@@ -25,6 +25,8 @@ from ....chords_core import (
     RoundDone,
     WindowPlan,
 )
+from ..known_sentences import phrase_of
+from ..phrases import Phrase, message_of
 from ..streaming.previews import Previews
 from ..streaming.stream import RunStream
 from .run_record import ChordsRun, starts_of, tolerance_of
@@ -72,11 +74,11 @@ class EventRelay:
         self._newest: Evaluated | None = None
         self._newest_hit = 0  # its index
         self._last_step = 0.0  # when a step event was sent last
-        self._lost: dict[int, str] = {}  # by lane
+        self._lost: dict[int, Phrase] = {}  # by lane
         self.by_request = False
 
     @property
-    def lost_lanes(self) -> tuple[str, ...]:
+    def lost_lanes(self) -> tuple[Phrase, ...]:
         """The lanes that are lost or late now, each with its error."""
         return tuple(self._lost.values())
 
@@ -93,9 +95,9 @@ class EventRelay:
         elif isinstance(event, Accepted):
             self._accepted(event.hit)
         elif isinstance(event, LaneLost):
-            self._lane(event.lane, "lost", str(event.error))
+            self._lane(event.lane, "lost", phrase_of(message_of(event.error)))
         elif isinstance(event, LaneSlow):
-            self._lane(event.lane, "slow", f"no answer for {event.seconds:.3g} s")
+            self._lane(event.lane, "slow", Phrase("no answer for {seconds} s", seconds=f"{event.seconds:.3g}"))
         elif isinstance(event, LaneBack):
             self._lane(event.lane, "back", f"answered after {event.seconds:.3g} s")
 
@@ -135,7 +137,7 @@ class EventRelay:
     def _lane(self, lane: int, state: str, error: str) -> None:
         """A lane is ``lost``, or ``slow``, or ``back`` after it was slow."""
         device = self._devices[lane]
-        named = f"{device} ({error})"
+        named = Phrase("{device} ({error})", device=device, error=error)
         if state == "back":
             del self._lost[lane]
             _log.info("CHORDS: a lane is back: %s", named)

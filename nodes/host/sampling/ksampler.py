@@ -133,7 +133,8 @@ def ksample(
 
 def _nothing_sampled() -> ChordsRun:
     announcer = Announcer()
-    announcer.say(f"{_NOTHING.title[0]}: {_NOTHING.detail[0]}", _NOTHING)
+    told = Phrase("{title}: {detail}", title=_NOTHING.title[0], detail=_NOTHING.detail[0])
+    announcer.say(told, _NOTHING)
     return ChordsRun(announcer.message, card=_NOTHING)
 
 

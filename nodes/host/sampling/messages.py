@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ....chords_core import AdaptivePlan, Agreement, Cause, ChordsPlan, Plan, Reason, WindowPlan, hit_depth
 from ..devices.groups import WHOLE, Split
-from ..phrases import Phrase, counted_phrase
-from .percent import in_percent
+from ..phrases import Phrase, counted_phrase, in_turn, listed
+from .percent import SMALLEST, one_digit
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outcome:
     by_request: bool = False
 
 
-def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = None, rows: int = 1) -> str:
+def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = None, rows: int = 1) -> Phrase:
     """The choice, what it brings and why, in one line. It begins with "one core" if there is only one.
 
     Args:
@@ -37,23 +37,28 @@ def describe(chosen: Plan, devices: Sequence[str], outcome: Outcome | None = Non
         rows: how many evaluations are one model call.
     """
     if isinstance(chosen, AdaptivePlan) and rows > 1:
-        calls = f"{_calls(chosen, outcome)}{_distance(outcome)}"
-        return f"{rows} rows in one call on {devices[0]}: {calls} ({reasons_of(chosen)})"
+        return Phrase(
+            "{rows} rows in one call on {device}: {calls} ({reasons})",
+            rows=rows,
+            device=devices[0],
+            calls=_calls(chosen, outcome),
+            reasons=reasons_of(chosen),
+        )
     if isinstance(chosen, WindowPlan | AdaptivePlan) and chosen.cores > 1:
         return _describe_window(chosen, devices, outcome)
     if isinstance(chosen, ChordsPlan) and chosen.cores > 1:
         return _describe_chords(chosen, devices, outcome)
     if isinstance(chosen, AdaptivePlan):
-        return f"one core, {_calls(chosen, outcome)}{_distance(outcome)}: {reasons_of(chosen)}"
-    return f"one core: {reasons_of(chosen)}"
+        return Phrase("one core, {calls}: {reasons}", calls=_calls(chosen, outcome), reasons=reasons_of(chosen))
+    return Phrase("one core: {reasons}", reasons=reasons_of(chosen))
 
 
 def reasons_of(chosen: Plan) -> str:
     """Why this plan was chosen, the most important reason first."""
-    return "; ".join(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons))
+    return in_turn(tuple(dict.fromkeys(reason_in_words(reason, chosen) for reason in chosen.reasons)) or ("",))
 
 
-def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, str]) -> str:
+def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Mapping[Split, Phrase]) -> Phrase:
     """What ways to share a call were found to take, in a sentence.
 
     Args:
@@ -71,7 +76,7 @@ def describe_sharing(chosen: Split, seconds: Mapping[Split, float], dropped: Map
         return Phrase("{devices} devices share each call by tokens: {time} instead of {alone}", **values)
     slower = [split for split in seconds if split != WHOLE and split not in dropped]
     others = ", ".join(f"{split.name}: {_duration(seconds[split])}" for split in slower)
-    together: list[str] = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
+    together = [Phrase("they are not notably faster together ({others})", others=others)] if slower else []
     together += [
         Phrase("{split} cannot be used: {reason}", split=split.name, reason=reason) for split, reason in dropped.items()
     ]
@@ -95,74 +100,116 @@ def ends_by_measurement(chosen: Plan) -> bool:
     return isinstance(chosen, WindowPlan | AdaptivePlan)
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things, as in "1 device" and "2 devices"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def _calls(chosen: WindowPlan | AdaptivePlan, outcome: Outcome | None, in_a_row: bool = False) -> str:
+    """As in "about 13 of 20 calls", and "13 of 20 calls, about 0.4 % from KSampler's picture"."""
+    depth, steps = chosen.depth if outcome is None else outcome.depth, chosen.steps
+    if in_a_row and outcome is None:
+        calls = Phrase("about {calls} of {steps} calls in a row", calls=depth, steps=steps)
+    elif in_a_row:
+        calls = Phrase("{calls} of {steps} calls in a row", calls=depth, steps=steps)
+    elif outcome is None:
+        calls = Phrase("about {calls} of {steps} calls", calls=depth, steps=steps)
+    else:
+        calls = Phrase("{calls} of {steps} calls", calls=depth, steps=steps)
+    distance = _distance(outcome)
+    return calls if distance is None else listed([calls, distance])
 
 
-def _calls(chosen: WindowPlan | AdaptivePlan, outcome: Outcome | None) -> str:
-    """As in "about 13 of 20 calls"."""
-    made = f"about {chosen.depth}" if outcome is None else f"{outcome.depth}"
-    return f"{made} of {chosen.steps} calls"
-
-
-def _distance(outcome: Outcome | None) -> str:
-    """As in ", about 0.4 % from KSampler's picture"; empty before the run, and if the distance is not known."""
+def _distance(outcome: Outcome | None) -> Phrase | None:
+    """As in "about 0.4 % from KSampler's picture"; None before the run, and if the distance is not known."""
     if outcome is None:
-        return ""
+        return None
     if outcome.by_request:
-        return ", ended early by request"
-    return "" if outcome.estimate is None else f", {in_percent(outcome.estimate)} from KSampler's picture"
+        return Phrase("ended early by request")
+    if outcome.estimate is None:
+        return None
+    if outcome.estimate < SMALLEST:
+        return Phrase("less than 0.1 % from KSampler's picture")
+    return Phrase("about {percent} % from KSampler's picture", percent=one_digit(outcome.estimate))
 
 
-def _describe_window(chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], outcome: Outcome | None) -> str:
+def _describe_window(chosen: WindowPlan | AdaptivePlan, devices: Sequence[str], outcome: Outcome | None) -> Phrase:
     depth = chosen.depth if outcome is None else outcome.depth
     names = ", ".join(devices)
     if len(devices) < chosen.cores:
         turns = depth * math.ceil(chosen.cores / len(devices))
-        slower = ", slower than one core" if turns >= chosen.steps else ""
-        pace = f"on {names} the cores take turns, {turns} calls in a row{slower}"
+        pace: str = Phrase("on {devices} the cores take turns, {turns} calls in a row", devices=names, turns=turns)
+        if turns >= chosen.steps:
+            pace = listed([pace, Phrase("slower than one core")])
     elif depth >= chosen.steps:
-        pace = f"no faster than one core, on {names}"
+        pace = Phrase("no faster than one core, on {devices}", devices=names)
     else:
-        pace = f"{chosen.steps / depth:.1f}x fewer on {names}"
-    about = f"{chosen.cores} cores in a window: {_calls(chosen, outcome)} in a row{_distance(outcome)}"
-    return f"{about}; {pace} ({reasons_of(chosen)})"
+        pace = Phrase("{factor}x fewer on {devices}", factor=f"{chosen.steps / depth:.1f}", devices=names)
+    return Phrase(
+        "{cores} cores in a window: {calls}; {pace} ({reasons})",
+        cores=chosen.cores,
+        calls=_calls(chosen, outcome, in_a_row=True),
+        pace=pace,
+        reasons=reasons_of(chosen),
+    )
 
 
-def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> str:
-    which, pace = _which_result(chosen, outcome), _pace_of_chords(chosen, devices, outcome)
-    return f"{chosen.cores} cores (CHORDS): {which}; {pace} ({reasons_of(chosen)})"
+def _describe_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> Phrase:
+    return Phrase(
+        "{cores} cores (CHORDS): {result}; {pace} ({reasons})",
+        cores=chosen.cores,
+        result=_which_result(chosen, outcome),
+        pace=_pace_of_chords(chosen, devices, outcome),
+        reasons=reasons_of(chosen),
+    )
 
 
-def _which_result(chosen: ChordsPlan, outcome: Outcome | None) -> str:
+def _which_result(chosen: ChordsPlan, outcome: Outcome | None) -> Phrase:
     """The result that ends the run, and when."""
     if outcome is not None and outcome.by_request:
-        return f"ended early by request, with a result after {counted(outcome.depth, 'model call')}"
+        calls = counted_phrase(outcome.depth, "1 model call", "{count} model calls")
+        return Phrase("ended early by request, with a result after {calls}", calls=calls)
     if not isinstance(chosen.accept, Agreement):
-        which = "the exact result" if chosen.accept == chosen.cores else f"result {chosen.accept} of {chosen.cores}"
-        instead = f" instead of {chosen.steps}" if chosen.depth < chosen.steps else ""
-        return f"{which} after {chosen.depth} model calls{instead}"
+        which = Phrase("result {index} of {count}", index=chosen.accept, count=chosen.cores)
+        if chosen.accept == chosen.cores:
+            which = Phrase("the exact result")
+        values = {"result": which, "calls": chosen.depth, "steps": chosen.steps}
+        if chosen.depth < chosen.steps:
+            return Phrase("{result} after {calls} model calls instead of {steps}", **values)
+        return Phrase("{result} after {calls} model calls", result=which, calls=chosen.depth)
     share = f"{chosen.accept.threshold:.0%}"
     if outcome is not None:
-        return f"a result that is at most {share} off, or exact, after {outcome.depth} model calls"
+        return Phrase(
+            "a result that is at most {share} off, or exact, after {calls} model calls",
+            share=share,
+            calls=outcome.depth,
+        )
     if chosen.depth == chosen.steps:
-        return f"the exact result after {chosen.steps} model calls"
-    between = f"{chosen.depth} to {chosen.steps}"
-    return f"the first result that differs by at most {share} from the one before, after {between} model calls"
+        return Phrase("{result} after {calls} model calls", result=Phrase("the exact result"), calls=chosen.steps)
+    return Phrase(
+        "the first result that differs by at most {share} from the one before, after {calls} to {steps} model calls",
+        share=share,
+        calls=chosen.depth,
+        steps=chosen.steps,
+    )
 
 
-def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> str:
+def _pace_of_chords(chosen: ChordsPlan, devices: Sequence[str], outcome: Outcome | None) -> Phrase:
     depth = chosen.depth if outcome is None else outcome.depth
     names = ", ".join(devices)
     if len(devices) < chosen.cores:
-        turns = f"on {counted(len(devices), 'device')} ({names}) the cores take turns, slower than one core"
-        return f"{turns}; set cores to 0 for the fastest choice"
+        return Phrase(
+            "on {counted_devices} ({devices}) the cores take turns, slower than one core; set cores to 0 for the "
+            "fastest choice",
+            counted_devices=counted_phrase(len(devices), "1 device", "{count} devices"),
+            devices=names,
+        )
     if depth < chosen.steps:
-        return f"{chosen.steps / depth:.1f}x fewer calls in a row on {names}"
+        factor = f"{chosen.steps / depth:.1f}"
+        return Phrase("{factor}x fewer calls in a row on {devices}", factor=factor, devices=names)
     first = hit_depth(chosen.steps, chosen.starts, chosen.cores)
-    shown = f", but the first result is there after {first}" if first < chosen.steps else ""
-    return f"as many calls in a row as with one core{shown}; on {names}"
+    if first < chosen.steps:
+        return Phrase(
+            "as many calls in a row as with one core, but the first result is there after {calls}; on {devices}",
+            calls=first,
+            devices=names,
+        )
+    return Phrase("as many calls in a row as with one core; on {devices}", devices=names)
 
 
 _WITHIN_ALONE = "the other steps are interpolated, as far as the measured error allows"

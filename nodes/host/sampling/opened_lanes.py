@@ -20,6 +20,7 @@ from ..devices.request import DeviceRequest
 from ..devices.sharing import SharedModel, Sharing
 from ..devices.timings import Timings
 from ..interrupts import check_interrupt
+from ..known_sentences import phrase_of
 from ..monitoring.fallbacks import Fallback
 from ..phrases import Card, Phrase
 from ..ray.cluster import NotAllowed, cluster_lanes, no_worker, open_cluster_pool
@@ -142,7 +143,9 @@ class LaneOpener:
     def after_failed_rows(self, failed: OpenedRows, placement: Placement, error: RowsFailed) -> OpenedLanes:
         """Lanes of the placement without rows, for a run that begins again."""
         failed.failed(error)
-        note = Phrase("it took longer, because {error}; it began again with one row in each call", error=str(error))
+        note = Phrase(
+            "it took longer, because {error}; it began again with one row in each call", error=phrase_of(str(error))
+        )
         self._announcer.note([note], Fallback.ROWS)
         return self._on_devices(placement, keep_cores=False)
 
@@ -198,7 +201,7 @@ class LaneOpener:
         model = call.model if controls is None else controls.in_model(call.model, placement.groups[0], copies)
         return OpenedStock(placement, SharedModel(model, sharings[0]), sharings)
 
-    def _controls(self, placement: Placement) -> tuple[RunControls | None, str | None]:
+    def _controls(self, placement: Placement) -> tuple[RunControls | None, Phrase | None]:
         """The ControlNets of the run for these lanes, and why lanes cannot have them; nothing where there are none, or
         where all calls are made as the host makes them."""
         call, sides = self._call, [split for split in placement.splits if split.sides > 1]
@@ -280,7 +283,7 @@ class LaneOpener:
         if options.cores == 0 and cluster.lanes < placement.plan.cores:
             placement = self._placed_on_cluster(cluster.lanes, timings)
             if placement.plan.cores == 1:
-                note = f"only {cluster.lanes} of the Ray workers could be used"
+                note = Phrase("only {count} of the Ray workers could be used", count=cluster.lanes)
                 announcer.note([note], Fallback.WORKERS_MISSING)
                 return None
         announcer.say(describe(placement.plan, cluster.names), card_of(placement.plan, cluster.names))

@@ -9,6 +9,7 @@ from ....chords_core import ROW_COUNTS, RowsFailed
 from ..compatibility.rows import reason_against_rows
 from ..devices.batched_rows import RowCalls
 from ..devices.timings import Timings
+from ..known_sentences import phrase_of
 from ..phrases import Card, Phrase
 from .announcer import Announcer
 from .call import SamplerCall
@@ -32,7 +33,7 @@ class OpenedRows:
 
     def failed(self, error: RowsFailed) -> None:
         """No later run of this model and shape makes calls of so many rows."""
-        self.calls.forbid(error.rows, str(error))
+        self.calls.forbid(error.rows, phrase_of(str(error)))
         self.keep(self.calls.seconds)
 
 
@@ -92,5 +93,5 @@ def _placed_by_times(
     return chosen
 
 
-def _noted(placed: Placement, reason: str) -> Placement:
+def _noted(placed: Placement, reason: Phrase) -> Placement:
     return replace(placed, notes=(*placed.notes, Phrase("one row in each model call: {reason}", reason=reason)))

@@ -44,11 +44,11 @@ class Reasons(Protocol):
     placement asks only if the answer matters."""
 
     @property
-    def for_one_core(self) -> str | None:
+    def for_one_core(self) -> Phrase | None:
         """Why the model has to see its steps in order, on one device."""
 
     @property
-    def for_every_step(self) -> str | None:
+    def for_every_step(self) -> Phrase | None:
         """Why a result near that of every step cannot be promised with fewer calls or in a window."""
 
     @property
@@ -56,15 +56,15 @@ class Reasons(Protocol):
         """The name of a step cache, if that alone is the reason for one core."""
 
     @property
-    def for_one_device(self) -> str | None:
+    def for_one_device(self) -> Phrase | None:
         """Why no other device can make calls of this model. Its own device may make fewer."""
 
     @property
-    def against_sides(self) -> str | None:
+    def against_sides(self) -> Phrase | None:
         """Why two devices cannot evaluate the sides of a guided call."""
 
     @property
-    def against_tokens(self) -> str | None:
+    def against_tokens(self) -> Phrase | None:
         """Why calls of the model cannot be shared by tokens."""
 
 
@@ -112,7 +112,7 @@ class Placement:
 
     plan: Plan
     groups: tuple[Group, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Phrase, ...] = ()
     splits: tuple[Split, ...] = (WHOLE,)
     rows: int = 1
 
@@ -163,7 +163,7 @@ def _fastest_placement(
     return next(way for way in ways if choice.seconds(way) <= _NEARLY * fastest)
 
 
-def place_stock(request: DeviceRequest, facts: Facts, reason: str, timings: Timings | None) -> Placement:
+def place_stock(request: DeviceRequest, facts: Facts, reason: Phrase, timings: Timings | None) -> Placement:
     """The placement of the host's own sampler: one core, whose calls several devices may share.
 
     ``reason``: why only that sampler can do this.
@@ -191,7 +191,7 @@ def place_on_cluster(options: SamplerOptions, facts: Facts, lanes: int, timings:
     return _planned(options, facts, lanes, options.cores, costs, several=lanes > 1)
 
 
-def place_alone(placed: Placement, options: SamplerOptions, facts: Facts, problem: str) -> Placement:
+def place_alone(placed: Placement, options: SamplerOptions, facts: Facts, problem: Phrase) -> Placement:
     """One core on the model's own device, because of a ``problem`` with the others. It makes as many model calls as if
     the others did not exist, and every call where ``placed`` has every call."""
     alone = ((facts.primary,),)
@@ -269,7 +269,7 @@ class _Choice:
         return _described(replace(placed, groups=(group[:used],), splits=splits))
 
     @property
-    def why_alone(self) -> str:
+    def why_alone(self) -> Phrase:
         """Why no other device can share the calls of one core."""
         if self.facts.primary not in self.devices:
             return Phrase(
@@ -412,7 +412,7 @@ def _advised(placed: Placement, options: SamplerOptions, facts: Facts) -> Placem
     return replace(placed, plan=placed.plan.because(Advice("fidelity near: about {share} less time", share=share)))
 
 
-def _instead_of(cache: str, options: SamplerOptions) -> str:
+def _instead_of(cache: str, options: SamplerOptions) -> Phrase:
     """The advice to leave out calls by the fidelity instead of a step cache. See benchmarks/results/peers.md: at equal
     or more calls, the caches are further off by the 90th percentile in nearly every cell."""
     closer = Phrase("that leaves out calls too, and usually stays closer to KSampler's picture")
@@ -442,7 +442,7 @@ def _limits(placed: Placement) -> tuple[str | Reason, ...]:
     )
 
 
-def _sharing_reasons(placed: Placement) -> tuple[str, ...]:
+def _sharing_reasons(placed: Placement) -> tuple[Phrase, ...]:
     """What the devices of one core share, in a sentence; nothing for one device."""
     if placed.splits == (WHOLE,):
         return ()
@@ -468,13 +468,13 @@ def _on_own_device(facts: Facts) -> Facts:
     return replace(facts, devices=(facts.primary,))
 
 
-def _bound(placed: Placement, reason: str) -> Plan:
+def _bound(placed: Placement, reason: Phrase) -> Plan:
     """The plan for the model's own device, with the ``reason`` for that in place of reasons about other lanes."""
     others = (other for other in placed.plan.reasons if not (isinstance(other, Reason) and other.cause in _ABOUT_LANES))
     return replace(placed.plan, reasons=(reason, *others))
 
 
-def _noted(placed: Placement, note: str) -> Placement:
+def _noted(placed: Placement, note: Phrase) -> Placement:
     return replace(placed, notes=(*placed.notes, note))
 
 
@@ -488,7 +488,7 @@ def _is_about_lanes(chosen: Plan) -> bool:
     return any(isinstance(reason, Reason) and reason.lanes > 0 for reason in chosen.reasons)
 
 
-def _few_processors(lanes: int, processors: int) -> str:
+def _few_processors(lanes: int, processors: int) -> Phrase:
     return Phrase(
         "only {processors} of {lanes} CPU lanes are used, because the processor has {cores}",
         processors=processors,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ....chords_core import ROW_COUNTS, AdaptivePlan, plan
+from ..phrases import Phrase
 from .options import SamplerOptions
 from .placement import Facts, Placement
 
@@ -81,8 +82,12 @@ def _window(placed: Placement, facts: Facts, rows: int) -> AdaptivePlan:
     return chosen
 
 
-def _gain(rows: int, seconds: Mapping[int, float], takes: Callable[[int], float]) -> str:
+def _gain(rows: int, seconds: Mapping[int, float], takes: Callable[[int], float]) -> Phrase:
     """What rows gain, in a sentence."""
     saved = 1 - takes(rows) / takes(1)
-    longer = f"{rows} rows take {seconds[rows] / seconds[1]:.2f} times as long as one"
-    return f"{longer}, which saves about {100 * saved:.0f} % of the time"
+    return Phrase(
+        "{rows} rows take {factor} times as long as one, which saves about {percent} % of the time",
+        rows=rows,
+        factor=f"{seconds[rows] / seconds[1]:.2f}",
+        percent=f"{100 * saved:.0f}",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ....chords_core import AdaptivePlan, ChordsPlan, Plan, SequentialPlan, Timeline, WindowPlan
-from ..phrases import Card
+from ..phrases import Card, Phrase
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class ChordsRun:
     message: str = ""
     method: str = ""
     solver: str = ""
-    plan: Plan = SequentialPlan(0, ("nothing was sampled",))
+    plan: Plan = SequentialPlan(0, (Phrase("nothing was sampled"),))
     devices: tuple[str, ...] = ()
     depth: int = 0
     evaluations: int = 0

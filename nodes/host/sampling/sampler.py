@@ -49,10 +49,11 @@ from ..devices.sharing import Sharing, measured_splits
 from ..devices.timings import Timings, TimingsKey
 from ..devices.timings_file import keep_rows, keep_splits, recall_timings, timings_key
 from ..interrupts import check_interrupt, passed_on
+from ..known_sentences import phrase_of
 from ..monitoring.fallbacks import Fallback, Fallbacks
 from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown
-from ..phrases import Phrase
+from ..phrases import Phrase, in_turn, message_of
 from ..streaming.previews import Previews, Shapes, previewing, shapes_of_parts, shapes_on_model
 from ..streaming.stream import RUNS, RunStream
 from .announcer import Announcer
@@ -71,6 +72,8 @@ LANE_TIMEOUTS = LaneTimeouts()
 
 _LATENTS_A_NODE = 6  # that a window keeps, about
 _MAX_BYTES_ON_DEVICE = 2**30  # the trajectory of a larger window is kept in the machine's memory
+
+_WRAPPED = Phrase("another node wraps the sampler and expects its steps in order")
 
 OnRecord = Callable[[ChordsRun], None]
 
@@ -146,7 +149,7 @@ class _SamplerFunction:
         announcer = Announcer(self.shown)
         reason = self._reason_for_stock(call, announcer.fallbacks)
         if not call.plain:
-            return self._sample_stock(call, stream, announcer, str(reason))
+            return self._sample_stock(call, stream, announcer, reason or _WRAPPED)
         shapes = self.shapes or shapes_of_parts(call.guider.conds) or shapes_on_model(call.base_model, call.x)
         with previewing(stream, call.base_model, call.x.device, call.to_latent, self.preview_vae, shapes) as previews:
             if self.step_previews:
@@ -160,7 +163,7 @@ class _SamplerFunction:
             stream.send("accepted", index=1, core=1, depth=run.depth, by="plan")
             return samples, replace(run, hits=(RunHit(1, run.depth, call.to_latent(samples)),))
 
-    def _reason_for_stock(self, call: SamplerCall, fallbacks: Fallbacks) -> str | None:
+    def _reason_for_stock(self, call: SamplerCall, fallbacks: Fallbacks) -> Phrase | None:
         """Why only the host's own sampler can do this; None if ours can."""
         name, known = self.sampler_name, fallbacks.known
         if name not in PARALLEL:
@@ -170,25 +173,28 @@ class _SamplerFunction:
             )
             return known(Fallback.SAMPLER, reason)
         if not call.plain:
-            return known(Fallback.WRAPPED, Phrase("another node wraps the sampler and expects its steps in order"))
+            return known(Fallback.WRAPPED, _WRAPPED)
         try:
             check_sigmas(call.sigmas)
         except InvalidInput as error:
-            return known(Fallback.SCHEDULE, f"the schedule is none that can be run in parallel ({error})")
+            none = Phrase("the schedule is none that can be run in parallel ({error})", error=message_of(error))
+            return known(Fallback.SCHEDULE, none)
         last = SOLVERS[PARALLEL[name]].last_sigma
         if last and (call.steps < 2 or call.sigmas[-2] <= last):
-            return known(Fallback.SCHEDULE, f"{name} needs at least two steps, the last from above sigma {last}")
+            few = Phrase("{name} needs at least two steps, the last from above sigma {sigma}", name=name, sigma=last)
+            return known(Fallback.SCHEDULE, few)
         return None
 
     def _sample_stock(
-        self, call: SamplerCall, stream: RunStream, announcer: Announcer, reason: str
+        self, call: SamplerCall, stream: RunStream, announcer: Announcer, reason: Phrase
     ) -> tuple[Tensor, ChordsRun]:
         """The result of the host's own sampler. Several devices may share its calls."""
         with ExitStack() as stack:
             opened = self._opened_stock(call, stack, announcer, reason)
             chosen = opened.placement.plan
             names = names_of(opened.placement.groups)
-            announcer.say(f"one core, exactly as in KSampler: {reasons_of(chosen)}", card_of(chosen, names))
+            message = Phrase("one core, exactly as in KSampler: {reasons}", reasons=reasons_of(chosen))
+            announcer.say(message, card_of(chosen, names))
             run = ChordsRun(announcer.message, "stock", self.sampler_name, chosen, names, call.steps, estimate=0.0)
             send_plan(stream, run.plan, run.method, run.solver, run.devices, run.message)
             stock = comfy.samplers.sampler_object(self.sampler_name).sampler_function
@@ -199,7 +205,7 @@ class _SamplerFunction:
             run = replace(run, message=announcer.message, card=announcer.card, shared=shared, lost_lanes=lost)
             return samples, replace(run, fallbacks=_fallbacks(announcer, chosen, opened.sharings))
 
-    def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: str) -> OpenedStock:
+    def _opened_stock(self, call: SamplerCall, stack: ExitStack, announcer: Announcer, reason: Phrase) -> OpenedStock:
         if not call.plain:
             placement = Placement(SequentialPlan(call.steps, (reason,)), ((call.x.device,),))
             return OpenedStock(placement, call.model)
@@ -241,7 +247,9 @@ class _SamplerFunction:
             try:
                 return self._driven(call, lanes, stream, previews, announcer)
             except WorkersUnavailable as error:  # the last one is lost: the same plan gives the same picture here
-                announcer.note([f"all Ray workers were lost, so it was done here ({error})"], Fallback.WORKERS_LOST)
+                why = phrase_of(message_of(error))
+                note = Phrase("all Ray workers were lost, so it was done here ({error})", error=why)
+                announcer.note([note], Fallback.WORKERS_LOST)
                 devices = lane_devices(self.request, call.primary)[: lanes.plan.cores]
                 placement = Placement(lanes.plan, tuple((device,) for device in devices))
                 return self._driven(call, opener.local(placement, keep_cores=True), stream, previews, announcer)
@@ -353,7 +361,7 @@ class _SamplerFunction:
             message = describe(lanes.plan, lanes.names, outcome, lanes.rows)
             announcer.say(message, card_of(lanes.plan, lanes.names, outcome, lanes.rows))
         if relay.lost_lanes:
-            lost = "; ".join(relay.lost_lanes)
+            lost = in_turn(relay.lost_lanes)
             announcer.add([Phrase("it took longer, because of lost devices: {lost}", lost=lost)])
         _SamplerFunction._say_sharing(announcer, lanes.sharings)
 
@@ -364,7 +372,7 @@ class _SamplerFunction:
             return
         first = sharings[0]
         lost = _lost_members(sharings)
-        said: list[str] = [Phrase("lost a device, and went on without it: {lost}", lost=each) for each in lost]
+        said = [Phrase("lost a device, and went on without it: {lost}", lost=each) for each in lost]
         if not said and first.reason is not None:
             said.append(Phrase("calls were not shared by tokens: {problem}", problem=first.reason))
         elif not said and first.chosen is not None and (WHOLE in first.seconds or first.dropped):
@@ -381,12 +389,12 @@ class _Reasons:
     fallbacks: Fallbacks
 
     @property
-    def for_one_core(self) -> str | None:
+    def for_one_core(self) -> Phrase | None:
         reason = reason_for_one_core(self.call.guider, self.call.model_options)
         return self.fallbacks.known(Fallback.PATCHES, reason)
 
     @property
-    def for_every_step(self) -> str | None:
+    def for_every_step(self) -> Phrase | None:
         return self.fallbacks.known(Fallback.EVERY_STEP, reason_for_every_step(self.call.guider, self.call.sigmas))
 
     @property
@@ -394,16 +402,16 @@ class _Reasons:
         return step_cache(self.call.guider, self.call.model_options)
 
     @property
-    def for_one_device(self) -> str | None:
+    def for_one_device(self) -> Phrase | None:
         reason = reason_for_one_device(self.call.guider.model_patcher, self.call.model_options)
         return self.fallbacks.known(Fallback.ONE_DEVICE, reason)
 
     @property
-    def against_sides(self) -> str | None:
+    def against_sides(self) -> Phrase | None:
         return reason_against_sides(self.call.guider, self.call.model_options)
 
     @property
-    def against_tokens(self) -> str | None:
+    def against_tokens(self) -> Phrase | None:
         reason = reason_against_tokens(self.call.guider, self.call.model_options)
         return self.fallbacks.known(Fallback.SHARING, reason)
 
@@ -441,9 +449,13 @@ def _shared_calls(sharings: Sequence[Sharing]) -> SharedCalls | None:
     return SharedCalls(first.split.name, {split.name: seconds for split, seconds in first.seconds.items()})
 
 
-def _lost_members(sharings: Sequence[Sharing]) -> tuple[str, ...]:
+def _lost_members(sharings: Sequence[Sharing]) -> tuple[Phrase, ...]:
     """The lanes that lost a device, each with its error."""
-    return tuple(f"{SHARE.join(map(str, each.group))} ({each.lost})" for each in sharings if each.lost is not None)
+    return tuple(
+        Phrase("{device} ({error})", device=SHARE.join(map(str, each.group)), error=each.lost)
+        for each in sharings
+        if each.lost is not None
+    )
 
 
 def _with_pictures(callback: Any, previews: Previews) -> Callable[[dict[str, Any]], None]:

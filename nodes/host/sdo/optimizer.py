@@ -23,7 +23,7 @@ from torch import Tensor
 from ....chords_core import InvalidInput
 from ....chords_core.sdo.trajectory import steps_to_keep
 from ..node_text import show_text
-from ..phrases import Phrase
+from ..phrases import Card, Phrase, in_turn
 from ..sampling.ksampler import schedule
 from ..sampling.names import STEP_SAMPLERS
 from ..streaming.previews import to_picture
@@ -34,7 +34,7 @@ from .given_latent import check_latent
 from .initial_noise import first_state, taking_initial_noise, to_latent_samples
 from .networks import check_gradient
 from .options import OptimizerOptions
-from .progress import ObjectiveHistory, streamed_run
+from .progress import ObjectiveHistory, counted_iterations, streamed_run
 from .resume import CancelledRuns, RunInputs
 from .sampler_function import SearchFunction, SearchResult
 
@@ -65,13 +65,29 @@ class OptimizationResult:
     @property
     def message(self) -> str:
         """The result in a line."""
+        return in_turn(self._told)
+
+    @property
+    def card(self) -> Card:
+        """The result as the node shows it."""
+        return Card(self._told[:1], self._told[1:])
+
+    @property
+    def _told(self) -> tuple[str, ...]:
         first, best, done = float(self.history.first.mean()), float(self.objective.mean()), len(self.history.values)
-        told = f"objective {best:.4g}, from {first:.4g}, in {done} iteration{'s' if done != 1 else ''}"
+        told: list[str] = [
+            Phrase(
+                "objective {value}, from {first}, in {iterations}",
+                value=f"{best:.4g}",
+                first=f"{first:.4g}",
+                iterations=counted_iterations(done),
+            )
+        ]
         if self.stopped is not None:
-            told += f"; {self.stopped}"
+            told.append(self.stopped)
         if not best < first:
-            told += "; no better initial noise was found: try more candidates, or another seed"
-        return told
+            told.append(Phrase("no better initial noise was found: try more candidates, or another seed"))
+        return tuple(told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +227,7 @@ def _sampled_result(setup: _SearchSetup, best: SearchResult, stream: RunStream) 
         seconds=stream.seconds,
         stopped=best.stopped,
     )
-    show_text(result.message)
+    show_text(result.message, result.card)
     return result
 
 

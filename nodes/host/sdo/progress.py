@@ -17,7 +17,7 @@ from torch import Tensor
 from ....chords_core import Improved, Iterated, OptimizationEvent, RolledBack
 from ..monitoring.reporter import REPORTER
 from ..node_text import failure_shown, show_lines
-from ..phrases import Phrase
+from ..phrases import Phrase, counted_phrase
 from ..streaming.previews import rough_previewer, to_picture
 from ..streaming.stream import RUNS, RunStream
 
@@ -159,3 +159,18 @@ class OptimizationProgress:
 def numbers(values: Tensor) -> list[float | None]:
     """Values [B] as JSON takes them: NaN and infinity are null."""
     return [float(value) if bool(torch.isfinite(value)) else None for value in values]
+
+
+def counted_iterations(number: int) -> Phrase:
+    """As in "12 iterations"."""
+    return counted_phrase(number, "1 iteration", "{count} iterations")
+
+
+def ended_after(how: str, iterations: int) -> Phrase:
+    """Why an optimisation ended early. ``how``: "accepted", "cancelled" or "failed"."""
+    counted = counted_iterations(iterations)
+    if how == "accepted":
+        return Phrase("accepted after {iterations}", iterations=counted)
+    if how == "cancelled":
+        return Phrase("cancelled after {iterations}", iterations=counted)
+    return Phrase("failed after {iterations}", iterations=counted)

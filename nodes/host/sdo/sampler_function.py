@@ -29,7 +29,7 @@ from .input_names import renamed_inputs
 from .model_call import DifferentiableModelCall, conditioned_call
 from .networks import explained, load_networks, raise_if_interrupted
 from .options import OptimizerOptions
-from .progress import ObjectiveHistory, OptimizationProgress
+from .progress import ObjectiveHistory, OptimizationProgress, ended_after
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class SearchFunction:
         if progress is None or progress.best is None:
             return None
         iteration = len(progress.history.values)
-        ended = f"{stopped} after {iteration} iteration{'s' if iteration != 1 else ''}"
+        ended = ended_after(stopped, iteration)
         return SearchResult(progress.best.x.cpu(), progress.history, ended)
 
     def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:

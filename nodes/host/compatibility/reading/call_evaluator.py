@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ...phrases import Phrase
 from .expression_evaluator import CHANCE, ExpressionEvaluator
 from .known_calls import (
     ADVANCES,
@@ -112,7 +113,7 @@ class CallEvaluator(ExpressionEvaluator):
             return replace(functools.reduce(Value.__or__, values, MADE), obj=UNKNOWN)
         if called is next and values:
             if values[0].kept:
-                self._note(f"advances {ast.unparse(call.node.args[0])}")
+                self._note(Phrase("advances {code}", code=ast.unparse(call.node.args[0])))
             return replace(values[0], obj=UNKNOWN)
         if called is type and len(values) == 1:
             obj = values[0].obj
@@ -148,28 +149,28 @@ class CallEvaluator(ExpressionEvaluator):
         return replace(instance, obj=UNKNOWN)
 
 
-def _change(call: _Call) -> str | None:
+def _change(call: _Call) -> Phrase | None:
     """What a call changes that outlives the call of the patch, in words; None if nothing."""
     called, name, base, first = call.called, call.name, call.base, call.first
     owner = getattr(called, "__self__", None)
     is_first_kept = first.kept or (first.given and _is_one_of(called, (setattr, delattr, object.__setattr__)))
     is_in_place = isinstance(base.obj, types.ModuleType) and name.endswith("_") and not name.startswith("__")
     if (_is_one_of(called, CHANGES_FIRST) or is_in_place) and is_first_kept:
-        return f"writes to what outlives the call, by {call.source}"
+        return Phrase("writes to what outlives the call, by {code}", code=call.source)
     if isinstance(owner, CONTAINERS) and not base.kept and _is_changing(_name_of(called, name), owner):
-        return f"changes what outlives the call, by {call.source}"
+        return Phrase("changes what outlives the call, by {code}", code=call.source)
     if getattr(called, "__module__", None) == "unittest.mock":
-        return f"replaces parts of other objects for a time, by {call.source}"
+        return Phrase("replaces parts of other objects for a time, by {code}", code=call.source)
     if base.kept and name in ADVANCES:
-        return f"advances {call.source}"
+        return Phrase("advances {code}", code=call.source)
     if isinstance(called, types.FunctionType) and called.__module__ == "torch.nn.init" and is_first_kept:
-        return f"writes to {ast.unparse(call.node.args[0])}"
+        return Phrase("writes to {code}", code=ast.unparse(call.node.args[0]))
     if isinstance(base.obj, type) and name in CHANGES_CONTAINER and first.kept:
-        return f"changes {ast.unparse(call.node.args[0])}"
+        return Phrase("changes {code}", code=ast.unparse(call.node.args[0]))
     if "out" in call.named and call.named["out"].kept:
-        return "writes to what outlives the call, by out="
+        return Phrase("writes to what outlives the call, by {code}", code="out=")
     if base.kept and isinstance(call.node.func, ast.Attribute) and _is_changing(name, base.obj):
-        return f"changes {ast.unparse(call.node.func.value)}"
+        return Phrase("changes {code}", code=ast.unparse(call.node.func.value))
     return None
 
 

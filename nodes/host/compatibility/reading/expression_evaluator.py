@@ -11,12 +11,13 @@ import types
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ...phrases import Phrase
 from .function_source import FunctionNode, callables_in
 from .known_calls import LANES, OPERATORS, TENSOR_PARTS, draws
 from .known_values import MADE, UNKNOWN, Instance, Nested, Scope, Value, attribute_of, is_followed
 
-STATE = "keeps state from call to call"
-CHANCE = "draws random numbers in each call"
+STATE = "state"
+CHANCE = "chance"
 
 OPTIONS = "model_options"
 """The name of the model options, which outlive the call wherever they appear."""
@@ -69,7 +70,7 @@ class ExpressionEvaluator:
             if is_followed(found):
                 self._reader.enter(found, [], {}, self._depth + 1)
             elif draws(found, getattr(found, "__name__", ""), None, True):
-                self._note(getattr(found, "__name__", "a generator"), CHANCE)
+                self._note(getattr(found, "__name__", Phrase("a generator")), CHANCE)
 
     def _operate(self, value: Value, *methods: str) -> None:
         """Follow the methods that an operator calls of an object of a pack."""
@@ -98,11 +99,11 @@ class ExpressionEvaluator:
         elif isinstance(target, ast.Attribute):
             base = self._eval(target.value)
             if base.kept or base.given:
-                self._note(f"writes to {ast.unparse(target)}")
+                self._note(Phrase("writes to {code}", code=ast.unparse(target)))
         elif isinstance(target, ast.Subscript):
             self._eval(target.slice)
             if self._eval(target.value).kept:
-                self._note(f"writes to {ast.unparse(target)}")
+                self._note(Phrase("writes to {code}", code=ast.unparse(target)))
         elif isinstance(target, ast.Starred):
             self._write(target.value, value)
         elif isinstance(target, ast.Tuple | ast.List):
@@ -115,7 +116,7 @@ class ExpressionEvaluator:
         elif self._scope.outer is not None and self._scope.outer.holds(name):
             self._scope.outer.set_nonlocal(name, value)
         else:
-            self._note(f"writes to {name}")
+            self._note(Phrase("writes to {code}", code=name))
 
     def _write_local(self, target: ast.expr, value: Value) -> None:
         for name in ast.walk(target):

@@ -25,9 +25,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 from torch import nn
 
+from ...phrases import Phrase
 from ..hooks import functions_set_on
 from ..origins import FOREIGN, is_changed, origin_of, pack_of
-from .expression_evaluator import STATE
+from .expression_evaluator import CHANCE, STATE
 from .function_source import callables_in, functions_held_by, syntax_of
 from .known_calls import LANES
 from .known_values import MADE, Instance, Nested, Scope, Value, attribute_of
@@ -42,7 +43,7 @@ _MAX_FUNCTIONS = 400  # of one patch: the code of a larger patch is not read to 
 class Finding:
     """Why a patch is not the same in every call: it keeps state or draws random numbers.
 
-    ``code``: the code that does so, in ``function`` of ``pack``.
+    ``code``: the code that does so, or what it does, in ``function`` of ``pack``.
     """
 
     kind: str
@@ -51,8 +52,14 @@ class Finding:
     pack: str
 
     def __str__(self) -> str:
-        code = textwrap.shorten(self.code, _MAX_CODE, placeholder="...")
-        return f"{self.kind} ({code}, in {self.function} of {self.pack})"
+        return self.about("").lstrip()
+
+    def about(self, name: str) -> Phrase:
+        """The finding as a sentence about the patch of this name."""
+        values = {"name": name, "code": _shortened(self.code), "function": self.function, "pack": self.pack}
+        if self.kind == CHANCE:
+            return Phrase("{name} draws random numbers in each call ({code}, in {function} of {pack})", **values)
+        return Phrase("{name} keeps state from call to call ({code}, in {function} of {pack})", **values)
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ class _Reader:
         node = syntax_of(function)
         if node is None:
             if writes_outside(code, frozenset(code.co_freevars)):
-                self.note(function, "writes to what outlives the call")
+                self.note(function, Phrase("writes to what outlives the call"))
             for other in functions_held_by(function):
                 self.enter(other, [], {}, depth + 1)
             return MADE
@@ -197,6 +204,20 @@ class _Reader:
         """Note something in ``function`` that is not the same in every call."""
         finding = Finding(kind, code, function.__qualname__.rpartition("<locals>.")[2], pack_of(function))
         self.findings.append((function.__code__, finding))
+
+
+def _shortened(code: str) -> str:
+    """At most `_MAX_CODE` characters of a code, or of a phrase about code."""
+    short = textwrap.shorten(code, _MAX_CODE, placeholder="...")
+    if not isinstance(code, Phrase):
+        return short
+    beginning, _, end = code.template.partition("{code}")
+    whole = beginning + " ".join(code.values.get("code", "").split()) + end
+    if short == whole:
+        return Phrase(code.template, **{name: " ".join(value.split()) for name, value in code.values.items()})
+    if short.startswith(beginning) and not end:
+        return Phrase(code.template, code=short.removeprefix(beginning))
+    return short
 
 
 def _function_of(hook: Callable[..., Any]) -> types.FunctionType | None:

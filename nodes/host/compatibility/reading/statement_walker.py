@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ...phrases import Phrase
 from .call_evaluator import CallEvaluator
 from .expression_evaluator import OPTIONS, Reader
 from .function_source import FunctionNode
@@ -95,7 +96,7 @@ class StatementWalker(CallEvaluator, ast.NodeVisitor):
         before = self._scope[node.target.id]
         self._operate(before, f"__i{OPERATORS[type(node.op)]}__", f"__{OPERATORS[type(node.op)]}__")
         if before.kept and isinstance(before.obj, CONTAINERS):
-            self._note(f"changes {node.target.id} in place")
+            self._note(Phrase("changes {code} in place", code=node.target.id))
         self._write(node.target, MADE if before.kept else before)
 
     def visit_Delete(self, node: ast.Delete) -> None:
@@ -110,7 +111,7 @@ class StatementWalker(CallEvaluator, ast.NodeVisitor):
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         elements = self._elements(node.iter)
         if elements.kept and isinstance(self._eval_without_following(node.iter).obj, Iterator):
-            self._note(f"advances {ast.unparse(node.iter)}")
+            self._note(Phrase("advances {code}", code=ast.unparse(node.iter)))
         for _ in range(2):  # the second time with the values that the first time leaves
             self._write(node.target, elements)
             self._branches(node.body, [])

@@ -24,6 +24,7 @@ from .....chords_core import (
     WorkersUnavailable,
 )
 from .....chords_core.execution.pools import Waits
+from ...phrases import Phrase
 
 ROUNDS = 3
 
@@ -123,7 +124,7 @@ class TrialRounds:
         """The answers of the first round, by lane."""
         return self._answers[0]
 
-    def failure(self, lanes: TrialLanes) -> str | None:
+    def failure(self, lanes: TrialLanes) -> Phrase | None:
         """Which condition of a parallel run does not hold; None if all hold."""
         for error in self._lost.values():
             if not has_other_cause(error):
@@ -131,21 +132,22 @@ class TrialRounds:
         first, _, again = self._answers
         for lane in first.keys() & again.keys():
             if _difference(first[lane].denoised, again[lane].denoised) > lanes.tolerance(lane, lane):
-                return "the same call gave another result after a different call"
+                return Phrase("the same call gave another result after a different call")
         if not all(
             _is_equal(evaluation.x, self._inputs[evaluation.index])
             for evaluations in self._rounds
             for evaluation in evaluations
         ):
-            return "they change the latent that they get as input"
+            return Phrase("they change the latent that they get as input")
         if (reference := first.get(lanes.reference)) is None:
             return None
         for lane in sorted(first):
             if _difference(reference.denoised, first[lane].denoised) > lanes.tolerance(lanes.reference, lane):
-                return f"the model's copy on {lanes.devices[lane]} gave another result than the model"
+                device = str(lanes.devices[lane])
+                return Phrase("the model's copy on {device} gave another result than the model", device=device)
         return None
 
-    def failure_against_host(self, lanes: TrialLanes) -> str | None:
+    def failure_against_host(self, lanes: TrialLanes) -> Phrase | None:
         """Whether the host's own call gives another result, where no lane makes that call."""
         first = self.first_answers().get(lanes.reference)
         if lanes.host_call is None or first is None:
@@ -153,7 +155,7 @@ class TrialRounds:
         expected = lanes.host_call(self.x.clone(), self.sigma)
         if _difference(expected, first.denoised) <= max(1e-4, 4 * torch.finfo(lanes.dtype).eps):
             return None
-        return "the lanes gave another result than the model on its own device"
+        return Phrase("the lanes gave another result than the model on its own device")
 
 
 def has_other_cause(error: Exception) -> bool:
@@ -161,10 +163,10 @@ def has_other_cause(error: Exception) -> bool:
     return isinstance(error, NonFiniteDenoised | LaneStuck | WorkersUnavailable | torch.cuda.OutOfMemoryError)
 
 
-def failure_of(error: Exception) -> str:
+def failure_of(error: Exception) -> Phrase:
     """The failure of patches that raised an error."""
     message = textwrap.shorten(str(error), _MAX_ERROR_LENGTH, placeholder="...")
-    return f"they fail when the steps are not in order ({message})"
+    return Phrase("they fail when the steps are not in order ({message})", message=message)
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:

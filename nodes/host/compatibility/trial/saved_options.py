@@ -6,6 +6,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+from ...phrases import Phrase
+
 
 @dataclass(frozen=True, eq=False)
 class SavedOptions:
@@ -34,7 +36,7 @@ class SavedOptions:
                     str(key) for key in {**before, **now} if key not in now or now[key] is not before.get(key, now)
                 ]
             elif len(now) != len(before):
-                keys.append("an entry of a list")
+                keys.append(Phrase("an entry of a list"))
         return list(dict.fromkeys(keys))
 
     def restore(self) -> None:

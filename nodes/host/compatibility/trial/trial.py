@@ -18,6 +18,7 @@ from torch import Tensor
 from .....chords_core import LaneTimeouts, Pool
 from .....chords_core.execution.driver import drive
 from .....chords_core.execution.lane_timeout import LaneWatchdog
+from ...phrases import Phrase, listed
 from .rounds import ROUNDS, FirstAnswerPool, TrialLanes, TrialRounds, failure_of, has_other_cause
 from .saved_generators import SavedGenerators
 from .saved_options import SavedOptions
@@ -34,7 +35,7 @@ def run_trial(
     sigmas: Tensor,
     cancelled: Callable[[], bool],
     timeouts: LaneTimeouts,
-) -> tuple[Pool, str | None]:
+) -> tuple[Pool, Phrase | None]:
     """Try the patches on the lanes of ``pool``, and remember the verdict.
 
     An error that a patch raises is a failure of the trial. A cancel of the prompt passes through. An error with another
@@ -68,7 +69,10 @@ def run_trial(
         generators.restore()
         patches.restore()
         options.restore()
-    reason = None if failure is None else f"patches of {', '.join(subject.packs)} were tried, and {failure}"
+    reason = None
+    if failure is not None:
+        packs = ", ".join(subject.packs)
+        reason = Phrase("patches of {packs} were tried, and {failure}", packs=packs, failure=failure)
     if is_conclusive:
         remember(subject, places, reason, anywhere)
     return FirstAnswerPool(pool, trial), reason
@@ -80,10 +84,10 @@ def _failure(
     generators: SavedGenerators,
     options: SavedOptions,
     devices: set[torch.device],
-) -> str | None:
+) -> Phrase | None:
     """Which condition the calls of a trial did not meet; None if they met all."""
     if drawn := generators.changed(SavedGenerators.now(devices)):
-        return f"they draw random numbers in each call ({', '.join(drawn)})"
+        return Phrase("they draw random numbers in each call ({generators})", generators=listed(drawn))
     if changed := options.changed():
-        return f"they keep state in the model's options ({', '.join(changed)})"
+        return Phrase("they keep state in the model's options ({options})", options=listed(changed))
     return trial.failure(lanes)

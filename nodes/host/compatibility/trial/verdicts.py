@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...phrases import Phrase
 from ..hooks import Hook
 
 LanePlace = tuple[torch.device, ...] | str
@@ -53,7 +54,7 @@ class Verdict:
     guider: Callable[[], type | None]
     controlled: bool
     places: frozenset[LanePlace]
-    reason: str | None
+    reason: Phrase | None
     anywhere: bool
 
     def is_about(self, subject: TrialSubject) -> bool:
@@ -70,7 +71,7 @@ class Verdict:
 _verdicts: weakref.WeakKeyDictionary[Any, list[Verdict]] = weakref.WeakKeyDictionary()  # by model
 
 
-def known_reason(subject: TrialSubject) -> str | None:
+def known_reason(subject: TrialSubject) -> Phrase | None:
     """The reason for one core, if an earlier trial gave one that holds for lanes in any place."""
     return next(
         (verdict.reason for verdict in _about(subject) if verdict.reason is not None and verdict.anywhere), None
@@ -89,7 +90,7 @@ def known_verdict(subject: TrialSubject, places: Sequence[LanePlace]) -> Verdict
     return None
 
 
-def remember(subject: TrialSubject, places: Sequence[LanePlace], reason: str | None, anywhere: bool) -> None:
+def remember(subject: TrialSubject, places: Sequence[LanePlace], reason: Phrase | None, anywhere: bool) -> None:
     """Store the result of a trial."""
     try:
         hooks = tuple(_reference(hook.call) for hook in subject.hooks)

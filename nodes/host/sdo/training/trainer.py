@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .....chords_core import InvalidInput
 from ...node_text import show_text
-from ...phrases import Phrase
+from ...phrases import Card, Phrase, counted_phrase, in_turn
 from ...sampling.ksampler import schedule
 from ...sampling.names import STEP_SAMPLERS
 from ...streaming.stream import RunStream
@@ -30,7 +30,7 @@ from ..autograd import plain
 from ..context import ObjectiveContext, ObjectiveSpec
 from ..given_latent import check_latent
 from ..networks import check_gradient
-from ..progress import streamed_run
+from ..progress import counted_iterations, streamed_run
 from ..resume import CancelledRuns, RunInputs
 from .checks import check_devices, check_layers_in_use, check_one_picture_for_all
 from .layers import choose_layers
@@ -104,19 +104,34 @@ class TrainingResult:
     @property
     def message(self) -> str:
         """The result in a line."""
+        return in_turn(self._told)
+
+    @property
+    def card(self) -> Card:
+        """The result as the node shows it."""
+        return Card(self._told[:1], self._told[1:])
+
+    @property
+    def _told(self) -> tuple[str, ...]:
         shown, done = self.shown, len(self.history.values)
-        iterations, count = f"{done} iteration{'s' if done != 1 else ''}", len(shown.before)
+        iterations, stopped = counted_iterations(done), [self.stopped] if self.stopped is not None else []
         if shown.problem is not None:
-            told = f"trained for {iterations}, but the pictures that show the result failed: {shown.problem}"
-            return told + (f"; {self.stopped}" if self.stopped is not None else "")
+            failed = Phrase(
+                "trained for {iterations}, but the pictures that show the result failed: {error}",
+                iterations=iterations,
+                error=shown.problem,
+            )
+            return failed, *stopped
         before, after = float(shown.before.mean()), float(shown.after.mean())
-        told = f"objective {after:.4g}, from {before:.4g}, of {count} picture{'s' if count != 1 else ''} "
-        told += f"that it was not trained on, after {iterations}"
-        if self.stopped is not None:
-            told += f"; {self.stopped}"
-        if not after < before:
-            told += "; the pictures have not improved: try more iterations, a smaller lr, or a larger batch"
-        return told
+        told = Phrase(
+            "objective {value}, from {first}, of {pictures} that it was not trained on, after {iterations}",
+            value=f"{after:.4g}",
+            first=f"{before:.4g}",
+            pictures=counted_phrase(len(shown.before), "1 picture", "{count} pictures"),
+            iterations=iterations,
+        )
+        advice = Phrase("the pictures have not improved: try more iterations, a smaller lr, or a larger batch")
+        return told, *stopped, *([] if after < before else [advice])
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +243,7 @@ def _shown_result(setup: _Setup, best: TrainingOutcome, stream: RunStream) -> Tr
         seconds=stream.seconds,
         stopped=best.stopped,
     )
-    show_text(result.message)
+    show_text(result.message, result.card)
     return result
 
 

@@ -29,6 +29,7 @@ from ..initial_noise import first_state
 from ..input_names import renamed_inputs
 from ..model_call import DifferentiableModelCall
 from ..networks import explained, load_networks
+from ..progress import ended_after
 from .batches import Batches
 from .hooks import attached
 from .lora import Lora
@@ -76,7 +77,7 @@ class TrainingFunction:
         if self._lora is None or self._progress is None or not self._progress.history.values:
             return None
         done = len(self._progress.history.values)
-        ended = f"{stopped} after {done} iteration{'s' if done != 1 else ''}"
+        ended = ended_after(stopped, done)
         return TrainingOutcome(self._lora.file(), self._progress.history, ended)
 
     def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:

@@ -147,7 +147,11 @@ def test_the_enlarged_view(frontend: Frontend, client: ComfyClient, tmp_path) ->
 
 
 SLOW_EXTENSION = """
-const wait = () => new Promise((done) => setTimeout(done, 600));
+window.delayed = 0; // loads of a workflow
+const wait = async () => {
+  await new Promise((done) => setTimeout(done, 600));
+  window.delayed += 1;
+};
 app.registerExtension({ name: "test.slow", afterConfigureGraph: wait });
 """
 
@@ -170,8 +174,10 @@ def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: Co
     frontend.evaluate("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
     frontend.until(lambda: len(frontend.panel().drawn()) == count, "the tab has its strip")
+    delayed = frontend.page.evaluate("window.delayed")
     open_workflow(frontend)
     panel = frontend.panel()
+    frontend.until(lambda: frontend.page.evaluate("window.delayed") > delayed, "the frontend goes on")
     frontend.page.wait_for_timeout(500)
     assert (panel.state, panel.labels) == ("idle", [])
     frontend.start()

@@ -61,7 +61,7 @@ app.registerExtension({
 
   /** Outputs without a prompt: one from the history, or those of a tab that is on the screen again. */
   onNodeOutputsUpdated(outputs) {
-    if (tabs.isChanging && isOfTheTab(outputs)) return; // a workflow is opened again in its tab: these are of before
+    if (tabs.isSame && isOfTheTab(outputs)) return; // a workflow is opened again in its tab: these are of before
     for (const [id, output] of Object.entries(outputs)) {
       const panel = panels.get(nodeAt(id));
       if (!panel || panel.run || !output.chords) continue;

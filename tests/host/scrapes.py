@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 def fallbacks(server: ComfyServer) -> dict[str, float]:
     """How many runs have fallen back so far, by the class of the reason."""
-    with urllib.request.urlopen(f"{server.url}/chords/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"{server.url}/chords/metrics", timeout=300) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     (counted,) = [family for family in families if family.name == "chords_fallbacks"]
     return {each.labels["reason"]: each.value for each in counted.samples if each.name.endswith("_total")}

@@ -114,8 +114,8 @@ def test_figures_of_the_sweep(run_graph, client) -> None:
 
 
 def test_where_calls_take_their_time_several_lanes_are_recommended(client) -> None:
-    """A model that answers to the same in few calls as in many, 40 ms each: what is fastest is close enough, too."""
-    figures = _measured(client, 40.0, steps=20).figures
+    """A model that answers to the same in few calls as in many, 100 ms each: what is fastest is close enough, too."""
+    figures = _measured(client, 100.0, steps=20).figures
     best = figures["rows"][figures["recommended"]["row"]]
     assert best["node"] == figures["recommended"]["node"] == "ChordsKSampler"
     assert best["accepted"]["rmse"] < 0.02 and best["speedup"] > 1.3

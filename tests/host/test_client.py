@@ -62,7 +62,7 @@ def without_socket(server: ComfyServer) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.path.startswith("/ws"):
                 return self.send_error(400)
-            answer = requests.request(self.command, server.url + self.path, data=body, timeout=60)
+            answer = requests.request(self.command, server.url + self.path, data=body, timeout=ENOUGH_SECONDS)
             self.send_response(answer.status_code)
             self.end_headers()
             self.wfile.write(answer.content)
@@ -122,6 +122,7 @@ def _the_server_is_idle_again(client: ComfyClient) -> Iterator[None]:
     _let_go(client)
     for item in (item for items in client.get_json("/queue").values() for item in items):
         client.cancel(item[1])
+        assert _gone(client, item[1])
 
 
 def _settings(**inputs: Any) -> list[str]:

@@ -29,7 +29,7 @@ def ours(client: ComfyClient) -> dict[str, Any]:
 def _fetch(client: ComfyClient, path: str) -> tuple[str, bytes]:
     """Type and content of a file, as the browser gets it."""
     try:
-        with urllib.request.urlopen(client.url + quote(path), timeout=30) as answer:
+        with urllib.request.urlopen(client.url + quote(path), timeout=300) as answer:
             return answer.headers.get_content_type(), answer.read()
     except urllib.error.HTTPError as error:
         pytest.fail(f"{path}: {error}")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from playwright.sync_api import Browser, sync_playwright
 from servers import Servers
 
 LOG_LINES = 40
+END_SECONDS = 120.0  # for a prompt that is cancelled, on a busy machine
 SIDE_PANEL = 380  # pixels; the newest frontend is opened with its side panel
 
 
@@ -80,6 +82,16 @@ OpenFrontend = Callable[..., Frontend]
 """Opens the frontend in a new profile, with values of its settings by name."""
 
 
+def _end_all_prompts(client: ComfyClient) -> None:
+    """Cancel what runs and what waits, until there is nothing: the next test finds an idle server."""
+    limit = time.monotonic() + END_SECONDS
+    while any(client.get_json("/queue").values()):
+        assert time.monotonic() < limit, "a prompt does not end"
+        client.post("/queue", {"clear": True})
+        client.post("/interrupt", {})
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def _frontends(browser: Browser, server: ComfyServer, name: str, nodes_2: bool) -> Iterator[OpenFrontend]:
     """Closes all pages at the end, and fails if our own script failed in one."""
@@ -103,7 +115,7 @@ def _frontends(browser: Browser, server: ComfyServer, name: str, nodes_2: bool) 
             return opened[-1]
 
         yield open_frontend
-        client.post("/interrupt", {})
+        _end_all_prompts(client)
         faults = [fault for frontend in opened for fault in frontend.faults]
     assert not faults, f"our script failed in the page: {faults}"
 

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, Response
 
+# The frontend registers nodes, then sets up our scripts, and then opens a first workflow or that of before a reload.
+# That would replace one that a test opens meanwhile. Its spinner ends after that.
 READY = """() => {
   const app = window.comfyAPI?.app?.app;
-  return Boolean(app?.canvas?.graph && globalThis.LiteGraph?.registered_node_types?.ChordsStreamPreview);
+  const isRegistered = globalThis.LiteGraph?.registered_node_types?.ChordsStreamPreview;
+  const { workflow, spinner } = app?.extensionManager ?? {};
+  return Boolean(app?.canvas?.graph && isRegistered && workflow?.activeWorkflow && !spinner);
 }"""
 VIEWPORT = {"width": 1680, "height": 960}
 OURS = "/extensions/ComfyUI-CHORDS/"
@@ -130,6 +134,17 @@ class Frontend:
     def run(self) -> None:
         """Press Run."""
         self.page.get_by_test_id("queue-button").click()
+
+    def start(self) -> str:
+        """Press Run. Returns the id of the prompt, which may be over already."""
+
+        def queues(answer: Response) -> bool:
+            return answer.request.method == "POST" and answer.url.endswith("/prompt") and answer.ok
+
+        with self.page.expect_response(queues) as queued:
+            self.run()
+        prompt: str = queued.value.json()["prompt_id"]
+        return prompt
 
     def cancel(self) -> None:
         """Press the frontend's own Cancel button."""

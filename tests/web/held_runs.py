@@ -69,13 +69,6 @@ def differ(pictures: list[np.ndarray]) -> bool:
     return all(picture.std() > 5 for picture in pictures) and all(np.abs(a - b).mean() > 0.2 for a, b in pairs)
 
 
-def start(frontend: Frontend) -> str:
-    """Press Run. Returns the id of the prompt, which may be over already."""
-    with frontend.page.expect_response(lambda answer: answer.url.endswith("/prompt") and answer.ok) as queued:
-        frontend.run()
-    return queued.value.json()["prompt_id"]
-
-
 def latent_is_the_hit(client: ComfyClient, prompt: str, index: int, saved: np.ndarray) -> None:
     """A run to the end with the same seed has the saved picture as its hit of that index."""
     complete = copy.deepcopy(client.history(prompt)["prompt"][2])

@@ -117,15 +117,11 @@ def _written(workflow: dict[str, Any], path: Path) -> Path:
 
 def _run(frontend: Frontend, client: ComfyClient) -> dict[str, Any]:
     """Press Run, and wait until the page has the end of the run. Returns the history."""
-    before = set(client.get_json("/history"))
     frontend.evaluate(
         "window.ended = 0;"
         "window.comfyAPI.api.api.addEventListener('executing', ({ detail }) => { window.ended += detail === null; })"
     )
-    frontend.run()
-    (history,) = frontend.until(
-        lambda: [each for key, each in client.get_json("/history").items() if key not in before], "a run is over", 180
-    )
+    history = client.wait(frontend.start())
     frontend.until(lambda: frontend.page.evaluate("window.ended"), "the page has the end of the run")
     assert history["status"]["status_str"] == "success"
     return history

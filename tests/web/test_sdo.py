@@ -68,8 +68,7 @@ def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client
     node = frontend.evaluate(f"{OPTIMIZER} return node.id")
     frontend.set_widget(node, "seed", next(SEEDS))
     frontend.set_widget(node, "iterations", 2)
-    before = set(client.get_json("/history"))
-    frontend.run()
+    prompt = frontend.start()
 
     card = frontend.page.locator(".chords-text")
 
@@ -80,9 +79,7 @@ def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client
     curve = frontend.evaluate("return graph.nodes.find((n) => n.title === 'Curve').id")
     for shows in (node, curve):
         frontend.until(lambda shows=shows: frontend.picture_width(shows) > 0, f"node {shows} shows a picture")
-    (history,) = frontend.until(
-        lambda: [each for key, each in client.get_json("/history").items() if key not in before], "the prompt is over"
-    )
+    history = client.wait(prompt)
     assert history["status"]["status_str"] == "success"
     assert history["outputs"][str(node)]["sdo"][0]["objective"]["best"]
     frontend.until(lambda: [text().replace("\n", ": ")] == history["outputs"][str(node)]["text"], "the text stays")

@@ -26,7 +26,6 @@ from held_runs import (
     let_go,
     open_workflow,
     pictures,
-    start,
 )
 
 
@@ -34,7 +33,7 @@ from held_runs import (
 def test_the_strip_grows_and_accept_ends_the_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 2)
     assert panel.button.is_disabled() and panel.state == "idle"
-    prompt = start(frontend)
+    prompt = frontend.start()
     for number, name in enumerate(STRIP[:3], start=1):
         frontend.until(lambda number=number: len(panel.drawn()) >= number, f"{number} thumbnails are drawn")
         assert panel.labels[number - 1] == name
@@ -61,7 +60,7 @@ def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: Comfy
     """The workflow file without changes. The number of results is not known before, so that the names do not contain
     it."""
     panel = open_workflow(frontend, accept="auto")
-    prompt = start(frontend)
+    prompt = frontend.start()
     panel.wait_for_state("success")
     (accepted,) = events(client, prompt, "accepted")
     last, rounds = accepted["index"], accepted["depth"]
@@ -77,7 +76,7 @@ def test_a_window_has_one_result_in_each_round(frontend: Frontend, client: Comfy
 @in_the_newest_too
 def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend)
-    prompt = start(frontend)
+    prompt = frontend.start()
     panel.wait_for_state("success")
     history = client.wait(prompt)
     names = [image["filename"] for image in history["outputs"][str(PREVIEW)]["images"]]
@@ -86,13 +85,14 @@ def test_a_run_to_the_end_leaves_the_decoded_pictures(frontend: Frontend, client
     assert differ(panel.pixels())
     assert panel.caption.startswith("result 4 of 4 · core 1 · 30 calls · ")
     assert panel.status.startswith("accepted result 4 · 30 calls in a row, ")
+    shown = "return graph.getNodeById(argument).imgs[0].src"  # when the large picture is loaded, after the thumbnails
+    frontend.until(lambda: frontend.evaluate(shown, PREVIEW) == panel.drawn()[-1], "the node has the picture")
     assert panel.picture.evaluate("(i) => i.naturalWidth") == 128
-    assert frontend.evaluate("return graph.getNodeById(argument).imgs[0].src", PREVIEW) == panel.drawn()[-1]
 
 
 def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend)
+    prompt = frontend.start()
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     panel.thumbs.first.focus()
     frontend.page.keyboard.press("Enter")
@@ -116,7 +116,7 @@ def test_the_keyboard_reaches_everything(frontend: Frontend, client: ComfyClient
 
 def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    first = start(frontend)
+    first = frontend.start()
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     frontend.cancel()
     panel.wait_for_state("interrupted")
@@ -136,14 +136,14 @@ def test_cancel_of_the_frontend_and_the_next_run(frontend: Frontend, client: Com
 @in_both_frontends
 def test_reload_during_a_run(frontend: Frontend, client: ComfyClient) -> None:
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend)
-    frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
+    prompt = frontend.start()
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     frontend.page.reload()
     frontend.wait_until_ready()
     panel = frontend.panel()
     panel.element.wait_for()
-    frontend.until(lambda: len(panel.drawn()) >= 1, "the strip is back")
-    assert panel.labels == STRIP[: len(panel.labels)]
+    frontend.until(lambda: len(panel.drawn()) >= 2, "the strip is back")
+    assert panel.labels == STRIP[:2]
     assert panel.state == "running"
     accept_in_the_middle(frontend, panel, client)
     panel.wait_for_state("success")
@@ -154,9 +154,7 @@ def test_pictures_of_a_cached_run_after_a_reload(frontend: Frontend, client: Com
     """The prompt does not run again: only the output of the node arrives."""
     open_workflow(frontend)
     frontend.set_widget(SAMPLER, "control_after_generate", "fixed")
-    panel = frontend.panel()
-    frontend.run()
-    panel.wait_for_state("success")
+    client.wait(frontend.start())  # a page that is opened while it runs would show it with its seconds
     frontend.page.reload()
     frontend.wait_until_ready()
     panel = frontend.panel()
@@ -231,7 +229,7 @@ def test_a_run_on_one_core_says_why(
     open_workflow(frontend)
     frontend.set_widget(SAMPLER, widget, value)
     panel = frontend.panel()
-    prompt = start(frontend)
+    prompt = frontend.start()
     panel.wait_for_state("success")
     frontend.until(lambda: len(panel.drawn()) == len(labels), "the thumbnails are drawn")
     assert panel.labels == labels
@@ -279,7 +277,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
     frontend.evaluate(
         "graph.convertToSubgraph(new Set(argument.map((id) => graph.getNodeById(id))))", [SAMPLER, PREVIEW]
     )
-    prompt = start(frontend)
+    prompt = frontend.start()
     client.wait(prompt)
     assert ":" in events(client, prompt, "plan")[0]["node_id"]
     frontend.evaluate(
@@ -294,7 +292,7 @@ def test_a_preview_in_a_subgraph(frontend: Frontend, client: ComfyClient) -> Non
 def test_another_workflow_on_the_screen_shows_nothing(frontend: Frontend, client: ComfyClient, tmp_path: Path) -> None:
     """The other workflow has the same node ids, but does not run. The running one, opened again, has its strip."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend)
+    prompt = frontend.start()
     frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
     other = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     other["id"] = "00000000-1111-4222-8333-444444444444"
@@ -313,8 +311,8 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
     panel = open_workflow(frontend, 1)
     refusal = {"status": 409, "json": {"error": "the run is over"}}
     frontend.page.route("**/chords/accept", lambda route: route.fulfill(**refusal))
-    prompt = start(frontend)
-    frontend.until(lambda: len(panel.drawn()) >= 1, "a thumbnail is drawn")
+    prompt = frontend.start()
+    frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn, and nothing moves any more")
     panel.click(panel.button)
     frontend.until(lambda: "not accepted: the run is over" in panel.status, "the refusal is shown")
     assert panel.button.is_enabled()
@@ -328,7 +326,7 @@ def test_a_refused_accept_is_reported(frontend: Frontend, client: ComfyClient) -
 def test_there_is_no_second_picture_below_the_panel(frontend: Frontend, client: ComfyClient) -> None:
     """The frontend's newer nodes have a place for previews there."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend)
+    prompt = frontend.start()
     frontend.until(lambda: len(panel.drawn()) >= 2, "two thumbnails are drawn")
     node = frontend.page.locator(".lg-node", has=panel.element)
     assert node.locator("img:visible").count() == len(panel.drawn()) + 1

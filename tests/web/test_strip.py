@@ -18,7 +18,6 @@ from held_runs import (
     let_go,
     open_workflow,
     pictures,
-    start,
 )
 from playwright.sync_api import Locator
 
@@ -38,7 +37,7 @@ def _address(image: Locator) -> str:
 def test_accept_takes_the_result_that_is_shown(frontend: Frontend, client: ComfyClient) -> None:
     """Also an earlier one than the newest: the latent, the saved picture and the outputs are those of that result."""
     panel = open_workflow(frontend, 1)
-    prompt = start(frontend)
+    prompt = frontend.start()
     _drawn(frontend, panel, 2)
     panel.click(panel.thumbs.first)
     frontend.until(lambda: panel.caption.startswith("draft · "), "the draft is selected")
@@ -103,7 +102,7 @@ def test_the_enlarged_view(frontend: Frontend, client: ComfyClient, tmp_path) ->
     """A batch of two: turn results and pictures, compare, save, accept."""
     panel = open_workflow(frontend, 2)
     frontend.set_widget(LATENT, "batch_size", BATCH)
-    prompt = start(frontend)
+    prompt = frontend.start()
     _drawn(frontend, panel, 3)
     frontend.until(lambda: "picture 1 of 2" in panel.element.text_content(), "the pager has two pages")
     first = panel.drawn()
@@ -148,7 +147,11 @@ def test_the_enlarged_view(frontend: Frontend, client: ComfyClient, tmp_path) ->
 
 
 SLOW_EXTENSION = """
-const wait = () => new Promise((done) => setTimeout(done, 600));
+window.delayed = 0; // loads of a workflow
+const wait = async () => {
+  await new Promise((done) => setTimeout(done, 600));
+  window.delayed += 1;
+};
 app.registerExtension({ name: "test.slow", afterConfigureGraph: wait });
 """
 
@@ -160,7 +163,7 @@ def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: Co
     frontend.evaluate(SLOW_EXTENSION)
     panel = open_workflow(frontend)
     frontend.set_widget(SAMPLER, "steps", 8)
-    start(frontend)
+    client.wait(frontend.start())  # else the output of the preview node comes later, into another workflow
     panel.wait_for_state("success")
     _drawn(frontend, panel, 2)
     count = len(panel.labels)
@@ -171,11 +174,13 @@ def test_a_workflow_that_is_opened_again_is_empty(frontend: Frontend, client: Co
     frontend.evaluate("await app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     frontend.page.get_by_text(WORKFLOW.stem, exact=False).first.click()
     frontend.until(lambda: len(frontend.panel().drawn()) == count, "the tab has its strip")
+    delayed = frontend.page.evaluate("window.delayed")
     open_workflow(frontend)
     panel = frontend.panel()
+    frontend.until(lambda: frontend.page.evaluate("window.delayed") > delayed, "the frontend goes on")
     frontend.page.wait_for_timeout(500)
     assert (panel.state, panel.labels) == ("idle", [])
-    start(frontend)
+    frontend.start()
     panel.wait_for_state("success")
 
 
@@ -183,12 +188,12 @@ def test_pictures_of_an_earlier_run_are_marked(frontend: Frontend, client: Comfy
     """A muted preview keeps its pictures, and does not show them as new."""
     panel = open_workflow(frontend)
     frontend.set_widget(SAMPLER, "steps", 8)
-    start(frontend)
+    frontend.start()
     panel.wait_for_state("success")
     badge = panel.element.get_by_text("earlier run", exact=True)
     assert not badge.is_visible()
     frontend.evaluate("graph.getNodeById(argument).mode = 2", PREVIEW)
-    client.wait(start(frontend))
+    client.wait(frontend.start())
     frontend.until(badge.is_visible, "the mark")
     frontend.evaluate("graph.getNodeById(argument).mode = 0", PREVIEW)
     old = panel.drawn()

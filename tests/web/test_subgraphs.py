@@ -71,13 +71,7 @@ def _of_class(prompt: Json, kind: str) -> Json:
 
 def _ended(frontend: Frontend, client: ComfyClient) -> Json:
     """Press Run; the record of the run when it is over."""
-    before = set(client.get_json("/history"))
-    frontend.run()
-
-    def runs() -> list[Json]:
-        return [run for key, run in client.get_json("/history").items() if key not in before]
-
-    (run,) = frontend.until(runs, "the prompt is over", 180)
+    run = client.wait(frontend.start())
     assert run["status"]["status_str"] == "success"
     return run
 

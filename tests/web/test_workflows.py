@@ -282,13 +282,7 @@ def test_fidelity_can_be_set_from_outside_the_subgraph(frontend: Frontend, name:
 @pytest.mark.parametrize("name", ["chords_demo", "chords_few_steps", "chords_img2img", "chords_inpaint"])
 def test_a_demo_workflow_runs_at_the_press_of_a_button(frontend: Frontend, client: ComfyClient, name: str) -> None:
     frontend.load_file(BY_API[name].path)
-    before = set(client.get_json("/history"))
-    frontend.run()
-
-    def ended() -> list[Json]:
-        return [run for key, run in client.get_json("/history").items() if key not in before]
-
-    (run,) = frontend.until(ended, "the prompt is over", 300)
+    run = client.wait(frontend.start())
     assert run["status"]["status_str"] == "success"
     shown = "return graph.nodes.find((n) => n.type === 'SaveImage').imgs?.[0]?.naturalWidth ?? 0"
     frontend.until(lambda: frontend.evaluate(shown) == 128, "the picture is shown")

@@ -22,9 +22,12 @@ export class Tabs {
     this.isFirst = true;
   }
 
-  /** Whether a workflow is being loaded, and the tab on the screen is still the one before. */
-  get isChanging() {
-    return this.#isLoading && this.activeTab() === this.#load.tab;
+  /**
+   * Whether the newest load of a workflow has left the tab as it was: the workflow was opened again there, or the frontend
+   * has not changed the tab yet. It may take long over that, since it waits for the extensions of all packs.
+   */
+  get isSame() {
+    return this.#load !== null && this.activeTab() === this.#load.tab;
   }
 
   get #isLoading() {

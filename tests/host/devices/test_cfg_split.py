@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from client import ComfyClient
-from graphs import Graph, Node, demo, empty_latent, settings
+from graphs import Graph, Node, demo, empty_latent, settings, threads_of_runs
 
-HANG_SECONDS = 60.0  # for a run in which a device hangs that has three seconds to answer
+HANG_SECONDS = 120.0  # for a run in which a device hangs that has five seconds to answer
 _SALTS = itertools.count(7100)
 ROUNDING = 1e-4  # of the latent's norm, over some twelve steps in single precision
 
@@ -162,8 +162,7 @@ def test_no_threads_are_left(run_graph, client: ComfyClient) -> None:
         node = graph.add("TestThreads", salt=salt)
         return client.run(graph.nodes).outputs[node.name]["threads"]
 
-    _pair(run_graph, 8, cores=4, accept="first", seed=91)
-    before = threads(9001)
     for seed in range(92, 96):
         _pair(run_graph, 8, cores=4, accept="first", seed=seed)
-    assert len(threads(9002)) <= len(before)
+    left = threads(9002)  # among others, which serve requests and come when they are needed
+    assert not threads_of_runs(left) and not any("_worker_loop" in name for name in left)

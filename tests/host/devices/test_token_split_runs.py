@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from client import ComfyClient
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
+from torch import Tensor
+
+ROUNDING = 1e-4  # relative, after some steps; many processors give the same bits
+
+
+def _is_same(found: Tensor, wanted: Tensor) -> bool:
+    return float((found - wanted).norm() / wanted.norm()) < ROUNDING
 
 
 def tokens(graph: Graph, count: int) -> Node:
@@ -24,7 +30,7 @@ def test_the_record_and_the_events_say_how_calls_were_shared(
     graph.save("shared", shared)
     graph.save("stock", graph.add("KSampler", **inputs))
     run, latents = run_graph(graph)
-    assert torch.equal(latents["shared"], latents["stock"])
+    assert _is_same(latents["shared"], latents["stock"])
     summary = run.outputs[shared.name]["chords"][0]
     assert summary["split"] == f"tokens {count}" and summary["cores"] == 1 and summary["lost_lanes"] == []
     assert summary["devices"] == ["+".join(["cpu", *(f"cpu:{lane}" for lane in range(1, count))])]
@@ -59,7 +65,7 @@ def test_two_stages_of_ksampler_advanced(run_graph: RunGraph) -> None:
     graph.save("shared", stages(True))
     graph.save("stock", stages(False))
     _, latents = run_graph(graph)
-    assert torch.equal(latents["shared"], latents["stock"])
+    assert _is_same(latents["shared"], latents["stock"])
 
 
 @pytest.mark.parametrize("guider", ["BasicGuider", "DualCFGGuider"])
@@ -83,5 +89,5 @@ def test_any_guider_of_custom_sampling(run_graph: RunGraph, server, guider: str)
     graph.save("stock", graph.add("SamplerCustomAdvanced", sampler=stock, **common))
     before = len(server.log())
     _, latents = run_graph(graph)
-    assert torch.equal(latents["shared"], latents["stock"])
+    assert _is_same(latents["shared"], latents["stock"])
     assert "cpu and cpu:1 share each call by tokens" in server.log()[before:]

@@ -50,7 +50,7 @@ def _queued(client: ComfyClient, folder: Path, on: dict[str, Any], given: dict[s
     endless = {"lanes": "", "device": "", "after_calls": 0, **hanging}
     shared["model"] = graph.add("TestEndlessCall", model=shared["model"], folder=str(folder), **endless)
     devices = graph.add("ChordsDevices", **on)
-    graph.save("latent", graph.add("ChordsKSampler", **shared, **given, devices=devices))
+    graph.save("latent", graph.add("ChordsKSampler", **{**shared, **given}, devices=devices))
     return client.queue(graph.nodes)
 
 
@@ -113,7 +113,8 @@ def test_a_cancel_after_accept_is_not_lost(client: ComfyClient, tmp_path: Path, 
     """Accept has ended the run while lanes are at a call. Whoever takes the cancel, the driver or a lane that goes on,
     the prompt ends by it."""
     (tmp_path / "later").touch()
-    prompt = _queued(client, tmp_path, {"cpu_lanes": 4}, CHORDS, lanes="0,1,2,3")
+    given = {**CHORDS, "steps": 1000}  # so many that the run has calls to make when they begin to hang
+    prompt = _queued(client, tmp_path, {"cpu_lanes": 4}, given, lanes="0,1,2,3")
     _until(lambda: any(event["kind"] == "hit" for event in client.chords_events(prompt)))
     (tmp_path / "later").unlink()
     _until(lambda: _begun(tmp_path) > 0)

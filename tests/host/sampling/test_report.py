@@ -112,7 +112,8 @@ def test_of_one_core(run_graph, client) -> None:
     assert figures["method"] == "sequential"
     assert [evaluation["index"] for evaluation in figures["timeline"]] == list(range(figures["steps"]))
     assert len(figures["lanes"]) == 1 and figures["rectifications"] == []
-    assert figures["speedup"] < 1
+    steps = figures["steps"]  # the second fastest of so many calls is the pace, and the fastest may be an exception
+    assert figures["speedup"] <= steps / (steps - 1)
 
 
 @pytest.mark.parametrize("changes", [{"sampler_name": "euler_ancestral"}, {"denoise": 0.0}], ids=str)

@@ -72,7 +72,7 @@ def test_a_run_ends_while_its_vae_hangs(client, go_on, after_calls: int) -> None
 
 
 def test_a_cancel_does_not_wait_for_a_vae_that_hangs(client, go_on) -> None:
-    graph = _graph(_held(), steps=1000, sleep=20.0)
+    graph = _graph(_held(), steps=1000, sleep=100.0)
     asked: list[float] = []
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
@@ -88,12 +88,12 @@ def test_a_cancel_does_not_wait_for_a_vae_that_hangs(client, go_on) -> None:
 def test_a_vae_that_hangs_is_not_used_twice_at_once(client, go_on) -> None:
     """The next runs show their hits without this VAE until its call has returned."""
     for _ in range(3):
-        run = client.run(_graph(_held()).nodes)
+        run = client.run(_graph(_held(), sleep=20.0).nodes)
         assert _kinds(run, "picture")[-1]["index"] == HITS - 1
     found = go_on()
     assert found["max_waiting"] == [1] and not any("preview" in name for name in found["threads"])
     client.run(_graph({"class_type": "TestHeldVae", "after_calls": 1000, "salt": next(SALTS)}).nodes)
-    run = client.run(_graph(_held()).nodes)
+    client.run(_graph(_held(), sleep=100.0).nodes)  # its thread has time to begin
     assert go_on()["max_waiting"] == [1]  # it is used again
 
 
@@ -136,7 +136,8 @@ def test_the_pictures_of_a_batch_are_there_during_the_run(client, vae: dict[str,
 
 def _two_parts(graph: Graph) -> tuple[dict[str, Any], Node]:
     inputs = demo(graph)
-    inputs["model"] = graph.add("TestTwoParts", model=inputs["model"])
+    slow = graph.add("TestSlowModel", model=inputs["model"], milliseconds=50.0, inside=True)  # pictures take time, too
+    inputs["model"] = graph.add("TestTwoParts", model=slow)
     picture = graph.add("TestEmptyPicture")
     latent = graph.add("LTXVConcatAVLatent", video_latent=picture, audio_latent=graph.add("TestSoundLatent"))
     return inputs, latent

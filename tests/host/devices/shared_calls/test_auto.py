@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pack_modules import module
-from runs import Given, Runs, empty, members_at_work
+from runs import Given, Runs, empty, is_same, members_at_work
 
 ROUNDING = 1e-4  # relative; two sides of guidance in one call are not summed as each by itself
 
@@ -70,7 +70,7 @@ def test_four_steps_are_measured_over_several_runs(as_on_gpus: Runs, given: Give
     messages = []
     for _ in range(3):
         found, run = as_on_gpus.ours(given, 2, split="auto")
-        assert torch.equal(found, stock)
+        assert is_same(found, stock)
         messages.append(run.message)
     assert "ms" not in messages[0] and (" ms" in messages[1] or " s" in messages[1])
 
@@ -97,9 +97,9 @@ def test_a_member_that_fails_in_the_first_call_costs_time_only(as_on_gpus: Runs,
     given = replace(given, cfg=1.0, latent=empty(size=112))
     stock = as_on_gpus.stock(given)
     found, run = as_on_gpus.ours(failing(given, 1), count, split="auto")
-    assert torch.equal(found, stock) and "lost a device" in run.message
+    assert is_same(found, stock) and "lost a device" in run.message
     found, again = as_on_gpus.ours(given, count, split="auto")
-    assert torch.equal(found, stock) and again.lost_lanes == ()
+    assert is_same(found, stock) and again.lost_lanes == ()
     assert f"tokens {count}" in again.shared.seconds
 
 
@@ -115,7 +115,7 @@ def test_after_two_losses_a_way_is_not_tried_and_several_cores_are(as_on_gpus: R
 def test_too_few_tokens_are_found_once(as_on_gpus: Runs, given: Given) -> None:
     given = replace(given, cfg=1.0, sampler="euler", steps=30, latent=empty(size=16))  # one token
     found, run = as_on_gpus.ours(given, 2, split="auto", fidelity="exact")
-    assert torch.equal(found, as_on_gpus.stock(given)) and "cannot be shared by 2 devices" in run.message
+    assert is_same(found, as_on_gpus.stock(given)) and "cannot be shared by 2 devices" in run.message
     _, run = as_on_gpus.ours(given, 2, split="auto")
     assert run.plan.cores == 2
 
@@ -126,7 +126,7 @@ def test_a_way_with_another_result_is_not_used_and_the_message_says_so(
     monkeypatch.setattr(module("chords_core.execution.autotune"), "_MAX_DIFFERENCE", -1.0)
     given = replace(given, cfg=1.0, latent=empty(size=80))
     found, run = as_on_gpus.ours(given, 2, split="auto")
-    assert torch.equal(found, as_on_gpus.stock(given))
+    assert is_same(found, as_on_gpus.stock(given))
     assert "tokens 2 cannot be used: its result differs by" in run.message
 
 
@@ -147,4 +147,4 @@ def test_state_around_the_calls_is_not_disturbed_by_measuring(as_on_gpus: Runs, 
 
     found, run = as_on_gpus.ours(replace(given, model=averaging()), 2, split="auto")
     assert set(run.shared.seconds) == {"tokens 2", "off"}
-    assert torch.equal(found, as_on_gpus.stock(replace(given, model=averaging())))
+    assert is_same(found, as_on_gpus.stock(replace(given, model=averaging())))

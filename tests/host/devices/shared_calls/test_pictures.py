@@ -1,4 +1,4 @@
-"""Devices that share each call by tokens: the picture is that of KSampler, bit for bit on a CPU."""
+"""Devices that share each call by tokens: the picture is that of KSampler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from runs import Given, Runs, empty, members_at_work, noise
+from runs import Given, Runs, empty, is_same, members_at_work, noise
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,9 +22,9 @@ def error(found: Tensor, wanted: Tensor) -> float:
 
 
 def same(runs: Runs, given: Given, lanes: int, **options: Any) -> Any:
-    """The record of a run that shares its calls and has the stock latent's bits."""
+    """The record of a run that shares its calls and has the stock latent."""
     found, run = runs.ours(given, lanes, **options)
-    assert torch.equal(found, runs.stock(given))
+    assert is_same(found, runs.stock(given))
     assert run.shared.split.startswith("tokens") and run.lost_lanes == ()
     assert members_at_work() == []
     return run
@@ -100,7 +100,7 @@ def test_a_function_around_the_model_call_stays_the_outer_one(runs: Runs) -> Non
     given = replace(given, model=model, sampler="euler_ancestral")
     found, run = runs.ours(given, 2)
     ours = len(calls)
-    assert torch.equal(found, runs.stock(given)) and ours == len(calls) - ours
+    assert is_same(found, runs.stock(given)) and ours == len(calls) - ours
     assert run.shared.split == "tokens 2"
 
 
@@ -126,7 +126,7 @@ def test_a_step_cache_around_the_model_call_is_not_shared(runs: Runs) -> None:
         return replace(given, model=model)
 
     found, run = runs.ours(cached(), 2)
-    assert torch.equal(found, runs.stock(cached()))
+    assert is_same(found, runs.stock(cached()))
     assert not torch.equal(found, runs.stock(given))
     assert "not shared by tokens" in run.message and "keeps results" in run.message and run.shared is None
 
@@ -167,7 +167,7 @@ def test_a_patch_of_a_block_that_keeps_state_is_not_shared(runs: Runs) -> None:
     model.set_model_patch_replace(counting, "dit", "double_block", 1)
     given = replace(given, model=model)
     found, run = runs.ours(given, 2)
-    assert torch.equal(found, runs.stock(given))
+    assert is_same(found, runs.stock(given))
     assert run.devices == ("cpu",) and "not shared by tokens" in run.message and "keeps state" in run.message
 
 
@@ -187,7 +187,7 @@ def test_what_keeps_state_around_the_calls_is_shared(runs: Runs) -> None:
         return model
 
     found, run = runs.ours(replace(given, model=averaging()), 2)
-    assert torch.equal(found, runs.stock(replace(given, model=averaging())))
+    assert is_same(found, runs.stock(replace(given, model=averaging())))
     assert run.shared.split == "tokens 2"
 
 
@@ -201,7 +201,7 @@ def test_fewer_calls_on_a_split_are_those_of_one_device(runs: Runs) -> None:
     given = runs.demo(steps=20, cfg=3.5)
     alone, _ = runs.ours(given, 1, split="off", fidelity="near")
     together, run = runs.ours(given, 2, fidelity="near")
-    assert torch.equal(alone, together) and run.evaluations < 20 and run.shared.split == "tokens 2"
+    assert is_same(alone, together) and run.evaluations < 20 and run.shared.split == "tokens 2"
 
 
 def test_the_sides_of_guidance_each_by_tokens(runs: Runs) -> None:
@@ -236,18 +236,18 @@ def test_nothing_is_shared_if_that_is_asked_for(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
-def test_auto_has_the_same_bits_on_a_cpu(runs: Runs, sampler: str) -> None:
+def test_auto_has_the_same_picture_on_a_cpu(runs: Runs, sampler: str) -> None:
     """With guidance too: it tries tokens only. The sides of guidance by themselves would have other bits."""
     given = runs.demo(sampler=sampler, cfg=3.5, steps=8, latent=empty(size=144))
     for _ in range(2):
         found, run = runs.ours(given, 2, split="auto")
-        assert torch.equal(found, runs.stock(given))
+        assert is_same(found, runs.stock(given))
         assert run.shared is None or set(run.shared.seconds) <= {"tokens 2", "off"}
 
 
 def test_too_few_tokens_are_computed_whole_and_the_message_says_so(runs: Runs) -> None:
     given = runs.demo(latent=empty(size=16))  # one token
     found, run = runs.ours(given, 2)
-    assert torch.equal(found, runs.stock(given))
+    assert is_same(found, runs.stock(given))
     assert run.shared.split == "off"
     assert "a picture of 1 tokens cannot be shared by 2 devices" in run.message

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 REPO = Path(__file__).resolve().parents[4]
 CPU = torch.device("cpu")
 TIMEOUT = 60.0  # seconds; longer than any test takes on a busy machine
+ROUNDING = 1e-5  # relative, in single precision; some processors sum in another order where there are fewer rows
 SHOWS = 2e-4  # relative; an error that counts is above it, another order of sums in single precision is at 1e-6
 _generator = torch.Generator().manual_seed(1)
 
@@ -93,14 +94,20 @@ class Case:
         return results
 
 
-def assert_same_bits(case: Case, members: Sequence[int] = (2, 3)) -> None:
-    """Every member's result is the whole call's, and the members met as often as they had to."""
+def assert_same(case: Case, members: Sequence[int] = (2, 3)) -> None:
+    """Every member's result is the whole call's apart from rounding, and the members met as often as they had to."""
     whole = case.whole()
     assert whole.isfinite().all() and whole.float().std() > 0.1
     for count in members:
         for rank, result in enumerate(case.split(count)):
-            assert torch.equal(result, whole), f"member {rank} of {count}: off by {difference(result, whole):.1e}"
+            assert is_same(result, whole), f"member {rank} of {count}: off by {difference(result, whole):.1e}"
         assert case.found == case.exchanges, f"{case.found} exchanges of {count} members"
+
+
+def is_same(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a result of a split call is that of the whole one, apart from rounding."""
+    limit = max(ROUNDING, 4 * torch.finfo(wanted.dtype).eps)
+    return found.dtype == wanted.dtype and difference(found, wanted) < limit
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

@@ -92,10 +92,13 @@ def test_an_abort_releases_who_waits_and_who_comes_later() -> None:
 
 
 def test_members_that_do_not_come_are_named() -> None:
-    exchange = ThreadExchange([CPU] * 4, 0.2)
+    exchange, both = ThreadExchange([CPU] * 4, 2.0), threading.Barrier(2)
 
     def work(rank: int) -> Any:
-        return None if rank in (1, 3) else exchange.all_gather(rank, [torch.zeros(1)])
+        if rank in (1, 3):
+            return None
+        both.wait(TIMEOUT)  # a thread may begin long after another
+        return exchange.all_gather(rank, [torch.zeros(1)])
 
     found = run(4, work)
     late = [error for error in found if isinstance(error, MemberTimeout)]

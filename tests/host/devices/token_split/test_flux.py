@@ -9,7 +9,7 @@ import torch
 from split_cases import (
     SHOWS,
     Case,
-    assert_same_bits,
+    assert_same,
     difference,
     largest_difference,
     network_of,
@@ -121,23 +121,23 @@ def mask() -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_two_pictures_with_guidance(comfy: None, dtype: torch.dtype) -> None:
-    assert_same_bits(case(dtype), members=(1, 2, 3))
+    assert_same(case(dtype), members=(1, 2, 3))
 
 
 def test_a_text_shorter_than_the_members(comfy: None) -> None:
-    assert_same_bits(case(text=2), members=(3, 5))
+    assert_same(case(text=2), members=(3, 5))
 
 
 @pytest.mark.parametrize("method", ["offset", "index", "uxo"])
 def test_references(comfy: None, method: str) -> None:
     references = [rand(2, 4, 12, 10), rand(2, 4, 8, 14)]
     with_references = case(ref_latents=references, ref_latents_method=method)
-    assert_same_bits(with_references)
+    assert_same(with_references)
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(20, 21)], ids=["by query", "for all queries"])
 def test_an_attention_mask(comfy: None, rows: slice) -> None:
-    assert_same_bits(case(attention_mask=mask()[:, rows]))
+    assert_same(case(attention_mask=mask()[:, rows]))
 
 
 @pytest.mark.parametrize("references", [False, True])
@@ -145,14 +145,14 @@ def test_controlnet(comfy: None, references: bool) -> None:
     """Residuals of the picture; references follow it."""
     controlled = case(**({"ref_latents": [rand(2, 4, 12, 10)]} if references else {}))
     controlled.control = control()
-    assert_same_bits(controlled)
+    assert_same(controlled)
 
 
 @pytest.mark.parametrize("key", [("double_block", 0), ("double_block", 1), ("single_block", 0), ("single_block", 2)])
 def test_another_node_skips_a_block(comfy: None, key: tuple[str, int]) -> None:
     skipped = case()
     skipped.options, skipped.exchanges = replacing(key, skip), EXCHANGES - 1
-    assert_same_bits(skipped)
+    assert_same(skipped)
 
 
 def test_another_node_overrides_attention(comfy: None) -> None:
@@ -164,7 +164,7 @@ def test_another_node_overrides_attention(comfy: None) -> None:
 
     overridden = case()
     overridden.options = lambda: {"optimized_attention_override": scaled}
-    assert_same_bits(overridden)
+    assert_same(overridden)
 
 
 def test_normalized_attention_guidance(comfy: None) -> None:
@@ -189,32 +189,32 @@ def test_normalized_attention_guidance(comfy: None) -> None:
     guided.options = lambda: dict(options)
     assert difference(guided.whole(), plain) > SHOWS
     assert reason_against(guided.network, options) is None
-    assert_same_bits(guided)
+    assert_same(guided)
 
 
 @pytest.mark.parametrize("method", [None, "index", "index_timestep_zero"])
 def test_flux_2_with_references(comfy: None, method: str | None) -> None:
     references = [rand(2, 4, 6, 5), rand(2, 4, 4, 7)]
     inputs = {} if method is None else {"ref_latents": references, "ref_latents_method": method}
-    assert_same_bits(case_2(**inputs))
+    assert_same(case_2(**inputs))
 
 
 def test_flux_2_with_controlnet(comfy: None) -> None:
     controlled = case_2()
     controlled.control = {"input": residuals(2, (2, PICTURE, 128)), "output": residuals(3, (2, 50, 128))}
-    assert_same_bits(controlled)
+    assert_same(controlled)
 
 
 def test_chroma(comfy: None) -> None:
-    assert_same_bits(case_chroma())
+    assert_same(case_chroma())
 
 
 def test_chroma_with_a_mask_controlnet_and_blocks_left_out(comfy: None) -> None:
     masked = case_chroma(attention_mask=mask())
     masked.control = control()
-    assert_same_bits(masked)
+    assert_same(masked)
     masked.network.skip_mmdit, masked.network.skip_dit, masked.exchanges = [0], [2], EXCHANGES - 2
-    assert_same_bits(masked)
+    assert_same(masked)
 
 
 # --- that these tests can fail

@@ -9,7 +9,7 @@ import torch
 from split_cases import (
     SHOWS,
     Case,
-    assert_same_bits,
+    assert_same,
     difference,
     largest_difference,
     network_of,
@@ -71,21 +71,21 @@ def ltx2(dtype: torch.dtype = torch.float32, by_frame: bool = False, **config: A
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_two_videos(comfy: None, dtype: torch.dtype) -> None:
-    assert_same_bits(ltxv(dtype))
+    assert_same(ltxv(dtype))
 
 
 def test_a_mask_of_the_text(comfy: None) -> None:
     mask = torch.ones(2, 11, dtype=torch.long)
     mask[0, 8:] = 0
-    assert_same_bits(ltxv(mask=mask))
+    assert_same(ltxv(mask=mask))
 
 
 def test_a_time_for_each_token(comfy: None) -> None:
-    assert_same_bits(ltxv(time=torch.linspace(0, 1, 2 * TOKENS).reshape(2, TOKENS)))
+    assert_same(ltxv(time=torch.linspace(0, 1, 2 * TOKENS).reshape(2, TOKENS)))
 
 
 def test_another_modulation_and_other_positions(comfy: None) -> None:
-    assert_same_bits(ltxv(config={"cross_attention_adaln": True, "rope_type": "split"}))
+    assert_same(ltxv(config={"cross_attention_adaln": True, "rope_type": "split"}))
 
 
 def guided(**entry: Any) -> Case:
@@ -98,14 +98,14 @@ def guided(**entry: Any) -> Case:
 
 def test_guides_with_a_strength(comfy: None) -> None:
     with_guides = guided(strength=True)
-    assert_same_bits(with_guides, members=(2, 3, 5))
+    assert_same(with_guides, members=(2, 3, 5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_frame", [False, True])
 @pytest.mark.parametrize("newer", [False, True])
 def test_video_with_sound(comfy: None, by_frame: bool, newer: bool, dtype: torch.dtype) -> None:
-    assert_same_bits(ltx2(dtype, by_frame, apply_gated_attention=newer, cross_attention_adaln=newer))
+    assert_same(ltx2(dtype, by_frame, apply_gated_attention=newer, cross_attention_adaln=newer))
 
 
 def test_sound_as_long_as_a_share_of_the_video(comfy: None) -> None:

@@ -9,7 +9,7 @@ import torch
 from split_cases import (
     SHOWS,
     Case,
-    assert_same_bits,
+    assert_same,
     difference,
     largest_difference,
     network_of,
@@ -67,18 +67,18 @@ def case(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lumina_2(comfy: None, dtype: torch.dtype) -> None:
     """Fewer heads for keys than for queries."""
-    assert_same_bits(case(CONFIG, dtype))
+    assert_same(case(CONFIG, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_z_image(comfy: None, dtype: torch.dtype) -> None:
-    assert_same_bits(case(Z_IMAGE, dtype), members=(1, 2, 3))
+    assert_same(case(Z_IMAGE, dtype), members=(1, 2, 3))
 
 
 def test_references(comfy: None) -> None:
     """The picture's tokens have another time than those of references."""
     contexts = [rand(1, 9, 48), rand(1, 9, 48)]
-    assert_same_bits(case(Z_IMAGE, batch=1, ref_latents=[rand(1, 4, 12, 10)], ref_contexts=contexts))
+    assert_same(case(Z_IMAGE, batch=1, ref_latents=[rand(1, 4, 12, 10)], ref_contexts=contexts))
 
 
 class Control:
@@ -108,7 +108,7 @@ def test_a_patch_between_layers(comfy: None, refiner: bool) -> None:
 
     patched.options = options
     assert difference(patched.whole(), plain) > SHOWS
-    assert_same_bits(patched)
+    assert_same(patched)
 
 
 def test_a_patch_may_change_the_caption(comfy: None) -> None:
@@ -119,7 +119,7 @@ def test_a_patch_may_change_the_caption(comfy: None) -> None:
     plain = patched.whole()
     patched.options = lambda: {"patches": {"double_block": [shift]}}
     assert difference(patched.whole(), plain) > SHOWS
-    assert_same_bits(patched)
+    assert_same(patched)
 
 
 def test_a_lost_exchange_shows(comfy: None) -> None:

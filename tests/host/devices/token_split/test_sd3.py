@@ -9,7 +9,7 @@ import torch
 from split_cases import (
     SHOWS,
     Case,
-    assert_same_bits,
+    assert_same,
     largest_difference,
     network_of,
     rand,
@@ -54,29 +54,29 @@ def aura(dtype: torch.dtype = torch.float32) -> Case:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sd_3(comfy: None, dtype: torch.dtype) -> None:
-    assert_same_bits(sd3(dtype=dtype))
+    assert_same(sd3(dtype=dtype))
 
 
 def test_sd_3_5_large_with_controlnet(comfy: None) -> None:
     controlled = sd3(qk_norm="rms")
     controlled.control = {"output": residuals(3, (2, 99, 128))}
-    assert_same_bits(controlled)
+    assert_same(controlled)
 
 
 def test_sd_3_5_medium(comfy: None) -> None:
     """A second attention in each block, among the picture's tokens alone."""
-    assert_same_bits(sd3(exchanges=3 * 2 + 1, qk_norm="rms", x_block_self_attn_layers=[0, 1, 2]))
+    assert_same(sd3(exchanges=3 * 2 + 1, qk_norm="rms", x_block_self_attn_layers=[0, 1, 2]))
 
 
 def test_another_node_skips_a_layer(comfy: None) -> None:
     skipped = sd3(exchanges=EXCHANGES - 1)
     skipped.options = replacing(("double_block", 1), skip)
-    assert_same_bits(skipped)
+    assert_same(skipped)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_auraflow(comfy: None, dtype: torch.dtype) -> None:
-    assert_same_bits(aura(dtype))
+    assert_same(aura(dtype))
 
 
 @pytest.mark.parametrize(("make", "family"), [(sd3, SD3Adapter), (aura, AuraFlowAdapter)])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import test_flux
 import torch
-from split_cases import CPU, TIMEOUT, Case
+from split_cases import CPU, TIMEOUT, Case, is_same
 from token_split import CannotSplit, Member, MemberTimeout, SplitCall
 from token_split.errors import OutOfStep, TokenSplitError
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ def test_a_member_that_raises_ends_the_call(case: Case, error: BaseException) ->
             assert caught.value is error
             assert split.hung == ()
         assert len(threads()) == 2
-        assert all(torch.equal(result, whole) for result in call(split, case, 3))
+        assert all(is_same(result, whole) for result in call(split, case, 3))
     assert threads() == []
 
 
@@ -114,14 +114,14 @@ def test_no_call_is_made_while_a_member_hangs(case: Case) -> None:
     back = threading.Event()
     with SplitCall(members(case.network, 2)) as split:
         with pytest.raises(MemberTimeout, match="no answer from member 1"):
-            call(split, case, 2, 1, ("single_block", 1), back.wait, timeout=0.5)
+            call(split, case, 2, 1, ("single_block", 1), back.wait, timeout=5.0)
         assert split.hung == (1,)
         with pytest.raises(MemberTimeout):
             call(split, case, 2)
         back.set()
         while split.hung:
             back.wait(0.01)
-        assert all(torch.equal(result, whole) for result in call(split, case, 2))
+        assert all(is_same(result, whole) for result in call(split, case, 2))
 
 
 def test_a_cancel_is_heard_while_a_member_hangs(case: Case) -> None:
@@ -283,7 +283,7 @@ def test_sides_of_guidance_are_split_at_the_same_time(case: Case) -> None:
     for thread in sides:
         thread.join(TIMEOUT)
     assert [len(results) for results in found] == [10, 10]
-    assert all(torch.equal(result, wanted[index]) for index in range(2) for result in found[index])
+    assert all(is_same(result, wanted[index]) for index in range(2) for result in found[index])
 
 
 def test_whole_calls_go_on_beside_a_split_one(case: Case) -> None:
@@ -298,7 +298,7 @@ def test_whole_calls_go_on_beside_a_split_one(case: Case) -> None:
         assert torch.equal(case.call(twin, {}, None), whole)
         with SplitCall(members(twin, 2)) as again:
             twin_case = Case(twin, case.call, case.exchanges)
-            assert all(torch.equal(result, whole) for result in call(again, twin_case, 2))
+            assert all(is_same(result, whole) for result in call(again, twin_case, 2))
     finally:
         split.close()
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in case.network.modules())
@@ -319,7 +319,7 @@ def test_each_member_has_inputs_of_its_own(case: Case) -> None:
 
     with SplitCall([Member(CPU, network) for network in networks]) as split:
         results = split(run, options, timeout=TIMEOUT)
-    assert all(torch.equal(result, whole) for result in results)
+    assert all(is_same(result, whole) for result in results)
     assert options == [{"marker": 0}, {"marker": 1}]
 
 

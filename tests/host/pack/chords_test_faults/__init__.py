@@ -21,7 +21,7 @@ def _set_device_timeouts(**seconds):
 
 class TestHangingDevice(io.ComfyNode):
     """A MODEL whose third call on a device, as the host's own multi-GPU code names it, hangs until TestDeviceIsBack
-    runs. Devices of a pair have one second to answer, and three for the first call."""
+    runs. Devices of a pair have five seconds to answer, and ten for the first call."""
 
     @classmethod
     def define_schema(cls):
@@ -33,7 +33,7 @@ class TestHangingDevice(io.ComfyNode):
         model = model.clone()
         calls = []
         _hang_is_over.clear()
-        _set_device_timeouts(floor=1.0, first=3.0)
+        _set_device_timeouts(floor=5.0, first=10.0)  # longer than a busy machine stands still
 
         def hanging(apply_model, args):
             if str(args["c"]["transformer_options"].get("multigpu_thread_device")) == device:
@@ -61,7 +61,7 @@ class TestDeviceIsBack(io.ComfyNode):
         _hang_is_over.set()
         _set_device_timeouts()
         for thread in hung:
-            thread.join(10)
+            thread.join(60)
         return io.NodeOutput(ui={"hung": [len(hung)], "left": [len(cls._of_devices())]})
 
     @staticmethod
@@ -128,7 +128,8 @@ class TestNaNItem(io.ComfyNode):
 
 
 class TestNaNModel(io.ComfyNode):
-    """A MODEL that returns NaN in one item (-1: all) from the given call on, on one lane or on all (-1)."""
+    """A MODEL that returns NaN in one item (-1: all): on one lane from the given call on; on all lanes (-1) from that
+    step on, whichever lane makes it, for a lane alone with NaN is lost."""
 
     @classmethod
     def define_schema(cls):
@@ -145,7 +146,10 @@ class TestNaNModel(io.ComfyNode):
             denoised = apply_model(args["input"], args["timestep"], **args["c"])
             thread = threading.current_thread().name
             calls[thread] += 1
-            if calls[thread] > from_call and (lane < 0 or thread == f"chords-lane-{lane}"):
+            sigmas = args["c"]["transformer_options"]["sample_sigmas"]
+            step = int((sigmas > 1.0001 * args["timestep"].max()).sum())
+            alone = thread == f"chords-lane-{lane}" and calls[thread] > from_call
+            if alone or (lane < 0 and step >= from_call):
                 sides = len(args["cond_or_uncond"])
                 denoised = denoised.clone()
                 each = denoised.view(sides, -1, *denoised.shape[1:])

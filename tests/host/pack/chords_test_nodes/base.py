@@ -27,6 +27,14 @@ class SaltedOutputNode(io.ComfyNode):
         )
 
 
+def wait_for_threads(*kinds: str) -> None:
+    """Wait until threads of earlier runs have ended, those whose names begin so. A run that is cancelled does not wait
+    for a call or a picture that is being made. A thread that never ends is waited for a minute, and is still there."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(kinds) and thread.name != "chords-monitoring":  # which counts all runs, and stays
+            thread.join(60)
+
+
 def lane_number() -> int | None:
     """The number of the lane whose thread this is; None in other threads, such as the host's own."""
     name = threading.current_thread().name

@@ -13,7 +13,7 @@ import torch
 from comfy.samplers import CFGGuider
 from comfy_api.latest import io
 
-from .base import ModelNode, SaltedOutputNode, lane_number
+from .base import ModelNode, SaltedOutputNode, lane_number, wait_for_threads
 
 _SHIFT = torch.tensor([0.25])
 
@@ -163,9 +163,7 @@ class TestKeepsByThread(SaltedOutputNode):
         for (owner, name), original in _ByThread.originals.items():
             setattr(owner, name, original)
         vars(prefetch).pop("cleanup_malloc_graph", None)
-        for thread in threading.enumerate():
-            if thread.name.startswith("chords-"):
-                thread.join(60)
+        wait_for_threads("chords-")
         found = {"left": _ByThread.left(), "made": sorted(_ByThread.made), "wrong": _ByThread.wrong}
         for kept in (_ByThread.graphs, _ByThread.queues, _ByThread.made):
             kept.clear()

@@ -14,7 +14,7 @@ import torch
 from aiohttp import web
 from comfy_api.latest import io
 
-from .base import ModelNode, SaltedOutputNode, core_number, lane_number
+from .base import ModelNode, SaltedOutputNode, core_number, lane_number, wait_for_threads
 
 
 class TestRandomDelay(ModelNode):
@@ -117,9 +117,9 @@ class Hang:
 
     @classmethod
     def begin(cls):
-        """Let calls hang that wait for ``over``, and give lanes little time."""
+        """Let calls hang that wait for ``over``; lanes have little time, but more than a busy machine stands still."""
         cls.over.clear()
-        cls.set_timeouts(floor=1.0, first=3.0)
+        cls.set_timeouts(floor=5.0, first=10.0)
 
     @staticmethod
     def set_timeouts(**seconds):
@@ -129,16 +129,9 @@ class Hang:
         sampler.LANE_TIMEOUTS = type(sampler.LANE_TIMEOUTS)(**seconds)
 
 
-def wait_for_lanes():
-    """Wait until the lanes of earlier runs have ended."""
-    for thread in threading.enumerate():
-        if thread.name.startswith("chords-lane-"):
-            thread.join(60)
-
-
 class TestHangingLane(ModelNode):
     """One call on each of the given lanes hangs until TestHangIsOver runs, after the given number of calls on that
-    lane. Lanes have one second to answer, and three for the first call."""
+    lane. Lanes have five seconds to answer, and ten for the first call."""
 
     INPUTS = [io.String.Input("lanes", default="1"), io.Int.Input("after_calls", default=0)]
 
@@ -167,15 +160,16 @@ class TestHangIsOver(SaltedOutputNode):
     def execute(cls, salt):
         Hang.over.set()
         Hang.set_timeouts()
-        wait_for_lanes()
+        wait_for_threads("chords-lane-")
         names = [thread.name for thread in threading.enumerate()]
         return io.NodeOutput(ui={"threads": names})
 
 
 class Hold:
-    """The state of the run that is held: how many results and calls it may have, how many calls it has made, and the
-    fastest core of each lane."""
+    """The state of the run that is held: its prompt, how many results and calls it may have, how many calls it has
+    made, and the fastest core of each lane."""
 
+    prompt = None
     results = calls = math.inf
     lock = threading.Lock()
     made = 0
@@ -190,9 +184,9 @@ class Hold:
 
     @classmethod
     def begin(cls, results, calls):
-        wait_for_lanes()  # the last calls of a run that was cancelled must not count in this one
+        wait_for_threads("chords-lane-")  # the last calls of a run that was cancelled must not count in this one
         cls.allow(results, calls)
-        cls.made = 0
+        cls.prompt, cls.made = _prompt(), 0
         cls.cores.clear()
 
     @classmethod
@@ -204,10 +198,15 @@ class Hold:
             cls.made += 1
             cls.cores[lane_number()] += max(0, core - cls.cores[lane_number()])
             number, result = cls.made, max(cls.cores.values()) + 1 - core if is_last and core else 0
-        while number > cls.calls or result > cls.results:
+        while (number > cls.calls or result > cls.results) and _prompt() == cls.prompt:
             if comfy.model_management.processing_interrupted():
-                break
+                break  # the host forgets the cancel when the next prompt begins, perhaps before this thread asks
             time.sleep(0.02)
+
+
+def _prompt():
+    """The id of the prompt that runs; None in a worker of a cluster, which has no server."""
+    return getattr(getattr(server.PromptServer, "instance", None), "last_prompt_id", None)
 
 
 async def let_go(request):
@@ -254,6 +253,7 @@ class TestThreads(SaltedOutputNode):
 
     @classmethod
     def execute(cls, salt):
+        wait_for_threads("chords-")
         loaded = comfy.model_management.loaded_models()
         in_use = sum(getattr(patcher.model, "current_patcher", None) is not None for patcher in loaded)
         names = [thread.name for thread in threading.enumerate()]

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
@@ -19,6 +20,10 @@ from _server import ComfyServer  # noqa: E402
 from client import ComfyClient  # noqa: E402
 
 from tests import hosts  # noqa: E402
+
+# For all property tests: a busy machine fails none, and chance does not find today what it did not find yesterday.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 class _RootIsNoPackage:

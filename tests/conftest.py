@@ -11,6 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPO / "scripts"))
@@ -26,6 +27,10 @@ from tests import hosts  # noqa: E402
 # in the programs under test. It is read at the first product.
 if platform.machine().lower() in ("x86_64", "amd64"):
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+# For all property tests: a busy machine fails none, and chance does not find today what it did not find yesterday.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 class _RootIsNoPackage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import time
 from pathlib import Path
 
 import psutil
+from processes import named
 
 ENOUGH_SECONDS = 120.0
+PORTS = range(20_000, 32_000)  # below those that systems give to outgoing connections, which could take ours meanwhile
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
 
@@ -21,9 +24,7 @@ class Head:
     """A context manager. ``folder``: for the log of the cluster."""
 
     def __init__(self, folder: Path, cores: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._folder, self._cores = folder, cores
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,7 +69,7 @@ class Head:
 
     def named(self, name: str) -> psutil.Process:
         """The cluster's process of that name."""
-        return next(process for process in self.processes() if name in process.name())
+        return named(self.processes(), name)[0]
 
     def kill(self) -> None:
         """Kill all processes at once, as if the machine were switched off."""
@@ -89,3 +90,12 @@ class Head:
 
     def __exit__(self, *exc_info: object) -> None:
         self.kill()
+
+
+def _free_port() -> int:
+    """A port that is free now, and stays so while the cluster does not run."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -19,19 +19,32 @@ import pytest
 import torch
 from torch import Tensor
 
-from chords_core import Cancelled, Evaluated, Event, LaneLost, RayWorkers, Result, WorkersUnavailable, sample
+from chords_core import (
+    Cancelled,
+    Evaluated,
+    Event,
+    LaneLost,
+    LaneSlow,
+    RayWorkers,
+    Result,
+    WorkersUnavailable,
+    sample,
+)
 from chords_core.execution.ray.errors import NoWorker
 from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
 
 from heads import Head
+from processes import ENDED_SECONDS, named, started
 from workers import factory, inline, remote
 
 TEN_MOMENTS = (1, 2, 4, 8, 10, 13, 17, 20, 24, 28)  # numbers of evaluations after which a node is removed
 SIGMAS = torch.cat([torch.linspace(8.0, 0.5, 16), torch.zeros(1)])
 ENOUGH_SECONDS = 120.0
-BUSY = RayTimeouts(connect=90.0, answer=30.0, place=90.0, no_place=90.0, ping=15.0, behind=90.0)  # for a busy machine
+AT_ONCE = 30.0  # a second or two on an idle machine, and less than the timeouts below
+BUSY = RayTimeouts(connect=90.0, answer=30.0, place=90.0, no_place=90.0, ping=15.0, hung=60.0, behind=90.0)
+"""For a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +52,10 @@ def cluster() -> Iterator[Any]:
     """Two nodes of one core each. The head is node 0. Each test leaves it so for the next."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
+    cluster = Cluster()
+    started(cluster.add_node, wait=False, num_cpus=1, include_dashboard=False)
+    started(cluster.add_node, wait=False, num_cpus=1)
+    cluster.wait_for_nodes(ENOUGH_SECONDS)
     yield cluster
     cluster.shutdown()
 
@@ -72,17 +86,18 @@ def test_a_removed_node_costs_time_only_and_another_takes_its_place(cluster: Any
     with RayWorkers(factory(), cluster.address, count=2, timeouts=BUSY) as workers:
         losses = list[int]()
         for moment in moments:
-            assert workers.lanes == 2
+            _wait_until(lambda: workers.lanes == 2)  # nor that there is a new one
             result, events = _sampled_without_the_second_node(cluster, workers, x, moment)
-            losses.append(sum(isinstance(event, LaneLost) for event in events))
+            # On a busy machine a lane may count as slow before Ray reports that its node has ended.
+            losses.append(len({event.lane for event in events if isinstance(event, LaneLost | LaneSlow)}))
             assert torch.equal(result.x, expected.x)
             _wait_until(lambda: workers.lanes == 1)  # Ray does not see at once that a node has ended
             if moment == moments[0]:
                 with workers.open(remote(), 2) as pool:
                     assert pool.lanes == 1
                     assert torch.equal(sample(None, x, SIGMAS, cores=4, accept="exact", pool=pool).x, expected.x)
-            cluster.add_node(num_cpus=1)
-            cluster.wait_for_nodes()
+            started(cluster.add_node, wait=False, num_cpus=1)
+            cluster.wait_for_nodes(ENOUGH_SECONDS)
         assert set(losses) <= {0, 1} and 1 in losses  # 0: the run ended without the evaluation of that node
         with workers.open(remote(), 2) as pool:
             assert pool.lanes == 2
@@ -126,9 +141,9 @@ def test_a_core_that_another_program_uses_is_left_out_until_it_is_free(cluster: 
             def one_is_left_out() -> bool:
                 # No worker at all if the cluster has not even tried to place one in time.
                 with contextlib.suppress(NoWorker), workers.open(remote(), 2) as pool:
-                    assert pool.lanes == 1 and "not found a place" in pool.left_out[0]
+                    assert pool.lanes == 1
                     assert torch.equal(sample(None, x, SIGMAS, cores=4, pool=pool).x, expected)
-                    return True
+                    return "not found a place" in pool.left_out[0]  # if it has not been given up already
                 return False
 
             def all_take_part() -> bool:
@@ -149,7 +164,7 @@ def test_workers_that_get_no_place_are_given_up(cluster: Any) -> None:
         with RayWorkers(factory(), cluster.address, count=2, timeouts=short) as workers:
             with pytest.raises(NoWorker, match="has no room for a worker, which needs one CPU core"):
                 workers.open(remote(), 2)
-            assert not _states(cluster) - {"ALIVE", "DEAD"}
+            _wait_until(lambda: not _states(cluster) - {"ALIVE", "DEAD"})
         assert torch.equal(
             sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, sample(inline(), _noise(), SIGMAS, cores=4).x
         )
@@ -180,11 +195,11 @@ def test_a_ray_that_another_program_started_goes_on_after_close(cluster: Any) ->
 
 def test_a_ray_of_our_own_ends_with_us() -> None:
     before = psutil.Process(os.getpid()).children(recursive=True)  # those of other tests
-    workers = RayWorkers(factory(), count=1)
+    workers = started(RayWorkers, factory(), count=1)
     children = [child for child in psutil.Process(os.getpid()).children(recursive=True) if child not in before]
-    assert any("raylet" in child.name() for child in children)
+    assert named(children, "raylet")
     workers.close()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=ENDED_SECONDS)
     assert not alive
     workers.close()
 
@@ -193,10 +208,10 @@ def test_a_ray_that_is_in_this_process_goes_on() -> None:
     """Other code in this process has started a Ray of its own."""
     import ray
 
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    started(ray.init, "local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         theirs = ray.put("theirs")
-        with RayWorkers(factory(), count=1) as workers, workers.open(remote(), 1) as pool:
+        with started(RayWorkers, factory(), count=1) as workers, workers.open(remote(), 1) as pool:
             expected = sample(inline(), _noise(), SIGMAS, cores=4).x
             assert torch.equal(sample(None, _noise(), SIGMAS, cores=4, pool=pool).x, expected)
         assert ray.is_initialized() and ray.get(theirs) == "theirs"
@@ -231,12 +246,7 @@ def test_the_address_may_come_from_the_environment(head: Head, monkeypatch: pyte
 
 def _raylets() -> set[int]:
     """Processes of Ray nodes under this one; those of other tests' clusters may be among them."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "raylet" in child.name():
-                found.add(child.pid)
-    return found
+    return {child.pid for child in named(psutil.Process().children(recursive=True), "raylet")}
 
 
 def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
@@ -251,8 +261,8 @@ def test_a_cluster_that_is_lost_in_a_run(head: Head) -> None:
 def test_an_address_where_nothing_listens_is_reported_at_once(address: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=f"nothing answers at {address}"):
-        RayWorkers(factory(), address)
-    assert time.monotonic() - began < 20
+        RayWorkers(factory(), address, timeouts=BUSY)
+    assert time.monotonic() - began < AT_ONCE
 
 
 def _settings() -> bytes:
@@ -292,7 +302,7 @@ def test_an_address_that_is_not_ray_is_reported_in_time(not_ray: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkersUnavailable, match=not_ray):
         RayWorkers(factory(), not_ray, timeouts=RayTimeouts(connect=10.0))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < AT_ONCE + 10
 
 
 def test_a_cancel_works_while_an_address_is_tried(not_ray: str) -> None:
@@ -304,5 +314,5 @@ def test_a_cancel_works_while_an_address_is_tried(not_ray: str) -> None:
 
     with contextlib.suppress(WorkersUnavailable):  # some are found out before the cancel
         with pytest.raises(Cancelled):
-            RayWorkers(factory(), not_ray, cancelled=cancelled)
-    assert time.monotonic() - asked[0] < 3
+            RayWorkers(factory(), not_ray, timeouts=BUSY, cancelled=cancelled)
+    assert time.monotonic() - asked[0] < AT_ONCE

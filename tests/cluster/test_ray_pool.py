@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import os
 import re
 import sys
@@ -35,16 +36,21 @@ from chords_core.execution.ray.timeouts import RayTimeouts
 
 sys.path.append(str(Path(__file__).parent))
 
+from processes import started
 from workers import counting, factory, inline, killing, remote
 
 STEPS = 12
 SIGMAS = torch.cat([torch.linspace(8.0, 0.5, STEPS), torch.zeros(1)])
+LONG_TIMEOUTS = RayTimeouts(
+    behind=120.0, place=120.0, no_place=120.0, ping=60.0, hung=60.0, answer=60.0, silent=120.0, stop=60.0
+)
+"""Only what fails or hangs takes so long. On a busy machine a new worker may need long, and the tests wait for it."""
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[RayWorkers]:
-    """Workers of a Ray of their own. On a busy machine a new worker may need long, and the tests wait for it."""
-    with RayWorkers(factory(), count=2, timeouts=RayTimeouts(behind=120.0)) as workers:
+    """Workers of a Ray of their own."""
+    with started(RayWorkers, factory(), count=2, timeouts=LONG_TIMEOUTS) as workers:
         yield workers
 
 
@@ -138,13 +144,16 @@ def _processes(workers: RayWorkers) -> set[float]:
 def test_a_cancel_stops_the_remote_work_at_once(workers: RayWorkers, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
-    def begun() -> bool:  # the first evaluation, which is quick, and one on each lane
-        return log.exists() and log.read_text().count("began") == 3
+    asked = list[float]()
 
-    began = time.monotonic()
+    def begun() -> bool:  # the first evaluation, which is quick, and one on each lane
+        if log.exists() and log.read_text().count("began") == 3:
+            asked.append(time.monotonic())
+        return bool(asked)
+
     with pytest.raises(Cancelled):
-        _sampled(workers, counting(log, 60.0, below=float(SIGMAS[0])), _noise(), cancel=begun)
-    assert time.monotonic() - began < 20.0
+        _sampled(workers, counting(log, 300.0, below=float(SIGMAS[0])), _noise(), cancel=begun)
+    assert time.monotonic() - asked[0] < 30.0  # before the timeout of workers that do not stop
     lines = log.read_text().splitlines()
     assert len([line for line in lines if line.startswith("began")]) == 3
     assert len([line for line in lines if line.startswith("ended")]) == 3
@@ -152,8 +161,11 @@ def test_a_cancel_stops_the_remote_work_at_once(workers: RayWorkers, tmp_path: P
     assert log.read_text().splitlines() == lines  # also after what came later on the same workers
 
 
-def test_a_worker_that_hangs_is_given_up_and_replaced(workers: RayWorkers, tmp_path: Path) -> None:
+def test_a_worker_that_hangs_is_given_up_and_replaced(
+    workers: RayWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One evaluation never ends and ignores the request to stop. Another lane makes it, and the run ends."""
+    monkeypatch.setattr(workers, "_timeouts", dataclasses.replace(LONG_TIMEOUTS, stop=1.5))
     folder = str(tmp_path)
 
     def hanging(x: Tensor, sigma: float, stopped: Any) -> Tensor:
@@ -166,11 +178,11 @@ def test_a_worker_that_hangs_is_given_up_and_replaced(workers: RayWorkers, tmp_p
         return torch.tanh(0.5 * x + 0.3) * (sigma / (1 + sigma))
 
     x, events, began = _noise(), list[Event](), time.monotonic()
-    timeouts = LaneTimeouts(floor=1.0, factor=3.0, first=5.0)
+    timeouts = LaneTimeouts(floor=1.0, factor=3.0, first=5.0)  # on a busy machine the other worker may be slow, too
     result = _sampled(workers, hanging, x, accept="exact", timeouts=timeouts, on_event=events.append)
     assert _same(result, _expected(x, accept="exact"))
-    assert [type(event) for event in events if isinstance(event, LaneSlow | LaneLost)] == [LaneSlow]
-    assert time.monotonic() - began < 60
+    assert {type(event) for event in events if isinstance(event, LaneSlow | LaneLost)} == {LaneSlow}
+    assert time.monotonic() - began < 300
     assert _same(_sampled(workers, remote(), x), _expected(x))  # on two lanes again
 
 

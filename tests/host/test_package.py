@@ -39,7 +39,7 @@ class Installed:
     noted: dict[str, Any]
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.server.url + urllib.parse.quote(path), timeout=20) as answer:
+        with urllib.request.urlopen(self.server.url + urllib.parse.quote(path), timeout=120) as answer:
             return answer.read()
 
 

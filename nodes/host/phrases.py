@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +63,11 @@ class Card:
 
 
 def _encoded(value: Any) -> Any:
-    if not isinstance(value, Phrase):
-        return value
-    return [value.template, {name: _encoded(each) for name, each in value.values.items()}]
+    if isinstance(value, Phrase):
+        return [value.template, {name: _encoded(each) for name, each in value.values.items()}]
+    # The name of a function of another pack may be anything, and JSON has neither NaN nor infinity.
+    is_json = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
 
 
 def in_turn(texts: Sequence[str]) -> str:
@@ -80,6 +84,15 @@ def listed(names: Sequence[str]) -> str:
     for other in others:
         whole = Phrase("{one}, {other}", one=whole, other=other)
     return whole
+
+
+def shortened(text: str, most: int) -> str:
+    """A text on one line, cut at a space if it has more than ``most`` characters. Of a phrase, its value is cut."""
+    if not isinstance(text, Phrase):
+        return textwrap.shorten(text, most, placeholder="...")
+    room = most - (len(text) - sum(map(len, text.values.values())))
+    cut = {name: textwrap.shorten(value, room, placeholder="...") for name, value in text.values.items()}
+    return Phrase(text.template, **cut)
 
 
 def message_of(error: BaseException) -> str:

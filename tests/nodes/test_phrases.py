@@ -52,6 +52,23 @@ def test_a_phrase_stays_one_in_copies_and_in_other_processes() -> None:
         assert same == outer and _in_japanese(same) == "モデルのパッチf（patches）は呼び出しをまたいで状態を保持します"
 
 
+def test_a_shortened_phrase_stays_one_and_keeps_its_end() -> None:
+    short = phrases.shortened(phrases.Phrase("changes {code} in place", code="first\n  second third"), 34)
+    assert short == "changes first second... in place"
+    assert _in_japanese(short) == "first second...を直接変更"
+    assert phrases.shortened(phrases.Phrase("writes to {code}", code=100 * "x"), 30) == "writes to ..."
+    for text in ("two\nlines", phrases.Phrase("a generator")):
+        assert phrases.shortened(text, 30) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, ("a", 1), object])
+def test_a_card_is_json_whatever_its_values_are(value: Any) -> None:
+    """A function of another pack may have anything as its name. Pages cannot read NaN."""
+    card = phrases.Card((phrases.Phrase("the guider {guider}", guider=value),), ("plain",))
+    encoded = json.loads(json.dumps(card.encoded(), allow_nan=False))
+    assert encoded["title"] == [["the guider {guider}", {"guider": str(value)}]] and encoded["detail"] == ["plain"]
+
+
 @pytest.mark.parametrize("template", known._KNOWN_SENTENCES)
 def test_a_known_sentence_is_found_by_its_form(template: str) -> None:
     values = {"rows": 8, "lane": 2, "tokens": 3, "devices": 4, "seconds": "30", "share": "3.0%", "address": "a:1"}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dis
 import functools
 import logging
-import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 from torch import nn
 
-from ...phrases import Phrase
+from ...phrases import Phrase, shortened
 from ..hooks import functions_set_on
 from ..origins import FOREIGN, is_changed, origin_of, pack_of
 from .expression_evaluator import CHANCE, STATE
@@ -56,7 +55,7 @@ class Finding:
 
     def about(self, name: str) -> Phrase:
         """The finding as a sentence about the patch of this name."""
-        values = {"name": name, "code": _shortened(self.code), "function": self.function, "pack": self.pack}
+        values = {"name": name, "code": shortened(self.code, _MAX_CODE), "function": self.function, "pack": self.pack}
         if self.kind == CHANCE:
             return Phrase("{name} draws random numbers in each call ({code}, in {function} of {pack})", **values)
         return Phrase("{name} keeps state from call to call ({code}, in {function} of {pack})", **values)
@@ -204,20 +203,6 @@ class _Reader:
         """Note something in ``function`` that is not the same in every call."""
         finding = Finding(kind, code, function.__qualname__.rpartition("<locals>.")[2], pack_of(function))
         self.findings.append((function.__code__, finding))
-
-
-def _shortened(code: str) -> str:
-    """At most `_MAX_CODE` characters of a code, or of a phrase about code."""
-    short = textwrap.shorten(code, _MAX_CODE, placeholder="...")
-    if not isinstance(code, Phrase):
-        return short
-    beginning, _, end = code.template.partition("{code}")
-    whole = beginning + " ".join(code.values.get("code", "").split()) + end
-    if short == whole:
-        return Phrase(code.template, **{name: " ".join(value.split()) for name, value in code.values.items()})
-    if short.startswith(beginning) and not end:
-        return Phrase(code.template, code=short.removeprefix(beginning))
-    return short
 
 
 def _function_of(hook: Callable[..., Any]) -> types.FunctionType | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .phrases import Phrase
+from .phrases import Phrase, in_turn
 
 _KNOWN_SENTENCES = (
     # of the core: rows, and devices that were lost
@@ -29,6 +29,20 @@ _KNOWN_SENTENCES = (
     "a worker has not found a place in the cluster in time, or has not started there",
     "the Ray cluster at {address} has no room for a worker, which needs one {need}; another program may be using it",
     "the worker {name}: {error}",
+    "it did not {task}, and has not answered for {seconds} s",
+    "it took too long to {task}, and was ended",
+    "it did not {task} within {seconds} s; it goes on, and takes part in a later run",
+    "create the worker",
+    "load the model",
+    "begin the run",
+    "answer a call of an earlier run",
+    "get ready",
+    "Ray could not be {reached}: {error}",
+    "started here",
+    "reached at {address}",
+    "it has not answered within {seconds} s",
+    "nothing answers at {address} ({error}). Is Ray running there (ray status), and is the port open?",
+    "something listens at {address}, but it is not Ray. Is the port right (6379 unless you chose another one)?",
     # of the token split
     "{network} is not a network that can be shared by tokens",
     "there is one device only",
@@ -51,7 +65,9 @@ _VALUES = {
     "share": r"[\d.]+%|inf%|nan%",
     "seconds": r"[\d.e+]+",
 }
-"""What the values of a name look like; others may be any text."""
+"""What the values of a name look like; others may be any text, but as short as can be."""
+
+_NEXT_WORKER = re.compile("; (?=the worker |a worker |the Ray cluster at )")
 
 
 def phrase_of(text: str) -> Phrase:
@@ -64,6 +80,13 @@ def phrase_of(text: str) -> Phrase:
     return Phrase("{text}", text=text)
 
 
+def phrase_of_workers(text: str) -> str:
+    """The sentences of a text on workers: the reason of each why it does not take part."""
+    if isinstance(text, Phrase):
+        return text
+    return in_turn([phrase_of(each) for each in _NEXT_WORKER.split(text)])
+
+
 def _value(text: str) -> str:
     """A value, which may be a known sentence as well."""
     phrase = phrase_of(text)
@@ -73,7 +96,7 @@ def _value(text: str) -> str:
 def _form_of(template: str) -> re.Pattern[str]:
     parts = re.split(r"{(\w+)}", template)
     forms = [
-        f"(?P<{part}>{_VALUES.get(part, '.+')})" if place % 2 else re.escape(part) for place, part in enumerate(parts)
+        f"(?P<{part}>{_VALUES.get(part, '.+?')})" if place % 2 else re.escape(part) for place, part in enumerate(parts)
     ]
     return re.compile("".join(forms), re.DOTALL)
 

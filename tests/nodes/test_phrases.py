@@ -72,7 +72,7 @@ def test_a_card_is_json_whatever_its_values_are(value: Any) -> None:
 @pytest.mark.parametrize("template", known._KNOWN_SENTENCES)
 def test_a_known_sentence_is_found_by_its_form(template: str) -> None:
     values = {"rows": 8, "lane": 2, "tokens": 3, "devices": 4, "seconds": "30", "share": "3.0%", "address": "a:1"}
-    values |= dict.fromkeys(("name", "names", "error", "reason", "need", "types"), "Some Thing")
+    values |= dict.fromkeys(("name", "names", "error", "reason", "need", "types", "task", "reached"), "Some Thing")
     text = template.format(**values, network="Flux")
     found = known.phrase_of(text)
     assert (found, found.template) == (text, template)
@@ -91,6 +91,22 @@ def test_errors_of_the_core_are_known_and_so_are_sentences_within_them() -> None
     assert _in_japanese(failed) == "8行の呼び出しに失敗しました：4行はメモリに収まりません"
     other = known.phrase_of("its result differs by 3.0%")
     assert _in_japanese(other) == "結果の差が3.0%あります"
+
+
+def test_reasons_of_several_workers_are_each_a_sentence() -> None:
+    late = "the worker ray:a/0: it did not load the model within 60 s; it goes on, and takes part in a later run"
+    broken = "the worker ray:b/1: ValueError: shapes: 3 and 4; retry"
+    told = known.phrase_of_workers(f"{late}; {broken}")
+    assert told == f"{late}; {broken}"
+    assert _in_japanese(told) == (
+        "ワーカーray:a/0：モデルの読み込みが60秒以内に終わりませんでした。処理は続き、後の実行から参加します。"
+        "ワーカーray:b/1：ValueError: shapes: 3 and 4; retry"
+    )
+    assert known.phrase_of_workers(told) is told
+    lost = known.phrase_of_workers("Ray could not be reached at 10.0.0.1:6379: it has not answered within 20 s")
+    assert _in_japanese(lost) == (
+        "Rayを使えません。10.0.0.1:6379への接続に失敗しました：20秒以内に応答がありませんでした"
+    )
 
 
 def test_a_plan_that_is_one_core_for_a_reason_says_it_in_the_language_of_the_page() -> None:

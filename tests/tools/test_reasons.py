@@ -122,6 +122,14 @@ def test_known_sentences_are_those_that_the_code_makes(repo: Path) -> None:
     assert [text for text in sentences if re.sub(r"{\w+}", "{}", text) not in made] == []
 
 
+@pytest.mark.parametrize("name", ["actors.py", "worker_set.py"])
+def test_reasons_why_a_worker_does_not_take_part_are_known(repo: Path, name: str) -> None:
+    tree = ast.parse((repo / "chords_core" / "execution" / "ray" / name).read_text(encoding="utf-8"))
+    known = {re.sub(r"{\w+}", "{}", text) for text in _known(repo)}
+    logged = {"the worker {} reported:\n{}"}
+    assert set(_without_phrases(tree)) - known - logged == set()
+
+
 def test_sentences_of_the_token_split_are_known(repo: Path) -> None:
     """Those of its reasons and errors, apart from the ones that only follow from another error."""
     follows = {"another member of the split call gave up", "the run has ended"}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....chords_core import RayPool, RayWorkers
 from ....chords_core.execution.ray.errors import NoWorker
 from ..devices.request import DeviceRequest
-from ..known_sentences import phrase_of
+from ..known_sentences import phrase_of, phrase_of_workers
 from ..phrases import Phrase, in_turn, message_of
 from .allowed_addresses import reason_against
 from .serialization import NotShippable, model_payload, run_payload
@@ -66,7 +66,7 @@ def open_cluster_pool(
 
 def no_worker(problem: NoWorker) -> Phrase:
     """The note for the user about a run without any worker."""
-    why = phrase_of(message_of(problem))
+    why = phrase_of_workers(message_of(problem))
     return Phrase("no Ray worker is available, so the run was done here ({problem})", problem=why)
 
 

@@ -56,11 +56,15 @@ _KNOWN_SENTENCES = (
     "no answer from member {names} of a split call for {seconds} s",
     "a member of a split call has ended its part before the others",
     "the members of a split call are at different points of it",
+    # of an optimisation that has ended early
+    "nothing has improved for {iterations} iterations",
+    "the mean objective has not improved for {iterations} iterations",
+    "the last {count} updates were rolled back: try a smaller step size",
 )
 
 _NUMBER = r"\d+"
 _VALUES = {
-    **dict.fromkeys(("rows", "lane", "tokens", "devices"), _NUMBER),
+    **dict.fromkeys(("rows", "lane", "tokens", "devices", "iterations", "count"), _NUMBER),
     **dict.fromkeys(("address", "network"), r"\S+|[\w. ]+"),
     "share": r"[\d.]+%|inf%|nan%",
     "seconds": r"[\d.e+]+",

@@ -71,7 +71,17 @@ def test_a_card_is_json_whatever_its_values_are(value: Any) -> None:
 
 @pytest.mark.parametrize("template", known._KNOWN_SENTENCES)
 def test_a_known_sentence_is_found_by_its_form(template: str) -> None:
-    values = {"rows": 8, "lane": 2, "tokens": 3, "devices": 4, "seconds": "30", "share": "3.0%", "address": "a:1"}
+    values = {
+        "rows": 8,
+        "lane": 2,
+        "tokens": 3,
+        "devices": 4,
+        "iterations": 5,
+        "count": 6,
+        "seconds": "30",
+        "share": "3.0%",
+        "address": "a:1",
+    }
     values |= dict.fromkeys(("name", "names", "error", "reason", "need", "types", "task", "reached"), "Some Thing")
     text = template.format(**values, network="Flux")
     found = known.phrase_of(text)

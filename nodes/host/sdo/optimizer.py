@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ....chords_core import InvalidInput
 from ....chords_core.sdo.trajectory import steps_to_keep
+from ..known_sentences import phrase_of
 from ..node_text import show_text
 from ..phrases import Card, Phrase, in_turn
 from ..sampling.ksampler import schedule
@@ -84,7 +85,7 @@ class OptimizationResult:
             )
         ]
         if self.stopped is not None:
-            told.append(self.stopped)
+            told.append(phrase_of(self.stopped))
         if not best < first:
             told.append(Phrase("no better initial noise was found: try more candidates, or another seed"))
         return tuple(told)

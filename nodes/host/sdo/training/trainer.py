@@ -21,6 +21,7 @@ from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
 
 from .....chords_core import InvalidInput
+from ...known_sentences import phrase_of
 from ...node_text import show_text
 from ...phrases import Card, Phrase, counted_phrase, in_turn
 from ...sampling.ksampler import schedule
@@ -114,7 +115,7 @@ class TrainingResult:
     @property
     def _told(self) -> tuple[str, ...]:
         shown, done = self.shown, len(self.history.values)
-        iterations, stopped = counted_iterations(done), [self.stopped] if self.stopped is not None else []
+        iterations, stopped = counted_iterations(done), [phrase_of(self.stopped)] if self.stopped is not None else []
         if shown.problem is not None:
             failed = Phrase(
                 "trained for {iterations}, but the pictures that show the result failed: {error}",

@@ -42,6 +42,7 @@ function tell() {
 
 /** Whether the ground of the page is light. Palettes may not say so themselves, so its colour decides. */
 function isLight() {
-  const [, red, green, blue] = getComputedStyle(probe).color.match(/^color\(srgb ([\d.]+) ([\d.]+) ([\d.]+)/) ?? [];
+  // "color(srgb 0.93 0.93 0.93)"; a part may be negative or above 1, where the palette's colour is beyond sRGB.
+  const [red, green, blue] = getComputedStyle(probe).color.split(" ").slice(1).map(Number.parseFloat);
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5;
 }

@@ -78,6 +78,7 @@ def test_the_colour_of_the_ground_decides_however_it_is_written(frontend: Fronte
     """Palettes of users may leave out that they are light."""
     frontend.page.wait_for_function("() => document.documentElement.style.cssText")
     assert not _told(frontend, lambda: frontend.evaluate(SET_PALETTE, "dark"))
-    for light in ("#eee", "oklch(0.95 0.01 200)", "color-mix(in srgb, white 90%, black)", "hsl(60 100% 80%)"):
+    beyond = "oklch(0.97 0.25 110)"  # a yellow beyond sRGB: its blue is below 0
+    for light in ("#eee", "oklch(0.95 0.01 200)", beyond, "color-mix(in srgb, white 90%, black)", "hsl(60 100% 80%)"):
         assert _told(frontend, lambda colour=light: frontend.evaluate(SET_GROUND, colour))
         assert not _told(frontend, lambda: frontend.evaluate(SET_GROUND, "rgb(40 40 60)"))

@@ -107,7 +107,8 @@ def assert_same(case: Case, members: Sequence[int] = (2, 3)) -> None:
 def is_same(found: Tensor, wanted: Tensor) -> bool:
     """Whether a result of a split call is that of the whole one, apart from rounding."""
     limit = max(ROUNDING, 4 * torch.finfo(wanted.dtype).eps)
-    return found.dtype == wanted.dtype and difference(found, wanted) < limit
+    same_kind = (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+    return same_kind and difference(found, wanted) < limit
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:

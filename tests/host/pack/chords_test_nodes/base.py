@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 
 from comfy_api.latest import io
 
@@ -29,10 +30,11 @@ class SaltedOutputNode(io.ComfyNode):
 
 def wait_for_threads(*kinds: str) -> None:
     """Wait until threads of earlier runs have ended, those whose names begin so. A run that is cancelled does not wait
-    for a call or a picture that is being made. A thread that never ends is waited for a minute, and is still there."""
+    for a call or a picture that is being made. Threads that never end are waited for a minute, and are still there."""
+    limit = time.monotonic() + 60
     for thread in threading.enumerate():
         if thread.name.startswith(kinds) and thread.name != "chords-monitoring":  # which counts all runs, and stays
-            thread.join(60)
+            thread.join(max(0.0, limit - time.monotonic()))
 
 
 def lane_number() -> int | None:

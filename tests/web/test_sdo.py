@@ -82,4 +82,4 @@ def test_the_optimizer_shows_its_picture_and_its_text(frontend: Frontend, client
     history = client.wait(prompt)
     assert history["status"]["status_str"] == "success"
     assert history["outputs"][str(node)]["sdo"][0]["objective"]["best"]
-    frontend.until(lambda: [text().replace("\n", ": ")] == history["outputs"][str(node)]["text"], "the text stays")
+    frontend.until(lambda: [text().replace("\n", "; ")] == history["outputs"][str(node)]["text"], "the text stays")

@@ -23,8 +23,8 @@ from client import ComfyClient  # noqa: E402
 from tests import hosts  # noqa: E402
 
 # Tests compare bits of a call with those of its parts. On some Intel CPUs MKL, which makes the products of matrices,
-# rounds a row in another way if there are more or fewer rows beside it. With this it does not, on any of them, here and
-# in the programs under test. It is read at the first product.
+# rounds a row in another way if there are more or fewer rows beside it. In this strict mode it does not, here and in
+# the programs under test. It is read at the first product.
 if platform.machine().lower() in ("x86_64", "amd64"):
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 

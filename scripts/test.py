@@ -1,6 +1,6 @@
 """Set everything up and run all tests.
 
-python scripts/test.py                  all tests
+python scripts/test.py                  all tests, in two processes
 python scripts/test.py --setup-only     only prepare .venv, the host and the newest frontend
 python scripts/test.py tests/core -x    further arguments go to pytest
 """
@@ -20,6 +20,10 @@ from _env import REPO, SetupError, become, enter_venv, say
 from _newest_frontend import newest_frontend
 from host import prepare
 
+# Many tests wait for servers and clusters, and another process uses the time. Each process gets whole files, or what
+# tests/conftest.py keeps together, in the order given there.
+_TWO_PROCESSES = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+
 
 def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
@@ -36,7 +40,8 @@ def main(arguments: list[str]) -> int:
         say(f"ready: .venv, and ComfyUI in {host}")
         return 0
     os.chdir(REPO)
-    return become([sys.executable, "-m", "pytest", *arguments])
+    some = any(Path(argument.split("::")[0]).exists() for argument in arguments)
+    return become([sys.executable, "-m", "pytest", *([] if some else _TWO_PROCESSES), *arguments])
 
 
 if __name__ == "__main__":

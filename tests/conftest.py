@@ -55,6 +55,20 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What one of several processes has to do alone, and the long parts first, so that no process waits at the end."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    folders = [item.path.relative_to(REPO / "tests").parts[0] for item in items]
+    for item, folder in zip(items, folders, strict=True):
+        # Two clusters, or two browsers, are too much for a small machine. Tests of a file share its fixtures.
+        group = folder if folder in ("cluster", "web") else item.path.relative_to(REPO).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+    first = {"cluster": 0, "host": 1, "web": 2}
+    items.sort(key=lambda item: first.get(item.path.relative_to(REPO / "tests").parts[0], len(first)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Where an older ComfyUI lacks what a fixture needs, the test is skipped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,11 @@ from chords_core.solvers import SOLVERS
 
 STEP_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is not None)
 CORRECTING_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.step is None)
+
+
+def case_name(value: object) -> str:
+    """The name of a case of a parametrised test: without addresses, so it is the same in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def geometric(steps: int, high: float = 10.0, low: float = 0.1, last_zero: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ from chords_core import (
     ThreadPool,
     sample,
 )
-from tests.core.problems import Counted, Mixture, Slow, assert_same, karras, noise
+from tests.core.problems import Counted, Mixture, Slow, assert_same, case_name, karras, noise
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 TOLERANCE = 0.01
@@ -273,7 +273,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "wrong"), BAD, ids=str)
+@pytest.mark.parametrize(("name", "wrong"), BAD, ids=case_name)
 def test_refused_by_name_before_any_call(name: str, wrong: dict[str, Any]) -> None:
     model = Counted(flow)
     with pytest.raises(InvalidInput, match=name) as raised:

@@ -21,7 +21,7 @@ from chords_core import (
     sample,
 )
 from chords_core.sdo.events import RolledBack, Stopped
-from tests.core.problems import Counted, geometric, noise
+from tests.core.problems import Counted, case_name, geometric, noise
 from tests.core.sdo.short_optimisation import distance
 from tests.core.sdo.short_training import MODEL, SIGMAS, SIZE, Network, same_starts, starts, train
 
@@ -540,7 +540,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), BAD, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "options"), BAD, ids=case_name)
 def test_bad_arguments_are_refused_before_any_call(name: str, options: dict[str, Any]) -> None:
     model = Counted(Network())
     with pytest.raises(InvalidInput) as raised:
@@ -564,7 +564,7 @@ LATER: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), LATER, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("name", "options"), LATER, ids=case_name)
 def test_what_cannot_be_trained_is_refused_by_name(name: str, options: dict[str, Any]) -> None:
     network = Network()
     with pytest.raises(InvalidInput) as raised:

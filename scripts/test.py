@@ -20,9 +20,9 @@ from _env import REPO, SetupError, become, enter_venv, say
 from _newest_frontend import newest_frontend
 from host import prepare
 
-# Many tests wait for servers and clusters, and another process uses the time. Each process gets whole files, or what
-# tests/conftest.py keeps together, in the order given there.
-_TWO_PROCESSES = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+# Many tests wait for servers and clusters, and another process uses the time. tests/conftest.py says what each of the
+# two gets, and in which order.
+_TWO_PROCESSES = ["-n", "2", "--no-loadscope-reorder"]
 
 
 def main(arguments: list[str]) -> int:

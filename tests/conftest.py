@@ -11,9 +11,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-REPO = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+REPO = TESTS.parent
 sys.path.append(str(REPO / "scripts"))
 
 from _env import HOST_DIR, venv_python  # noqa: E402
@@ -55,18 +59,27 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What one of several processes has to do alone, and the long parts first, so that no process waits at the end."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    folders = [item.path.relative_to(REPO / "tests").parts[0] for item in items]
-    for item, folder in zip(items, folders, strict=True):
-        # Two clusters, or two browsers, are too much for a small machine. Tests of a file share its fixtures.
-        group = folder if folder in ("cluster", "web") else item.path.relative_to(REPO).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long parts come first: so none of several processes has much to do when the others have ended."""
     first = {"cluster": 0, "host": 1, "web": 2}
-    items.sort(key=lambda item: first.get(item.path.relative_to(REPO / "tests").parts[0], len(first)))
+    items.sort(key=lambda item: first.get(item.path.relative_to(TESTS).parts[0], len(first)))
+
+
+class _InParts(LoadScopeScheduling):
+    """What each of several processes gets: a file, whose tests share fixtures, or a part that runs in one process only.
+
+    Two clusters at a time, or two browsers, are too much for a small machine.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        folder = Path(file).relative_to(TESTS.name).parts[0]
+        return folder if folder in ("cluster", "web") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _InParts:
+    """How tests are given to several processes."""
+    return _InParts(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -91,6 +104,13 @@ def _skipped_where_lacking() -> Generator[None, object, object]:
         if reason is None:
             raise
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Operations of this process use one thread. Sums depend on how many threads make them. And on a busy machine,
+    threads that wait for one another take far longer than small sums."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # no other program uses the tests' clusters; no token in the home folder
@@ -27,9 +26,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if str(item.path).startswith(here):
                 item.add_marker(skip)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """The results of this process are compared with those of actors, which compute with one thread."""
-    torch.set_num_threads(1)

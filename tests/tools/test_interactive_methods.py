@@ -62,15 +62,6 @@ RUN = """(cases) => cases.map((each) => {
 })"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """States of 64 numbers: on a busy machine, threads that wait for one another take far longer than the sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def compute(repo: Path) -> Iterator[Compute]:
     """The page's scripts without the page, in Node.js or else in Chromium."""

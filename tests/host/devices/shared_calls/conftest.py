@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from _env import venv_python
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[3] / "nodes")]
@@ -43,5 +42,4 @@ def runs(comfy_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     server.PromptServer.instance = None
     folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
     folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
-    torch.set_num_threads(1)
     return Runs()

@@ -338,6 +338,9 @@ def test_too_few_tokens_are_refused_in_words(comfy: None) -> None:
 
 def test_the_number_of_threads_is_put_back(case: Case) -> None:
     torch.set_num_threads(2)
-    with SplitCall(members(case.network, 2)) as split:
-        call(split, case, 2)
-    assert torch.get_num_threads() == 2
+    try:
+        with SplitCall(members(case.network, 2)) as split:
+            call(split, case, 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

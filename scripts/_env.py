@@ -70,12 +70,22 @@ def inside_venv() -> bool:
 
 def enter_venv() -> None:
     """Make `.venv` if necessary, and continue in it. It returns only if this process is the Python of `.venv`."""
+    keep_compiled()
     if inside_venv():
         return
     python = venv_python()
     if not _runs(python):
         _make_venv()
     raise SystemExit(become([str(python), str(Path(sys.argv[0]).resolve()), *sys.argv[1:]]))
+
+
+def keep_compiled() -> None:
+    """Let the programs that this one starts keep what they compile, in `.host` if they may not do so beside the source.
+
+    With PYTHONDONTWRITEBYTECODE each of them would compile all that it imports: ComfyUI takes about 15 s for that.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(HOST_DIR / "compiled"))
 
 
 def become(command: list[str]) -> int:

@@ -20,11 +20,13 @@ TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 sys.path.append(str(REPO / "scripts"))
 
-from _env import HOST_DIR, venv_python  # noqa: E402
+from _env import HOST_DIR, keep_compiled, venv_python  # noqa: E402
 from _server import ComfyServer  # noqa: E402
 from client import ComfyClient  # noqa: E402
 
 from tests import hosts  # noqa: E402
+
+keep_compiled()  # tests start hundreds of programs
 
 # Tests compare bits of a call with those of its parts. On some Intel CPUs MKL, which makes the products of matrices,
 # rounds a row in another way if there are more or fewer rows beside it. In this strict mode it does not, here and in
@@ -61,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long parts come first: so none of several processes has much to do when the others have ended."""
-    first = {"cluster": 0, "host": 1, "web": 2}
+    first = {"cluster": 0, "web": 1, "host": 2}
     items.sort(key=lambda item: first.get(item.path.relative_to(TESTS).parts[0], len(first)))
 
 

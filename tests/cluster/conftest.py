@@ -13,10 +13,6 @@ os.environ["RAY_health_check_initial_delay_ms"] = "500"
 os.environ["RAY_health_check_period_ms"] = "500"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes minutes; -m 'not slow' leaves it out")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     try:
         import ray  # noqa: F401

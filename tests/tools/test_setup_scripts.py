@@ -193,3 +193,20 @@ def test_the_newest_frontend_is_installed_once_and_whole(monkeypatch: pytest.Mon
     first = _newest_frontend.newest_frontend()
     assert first.is_dir() and _newest_frontend.newest_frontend() == first
     assert asked == ["comfyui-frontend-package==1.58.1"] * 2  # the second one after the failure
+
+
+def test_programs_keep_what_they_compile_but_not_beside_the_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where PYTHONDONTWRITEBYTECODE asks for clean folders."""
+    monkeypatch.setattr(_env, "HOST_DIR", tmp_path / "ours")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "")  # and what the function sets goes at the end of the test
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    _env.keep_compiled()
+    source = tmp_path / "source" / "imported.py"
+    source.parent.mkdir()
+    source.write_text("")
+    subprocess.run([sys.executable, "-c", "import imported"], cwd=source.parent, check=True)
+    assert list(source.parent.iterdir()) == [source]
+    assert list((tmp_path / "ours").rglob("imported.*.pyc"))

@@ -47,6 +47,14 @@ def run_graph(server: ComfyServer, client: ComfyClient) -> RunGraph:
     return runner(server, client)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_measured(request: pytest.FixtureRequest) -> None:
+    """No file finds what another one has measured: it decides how samplers use their devices."""
+    if "server" in request.fixturenames:
+        server: ComfyServer = request.getfixturevalue("server")
+        (server.folder / "user" / "chords" / "measured.json").unlink(missing_ok=True)
+
+
 @pytest.fixture(autouse=True)
 def _log_of_this_test(server: ComfyServer, request: pytest.FixtureRequest) -> None:
     """Remember where the server's log stood when the test began."""

@@ -8,7 +8,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from types import ModuleType, SimpleNamespace
@@ -25,13 +24,6 @@ SEEDS = iter(range(70_000, 80_000))  # the host does not run again what it has r
 
 def _kept(server: ComfyServer) -> Path:
     return server.folder / "user" / "chords" / "measured.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_kept(server: ComfyServer) -> Iterator[None]:
-    """What is measured here decides how the samplers of later tests on this server use their lanes."""
-    yield
-    _kept(server).unlink(missing_ok=True)
 
 
 def _graph(sleep: float | None = None, sampler: str = "euler", **changes: Any) -> tuple[Graph, Any]:

@@ -55,6 +55,7 @@ class Sharing:
         guided: whether each call has two sides.
         known: seconds of a call by split that were measured before.
         compare: whether a call may be made twice, to compare the results of two ways.
+        lasting: whether what a call takes now counts for other runs of this model, too.
         on_tuned: gets the times when all ways have been measured.
     """
 
@@ -65,6 +66,7 @@ class Sharing:
         guided: bool,
         known: Mapping[Split, float] | None = None,
         compare: bool = True,
+        lasting: bool = True,
         on_tuned: Callable[[Mapping[Split, float]], object] | None = None,
     ) -> None:
         self.group: Group = tuple(patchers)
@@ -72,6 +74,7 @@ class Sharing:
         self._patchers, self._guided, self._compare = dict(patchers), guided, compare
         self._known = {split: seconds for split, seconds in (known or {}).items() if math.isfinite(seconds)}
         self._on_tuned = on_tuned
+        self._tuners: dict[Key, Autotuner[Split]] | None = None if lasting else {}
         self._stack = ExitStack()
         if self.group[0].type == "cpu":  # the number of threads that a member sets becomes the default of the process
             self._stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -182,7 +185,9 @@ class Sharing:
         self._calls[split] = self._calls.get(split, 0) + 1
 
     def _tuner(self, shape: tuple[int, ...]) -> Autotuner[Split]:
-        known = _tuned.setdefault(next(iter(self._patchers.values())).model, {})
+        known = self._tuners
+        if known is None:
+            known = _tuned.setdefault(next(iter(self._patchers.values())).model, {})
         key = shape, self.group, self.splits, self._guided
         if key not in known:
             known[key] = Autotuner(self.splits, MIN_GAIN, self._known)

@@ -243,6 +243,8 @@ class LaneOpener:
         call = self._call
         patchers = {call.primary: call.guider.model_patcher, **copies}
         splits, known, repeatable = self._ways(placement)
+        # A patch that keeps results, such as a step cache, answers some calls without the network.
+        lasting = reason_against_repeats(call.guider, call.model_options) is None
         opened = []
         for group in placement.groups:
             sharing = Sharing(
@@ -251,7 +253,8 @@ class LaneOpener:
                 self._facts.guided,
                 {**known, **self._facts.split_seconds(group)},
                 compare=repeatable,
-                on_tuned=self._keep_splits if len(placement.groups) == 1 else None,
+                lasting=lasting,
+                on_tuned=self._keep_splits if lasting and len(placement.groups) == 1 else None,
             )
             self._stack.callback(sharing.close)
             opened.append(sharing)

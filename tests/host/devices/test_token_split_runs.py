@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+from _server import ComfyServer
 from client import ComfyClient
 from graphs import Graph, Node, RunGraph, demo, empty_latent, settings
 from torch import Tensor
@@ -91,3 +93,27 @@ def test_any_guider_of_custom_sampling(run_graph: RunGraph, server, guider: str)
     _, latents = run_graph(graph)
     assert _is_same(latents["shared"], latents["stock"])
     assert "cpu and cpu:1 share each call by tokens" in server.log()[before:]
+
+
+def test_times_with_a_step_cache_are_not_kept_as_the_models(run_graph: RunGraph, server: ComfyServer) -> None:
+    """The cache answers some calls in no time. Then it would seem that leaving out calls gains nothing."""
+    kept = server.folder / "user" / "chords" / "measured.json"
+
+    def near(cached: bool, steps: int) -> dict[str, Any]:
+        graph = Graph()
+        inputs = demo(graph) | settings(steps=steps) | {"latent_image": empty_latent(graph)}
+        if cached:
+            cache = {"reuse_threshold": 0.2, "start_percent": 0.1, "end_percent": 0.9, "verbose": False}
+            inputs["model"] = graph.add("LazyCache", model=inputs["model"], **cache)
+        devices = graph.add("ChordsDevices", devices="auto", cpu_lanes=2)
+        sampler = graph.add("ChordsKSampler", **inputs, fidelity="near", cores=1, devices=devices)
+        graph.save("sampled", sampler)
+        run, _ = run_graph(graph)
+        return run.outputs[sampler.name]["chords"][0]
+
+    kept.unlink(missing_ok=True)
+    assert near(cached=True, steps=18)["tolerance"] is None
+    assert not kept.exists()
+    assert near(cached=False, steps=19)["tolerance"] == 0.01
+    assert near(cached=False, steps=20)["tolerance"] == 0.01
+    assert kept.exists() == (os.cpu_count() > 1)  # on one core no other lane shares calls

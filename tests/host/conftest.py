@@ -49,7 +49,7 @@ def run_graph(server: ComfyServer, client: ComfyClient) -> RunGraph:
 
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_measured(request: pytest.FixtureRequest) -> None:
-    """No file finds what another one has measured: it decides how samplers use their devices."""
+    """What one file of tests has measured is no longer kept in the next: it decides how samplers use their devices."""
     if "server" in request.fixturenames:
         server: ComfyServer = request.getfixturevalue("server")
         (server.folder / "user" / "chords" / "measured.json").unlink(missing_ok=True)
